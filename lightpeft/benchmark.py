@@ -1,0 +1,201 @@
+"""Speed and memory of an unpruned and a pruned model with random weights of a known shape.
+
+python -m lightpeft.benchmark --shape roberta-large --ratio 0.333 --dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from peft import LoraConfig, PeftModel
+from pydantic import ValidationError
+
+from lightpeft.comparison import compare
+from lightpeft.config import BenchmarkSection
+from lightpeft.errors import ConfigError, LightPeftError
+from lightpeft.families import fingerprint, read_shape
+from lightpeft.files import write_json
+from lightpeft.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.scores import CRITERIA, Scores
+from lightpeft.selection import make_plan
+from lightpeft.shapes import SHAPES, build, check
+from lightpeft.speedup import BASELINE
+from lightpeft.surgery import prune
+from lightpeft.timing import PHASES
+
+METHODS = (BASELINE, "pruned")
+
+
+def main(given: Sequence[str]) -> None:
+    """Compare the two and write a table; the arguments are in `--help`.
+
+    Raises:
+        LightPeftError: an argument is not allowed; one line.
+    """
+    asked = _parser().parse_args(given)
+    check(asked.shape)
+    settings, device = _settings(asked), pick_device(asked.device)
+    builds = {method: partial(_model, asked, method, device) for method in METHODS}
+    if asked.memory_of:
+        found = peak_memory(builds[asked.memory_of], settings, device=device)
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+
+    def memory(method: str) -> dict[str, Any]:
+        if device.type == "cuda":
+            return peak_memory(builds[method], settings, device=device)
+        command = [sys.executable, "-m", "lightpeft.benchmark", *given, "--memory-of", method]
+        return in_fresh_process(command)
+
+    found = compare(
+        builds,
+        settings,
+        memory=memory if measurable(device) else None,
+        progress=_say,
+    )
+    if asked.out:
+        command = shlex.join(["python", "-m", "lightpeft.benchmark", *given])
+        write_json(asked.out, {"command": command} | found)
+    sys.stdout.write(table(found))
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; `auto` is CUDA where there is one, and the CPU elsewhere.
+
+    Raises:
+        ConfigError: there is no CUDA here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, but torch sees no CUDA device here; use cpu")
+    return torch.device(name)
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The comparison as text: a line per method, phase and batch size."""
+    lines = [
+        f"{found['device']}, {found['dtype']}, {found['length']} tokens a row",
+        f"{'method':9}{'phase':11}{'rows':>5}{'ms':>10}{'tokens/s':>11}"
+        f"{'speed-up':>10}{'quartiles':>15}{'FLOP bound':>12}{'memory':>10}{'ratio':>7}",
+    ]
+    for method, measured in found["methods"].items():
+        for phase in PHASES:
+            for rows, times in measured[phase].items():
+                gain = found["ratios"][method][f"{phase}_speedup"][rows]
+                quartiles = f"{gain['q1']:.2f}-{gain['q3']:.2f}"
+                line = (
+                    f"{method:9}{phase:11}{rows:>5}{times['median_s'] * 1e3:>10.2f}"
+                    f"{times['tokens_per_s']:>11,.0f}{gain['median']:>9.2f}x{quartiles:>15}"
+                    f"{gain['flop_bound']:>11.2f}x"
+                )
+                if measured["memory"] and int(rows) == measured["memory"]["rows"]:
+                    used = measured["memory"][f"{phase}_bytes"] / 2**20
+                    line += f"{used:>7.0f} MB{found['ratios'][method][f'{phase}_memory']:>7.2f}"
+                lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
+    """A pruned or an unpruned model: what goes is drawn, the counts are a real plan's."""
+    base = build(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
+    shape, share = read_shape(base), float(method != BASELINE)
+    scores = Scores(
+        shape=shape,
+        fingerprint=fingerprint(base, shape),
+        peft=LoraConfig(r=asked.rank, lora_alpha=2 * asked.rank, task_type="SEQ_CLS"),
+        heads=_blank(shape.heads),
+        neurons=_blank(shape.neurons),
+        modules=dict.fromkeys(shape.linears, 0.0),
+        ranks={path: torch.zeros(asked.rank) for path in shape.linears},
+        adapter={},
+        curve=[],
+        steps=0,
+    )
+    plan = make_plan(
+        scores,
+        heads=asked.ratio * share,
+        neurons=asked.ratio * share,
+        modules=asked.modules * share,
+        ranks=asked.ranks * share,
+        criterion="random",
+        neuron_scope="layer",
+    )
+    return prune(base, plan, scores, warm_start=False)
+
+
+def _blank(totals: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: {path: torch.zeros(n) for path, n in totals.items()} for name in CRITERIA}
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="python -m lightpeft.benchmark", description=__doc__)
+    add = parser.add_argument
+    add("--shape", default="roberta-large", help=", ".join(SHAPES))
+    add("--ratio", type=_share, default=0.333, help="share of heads and neurons cut")
+    add("--modules", type=_share, default=0.0, help="share of PEFT modules cut")
+    add("--ranks", type=_share, default=0.0, help="share of PEFT ranks cut")
+    add("--rank", type=_count, default=8, help="LoRA rank before pruning")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--batch-sizes", type=_count, nargs="+", default=[1, 32])
+    add("--length", type=int, default=128, help="tokens a row")
+    add("--warmup", type=int, default=3, help="rounds not counted")
+    add("--rounds", type=int, default=15, help="rounds measured")
+    add("--out", type=Path, help="JSON file to write")
+    add("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
+    values = {name: getattr(arguments, name) for name in BenchmarkSection.model_fields}
+    try:
+        return BenchmarkSection(**values)
+    except ValidationError as error:
+        found = error.errors()[0]
+        name = str(found["loc"][0])
+        allowed = BenchmarkSection.model_fields[name].description
+        raise ConfigError(
+            f"--{name.replace('_', '-')} must be {allowed}, got {values[name]}"
+        ) from None
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except LightPeftError as error:
+        sys.exit(f"error: {error}")

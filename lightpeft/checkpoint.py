@@ -1,0 +1,121 @@
+"""Save, load and lift a pruned model's adapter: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightpeft.errors import CheckpointError, PlanError
+from lightpeft.files import read_plan_mark, read_tensors, write_tensors
+from lightpeft.plan import PruningPlan
+from lightpeft.scores import WEIGHTS, read_lora
+from lightpeft.surgery import (
+    apply,
+    check_weights,
+    compact_config,
+    lifted_weights,
+    peft_weights,
+    plan_of,
+)
+
+PLAN = "plan.json"
+
+
+def save(model: PeftModel, folder: Path | str) -> None:
+    """Write the compact adapter, the task head and the plan: megabytes, no base weights.
+
+    Everything is written beside `folder` first, so that a failure leaves what was there.
+
+    Raises:
+        ModelError: the model has no plan.
+    """
+    plan, config = plan_of(model), copy.deepcopy(model.peft_config["default"])
+    if config.modules_to_save is not None:
+        # peft adds the task head's names each time that a config is attached.
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
+    weights = peft_weights(model)
+    out = Path(folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
+        made = Path(part) / "made"
+        made.mkdir()
+        config.save_pretrained(str(made))
+        plan.save(made / PLAN)
+        write_tensors(made / WEIGHTS, weights, plan=plan.digest)
+        if out.exists():
+            for file in made.iterdir():
+                file.replace(out / file.name)
+        else:
+            shutil.move(made, out)
+
+
+def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
+    """Prune a base model by the plan in `folder` and load the adapter onto it.
+
+    Args:
+        model: the unpruned base model, as it was when the plan was made; sliced in place.
+        folder: what `save` wrote.
+        trainable: whether to go on training; otherwise everything is frozen, in eval mode.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or belongs to another model or plan.
+    """
+    source = Path(folder)
+    plan, config, weights = _read(source)
+    try:
+        peft_model = apply(model, plan, compact_config(config, plan), weights)
+    except PlanError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    if not trainable:
+        peft_model.requires_grad_(False)
+        peft_model.eval()
+    return peft_model
+
+
+def lift(folder: Path | str, out: Path | str) -> None:
+    """Write the adapter at full size: it loads with stock peft on the unpruned base model.
+
+    Weights that were cut are zeros. The same change of the weights is not the same function:
+    the unpruned base also has the heads and neurons that the adapter was trained without.
+
+    Raises:
+        CheckpointError: a file in `folder` is missing or damaged.
+    """
+    source, target = Path(folder), Path(out)
+    plan, config, weights = _read(source)
+    # Zero-padded to one rank, so that readers that know no patterns read it right.
+    config.rank_pattern, config.alpha_pattern = {}, {}
+    config.inference_mode = True
+    target.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(target))
+    write_tensors(target / WEIGHTS, lifted_weights(weights, plan))
+
+
+def read_plan(folder: Path) -> PruningPlan:
+    """The plan in a saved folder."""
+    try:
+        return PruningPlan.load(folder / PLAN)
+    except PlanError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
+    """What `save` wrote, once it is clear that the parts belong together."""
+    plan, config = read_plan(folder), read_lora(folder, CheckpointError)
+    weights = read_tensors(folder / WEIGHTS, CheckpointError)
+    # Two plans of one model often keep equal numbers of units, so shapes alone tell too little.
+    if read_plan_mark(folder / WEIGHTS) != plan.digest:
+        raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
+    if {cut.total for cut in plan.ranks.values()} != {config.r}:
+        raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
+    try:
+        check_weights(weights, plan)
+    except PlanError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return plan, config, weights

@@ -1,0 +1,137 @@
+"""Models side by side: parameters, seconds, bytes, and ratios against vanilla."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from lightpeft.config import BenchmarkSection
+from lightpeft.cost import CostTable, cost
+from lightpeft.plan import PruningPlan
+from lightpeft.speedup import BASELINE, speedup, spread
+from lightpeft.surgery import plan_of
+from lightpeft.timing import measure
+
+Seconds = Mapping[int, Mapping[str, list[float]]]
+
+
+def compare(
+    builds: Mapping[str, Callable[[], PeftModel]],
+    settings: BenchmarkSection,
+    *,
+    memory: Callable[[str], dict[str, Any]] | None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure models that `prune` or `load` made, their adapters trainable.
+
+    Args:
+        builds: method -> what makes its model on the device; ratios are against `vanilla`.
+        settings: of the measurement.
+        memory: measures one method's memory; None to leave it out.
+        progress: called with what is being measured.
+
+    Returns:
+        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`.
+    """
+    used: dict[str, dict[str, Any] | None] = dict.fromkeys(builds)
+    if memory:
+        # Before the models that are timed: each has the device to itself.
+        for method in builds:
+            progress(f"memory of {method}")
+            used[method] = memory(method)
+    models = {method: make() for method, make in builds.items()}
+    costs = {name: plan_cost(plan_of(m), length=settings.length) for name, m in models.items()}
+    seconds = measure(models, settings, progress)
+    methods: dict[str, dict[str, Any]] = {}
+    ratios: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        methods[name] = _parameters(model, costs[name]) | {"memory": used[name]}
+        ratios[name] = {}
+        for phase, times in seconds.items():
+            methods[name][phase] = _timings(times, name, settings.length)
+            ratios[name][f"{phase}_speedup"] = _speedups(times, name, _bound(costs, name, phase))
+            ratios[name][f"{phase}_memory"] = _memory_ratio(used, name, phase)
+    first = next(iter(models.values()))
+    return {
+        **environment(first.device),
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "length": settings.length,
+        "rounds": settings.rounds,
+        "methods": methods,
+        "ratios": ratios,
+    }
+
+
+def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
+    """Cost of the model that a plan leaves."""
+    kept = {
+        group: {path: len(cut.kept) for path, cut in getattr(plan, group).items()}
+        for group in ("heads", "neurons", "ranks")
+    }
+    return cost(plan.shape, **kept, length=length)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a measurement depends on: the device and the versions."""
+    processor = f"{_processor()}, {torch.get_num_threads()} threads"
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers", "peft")},
+    }
+
+
+def _parameters(model: PeftModel, costs: CostTable) -> dict[str, Any]:
+    total = costs.total.parameters
+    return {
+        "base_parameters": total - costs.parts["adapter"].parameters,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total_parameters": total,
+    }
+
+
+def _timings(seconds: Seconds, method: str, length: int) -> dict[str, dict[str, float]]:
+    found = {}
+    for rows, times in seconds.items():
+        row = {f"{name}_s": value for name, value in spread(times[method]).items()}
+        found[str(rows)] = row | {"tokens_per_s": rows * length / row["median_s"]}
+    return found
+
+
+def _bound(costs: Mapping[str, CostTable], method: str, phase: str) -> float:
+    """The speed-up if time were FLOPs."""
+    before, after = (
+        getattr(costs[name].total, f"{phase}_flops_per_token") for name in (BASELINE, method)
+    )
+    return float(before / after)
+
+
+def _speedups(seconds: Seconds, method: str, bound: float) -> dict[str, dict[str, float]]:
+    found = {}
+    for rows, times in seconds.items():
+        gain = speedup(times[BASELINE], times[method])
+        found[str(rows)] = gain | {"flop_bound": bound, "of_bound": gain["median"] / bound}
+    return found
+
+
+def _memory_ratio(
+    used: Mapping[str, dict[str, Any] | None], method: str, phase: str
+) -> float | None:
+    mine, baseline = used[method], used[BASELINE]
+    if mine is None or baseline is None:
+        return None
+    return float(mine[f"{phase}_bytes"] / baseline[f"{phase}_bytes"])
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,297 @@
+"""The early phase of Light-PEFT: model + PEFT method + batches -> scores."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
+
+from lightpeft.cost import ModelShape
+from lightpeft.errors import ModelError, ScoresError
+from lightpeft.families import fingerprint, read_shape
+from lightpeft.importance import Collector
+from lightpeft.masks import Masks
+from lightpeft.scores import Scores
+from lightpeft.surgery import peft_weights
+
+Batch = dict[str, Tensor]
+_CURVE_ROWS = 50
+_CURVE = (
+    "task_loss",
+    "head_movement",
+    "head_movement_max",
+    "neuron_movement",
+    "neuron_movement_max",
+)
+_WARMUP = 0.06
+_HALVES = (torch.bfloat16, torch.float16)
+# Every other setting of LoraConfig must be at its default.
+_SETTINGS = {
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "target_modules",
+    "modules_to_save",
+    "init_lora_weights",
+    "task_type",
+    "peft_type",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+}
+
+
+def estimate(
+    model: PreTrainedModel,
+    peft_config: LoraConfig,
+    batches: Iterable[Batch],
+    *,
+    steps: int,
+    lr: float = 1e-3,
+    mask_lr: float | None = None,
+    l1: float = 1e-4,
+    reduction: str = "sum",
+    progress: Callable[..., None] | None = None,
+) -> Scores:
+    """Train PEFT modules and masks for a few steps, and score what the task needs.
+
+    Phase 1 of Light-PEFT (arXiv:2406.03792): the base is frozen; loss = task loss +
+    ``l1`` * (sum |m_A| + sum |m_F|). Scores are means over the second half of the steps.
+
+    Args:
+        model: a plain transformers model; afterwards its weights are as before, frozen.
+        peft_config: the PEFT method on linears of the blocks; `target_modules` "all-linear" or
+            None means all of them.
+        batches: keyword arguments of the model with labels; a list or a DataLoader is started
+            again when it runs out.
+        steps: optimizer steps, one batch each.
+        lr: peak learning rate of PEFT modules and task head (AdamW, 6 % warmup, then constant).
+        mask_lr: of the masks; None for `lr`.
+        l1: weight of the masks' L1 term.
+        reduction: of rank scores, `sum` or `mean` (the authors').
+        progress: called now and then with the step and `loss=`.
+
+    Raises:
+        ModelError: the architecture or the PEFT method is not supported.
+        ScoresError: a setting is not allowed; there are too few batches or no labels; the loss
+            or a score is not a number (names the step).
+    """
+    if steps < 2:
+        raise ScoresError(f"estimate.steps must be a whole number from 2, got {steps}")
+    if reduction not in ("sum", "mean"):
+        raise ScoresError(f"estimate.reduction must be sum or mean, got {reduction!r}")
+    shape = read_shape(model)
+    base = fingerprint(model, shape)
+    config = _checked(peft_config, shape)
+    was_training = model.training
+    peft_model = get_peft_model(model, copy.deepcopy(config))
+    for weight in peft_model.parameters():
+        if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
+            weight.data = weight.data.float()
+    try:
+        with (
+            Masks(model, shape, l1=l1) as masks,
+            Collector(peft_model, masks, reduction=reduction) as collector,
+        ):
+            optimizer = _optimizer(peft_model, masks, lr=lr, mask_lr=mask_lr)
+            phase = _Phase(masks, collector, optimizer, steps)
+            curve = _train(peft_model, batches, phase, progress)
+        modules, ranks, taylor = collector.importances()
+        adapter = {name: weight.cpu().clone() for name, weight in peft_weights(peft_model).items()}
+    finally:
+        _unload(peft_model)
+        model.train(was_training)
+    split = len(masks.heads)
+    movement = [mask.detach().abs().cpu() for mask in masks.parameters()]
+    size = _magnitudes(model, shape)
+    heads = {"mask": movement[:split], "taylor": taylor[:split]}
+    neurons = {"mask": movement[split:], "taylor": taylor[split:]}
+    return Scores(
+        shape=shape,
+        fingerprint=base,
+        peft=config,
+        heads=_named(heads, shape.heads) | {"magnitude": {b: size[b] for b in shape.heads}},
+        neurons=_named(neurons, shape.neurons) | {"magnitude": {b: size[b] for b in shape.neurons}},
+        modules=modules,
+        ranks=ranks,
+        adapter=adapter,
+        curve=curve,
+        steps=steps,
+    )
+
+
+@dataclass(frozen=True)
+class _Phase:
+    masks: Masks
+    collector: Collector
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+
+def _train(
+    model: PeftModel,
+    batches: Iterable[Batch],
+    phase: _Phase,
+    progress: Callable[..., None] | None,
+) -> list[dict[str, float]]:
+    warmup = max(1, round(_WARMUP * phase.steps))
+    ramp = LambdaLR(phase.optimizer, lambda n: min(1.0, (n + 1) / warmup))
+    device = phase.masks.parameters()[0].device
+    every = max(1, phase.steps // _CURVE_ROWS)
+    curve: list[dict[str, float]] = []
+    step = 0
+    model.train()
+    for step, batch in zip(range(1, phase.steps + 1), _endless(batches), strict=False):
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        phase.collector.begin(batch.get("attention_mask"))
+        with torch.autocast(device.type, model.dtype, enabled=model.dtype in _HALVES):
+            task_loss = model(**batch).loss
+        if task_loss is None:
+            raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
+        (task_loss + phase.masks.penalty()).backward()
+        phase.collector.end(step, count=step > phase.steps // 2)
+        phase.optimizer.step()
+        ramp.step()
+        phase.optimizer.zero_grad()
+        if step % every == 0 or step == phase.steps:
+            phase.collector.check()
+            curve.append(_curve_row(step, task_loss, phase.masks))
+            if progress:
+                progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
+    if step < phase.steps:
+        raise ScoresError(
+            f"the batches ran out after {step} of {phase.steps} steps; "
+            f"pass a list or a DataLoader, which can be started again"
+        )
+    return curve
+
+
+def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
+    """Loss and mask movement now: one transfer for the whole row."""
+    heads = (torch.cat([*masks.heads.values()]) - 1).detach().abs()
+    neurons = (torch.cat([*masks.neurons.values()]) - 1).detach().abs()
+    values = torch.stack(
+        [task_loss.detach().float(), heads.mean(), heads.max(), neurons.mean(), neurons.max()]
+    ).tolist()
+    if not all(map(math.isfinite, values)):
+        raise ScoresError(
+            f"step {step}: the loss is not a number; lower estimate.lr or use model.dtype: float32"
+        )
+    return {"step": step, **dict(zip(_CURVE, values, strict=True))}
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            return
+
+
+def _optimizer(
+    model: PeftModel, masks: Masks, *, lr: float, mask_lr: float | None
+) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": trained, "lr": lr},
+        {"params": masks.parameters(), "lr": lr if mask_lr is None else mask_lr},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def _checked(config: LoraConfig, shape: ModelShape) -> LoraConfig:
+    """The config with its targets written out; what can't be sliced later is refused now."""
+    if type(config) is not LoraConfig:
+        raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
+    default, asked = asdict(LoraConfig()), asdict(config)
+    for name, value in asked.items():
+        if name not in _SETTINGS and value != default[name]:
+            raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
+    if config.init_lora_weights not in (True, False, "gaussian"):
+        raise ModelError(
+            f"LoraConfig.init_lora_weights must be true, false or gaussian, "
+            f"got {config.init_lora_weights!r}"
+        )
+    for name in shape.linears:
+        for ending in config.modules_to_save or ():
+            if _lies_in(name, ending):
+                raise ModelError(
+                    f"LoraConfig.modules_to_save: {ending!r} would train {name} whole, but linears "
+                    f"of the blocks are frozen and cut; name modules outside the blocks"
+                )
+    found = copy.deepcopy(config)
+    names = block_targets(shape, config.target_modules)
+    found.target_modules = "|".join(re.escape(name) for name in names)
+    found.exclude_modules = None
+    return found
+
+
+def block_targets(shape: ModelShape, targets: Any) -> list[str]:
+    """Block linears that peft's `target_modules` names: a regex, or a list of endings.
+
+    Raises:
+        ModelError: a name matches no linear of a block; lists the candidates.
+    """
+    if targets is None or targets == "all-linear":
+        return list(shape.linears)
+    if isinstance(targets, str):
+        found = [name for name in shape.linears if re.fullmatch(targets, name)]
+        missing = [] if found else [targets]
+    else:
+        ends = {t: [n for n in shape.linears if n == t or n.endswith(f".{t}")] for t in targets}
+        missing = sorted(target for target, names in ends.items() if not names)
+        found = [name for name in shape.linears if any(name in names for names in ends.values())]
+    if missing or not found:
+        endings = sorted({name.rpartition(".")[2] for name in shape.linears})
+        raise ModelError(
+            f"peft.targets: {missing[0] if missing else targets!r} is no linear "
+            f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
+        )
+    return found
+
+
+def _lies_in(name: str, ending: str) -> bool:
+    """Whether a linear is a module that ends with `ending`, as peft matches, or is inside one."""
+    parts = name.split(".")
+    return any(".".join(parts[: n + 1]).endswith(ending) for n in range(len(parts)))
+
+
+def _unload(model: PeftModel) -> None:
+    """Leave the base as it was: peft's own unload would keep the trained task head."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for trained in module.modules_to_save.values():
+                original = module.original_module.state_dict()
+                trained.to(next(iter(original.values())).dtype).load_state_dict(original)
+                trained.requires_grad_(False)
+    model.unload()
+
+
+def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
+    """L2 norm of all the weights that a head or a neuron owns, per block."""
+    squares: dict[str, Tensor] = {}
+    for name, linear in shape.linears.items():
+        weight: Tensor = model.get_submodule(name).weight.detach().float()
+        own = (weight if linear.side == "out" else weight.T).square().sum(dim=1)
+        units = own.reshape(-1, linear.unit).sum(dim=1).cpu()
+        squares[linear.block] = squares.get(linear.block, torch.zeros(())) + units
+    return {block: total.sqrt() for block, total in squares.items()}
+
+
+def _named(
+    criteria: dict[str, list[Tensor]], blocks: dict[str, int]
+) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(zip(blocks, rows, strict=True)) for name, rows in criteria.items()}

@@ -1,0 +1,74 @@
+"""JSON and safetensors in and out: written whole or not at all, and damage is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightpeft.errors import LightPeftError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON; NaN is refused, because no other reader would take it."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    part = _part(path)
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path, error: type[LightPeftError]) -> Any:
+    """Read a JSON object.
+
+    Raises:
+        error: the file is missing, cut short, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except (ValueError, OSError, RecursionError) as cause:
+        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from None
+    if not isinstance(value, dict):
+        raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:
+    """Write safetensors; of metadata only `plan`, since the format fixes no order for more."""
+    part = _part(path)
+    metadata = None if plan is None else {"plan": plan}
+    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, metadata)
+    part.replace(path)
+
+
+def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
+    """Read safetensors onto the CPU.
+
+    Raises:
+        error: the file is missing, cut short, or not safetensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError) as cause:
+        raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from None
+
+
+def read_plan_mark(path: Path) -> str | None:
+    """The `plan` that safetensors were written with; the file must be readable."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        found: str | None = (file.metadata() or {}).get("plan")
+        return found
+
+
+def _part(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")

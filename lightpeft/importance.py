@@ -1,0 +1,175 @@
+"""Importance of heads, neurons, PEFT modules and ranks, summed on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lightpeft.errors import ScoresError
+from lightpeft.masks import Masks
+
+_TINY = 1e-12
+
+
+def rank_importance(a: Tensor, grad_a: Tensor) -> Tensor:
+    """Score each LoRA rank by the first-order loss change of removing it.
+
+    Rank-level pruning in Light-PEFT (arXiv:2406.03792). For ``W + s * B @ A``,
+    removing rank ``j`` changes the loss by about ``|<A[j], dL/dA[j]>|``.
+    ``B`` gives the same number: scaling ``A[j]`` or ``B[:, j]`` scales one product.
+
+    Deviation: the authors take means over each side, which also carries
+    ``1/in + 1/out`` (`Collector` adds it when ``reduction`` is ``mean``); that changes the
+    ranking across modules, not within one.
+
+    Args:
+        a: LoRA A, shape ``(rank, in_features)``.
+        grad_a: its gradient, same shape.
+
+    Returns:
+        Non-negative float32 scores, shape ``(rank,)``.
+    """
+    if a.shape != grad_a.shape:
+        raise ValueError(
+            f"a and grad_a must have one shape, got {tuple(a.shape)} and {tuple(grad_a.shape)}"
+        )
+    return (a.float() * grad_a.float()).sum(dim=1).abs()
+
+
+def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Score a PEFT module by how much it adds to what it sits on.
+
+    Module-level pruning in Light-PEFT: mean over real tokens of ``|delta(x)| / |W x + b|``.
+
+    Args:
+        delta: what the module adds, scaling included, shape ``(..., out_features)``.
+        base: what the frozen linear gives, same shape.
+        attention_mask: 1 for real tokens, as many entries as ``delta`` has vectors, or None.
+
+    Returns:
+        A scalar, float32 for anything narrower.
+    """
+    ratio = _norms(delta) / _norms(base).clamp_min(_TINY)
+    if attention_mask is None or attention_mask.numel() != ratio.numel():
+        return ratio.mean()
+    real = attention_mask.reshape(ratio.shape).float()
+    return (ratio * real).sum() / real.sum()
+
+
+class Collector:
+    """Sums importance over steps, with no transfer from the device per step; a context manager.
+
+    Call `begin` before a forward pass and `end` after its backward pass, before clipping and
+    the optimizer step. Sums start with the first `end` that is told to count.
+    """
+
+    def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
+        self._layers = {
+            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        }
+        self._masks, self._reduction = masks, reduction
+        device = masks.parameters()[0].device
+        width = max(layer.r["default"] for layer in self._layers.values())
+        self._now = torch.zeros(len(self._layers), device=device)
+        self._modules = torch.zeros(len(self._layers), device=device)
+        self._ranks = torch.zeros(len(self._layers), width, device=device)
+        self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
+        # Row 0: of the forward pass, where what is not a number shows in the module that makes it;
+        # row 1: of the gradients, which it spoils everywhere.
+        self._first_bad = torch.full((2, len(self._layers)), -1, dtype=torch.long, device=device)
+        self._counted = 0
+        self._attention_mask: Tensor | None = None
+        self._base: dict[int, Tensor] = {}
+        self._handles = []
+        for index, layer in enumerate(self._layers.values()):
+            delta = layer.lora_B["default"]
+            self._handles.append(layer.base_layer.register_forward_hook(self._keep_base(index)))
+            scaling = layer.scaling["default"]
+            self._handles.append(delta.register_forward_hook(self._compare(index, scaling)))
+
+    def begin(self, attention_mask: Tensor | None) -> None:
+        """Say which tokens of the coming batch are real."""
+        self._attention_mask = attention_mask
+
+    @torch.no_grad()
+    def end(self, step: int, *, count: bool) -> None:
+        """Read this step's gradients; add them to the sums when `count`."""
+        ranks = torch.zeros_like(self._ranks)
+        for index, layer in enumerate(self._layers.values()):
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            score = rank_importance(a, a.grad)
+            if self._reduction == "mean":
+                score = score * (1 / a.shape[1] + 1 / b.shape[0])
+            ranks[index, : len(score)] = score
+        fine = torch.stack([self._now.isfinite(), ranks.isfinite().all(dim=1)])
+        self._first_bad = torch.where(~fine & (self._first_bad < 0), step, self._first_bad)
+        if count:
+            self._counted += 1
+            self._modules += self._now
+            self._ranks += ranks
+            for total, now in zip(self._taylor, self._masks.taylor(), strict=True):
+                total += now
+
+    def check(self) -> None:
+        """Raise if any score so far is not a number; the only transfer, so call it rarely.
+
+        Raises:
+            ScoresError: names the first step and module.
+        """
+        bad = self._first_bad.flatten().cpu()
+        if (bad >= 0).any():
+            index = int(torch.where(bad >= 0, bad, bad.max() + 1).argmin())
+            name = _plain(list(self._layers)[index % len(self._layers)])
+            raise ScoresError(
+                f"step {int(bad[index])}: the importance of {name} is not a number; "
+                f"lower estimate.lr or use model.dtype: float32"
+            )
+
+    def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
+        """Means over the counted steps: modules, ranks, and masks' Taylor scores."""
+        modules = (self._modules / self._counted).cpu()
+        ranks = (self._ranks / self._counted).cpu()
+        names = [_plain(name) for name in self._layers]
+        sizes = [layer.r["default"] for layer in self._layers.values()]
+        return (
+            {name: float(value) for name, value in zip(names, modules, strict=True)},
+            {n: row[:r].clone() for n, row, r in zip(names, ranks, sizes, strict=True)},
+            [(total / self._counted).cpu() for total in self._taylor],
+        )
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep_base(self, index: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            self._base[index] = output.detach()
+
+        return hook
+
+    def _compare(self, index: int, scaling: float) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            # lora_B's own output: in bfloat16 the difference of two sums would lose it. Activation
+            # checkpointing comes here twice a step, with the same result.
+            self._now[index] = module_importance(
+                output.detach() * scaling, self._base.pop(index), self._attention_mask
+            )
+
+        return hook
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    """L2 norms over the last dimension, summed in float32 or wider."""
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("base_model.model.")

@@ -1,0 +1,72 @@
+"""Trainable masks on heads and FFN neurons, applied before the projection that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightpeft.cost import ModelShape
+from lightpeft.families import reading_linear
+
+
+class Masks:
+    """One scalar per head and per neuron, all 1 at the start; a context manager.
+
+    The foundation-model masks of Light-PEFT (arXiv:2406.03792, m_A and m_F). Deviation: the
+    authors' code multiplies attention probabilities, which forces eager attention; a head's
+    context vector before the output projection is the same function of the mask and leaves
+    SDPA and flash attention on.
+
+    Attributes:
+        heads: attention block path -> parameter, shape `(heads,)`.
+        neurons: feed-forward block path -> parameter, shape `(neurons,)`.
+    """
+
+    def __init__(self, model: PreTrainedModel, shape: ModelShape, *, l1: float) -> None:
+        self._l1 = l1
+        self.heads: dict[str, nn.Parameter] = {}
+        self.neurons: dict[str, nn.Parameter] = {}
+        self._handles = []
+        for blocks, group in ((shape.heads, self.heads), (shape.neurons, self.neurons)):
+            for block, count in blocks.items():
+                name = reading_linear(shape, block)
+                linear = model.get_submodule(name)
+                device = next(linear.parameters()).device
+                mask = nn.Parameter(torch.ones(count, device=device))
+                group[block] = mask
+                hook = _multiply(mask, shape.linears[name].unit)
+                self._handles.append(linear.register_forward_pre_hook(hook))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All masks, heads first."""
+        return [*self.heads.values(), *self.neurons.values()]
+
+    def penalty(self) -> Tensor:
+        """The loss's second term: `l1` times the sum of |mask|, a scalar."""
+        return self._l1 * torch.stack([mask.abs().sum() for mask in self.parameters()]).sum()
+
+    def taylor(self) -> list[Tensor]:
+        """|mask * its gradient| per mask; the penalty pulls every mask alike and is left out."""
+        return [
+            (mask * (mask.grad - self._l1 * mask.sign())).abs().detach()
+            for mask in self.parameters()
+            if mask.grad is not None
+        ]
+
+    def __enter__(self) -> Masks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _multiply(mask: nn.Parameter, unit: int) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        wide = mask.repeat_interleave(unit) if unit > 1 else mask
+        return (args[0] * wide.to(args[0].dtype), *args[1:])
+
+    return hook

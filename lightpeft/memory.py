@@ -1,0 +1,162 @@
+"""Peak memory of training and inference: the CUDA allocator's, or a fresh process's RSS."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+
+from lightpeft.config import BenchmarkSection
+from lightpeft.errors import LightPeftError
+from lightpeft.timing import STEPS, random_batch
+
+# Every tensor from this size is mapped by itself and given back when freed, so that a process's
+# RSS is what is alive, and not what glibc keeps for later.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class Gauge(Protocol):
+    """Reads bytes in use."""
+
+    how: str
+
+    def now(self) -> int:
+        """Bytes in use."""
+
+    def reset(self) -> None:
+        """Forget the peak."""
+
+    def peak(self) -> int:
+        """Most bytes in use since `reset`."""
+
+
+class CudaGauge:
+    """Bytes in tensors, by torch's allocator: without the CUDA context and what it caches."""
+
+    how = "torch.cuda.max_memory_allocated"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now(self) -> int:
+        """Bytes in tensors."""
+        return torch.cuda.memory_allocated(self.device)
+
+    def reset(self) -> None:
+        """Forget the peak, and give cached blocks back."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int:
+        """Most bytes in tensors since `reset`."""
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device)
+
+
+class ProcessGauge:
+    """Resident memory of this process, by the Linux kernel."""
+
+    how = "peak resident memory (VmHWM) of a fresh process"
+
+    def now(self) -> int:
+        """Resident bytes."""
+        return self._read("VmRSS")
+
+    def reset(self) -> None:
+        """Forget the peak: writing 5 there sets VmHWM to VmRSS (man 5 proc)."""
+        _CLEAR.write_text("5")
+
+    def peak(self) -> int:
+        """Most resident bytes since `reset`."""
+        return self._read("VmHWM")
+
+    def _read(self, name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        assert found, name
+        return int(found[1]) * 1024
+
+
+def measurable(device: torch.device) -> bool:
+    """Whether memory can be measured: on CUDA, and on a CPU under Linux."""
+    on_linux = _STATUS.exists() and os.access(_CLEAR, os.W_OK)
+    return device.type == "cuda" or (device.type == "cpu" and on_linux)
+
+
+def peak_memory(
+    build: Callable[[], PeftModel], settings: BenchmarkSection, *, device: torch.device
+) -> dict[str, Any]:
+    """Measure one model alone: weights, activations, and in training gradients and optimizer.
+
+    All bytes are over a baseline: what is in use after the model was built, used for a row and
+    dropped again. So libraries, thread pools and workspaces don't count, and neither does what
+    loading and pruning need for a moment. Steps have the largest of `settings.batch_sizes`.
+
+    On a CPU call it in a process of its own (`in_fresh_process`).
+
+    Args:
+        build: makes the model, with its trainable weights, on `device`.
+        settings: `batch_sizes` and `length`.
+        device: where the model lives.
+
+    Returns:
+        `model_bytes` (of the weights), `inference_bytes`, `training_bytes`, `rows`, `how`.
+    """
+    gauge: Gauge = CudaGauge(device) if device.type == "cuda" else ProcessGauge()
+    _peak(build(), "training", rows=1, length=settings.length, gauge=gauge)
+    gc.collect()
+    baseline = gauge.now()
+    model = build()
+    weights = [*model.parameters(), *model.buffers()]
+    for tensor in weights:
+        # A safetensors file is mapped, and its pages count only when touched: make them ours.
+        tensor.data = tensor.data.clone()
+    gc.collect()
+    rows = max(settings.batch_sizes)
+    peaks = {
+        phase: _peak(model, phase, rows=rows, length=settings.length, gauge=gauge) - baseline
+        for phase in ("inference", "training")
+    }
+    return {
+        "model_bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        "inference_bytes": peaks["inference"],
+        "training_bytes": peaks["training"],
+        "rows": rows,
+        "how": f"{gauge.how}, over what was in use before the model was built",
+    }
+
+
+def in_fresh_process(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command that ends by writing one line of JSON, and read that.
+
+    Raises:
+        LightPeftError: the command failed; its last line of errors is passed on.
+    """
+    done = subprocess.run(
+        command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if last.startswith("error: "):
+            raise LightPeftError(last.removeprefix("error: "))
+        raise LightPeftError(f"measuring memory failed: {last}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _peak(model: PeftModel, phase: str, *, rows: int, length: int, gauge: Gauge) -> int:
+    """Most bytes in use during three steps."""
+    gauge.reset()
+    step = STEPS[phase](model, random_batch(model, rows=rows, length=length))
+    for _ in range(3):
+        step()
+    return gauge.peak()

@@ -1,0 +1,161 @@
+"""Which units stay: one decision, made once, in a readable plan.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightpeft.cost import ModelShape
+from lightpeft.errors import PlanError
+from lightpeft.files import read_json, write_json
+from lightpeft.scores import shape_from_json, shape_to_json
+
+_FORMAT = "lightpeft-plan-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Units one block or PEFT module keeps; indices refer to the unpruned model."""
+
+    total: int
+    kept: tuple[int, ...]
+    why: str
+
+    def __post_init__(self) -> None:
+        if list(self.kept) != sorted(set(self.kept)):
+            raise PlanError(f"kept units must ascend without repeats, got {self.kept}")
+        if self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.total:
+            raise PlanError(f"kept units must be from 0 to {self.total - 1}, got {self.kept}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningPlan:
+    """What one method keeps, made once and followed everywhere.
+
+    Attributes:
+        shape: of the unpruned model.
+        fingerprint: of the unpruned model's weights.
+        scores: digest of the scores that the plan was made from.
+        settings: ratios, criterion, scope, alignment and seed.
+        heads: attention block path -> heads kept.
+        neurons: feed-forward block path -> neurons kept.
+        ranks: path of the linear under a PEFT module -> ranks kept; none: the module goes.
+        notes: what did not go as the ratios say, and why.
+    """
+
+    shape: ModelShape
+    fingerprint: str
+    scores: str
+    settings: dict[str, Any]
+    heads: dict[str, Cut]
+    neurons: dict[str, Cut]
+    ranks: dict[str, Cut]
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, cuts, totals in (
+            ("head", self.heads, self.shape.heads),
+            ("neuron", self.neurons, self.shape.neurons),
+        ):
+            if {block: cut.total for block, cut in cuts.items()} != totals:
+                raise PlanError(f"the plan's {name}s are not those of its model shape")
+            for block, cut in cuts.items():
+                if not cut.kept:
+                    raise PlanError(f"{block} keeps no {name}: a block must keep at least one")
+        unknown = sorted(set(self.ranks) - set(self.shape.linears))
+        if unknown:
+            raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
+        if not any(cut.kept for cut in self.ranks.values()):
+            raise PlanError("the plan keeps no PEFT module: nothing would be trained")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the plan cuts nothing."""
+        cuts = (*self.heads.values(), *self.neurons.values(), *self.ranks.values())
+        return all(len(cut.kept) == cut.total for cut in cuts)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with anything in the plan."""
+        text = json.dumps(self._as_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write plan.json; runs of units are written as `0-4,7`."""
+        write_json(path, self._as_json())
+
+    def _as_json(self) -> dict[str, Any]:
+        groups = {
+            group: {
+                block: {"total": cut.total, "kept": _runs(cut.kept), "why": cut.why}
+                for block, cut in getattr(self, group).items()
+            }
+            for group in ("heads", "neurons", "ranks")
+        }
+        head = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "scores": self.scores,
+            "settings": self.settings,
+            "notes": list(self.notes),
+        }
+        return head | groups | {"shape": shape_to_json(self.shape)}
+
+    @classmethod
+    def load(cls, path: Path) -> PruningPlan:
+        """Read plan.json.
+
+        Raises:
+            PlanError: the file is missing, cut short, not a plan, or contradicts itself.
+        """
+        raw = read_json(path, PlanError)
+        if raw.get("format") != _FORMAT:
+            raise PlanError(f"{path} is {raw.get('format')!r}, not a plan ({_FORMAT!r})")
+        try:
+            cuts = {
+                group: {
+                    block: Cut(
+                        total=cut["total"], kept=_units(cut["kept"], cut["total"]), why=cut["why"]
+                    )
+                    for block, cut in raw[group].items()
+                }
+                for group in ("heads", "neurons", "ranks")
+            }
+            return cls(
+                shape=shape_from_json(raw["shape"]),
+                fingerprint=raw["fingerprint"],
+                scores=raw["scores"],
+                settings=raw["settings"],
+                notes=tuple(raw["notes"]),
+                **cuts,
+            )
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"{path} is not a plan: {error!r}") from None
+
+
+def _runs(units: tuple[int, ...]) -> str:
+    """Ascending units as text: (0, 1, 2, 5) is `0-2,5`."""
+    runs: list[list[int]] = []
+    for unit in units:
+        if runs and unit == runs[-1][1] + 1:
+            runs[-1][1] = unit
+        else:
+            runs.append([unit, unit])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _units(text: str, total: int) -> tuple[int, ...]:
+    """The units that `_runs` wrote; checked before a run from a stranger's file fills memory."""
+    units: list[int] = []
+    for run in filter(None, text.split(",")):
+        first, _, last = run.partition("-")
+        start, end = int(first), int(last or first)
+        if not 0 <= start <= end < total:
+            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {run!r}")
+        units.extend(range(start, end + 1))
+    return tuple(units)

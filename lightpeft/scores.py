@@ -1,0 +1,177 @@
+"""What the early phase found: the importance of every unit, and the weights trained on the way."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from lightpeft.cost import LinearShape, ModelShape
+from lightpeft.errors import LightPeftError, ScoresError
+from lightpeft.files import read_json, read_tensors, write_json, write_tensors
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+CRITERIA = ("mask", "taylor", "magnitude")
+_FORMAT = "lightpeft-scores-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The result of `lightpeft.estimate`. Every score is non-negative, higher is more needed.
+
+    Attributes:
+        shape: of the unpruned model.
+        fingerprint: of the unpruned model's weights.
+        peft: the PEFT method that was attached.
+        heads: criterion -> attention block path -> float32 scores, shape `(heads,)`.
+        neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.
+        modules: path of the linear that a PEFT module sits on -> its importance.
+        ranks: the same paths -> float32 scores, shape `(r,)`.
+        adapter: PEFT weights and task head as trained so far, under peft's names.
+        curve: a row per measured step: loss, and how far the masks moved from 1.
+        steps: batches seen.
+    """
+
+    shape: ModelShape
+    fingerprint: str
+    peft: LoraConfig
+    heads: dict[str, dict[str, Tensor]]
+    neurons: dict[str, dict[str, Tensor]]
+    modules: dict[str, float]
+    ranks: dict[str, Tensor]
+    adapter: dict[str, Tensor]
+    curve: list[dict[str, float]]
+    steps: int
+
+    def __post_init__(self) -> None:
+        for group, blocks in (("heads", self.shape.heads), ("neurons", self.shape.neurons)):
+            for criterion in CRITERIA:
+                found = getattr(self, group).get(criterion, {})
+                if {block: len(row) for block, row in found.items()} != blocks:
+                    raise ScoresError(f"the {criterion} scores of {group} are not of this model")
+        if not self.modules or self.modules.keys() != self.ranks.keys():
+            raise ScoresError("the scores of PEFT modules and of their ranks must have one set")
+        for name, tensor in self._tensors().items():
+            if not bool(tensor.isfinite().all()):
+                raise ScoresError(f"the score {name} is not a number; estimate again")
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any score or trained weight."""
+        found = hashlib.sha256(self.fingerprint.encode())
+        for name, tensor in sorted((self._tensors() | self.adapter).items()):
+            found.update(name.encode())
+            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write scores, curve and the adapter; the folder loads as a stock peft adapter too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / "scores.safetensors", self._tensors())
+        write_tensors(folder / WEIGHTS, self.adapter)
+        self.peft.save_pretrained(folder)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.curve[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.curve)
+        (folder / "curve.csv").write_text(table.getvalue(), encoding="utf-8")
+        meta = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "digest": self.digest,
+            "steps": self.steps,
+            "modules": self.modules,
+            "shape": shape_to_json(self.shape),
+        }
+        write_json(folder / "scores.json", meta)
+
+    @classmethod
+    def load(cls, folder: Path) -> Scores:
+        """Read what `save` wrote.
+
+        Raises:
+            ScoresError: a file is missing, damaged, or of another estimation.
+        """
+        meta = read_json(folder / "scores.json", ScoresError)
+        if meta.get("format") != _FORMAT:
+            raise ScoresError(
+                f"{folder / 'scores.json'} is {meta.get('format')!r}, not {_FORMAT!r}"
+            )
+        tensors = read_tensors(folder / "scores.safetensors", ScoresError)
+        adapter = read_tensors(folder / WEIGHTS, ScoresError)
+        peft = read_lora(folder, ScoresError)
+        groups: dict[str, Any] = {"heads": {}, "neurons": {}, "ranks": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition("/")
+            if group == "ranks":
+                groups["ranks"][rest] = tensor
+            elif group in groups:
+                criterion, _, path = rest.partition("/")
+                groups[group].setdefault(criterion, {})[path] = tensor
+        try:
+            scores = cls(
+                shape=shape_from_json(meta["shape"]),
+                fingerprint=meta["fingerprint"],
+                peft=peft,
+                modules=meta["modules"],
+                adapter=adapter,
+                curve=_read_curve(folder / "curve.csv"),
+                steps=meta["steps"],
+                **groups,
+            )
+        except ScoresError as error:
+            raise ScoresError(f"{folder}: {error}") from None
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ScoresError(f"{folder} is damaged ({error!r}); estimate again") from None
+        if scores.digest != meta.get("digest"):
+            raise ScoresError(f"the tensors in {folder} are not of scores.json beside them")
+        return scores
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {f"ranks/{path}": tensor for path, tensor in self.ranks.items()}
+        for group, criteria in (("heads", self.heads), ("neurons", self.neurons)):
+            for criterion, blocks in criteria.items():
+                found |= {f"{group}/{criterion}/{path}": t for path, t in blocks.items()}
+        found["modules"] = torch.tensor([self.modules[n] for n in sorted(self.modules)])
+        return found
+
+
+def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
+    """Read adapter_config.json.
+
+    Raises:
+        error: the file is missing, cut short, or not of LoRA.
+    """
+    path = folder / CONFIG
+    kind = read_json(path, error).get("peft_type")
+    if kind != "LORA":
+        raise error(f"{path} must hold a LoRA config, got peft_type {kind!r}")
+    try:
+        return LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError) as cause:
+        raise error(f"{path} is not a LoRA config: {cause}") from None
+
+
+def shape_to_json(shape: ModelShape) -> dict[str, Any]:
+    """A model's shape as JSON values."""
+    return asdict(shape)
+
+
+def shape_from_json(value: dict[str, Any]) -> ModelShape:
+    """The shape that `shape_to_json` wrote."""
+    linears = {name: LinearShape(**linear) for name, linear in value["linears"].items()}
+    return ModelShape(**{**value, "linears": linears})
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(cell) for key, cell in row.items()} for row in csv.DictReader(file)]

@@ -1,0 +1,227 @@
+"""From scores and ratios to a plan: exact counts, floors, alignment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightpeft.errors import PlanError
+from lightpeft.plan import Cut, PruningPlan
+from lightpeft.scores import CRITERIA, Scores
+
+
+def make_plan(
+    scores: Scores,
+    *,
+    heads: float,
+    neurons: float,
+    modules: float,
+    ranks: float,
+    align: int = 8,
+    criterion: str = "taylor",
+    neuron_scope: str = "global",
+    module_order: str = "importance",
+    seed: int = 0,
+) -> PruningPlan:
+    """Decide what goes: the lowest scores, an exact count of them, ties by index.
+
+    Phase 2 of Light-PEFT (arXiv:2406.03792): heads per layer, neurons over all layers, PEFT
+    modules over all modules, PEFT ranks over all surviving modules. Deviations: a count, not a
+    quantile, so that ties don't all go; a layer keeps at least one head and `align` neurons.
+
+    Args:
+        scores: from `estimate`.
+        heads: share of the heads of each layer to cut, in [0, 1).
+        neurons: share of all FFN neurons to cut; the number that a layer keeps is a multiple
+            of `align`, the total kept is exact up to that.
+        modules: share of the PEFT modules to cut, over the whole model.
+        ranks: share of the surviving modules' ranks to cut.
+        align: a multiple that the hardware likes.
+        criterion: `taylor`, `mask` (the paper's), `magnitude`, or `random` (everything).
+        neuron_scope: `global` (over all layers) or `layer`.
+        module_order: which modules go first: those of least `importance` (the paper's), or by
+            `depth` those nearest to the embeddings, so that backward stops above them.
+        seed: for `random`.
+
+    Raises:
+        PlanError: a ratio or a name is not allowed.
+    """
+    ratios = {"heads": heads, "neurons": neurons, "modules": modules, "ranks": ranks}
+    settings = ratios | {
+        "criterion": criterion,
+        "neuron_scope": neuron_scope,
+        "module_order": module_order,
+        "align": align,
+        "seed": seed,
+    }
+    _check(settings)
+    notes: list[str] = []
+    source = _Source(scores, criterion, seed)
+    return PruningPlan(
+        shape=scores.shape,
+        fingerprint=scores.fingerprint,
+        scores=scores.digest,
+        settings=settings,
+        heads={
+            block: _cut(source.of("heads", block), _keep_count(heads, total, floor=1), criterion)
+            for block, total in scores.shape.heads.items()
+        },
+        neurons=_cut_neurons(source, settings, notes),
+        ranks=_cut_ranks(source, settings, notes),
+        notes=tuple(notes),
+    )
+
+
+class _Source:
+    """The scores under one criterion; `random` draws them, block after block, from one seed."""
+
+    def __init__(self, scores: Scores, criterion: str, seed: int) -> None:
+        self.scores, self.criterion = scores, criterion
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def of(self, group: str, block: str) -> Tensor:
+        known: Mapping[str, Any] = getattr(self.scores, group)
+        if self.criterion == "random":
+            total = getattr(self.scores.shape, group)[block]
+            return torch.rand(total, generator=self._generator)
+        return known[self.criterion][block]  # type: ignore[no-any-return]
+
+    def modules(self, names: list[str]) -> Tensor:
+        if self.criterion == "random":
+            return torch.rand(len(names), generator=self._generator)
+        return torch.tensor([self.scores.modules[name] for name in names])
+
+    def ranks(self, module: str) -> Tensor:
+        if self.criterion == "random":
+            return torch.rand(len(self.scores.ranks[module]), generator=self._generator)
+        return self.scores.ranks[module]
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name in ("heads", "neurons", "modules", "ranks"):
+        ratio = settings[name]
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+            raise PlanError(f"prune.{name} must be in [0, 1), got {ratio!r}")
+    if settings["criterion"] not in (*CRITERIA, "random"):
+        allowed = ", ".join((*CRITERIA, "random"))
+        raise PlanError(f"prune.criterion must be one of {allowed}, got {settings['criterion']!r}")
+    if settings["neuron_scope"] not in ("global", "layer"):
+        raise PlanError(
+            f"prune.neuron_scope must be global or layer, got {settings['neuron_scope']!r}"
+        )
+    if settings["module_order"] not in ("importance", "depth"):
+        raise PlanError(
+            f"prune.module_order must be importance or depth, got {settings['module_order']!r}"
+        )
+    align = settings["align"]
+    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
+        raise PlanError(f"prune.align must be a whole number from 1, got {align!r}")
+
+
+def _keep_count(ratio: float, total: int, *, floor: int) -> int:
+    """How many of `total` stay: the cut is rounded to the nearest, halves up."""
+    return max(min(floor, total), total - math.floor(ratio * total + 0.5))
+
+
+def _top(scores: Tensor, count: int) -> tuple[int, ...]:
+    """Indices of the `count` highest; among equals the lower index stays."""
+    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+    return tuple(sorted(order.tolist()))
+
+
+def _cut(scores: Tensor, count: int, criterion: str) -> Cut:
+    total = len(scores)
+    kept = _top(scores, count)
+    if count == total:
+        return Cut(total=total, kept=kept, why="kept whole")
+    gone = torch.ones(total, dtype=torch.bool)
+    gone[list(kept)] = False
+    why = (
+        f"{total - count} of {total} cut, the lowest by {criterion}: "
+        f"up to {float(scores[gone].max()):.3g}; kept from {float(scores[list(kept)].min()):.3g}"
+    )
+    return Cut(total=total, kept=kept, why=why)
+
+
+def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+    totals = source.scores.shape.neurons
+    scores = {block: source.of("neurons", block) for block in totals}
+    ratio, align = settings["neurons"], settings["align"]
+    if ratio == 0:
+        return {block: _cut(row, len(row), source.criterion) for block, row in scores.items()}
+    if settings["neuron_scope"] == "layer":
+        wanted = {block: _keep_count(ratio, total, floor=0) for block, total in totals.items()}
+        target = sum(round(count / align) for count in wanted.values())
+    else:
+        keep = _keep_count(ratio, sum(totals.values()), floor=0)
+        owner = torch.repeat_interleave(torch.arange(len(totals)), torch.tensor([*totals.values()]))
+        winners = owner[list(_top(torch.cat([*scores.values()]), keep))]
+        wanted = dict(zip(totals, winners.bincount(minlength=len(totals)).tolist(), strict=True))
+        target = round(keep / align)
+    for block, count in wanted.items():
+        if count < min(align, totals[block]):
+            notes.append(
+                f"{block} keeps the floor of {min(align, totals[block])} neurons; "
+                f"by score it would keep {count}"
+            )
+    counts = _aligned(wanted, totals, align=align, target=target)
+    return {block: _cut(row, counts[block], source.criterion) for block, row in scores.items()}
+
+
+def _aligned(
+    wanted: dict[str, int], totals: dict[str, int], *, align: int, target: int
+) -> dict[str, int]:
+    """Round counts to multiples of `align` that add up to `target` multiples, by largest remainder.
+
+    A layer narrower than `align` keeps all its neurons; every other keeps at least `align`.
+    """
+    wide = [block for block, total in totals.items() if total >= align]
+    cap = {block: totals[block] // align for block in wide}
+    units = {block: min(max(wanted[block] // align, 1), cap[block]) for block in wide}
+    target -= len(totals) - len(wide)
+
+    def rest(block: str) -> int:
+        return wanted[block] - units[block] * align
+
+    while sum(units.values()) < target and (open_ := [b for b in wide if units[b] < cap[b]]):
+        units[max(open_, key=rest)] += 1
+    while sum(units.values()) > target and (open_ := [b for b in wide if units[b] > 1]):
+        units[min(open_, key=rest)] -= 1
+    return {block: units[block] * align if block in units else totals[block] for block in totals}
+
+
+def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+    """Cut whole modules first, then single ranks over all modules that stay."""
+    names = [name for name in source.scores.shape.linears if name in source.scores.modules]
+    scores, by_depth = source.modules(names), settings["module_order"] == "depth"
+    order = torch.arange(len(names), dtype=torch.float32) if by_depth else scores
+    surviving = set(_top(order, _keep_count(settings["modules"], len(names), floor=1)))
+    ranks = {name: source.ranks(name) for name in names}
+    alive = [name for index, name in enumerate(names) if index in surviving]
+    every = torch.cat([ranks[name] for name in alive])
+    winners = set(_top(every, _keep_count(settings["ranks"], len(every), floor=1)))
+    cuts, start = {}, 0
+    for index, name in enumerate(names):
+        total = len(ranks[name])
+        if index not in surviving:
+            place = "in depth" if by_depth else f"by importance ({float(scores[index]):.3g})"
+            why = f"the module goes: one of the {len(names) - len(alive)} lowest {place}"
+            cuts[name] = Cut(total=total, kept=(), why=why)
+            continue
+        kept = tuple(rank for rank in range(total) if start + rank in winners)
+        start += total
+        cuts[name] = Cut(total=total, kept=kept, why=_why_ranks(scores[index], total, len(kept)))
+        if not kept:
+            notes.append(f"the PEFT module on {name} lost all its ranks and goes")
+    return cuts
+
+
+def _why_ranks(importance: Tensor, total: int, kept: int) -> str:
+    if kept == total:
+        return f"kept whole: importance {float(importance):.3g}"
+    gone = f"{total - kept} of {total} ranks are among the lowest of all modules"
+    return f"{gone}; module importance {float(importance):.3g}"

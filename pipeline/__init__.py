@@ -1,0 +1,1 @@
+"""The stages of dvc.yaml. Each reads its inputs, calls lightpeft, and writes its outputs."""

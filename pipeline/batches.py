@@ -1,0 +1,76 @@
+"""Rows -> padded batches. Which rows go together depends on nothing but lengths and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+# Rows are sorted by length among this many batches: enough to save nearly all of the padding,
+# few enough that batches go on differing from one pass over the data to the next.
+_WINDOW = 50
+
+
+def batches(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int,
+    seed: int,
+    grouped: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Full, shuffled, padded batches without end: what the estimation trains on."""
+    lengths = token_counts(dataset)
+    rows = shuffled(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
+    return iter(loader(dataset, tokenizer, rows))
+
+
+def loader(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: Iterable[list[int]]
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of the given rows, each padded to its longest; labels under `labels`."""
+    names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
+    return DataLoader(
+        dataset.select_columns([*names, "label"]),
+        batch_sampler=rows,
+        collate_fn=DataCollatorWithPadding(tokenizer),
+        # A generator of its own: making an iterator must not draw from the training's.
+        generator=torch.Generator(),
+    )
+
+
+def token_counts(dataset: Dataset) -> list[int]:
+    """Tokens of each row."""
+    return [len(ids) for ids in dataset["input_ids"]]
+
+
+def shuffled(
+    lengths: Sequence[int], *, batch_size: int, seed: int, grouped: bool
+) -> Iterator[list[int]]:
+    """Row numbers of full batches without end; a pass over the data flows into the next.
+
+    With `grouped`, rows of about one length share a batch. Batches are shuffled afterwards:
+    transformers' own grouping goes from the longest to the shortest, again and again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = batch_size * (_WINDOW if grouped else 1)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < size:
+            waiting += torch.randperm(len(lengths), generator=generator).tolist()
+        window, waiting = waiting[:size], waiting[size:]
+        if grouped:
+            window.sort(key=lengths.__getitem__)
+        starts = torch.arange(0, size, batch_size)
+        for start in starts[torch.randperm(len(starts), generator=generator)].tolist():
+            yield window[start : start + batch_size]
+
+
+def by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
+    """Row numbers of batches that hold every row once, longest first: memory runs out early."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

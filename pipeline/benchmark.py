@@ -1,0 +1,67 @@
+"""Stage `benchmark`: the fine-tuned models -> time and memory of all, side by side.
+
+Batches are rows of `benchmark.length` random tokens without padding: speed does not depend on
+what they say. On a CPU, memory is measured by this module again, in a process per method.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+
+from lightpeft import checkpoint
+from lightpeft.comparison import compare
+from lightpeft.config import Params, load_params
+from lightpeft.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.speedup import estimation
+from pipeline.common import device, read_json, say, write_json
+from pipeline.models import load_model
+
+
+def main(prepared: str, estimate: str, models: str, out: str, only: str = "") -> None:
+    """Measure all methods; with `only`, write the memory of that one as a line of JSON."""
+    transformers.logging.set_verbosity_error()
+    params = load_params()
+    place = device()
+    card = read_json(Path(prepared) / "card.json")
+    builds = {
+        method: partial(trained_model, params, card, Path(models) / method, place)
+        for method in params.methods
+    }
+    if only:
+        print(json.dumps(peak_memory(builds[only], params.benchmark, device=place)))
+        return
+
+    def memory(method: str) -> dict[str, Any]:
+        if place.type == "cuda":
+            return peak_memory(builds[method], params.benchmark, device=place)
+        stage = [sys.executable, "-m", "pipeline", "benchmark"]
+        return in_fresh_process([*stage, prepared, estimate, models, out, method])
+
+    found = compare(
+        builds,
+        params.benchmark,
+        memory=memory if measurable(place) else None,
+        progress=partial(say, "benchmark"),
+    )
+    finetune = {method: read_json(Path(models) / method / "timing.json") for method in builds}
+    found["estimate"] = estimation(read_json(Path(estimate) / "timing.json"), finetune)
+    write_json(Path(out), found)
+    for method, ratio in found["ratios"].items():
+        for rows, gain in ratio["training_speedup"].items():
+            say("benchmark", f"{method}: training {gain['median']:.2f}x with batches of {rows}")
+
+
+def trained_model(
+    params: Params, card: dict[str, Any], folder: Path, place: torch.device
+) -> PeftModel:
+    """What fine-tuning left, ready to be trained on."""
+    base, _ = load_model(params.model, card, params.seed)
+    return checkpoint.load(base, folder, trainable=True).to(place)

@@ -1,0 +1,55 @@
+"""What every stage shares: progress, seeds, JSON."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from lightpeft import files
+from lightpeft.errors import DataError
+
+
+def say(stage: str, text: str) -> None:
+    """One line of progress, seen at once also through a pipe."""
+    print(f"[{stage}] {text}", flush=True)
+
+
+class Progress:
+    """A line every few seconds: stage, step, what is measured, time left."""
+
+    def __init__(self, stage: str, steps: int, every: float = 5.0) -> None:
+        self.stage, self.steps, self.every = stage, steps, every
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, step: int, **values: float) -> None:
+        now = time.monotonic()
+        if now - self.last < self.every and step < self.steps:
+            return
+        self.last = now
+        left = (now - self.start) / max(step, 1) * (self.steps - step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        say(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch; choose deterministic kernels where there are any."""
+    transformers.set_seed(seed)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier stage wrote."""
+    return files.read_json(path, DataError)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN is refused."""
+    files.write_json(path, value)

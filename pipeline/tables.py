@@ -1,0 +1,140 @@
+"""Tables of rows, and how to read them from files. Nothing is guessed, no row is skipped."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightpeft.errors import DataError
+
+Table = dict[str, list[Any]]  # column -> values, all columns of one length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows of a task as they were found, and what is known of their columns."""
+
+    tables: dict[str, Table]  # train, and validation and test where there are such
+    origins: dict[str, Any]  # for the data card: what the rows were made from
+    text: list[str] | None = None
+    label: str = "label"
+    classes: list[str] | None = None  # in the order of their ids
+    metric: str | None = None
+    most: int | None = None  # rows taken from train at most, for a split that is missing
+    baseline: dict[str, Any] | None = None
+
+
+def read_table(path: Path) -> Table:
+    """Read a file by its ending.
+
+    CSV and TSV have a header line and hold text only, CSV with quotes as Excel writes them, TSV
+    without. JSON lines hold one object a line; a key that a line lacks is None there.
+
+    Raises:
+        DataError: one line with the file, the line number, and what is wrong.
+    """
+    if path.suffix not in _READERS:
+        raise DataError(f"{path} must end in one of {', '.join(_READERS)}")
+    if not path.is_file():
+        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty")
+    try:
+        table = _READERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    if not any(table.values()):
+        raise DataError(f"{path} has no rows")
+    return table
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_csv(path: Path) -> Table:
+    # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return _read_delimited(path, csv.reader(file, strict=True))
+
+
+def _read_tsv(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return _read_delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _read_delimited(path: Path, reader: Any) -> Table:
+    # The default, 131072 characters, is less than a long document.
+    csv.field_size_limit(2**30)
+    try:
+        header = _header(path, next(reader))
+        rows = []
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{path} line {reader.line_num} has {len(cells)} fields, "
+                    f"the header has {len(header)}"
+                )
+            if cells:
+                rows.append(cells)
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}") from None
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path} names a column twice: {', '.join(twice)}")
+    return names
+
+
+def _read_json_lines(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig") as file:
+        rows = list(_objects(path, file))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _objects(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {number} is not JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not a JSON object but a {type(row).__name__}")
+        yield row
+
+
+def _read_parquet(path: Path) -> Table:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            table: Table = file.read().to_pydict()
+    except ArrowException as error:
+        raise DataError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from None
+    return table
+
+
+_READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json_lines,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,212 @@
+"""Fine-tuning with the Trainer of transformers, in batches rather than in optimizer steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import (
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from lightpeft import checkpoint
+from lightpeft.config import FinetuneSection
+from lightpeft.errors import ConfigError
+from pipeline.batches import by_length, loader, shuffled, token_counts
+from pipeline.common import say
+from pipeline.metrics import decide, score
+from pipeline.resume import latest
+from pipeline.watch import Rows, Span, Watch
+
+_LOG_EVERY = 10  # batches
+Loader = DataLoader[dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to train on.
+
+    Attributes:
+        name: of the stage and method, for progress lines.
+        card: the data card.
+        tokenizer: pads.
+        train: tokenized rows.
+        validation: tokenized rows.
+        seen: batches that the estimation has trained these weights on; they count.
+    """
+
+    name: str
+    card: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    validation: Dataset
+    seen: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a training went; the model itself was trained in place.
+
+    Attributes:
+        curve: a row per measured step: `step` (batches, the estimation's counted), `loss`, `lr`,
+            and where validated `validation_loss` and `validation_metric`.
+        steps: batches trained here.
+        seconds: wall time, over all sessions if the training was resumed.
+    """
+
+    curve: Rows
+    steps: int
+    seconds: float
+
+
+def train(
+    model: PeftModel, task: Task, settings: FinetuneSection, *, seed: int, folder: Path
+) -> Trained:
+    """Train a model in place, from the last whole checkpoint in `folder` if there is one.
+
+    `settings.steps` counts batches, also with gradient accumulation: the last optimizer step
+    takes the batches that are left. The order of the rows is drawn from `seed + 1`: another one
+    than the estimation's, which the weights have seen already.
+
+    Raises:
+        ConfigError: no batch is left to train on, or the device can't do the model's dtype.
+        LightPeftError: the loss is not a number.
+    """
+    steps = settings.steps - task.seen
+    if steps < 1:
+        raise ConfigError(
+            f"finetune.steps counts the estimation's {task.seen} steps and must be more, "
+            f"got {settings.steps}"
+        )
+    # Small weights that are trained keep float32, whatever the frozen base has.
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    span = Span(seen=task.seen, steps=steps, accumulation=settings.gradient_accumulation)
+    start, seconds = latest(folder)
+    watch = Watch(
+        task.name,
+        task.card["metric"],
+        span=span,
+        patience=settings.early_stopping,
+        seconds=seconds,
+    )
+    trainer = _BatchTrainer(
+        model,
+        _loaders(task, settings, steps=steps, seed=seed),
+        args=_arguments(
+            settings,
+            span,
+            metric=task.card["metric"],
+            dtype=model.get_base_model().dtype,
+            seed=seed,
+            output_dir=str(folder),
+        ),
+        compute_metrics=_metrics_of(task.card),
+        callbacks=[watch],
+    )
+    if start is not None:
+        say(task.name, f"resuming from {start}")
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    curve = watch.curve(trainer.state.log_history)
+    return Trained(curve=curve, steps=int(curve[-1]["step"]) - task.seen, seconds=watch.seconds)
+
+
+class _BatchTrainer(Trainer):
+    """The stock Trainer on batches that were drawn before: one pass over them is the training.
+
+    So every batch is full, a resumed training skips to exactly where it was, and the number of
+    batches does not depend on gradient accumulation.
+    """
+
+    def __init__(self, model: PeftModel, loaders: tuple[Loader, Loader], **settings: Any) -> None:
+        self.loaders = loaders
+        data = {"train_dataset": loaders[0].dataset, "eval_dataset": loaders[1].dataset}
+        super().__init__(model, **data, **settings)
+        self.remove_callback(PrinterCallback)
+        # Classifiers take any keyword but return the mean of a batch all the same: left alone,
+        # the Trainer would take it for scaled, and accumulate gradients that are too large.
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> Loader:
+        return self.accelerator.prepare(self.loaders[0])
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Loader:
+        return self.accelerator.prepare(self.loaders[1])
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # peft's own save asks the hub about embeddings, and transformers adds a pickle.
+        checkpoint.save(self.model, Path(output_dir or self.args.output_dir))
+
+
+def _arguments(
+    settings: FinetuneSection, span: Span, *, metric: str, dtype: torch.dtype, **place: Any
+) -> TrainingArguments:
+    on_gpu = torch.cuda.is_available()
+    if dtype == torch.float16 and not on_gpu:
+        raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
+    # The best validation's weights must have been saved, so then validations decide when to save.
+    best = settings.best_checkpoint
+    save_every = settings.evaluate_every if best else settings.save_every
+    return TrainingArguments(
+        **place,
+        num_train_epochs=1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,  # below 1: a share
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy="steps",
+        eval_steps=span.optimizer_steps(settings.evaluate_every),
+        save_strategy="steps",
+        save_steps=span.optimizer_steps(save_every),
+        save_total_limit=2,
+        load_best_model_at_end=best,
+        metric_for_best_model=metric if best else None,
+        greater_is_better=True,
+        logging_steps=span.optimizer_steps(_LOG_EVERY),
+        logging_nan_inf_filter=False,
+        label_names=["labels"],
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=not on_gpu,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _loaders(
+    task: Task, settings: FinetuneSection, *, steps: int, seed: int
+) -> tuple[Loader, Loader]:
+    drawn = shuffled(
+        token_counts(task.train),
+        batch_size=settings.batch_size,
+        seed=seed + 1,
+        grouped=settings.group_by_length,
+    )
+    validation = by_length(token_counts(task.validation), batch_size=settings.batch_size)
+    training = loader(task.train, task.tokenizer, list(islice(drawn, steps)))
+    return training, loader(task.validation, task.tokenizer, validation)
+
+
+def _metrics_of(card: dict[str, Any]) -> Any:
+    def measure(found: EvalPrediction) -> dict[str, float]:
+        return score(card, found.label_ids, decide(card, found.predictions))
+
+    return measure

@@ -1,0 +1,232 @@
+"""Tiny seeded models, batches and scores, shared by the tests."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+import lightpeft
+from lightpeft.cost import LinearShape, ModelShape
+from lightpeft.estimation import block_targets
+from lightpeft.families import fingerprint, read_shape
+from lightpeft.masks import Masks
+from lightpeft.plan import Cut, PruningPlan
+from lightpeft.scores import CRITERIA, Scores
+from lightpeft.surgery import load_weights, peft_weights
+
+VOCABULARY = 100
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+}
+_DISTILBERT = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "max_position_embeddings": 40,
+}
+
+
+def tiny_config(family: str, **changes: object) -> transformers.PreTrainedConfig:
+    """A three-layer config of a supported architecture."""
+    sizes = _DISTILBERT if family == "distilbert" else _SIZES
+    if family == "electra":
+        sizes = sizes | {"embedding_size": 16}
+    return transformers.AutoConfig.for_model(family, **(sizes | changes))
+
+
+def tiny_model(
+    family: str = "bert", *, seed: int = 0, attention: str = "sdpa", **changes: object
+) -> transformers.PreTrainedModel:
+    """A classifier whose weights and biases are all of order 1, so that 1e-5 means something."""
+    config = tiny_config(family, **changes)
+    model = transformers.AutoModelForSequenceClassification.from_config(
+        config, attn_implementation=attention
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            drawn = torch.randn(weight.shape, generator=generator)
+            if weight.dim() >= 2:
+                weight.copy_(drawn * (0.5 if "embedding" in name else weight.shape[1] ** -0.5))
+            else:
+                weight.copy_(drawn * 0.2 + (1.0 if "LayerNorm.weight" in name else 0.0))
+    return model.eval()
+
+
+def tiny_batch(*, seed: int = 0, rows: int = 4, length: int = 11) -> dict[str, Tensor]:
+    """A padded batch with two classes."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    labels = torch.randint(0, 2, (rows,), generator=generator)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def tiny_batches(count: int = 4) -> Iterator[dict[str, Tensor]]:
+    """A few different batches."""
+    return (tiny_batch(seed=seed) for seed in range(count))
+
+
+def lora(**changes: object) -> LoraConfig:
+    """LoRA on every linear of the blocks, with a trained task head."""
+    settings = {"r": 4, "lora_alpha": 8, "task_type": "SEQ_CLS", "target_modules": "all-linear"}
+    return LoraConfig(**(settings | changes))
+
+
+def tiny_scores(
+    model: transformers.PreTrainedModel, *, steps: int = 6, **changes: object
+) -> Scores:
+    """Scores of a short estimation."""
+    torch.manual_seed(0)
+    return lightpeft.estimate(model, lora(**changes), list(tiny_batches()), steps=steps)
+
+
+def random_scores(
+    model: transformers.PreTrainedModel, *, seed: int = 0, **changes: object
+) -> Scores:
+    """Scores without an estimation: random importance, PEFT weights and a head far from zero."""
+    generator = torch.Generator().manual_seed(seed)
+    shape, config = read_shape(model), lora(**changes)
+    names = block_targets(shape, config.target_modules)
+    config.target_modules = "|".join(map(re.escape, names))
+    adapter = peft_weights(get_peft_model(copy.deepcopy(model), copy.deepcopy(config)))
+
+    def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
+        return {
+            criterion: {n: torch.rand(size, generator=generator) for n, size in blocks.items()}
+            for criterion in CRITERIA
+        }
+
+    return Scores(
+        shape=shape,
+        fingerprint=fingerprint(model, shape),
+        peft=config,
+        heads=draw(shape.heads),
+        neurons=draw(shape.neurons),
+        modules={name: float(torch.rand(1, generator=generator)) for name in names},
+        ranks={name: torch.rand(config.r, generator=generator) for name in names},
+        adapter={
+            name: torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5
+            for name, weight in adapter.items()
+        },
+        curve=[{"step": 1.0, "task_loss": 0.5}],
+        steps=2,
+    )
+
+
+def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
+    """A plan that drops different heads, neurons and ranks, and other numbers of them, everywhere.
+
+    Every fifth PEFT module goes. No count is a multiple of anything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def keep(total: int, count: int) -> Cut:
+        kept = torch.randperm(total, generator=generator)[:count].sort().values
+        return Cut(total=total, kept=tuple(kept.tolist()), why="test")
+
+    def every(blocks: dict[str, int], step: int) -> dict[str, Cut]:
+        return {
+            name: keep(total, 1 + index * step % (total - 1))
+            for index, (name, total) in enumerate(blocks.items())
+        }
+
+    r = scores.peft.r
+    return PruningPlan(
+        shape=scores.shape,
+        fingerprint=scores.fingerprint,
+        scores=scores.digest,
+        settings={},
+        heads=every(scores.shape.heads, 1),
+        neurons=every(scores.shape.neurons, 23),
+        ranks={name: keep(r, index % (r + 1)) for index, name in enumerate(scores.ranks)},
+        notes=(),
+    )
+
+
+def masked_model(
+    model: transformers.PreTrainedModel, scores: Scores, plan: PruningPlan
+) -> PeftModel:
+    """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
+    wrapped = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft)).eval()
+    weights = {name: weight.clone() for name, weight in scores.adapter.items()}
+    for name, cut in plan.ranks.items():
+        gone = sorted(set(range(cut.total)) - set(cut.kept))
+        weights[f"base_model.model.{name}.lora_A.weight"][gone] = 0
+        weights[f"base_model.model.{name}.lora_B.weight"][:, gone] = 0
+    load_weights(wrapped, weights)
+    mask_units(wrapped.base_model.model, plan)
+    return wrapped
+
+
+def mask_units(model: transformers.PreTrainedModel, plan: PruningPlan) -> None:
+    """Multiply the heads and neurons that the plan drops by 0, from now on."""
+    masks = Masks(model, plan.shape, l1=0.0)
+    for cuts, rows in ((plan.heads, masks.heads), (plan.neurons, masks.neurons)):
+        for block, cut in cuts.items():
+            gone = sorted(set(range(cut.total)) - set(cut.kept))
+            rows[block].data[gone] = 0
+
+
+def made_up_scores(
+    *,
+    heads: int = 12,
+    neurons: int = 96,
+    layers: int = 4,
+    r: int = 4,
+    equal: bool = False,
+    seed: int = 0,
+) -> Scores:
+    """Scores of a model that need not exist: random, or all equal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(size: int) -> Tensor:
+        return torch.ones(size) if equal else torch.rand(size, generator=generator)
+
+    linears, wide = {}, {"inputs": heads * 2, "outputs": heads * 2, "bias": True, "unit": 2}
+    for layer in range(layers):
+        linears[f"{layer}.out"] = LinearShape(block=f"{layer}.a", side="in", **wide)
+        linears[f"{layer}.up"] = LinearShape(
+            inputs=heads * 2, outputs=neurons, bias=True, block=f"{layer}.f", side="out", unit=1
+        )
+    shape = ModelShape(
+        model_type="bert",
+        heads={f"{layer}.a": heads for layer in range(layers)},
+        neurons={f"{layer}.f": neurons for layer in range(layers)},
+        linears=linears,
+        others={},
+    )
+    return Scores(
+        shape=shape,
+        fingerprint="0" * 16,
+        peft=lora(r=r),
+        heads={c: {block: draw(heads) for block in shape.heads} for c in CRITERIA},
+        neurons={c: {block: draw(neurons) for block in shape.neurons} for c in CRITERIA},
+        modules={name: float(draw(1)) for name in linears},
+        ranks={name: draw(r) for name in linears},
+        adapter={},
+        curve=[{"step": 1.0}],
+        steps=2,
+    )
+
+
+def pruned_model(family: str = "bert", *, seed: int = 0, **changes: object) -> PeftModel:
+    """A model pruned by an uneven plan, with random PEFT weights."""
+    model = tiny_model(family)
+    scores = random_scores(model, seed=seed, **changes)
+    return lightpeft.prune(model, uneven_plan(scores, seed=seed), scores)

@@ -1,0 +1,149 @@
+"""The built-in task: how rows are made, and that nothing but meaning gives them away."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline import docstrings
+from pipeline.docstrings import (
+    Donors,
+    Pair,
+    distinct,
+    first_paragraph,
+    name_words,
+    read_library,
+    split,
+    stems,
+)
+from pipeline.overlap import baseline_accuracy, features
+
+SOURCE = '''
+def mk_tuple(x):
+    """Make a tuple out of whatever is given.
+
+    A second paragraph.
+    """
+    def helper():
+        """Hidden inside of another function here."""
+
+class BigTree:
+    """A tree with more leaves than can be counted."""
+
+    def __init__(self):
+        """Make a tree from its leaves and branches."""
+
+    async def count_leaves(self):
+        """Too short."""
+
+if True:
+    try:
+        def parse_args():
+            """Read the options of the command line."""
+    except ImportError:
+        pass
+'''
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    """Names and descriptions of two libraries, to be quick."""
+    found = [*read_library("networkx"), *read_library("numpy")]
+    return distinct(found, random.Random(0))
+
+
+def test_names_become_words():
+    assert name_words("mk_tuple") == ["mk", "tuple"]
+    assert name_words("BertModelForX2") == ["bert", "model", "for", "x2"]
+    assert name_words("HTTPServer") == ["http", "server"]
+    for silent in ("__init__", "_call", "forward", "main", "f", "__"):
+        assert name_words(silent) == []
+
+
+def test_only_a_description_of_the_right_length_is_taken():
+    assert first_paragraph("Make a tuple out\n    of what is given.\n  \n    More.") == (
+        "Make a tuple out of what is given."
+    )
+    for none in ("Too short.", "x" * 301, "mean(a, axis=None, dtype=None, out=None)",
+                 ">>> print(1 + 1) # and more of this"):  # fmt: skip
+        assert first_paragraph(none) == ""
+
+
+def test_definitions_are_read_without_import(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "tests").mkdir(parents=True)
+    (package / "a.py").write_text(SOURCE + "\nraise SystemExit\n")
+    (package / "broken.py").write_text('"""doc"""\ndef (')
+    (package / "tests" / "b.py").write_text(SOURCE)
+    monkeypatch.setattr(docstrings, "_root", lambda library: package)
+
+    assert [pair.name for pair in read_library("x")] == ["mk tuple", "big tree", "parse args"]
+
+
+def test_no_name_and_no_description_comes_twice():
+    pairs = [
+        Pair("a", "mk tuple", "Make a tuple."),
+        Pair("b", "mktuple", "Another thing."),
+        Pair("b", "as tuple", "Make a  TUPLE!"),
+    ]
+    for seed in range(5):
+        kept = distinct(pairs, random.Random(seed))
+        assert 1 <= len({pair.name.replace(" ", "") for pair in kept}) == len(kept) <= 2
+
+
+def test_a_lent_name_shares_as_many_stems_as_the_true_one(pairs):
+    donors = Donors(pairs[300:])
+    library = {pair.name: pair.library for pair in pairs}
+    lent = []
+    for pair in pairs[:300]:
+        name = donors.find(pair, take=True)
+        if name is not None:
+            lent.append(name)
+            text = stems(pair.description)
+            assert len(stems(name) & text) == len(stems(pair.name) & text)
+            assert library[name] == pair.library
+            assert not stems(pair.name) <= stems(name)
+            assert not stems(name) <= stems(pair.name)
+
+    assert len(set(lent)) == len(lent) > 200
+
+
+def test_a_name_is_lent_once_and_only_inside_its_library():
+    donors = Donors([Pair("a", "mk tuple", "Make a tuple.")])
+    stranger, pair = (Pair(library, "big tree", "A big leaf.") for library in ("b", "a"))
+    same = Pair("a", "old leaf", "An elderly thing.")
+
+    assert donors.find(stranger, take=True) is None
+    assert donors.find(pair, take=True) is None  # shares a stem with its name; the donor's does not
+    assert donors.find(same, take=False) == donors.find(same, take=True) == "mk tuple"
+    assert donors.find(same, take=True) is None
+
+
+def test_every_name_and_description_comes_once_and_rows_are_balanced(pairs):
+    splits = split(pairs)
+    names = [name for table in splits.values() for name in table["text"]]
+    texts = [text for table in splits.values() for text in table["text_pair"]]
+
+    assert len(set(names)) == len(names) == len(texts) == len(set(texts))
+    assert len(splits["train"]["label"]) == pytest.approx(
+        6 * len(splits["test"]["label"]), rel=0.05
+    )
+    for table in splits.values():
+        counts = Counter(table["label"])
+        assert counts["yes"] == counts["no"]
+
+
+def test_overlap_features_tell_a_copy_from_a_stranger():
+    rows = {"text": ["mk tuple", "mk tuple", "big tree", "big tree"],
+            "text_pair": ["Mk a tuple.", "Count leaves.", "A big tree.", "Some other thing."],
+            "label": ["yes", "no", "yes", "no"]}  # fmt: skip
+
+    assert baseline_accuracy(rows, rows) == 1.0
+    assert features("mk tuple", "Mk a tuple.")[2] == 2
+
+
+def test_the_same_seed_gives_the_same_rows(pairs):
+    first, again, other = (split(distinct(pairs, random.Random(seed))) for seed in (0, 0, 1))
+
+    assert first == again
+    assert first != other

@@ -1,0 +1,115 @@
+"""Hub ids: GLUE's short names, other data sets, and what is said without a network."""
+
+import time
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub import constants
+
+from lightpeft.config import DataSection
+from lightpeft.errors import DataError
+from pipeline import offline
+from pipeline.hub import fetch
+from pipeline.splits import three_splits
+from pipeline.tasks import read_task
+
+AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "metric"), "auto")
+
+
+def mrpc() -> DatasetDict:
+    """GLUE's shape: named classes not in the order of the alphabet, and no labels in test."""
+    features = Features(
+        sentence1=Value("string"),
+        sentence2=Value("string"),
+        label=ClassLabel(names=["not_equivalent", "equivalent"]),
+        idx=Value("int32"),
+    )
+    labels = {"train": [0, 1] * 30, "validation": [1, 0], "test": [-1, -1]}
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {
+                    "sentence1": [f"{split} {i}" for i in range(len(values))],
+                    "sentence2": ["x"] * len(values),
+                    "label": values,
+                    "idx": list(range(len(values))),
+                },
+                features=features,
+                split=split,
+            )
+            for split, values in labels.items()
+        }
+    )
+
+
+def test_glue_takes_public_validation_as_test(monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or mrpc())
+    section = DataSection.model_validate(AUTO | {"task": "glue/mrpc", "max_length": 16})
+    task = read_task(section, seed=0)
+
+    assert asked == [("nyu-mll/glue", "mrpc")]
+    assert (task.classes, task.metric) == (["not_equivalent", "equivalent"], "f1")
+    assert task.splits["test"]["text"] == ["validation 0", "validation 1"]
+    assert task.splits["test"]["text_pair"] == ["x", "x"]
+    assert task.splits["test"]["label"] == [1, 0]
+    assert [len(task.splits[name]["label"]) for name in ("train", "validation")] == [54, 6]
+    assert task.origins["test"] == {"from": "glue/mrpc, validation"}
+
+
+def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
+    rows = Dataset.from_dict({"text": ["x"] * 20_000, "label": [0, 1] * 10_000})
+    found = DatasetDict({"train": rows, "test": rows.select(range(10))})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: found)
+    source = fetch("someone/reviews", label=None)
+    splits, _ = three_splits(source.tables, source, stratify=True, seed=0)
+
+    assert {name: len(table["label"]) for name, table in splits.items()} == {
+        "train": 19_000,
+        "validation": 1000,
+        "test": 10,
+    }
+
+
+def test_a_configuration_can_follow_the_id(monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or mrpc())
+    fetch("someone/texts/german", label=None)
+
+    assert asked == [("someone/texts", "german")]
+
+
+@pytest.mark.parametrize("task", ["glue/sst2", "someone/reviews"])
+def test_offline_is_one_line_at_once(task, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"can't be reached; use data\.task: files.*HF_HOME"
+    ) as caught:
+        fetch(task, label=None)
+
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 20
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_a_hub_that_answers_is_used(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(offline, "_answers", lambda url: True)
+    with offline.offline_if_unreachable() as is_offline:
+        assert not is_offline
+
+
+def test_an_unknown_glue_task_lists_the_known():
+    with pytest.raises(DataError, match=r"glue/sst3 is not known; GLUE's tasks are cola, sst2"):
+        fetch("glue/sst3", label=None)
+
+
+def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_: DatasetDict({"test": mrpc()["validation"]})
+    )
+    with pytest.raises(DataError, match="has no split train with labels in column 'label'"):
+        fetch("someone/texts", label=None)

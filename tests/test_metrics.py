@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from lightpeft.errors import LightPeftError
+from pipeline.metrics import confusion, decide, interval, score
+
+BINARY = {
+    "kind": "classification",
+    "labels": ["no", "yes"],
+    "metric": "mcc",
+    "metrics": ["accuracy", "f1", "mcc"],
+}
+THREE = BINARY | {"labels": ["a", "b", "c"]}
+VALUES = {
+    "kind": "regression",
+    "labels": [],
+    "metric": "pearson",
+    "metrics": ["pearson", "spearman", "mse"],
+}
+
+
+def noisy(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=rows)
+    return labels, np.where(generator.random(rows) < 0.8, labels, 1 - labels)
+
+
+def test_f1_of_two_classes_is_that_of_the_second():
+    labels, predictions = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1])
+
+    # 2 true positives, 1 false positive, 1 false negative.
+    assert score(BINARY, labels, predictions)["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert score(BINARY, 1 - labels, 1 - predictions)["f1"] == pytest.approx(2 / (2 + 1 + 1))
+
+
+def test_f1_of_more_classes_is_the_mean_over_those_that_occur():
+    labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0])
+
+    assert score(THREE, labels, predictions)["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("constant", [0, 1])
+def test_a_model_that_always_says_one_class_scores_no_correlation(constant):
+    labels = np.array([0, 1, 1, 0])
+    found = score(BINARY, labels, np.full(4, constant))
+
+    assert found["mcc"] == 0
+    assert found["accuracy"] == 0.5
+    assert score(BINARY, np.zeros(4, int), np.zeros(4, int))["f1"] == 0
+
+
+def test_constant_values_have_no_correlation_but_an_error():
+    found = score(VALUES, np.array([1.0, 2.0, 3.0]), np.full(3, 2.0, np.float32))
+
+    assert found == {"pearson": 0, "spearman": 0, "mse": pytest.approx(2 / 3)}
+
+
+def test_spearman_sees_order_where_pearson_sees_distance():
+    labels = np.arange(1.0, 9.0)
+    found = score(VALUES, labels, np.exp(labels))
+
+    assert found["spearman"] == pytest.approx(1)
+    assert found["pearson"] < 0.9
+
+
+def test_confusion_has_true_classes_in_rows_also_those_that_never_occur():
+    assert confusion(THREE, np.array([0, 0, 1]), np.array([0, 1, 1])) == [
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+
+
+def test_interval_is_seeded_and_holds_the_value():
+    labels, predictions = noisy(300)
+    low, high = interval(BINARY, labels, predictions, resamples=200, seed=1)
+
+    assert low < score(BINARY, labels, predictions)["mcc"] < high
+    assert [low, high] == interval(BINARY, labels, predictions, resamples=200, seed=1)
+    assert [low, high] != interval(BINARY, labels, predictions, resamples=200, seed=2)
+
+
+def test_interval_of_accuracy_is_the_binomial_one():
+    labels, predictions = noisy(1000)
+    card = BINARY | {"metric": "accuracy"}
+    low, high = interval(card, labels, predictions, resamples=1000, seed=0)
+    accuracy = score(card, labels, predictions)["accuracy"]
+
+    expected = 2 * 1.96 * (accuracy * (1 - accuracy) / 1000) ** 0.5
+    assert high - low == pytest.approx(expected, rel=0.1)
+
+
+def test_interval_of_a_constant_model_is_a_point():
+    labels = np.array([0, 1] * 20)
+
+    assert interval(BINARY, labels, np.zeros(40, int), resamples=20, seed=0) == [0, 0]
+    assert interval(VALUES, labels * 1.0, np.zeros(40), resamples=20, seed=0) == [0, 0]
+
+
+def test_logits_become_the_likeliest_class_or_the_value():
+    assert decide(BINARY, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
+    assert decide(VALUES, np.array([[0.5], [1.5]])).tolist() == [0.5, 1.5]
+
+
+def test_an_output_that_is_not_a_number_names_its_row():
+    logits = np.array([[0.0, 1.0], [0.0, np.nan]])
+
+    with pytest.raises(LightPeftError, match=r"row 1 is not a number; lower finetune\.lr"):
+        decide(BINARY, logits)

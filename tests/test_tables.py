@@ -1,0 +1,81 @@
+"""Reading local files: what is in them, or one line that says what is wrong."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lightpeft.errors import DataError
+from pipeline.tables import read_table
+
+ROWS = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_all_formats_hold_the_same_rows(tmp_path):
+    frame = pd.DataFrame(ROWS)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    lines = ["text\tlabel", *(f"{a}\t{b}" for a, b in zip(*ROWS.values(), strict=True))]
+    write(tmp_path, "rows.tsv", "\n".join(lines))
+
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        assert read_table(tmp_path / f"rows.{ending}") == ROWS, ending
+
+
+def test_a_csv_of_excel_loses_its_byte_order_mark(tmp_path):
+    path = write(tmp_path, "a.csv", b'\xef\xbb\xbftext,label\r\n"two\r\nlines",1\r\n')
+
+    assert read_table(path) == {"text": ["two\r\nlines"], "label": ["1"]}
+
+
+def test_a_long_document_fits_in_a_csv(tmp_path):
+    path = write(tmp_path, "a.csv", f"text,label\n{'x' * 200_000},1\n")
+
+    assert len(read_table(path)["text"][0]) == 200_000
+
+
+def test_a_key_that_a_line_lacks_is_none(tmp_path):
+    lines = [json.dumps(row) for row in ({"text": "a"}, {"text": "b", "label": 1})]
+
+    assert read_table(write(tmp_path, "a.jsonl", "\n".join(lines)))["label"] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", "x", r"must end in one of \.csv, \.tsv"),
+        ("a.csv", "", r"a\.csv is empty$"),
+        ("a.csv", "text,label\n", "has no rows"),
+        ("a.csv", "text,label\na,1\nb\n", "line 3 has 1 fields, the header has 2"),
+        ("a.csv", 'text,label\na,1\n"b,2\n', "line 3: unexpected end of data"),
+        ("a.csv", "text,text\na,1\n", "names a column twice: text"),
+        ("a.csv", b"text,label\n\xff\xfe,1\n", "is not UTF-8"),
+        ("a.tsv", "text\tlabel\na\t1\t2\n", "line 2 has 3 fields"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", '[{"text": "a"}]\n', "line 1 is not a JSON object but a list"),
+        ("a.jsonl", "\n\n", "has no rows"),
+        ("a.parquet", "PAR1 but not really", "is not Parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(write(tmp_path, name, content))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+
+    with pytest.raises(DataError, match=r"none\.csv is not there"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        read_table(tmp_path / "folder.csv")

@@ -1,0 +1,84 @@
+from functools import partial
+
+import pytest
+import torch
+from builders import tiny_model, tiny_scores
+
+import lightpeft
+from lightpeft.errors import ModelError
+from lightpeft.timing import inference_step, random_batch, take_turns, training_step
+
+
+def _pruned():
+    model = tiny_model()
+    scores = tiny_scores(model, steps=2)
+    plan = lightpeft.make_plan(scores, heads=0.25, neurons=0.25, modules=0.0, ranks=0.0)
+    return lightpeft.prune(model, plan, scores)
+
+
+def test_every_method_takes_its_turn_in_every_round_and_each_goes_first_in_turn():
+    taken = []
+    calls = {name: partial(taken.append, name) for name in "abc"}
+
+    seconds = take_turns(calls, warmup=1, rounds=5)
+
+    rounds = ["".join(taken[start : start + 3]) for start in range(0, len(taken), 3)]
+    assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 5)
+
+
+def test_the_device_is_waited_for_before_and_after_every_call():
+    events = []
+    calls = {"a": partial(events.append, "call")}
+    take_turns(calls, warmup=0, rounds=2, wait=partial(events.append, "wait"))
+
+    assert events == ["wait", "call", "wait"] * 2
+
+
+def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
+    model = _pruned()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    step = training_step(model, random_batch(model, rows=2, length=8))
+    step()
+    step()
+
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+
+
+def test_an_inference_step_is_in_evaluation_mode_without_gradients():
+    model, seen = _pruned(), []
+    model.register_forward_hook(lambda *_: seen.append((model.training, torch.is_grad_enabled())))
+
+    inference_step(model, random_batch(model, rows=2, length=8))()
+
+    assert seen == [(False, False)]
+
+
+def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
+    model = _pruned().to(torch.bfloat16)
+
+    training_step(model, random_batch(model, rows=2, length=8))()
+
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
+def test_random_rows_are_as_long_as_the_model_takes_and_hold_no_padding(family, limit):
+    model = tiny_model(family)
+    batch = random_batch(model, rows=5, length=limit)
+    assert (batch["input_ids"] != model.config.pad_token_id).all()
+    assert model(**batch).loss.isfinite()
+
+    with pytest.raises(ModelError, match=rf"length must be at most {limit} .* got {limit + 1}"):
+        random_batch(model, rows=5, length=limit + 1)
+
+
+def test_random_rows_have_labels_for_a_regression_too():
+    model = tiny_model(num_labels=1)
+
+    assert model(**random_batch(model, rows=2, length=8)).loss.isfinite()
