@@ -19,6 +19,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,6 @@ _SILENT = set(
 )
 # A first paragraph that is a signature, a parameter list, an example or a mere reference.
 _NO_DESCRIPTION = re.compile(r"\S+ ?\(|\S+ ?:|>>>|\.\.|see |refer to|deprecated|alias ", re.I)
-_CANDIDATES = 0.7  # of the pairs; this share gave the most rows
 
 
 class Pair(NamedTuple):
@@ -72,7 +72,7 @@ def build(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
     rng = random.Random(seed)
     with _no_garbage_collection():
         found = [pair for library in [STANDARD, *LIBRARIES] for pair in read_library(library)]
-    return split(distinct(found, rng)), {STANDARD: platform.python_version()} | {
+    return split(distinct(found, rng), seed), {STANDARD: platform.python_version()} | {
         library: importlib.metadata.version(library) for library in LIBRARIES
     }
 
@@ -129,68 +129,67 @@ def distinct(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
     return kept
 
 
-def split(pairs: Sequence[Pair]) -> dict[str, Table]:
-    """Balanced rows for each split; some of the pairs only lend their names to false rows.
-
-    A pair for which no name of the same overlap can be had is no row, whether it would have been
-    a true or a false one: otherwise many shared words would say that a row is true.
-    """
-    candidates = int(_CANDIDATES * len(pairs))
-    donors = Donors(pairs[candidates:])
-    rows: list[tuple[str, str, str]] = []
-    for pair in pairs[:candidates]:
-        label = LABELS[len(rows) % 2]
-        name = donors.find(pair, take=label == "no")
-        if name is not None:
-            rows.append((pair.name if label == "yes" else name, pair.description, label))
-    share = min(1.0, len(rows) / sum(ROWS.values()))
+def split(pairs: Sequence[Pair], seed: int) -> dict[str, Table]:
+    """Balanced rows for each split; the pairs left over only lend their names to false rows."""
+    share = min(1.0, len(pairs) / (2 * sum(ROWS.values())))
+    sizes = {name: 2 * (int(rows * share) // 2) for name, rows in ROWS.items()}
+    donors = Donors(pairs[sum(sizes.values()) :], seed)
+    rows = [
+        (donors.lend(pair) if label == "no" else pair.name, pair.description, label)
+        for pair, label in zip(pairs[: sum(sizes.values())], cycle(LABELS), strict=False)
+    ]
     splits, start = {}, 0
-    for name, count in ROWS.items():
-        stop = start + 2 * (int(count * share) // 2)
-        columns = [list(column) for column in zip(*rows[start:stop], strict=True)]
+    for name, size in sizes.items():
+        columns = [list(column) for column in zip(*rows[start : start + size], strict=True)]
         splits[name] = dict(zip(("text", "text_pair", "label"), columns, strict=True))
-        start = stop
+        start += size
     return splits
 
 
 class Donors:
     """Names of pairs that are no rows themselves, each lent once."""
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
+    def __init__(self, pairs: Sequence[Pair], seed: int) -> None:
+        random = np.random.default_rng(seed)
         self._groups = {
-            library: _Names([pair.name for pair in pairs if pair.library == library])
-            for library in {pair.library for pair in pairs}
+            library: _Names([p.name for p in pairs if p.library == library], random)
+            for library in sorted({pair.library for pair in pairs})
         }
 
-    def find(self, pair: Pair, *, take: bool) -> str | None:
+    def lend(self, pair: Pair) -> str:
         """A name of the pair's library that shares as many stems with its description as its own.
 
-        The one nearest in length; none that contains the true name or lies in it, which would make
-        the false row true. With `take`, it is not found again.
+        Any of those that do, or where none is left, of those that come nearest to it. A name that
+        contains the true one or lies in it would make the false row true: it is not taken.
+
+        Raises:
+            DataError: the library has no name left.
         """
         group = self._groups.get(pair.library)
-        return group.find(pair, take=take) if group else None
+        name = group.take(pair) if group else None
+        if name is None:
+            raise DataError(f"data.task docstrings: {pair.library} has too few documented names")
+        return name
 
 
 class _Names:
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], random: np.random.Generator) -> None:
         self.names = names
         sets = [stems(name) for name in names]
         self.words = {word: i for i, word in enumerate(sorted(frozenset().union(*sets)))}
         self.has = _incidence(sets, self.words)
         self.sizes = np.array([len(found) for found in sets])
-        self.lengths = np.array([len(name) for name in names])
         self.free = np.ones(len(names), dtype=bool)
+        self.order = random.random(len(names))  # breaks ties
 
-    def find(self, pair: Pair, *, take: bool) -> str | None:
+    def take(self, pair: Pair) -> str | None:
         own, text = stems(pair.name), stems(pair.description)
-        common, shared = self._count(own), self._count(text)
-        near = self.free & (common < np.minimum(self.sizes, len(own))) & (shared == len(own & text))
+        near = self.free & (self._count(own) < np.minimum(self.sizes, len(own)))
         if not near.any():
             return None
-        distance = np.abs(self.lengths - len(pair.name))
-        chosen = int(np.where(near, distance, np.iinfo(np.int64).max).argmin())
-        self.free[chosen] = not take
+        cost = np.abs(self._count(text) - len(own & text)) + self.order
+        chosen = int(np.where(near, cost, np.inf).argmin())
+        self.free[chosen] = False
         return self.names[chosen]
 
     def _count(self, found: frozenset[str]) -> NDArray[np.int64]:
