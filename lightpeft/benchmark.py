@@ -129,6 +129,7 @@ def _model(asked: argparse.Namespace, method: str, device: torch.device) -> Peft
         ranks=asked.ranks * share,
         criterion="random",
         neuron_scope="layer",
+        module_order="depth",
     )
     return prune(base, plan, scores, warm_start=False)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 
 from lightpeft.config import load_params
 from lightpeft.errors import LightPeftError
@@ -25,9 +27,20 @@ def run(command: str, *arguments: str) -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         load_params()
-        import_module(f"pipeline.{command}").main(*arguments)
+        main = import_module(f"pipeline.{command}").main
+        _check(command, main, arguments)
+        main(*arguments)
     except LightPeftError as error:
         sys.exit(f"error: {error}")
+
+
+def _check(command: str, main: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    wanted = signature(main)
+    try:
+        wanted.bind(*arguments)
+    except TypeError:
+        names = " ".join(name.upper() for name in wanted.parameters)
+        raise LightPeftError(f"{command} takes {names}, got {len(arguments)} arguments") from None
 
 
 if __name__ == "__main__":
