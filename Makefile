@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-slow check install
+.PHONY: run test check install
 
 run: install  ## environment, all stages, comparison table
 	dvc repro
@@ -11,9 +11,6 @@ run: install  ## environment, all stages, comparison table
 
 test: install check  ## style, types, tests: under 12 minutes on two cores
 	pytest -n 2
-
-test-slow: install  ## the tests that take minutes each
-	pytest -m slow
 
 check: install
 	ruff check .

@@ -72,13 +72,13 @@ def run(source: argparse.Namespace) -> None:
         os.chdir(folder)
         write_params(source.task, seed, source)
         prepare.main("prepared")
-        estimate.main("prepared", "estimate")
+        estimate.main("prepared", "estimate", "estimate-timing.json")
         record = {
             "task": source.task,
             "seed": seed,
             "settings": YAML(typ="safe").load(Path("params.yaml")),
             "threads": torch.get_num_threads(),
-            "estimate_seconds": read_json(Path("estimate/timing.json"))["seconds"],
+            "estimate_seconds": read_json(Path("estimate-timing.json"))["seconds"],
             "variants": {name: variant(name) for name in source.variants},
         }
         if source.data:  # names the public data set, not where its files lie

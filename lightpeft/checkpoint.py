@@ -85,9 +85,11 @@ def lift(folder: Path | str, out: Path | str) -> None:
     the unpruned base also has the heads and neurons that the adapter was trained without.
 
     Raises:
-        CheckpointError: a file in `folder` is missing or damaged.
+        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
     """
     source, target = Path(folder), Path(out)
+    if target.resolve() == source.resolve():
+        raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.rank_pattern, config.alpha_pattern = {}, {}

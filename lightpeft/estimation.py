@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,12 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from lightpeft.cost import ModelShape
-from lightpeft.errors import ModelError, ScoresError
+from lightpeft.errors import ScoresError
 from lightpeft.families import fingerprint, read_shape
 from lightpeft.importance import Collector
 from lightpeft.masks import Masks
 from lightpeft.scores import Scores
 from lightpeft.surgery import peft_weights
+from lightpeft.targets import checked
 
 Batch = dict[str, Tensor]
 _CURVE_ROWS = 50
@@ -35,21 +34,6 @@ _CURVE = (
 )
 _WARMUP = 0.06
 _HALVES = (torch.bfloat16, torch.float16)
-# Every other setting of LoraConfig must be at its default.
-_SETTINGS = {
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "target_modules",
-    "modules_to_save",
-    "init_lora_weights",
-    "task_type",
-    "peft_type",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-}
 
 
 def estimate(
@@ -93,7 +77,7 @@ def estimate(
         raise ScoresError(f"estimate.reduction must be sum or mean, got {reduction!r}")
     shape = read_shape(model)
     base = fingerprint(model, shape)
-    config = _checked(peft_config, shape)
+    config = checked(peft_config, model, shape)
     was_training = model.training
     peft_model = get_peft_model(model, copy.deepcopy(config))
     for weight in peft_model.parameters():
@@ -210,63 +194,6 @@ def _optimizer(
         {"params": masks.parameters(), "lr": lr if mask_lr is None else mask_lr},
     ]
     return torch.optim.AdamW(groups, weight_decay=0.0)
-
-
-def _checked(config: LoraConfig, shape: ModelShape) -> LoraConfig:
-    """The config with its targets written out; what can't be sliced later is refused now."""
-    if type(config) is not LoraConfig:
-        raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
-    default, asked = asdict(LoraConfig()), asdict(config)
-    for name, value in asked.items():
-        if name not in _SETTINGS and value != default[name]:
-            raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
-    if config.init_lora_weights not in (True, False, "gaussian"):
-        raise ModelError(
-            f"LoraConfig.init_lora_weights must be true, false or gaussian, "
-            f"got {config.init_lora_weights!r}"
-        )
-    for name in shape.linears:
-        for ending in config.modules_to_save or ():
-            if _lies_in(name, ending):
-                raise ModelError(
-                    f"LoraConfig.modules_to_save: {ending!r} would train {name} whole, but linears "
-                    f"of the blocks are frozen and cut; name modules outside the blocks"
-                )
-    found = copy.deepcopy(config)
-    names = block_targets(shape, config.target_modules)
-    found.target_modules = "|".join(re.escape(name) for name in names)
-    found.exclude_modules = None
-    return found
-
-
-def block_targets(shape: ModelShape, targets: Any) -> list[str]:
-    """Block linears that peft's `target_modules` names: a regex, or a list of endings.
-
-    Raises:
-        ModelError: a name matches no linear of a block; lists the candidates.
-    """
-    if targets is None or targets == "all-linear":
-        return list(shape.linears)
-    if isinstance(targets, str):
-        found = [name for name in shape.linears if re.fullmatch(targets, name)]
-        missing = [] if found else [targets]
-    else:
-        ends = {t: [n for n in shape.linears if n == t or n.endswith(f".{t}")] for t in targets}
-        missing = sorted(target for target, names in ends.items() if not names)
-        found = [name for name in shape.linears if any(name in names for names in ends.values())]
-    if missing or not found:
-        endings = sorted({name.rpartition(".")[2] for name in shape.linears})
-        raise ModelError(
-            f"peft.targets: {missing[0] if missing else targets!r} is no linear "
-            f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
-        )
-    return found
-
-
-def _lies_in(name: str, ending: str) -> bool:
-    """Whether a linear is a module that ends with `ending`, as peft matches, or is inside one."""
-    parts = name.split(".")
-    return any(".".join(parts[: n + 1]).endswith(ending) for n in range(len(parts)))
 
 
 def _unload(model: PeftModel) -> None:

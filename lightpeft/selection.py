@@ -41,7 +41,8 @@ def make_plan(
         modules: share of the PEFT modules to cut, over the whole model.
         ranks: share of the surviving modules' ranks to cut.
         align: a multiple that the hardware likes.
-        criterion: `taylor`, `mask` (the paper's), `magnitude`, or `random` (everything).
+        criterion: of heads and neurons: `taylor`, `mask` (the paper's) or `magnitude`; or
+            `random`, also of ranks and, by importance, of modules.
         neuron_scope: `global` (over all layers) or `layer`.
         module_order: which modules go first: those of least `importance` (the paper's), or by
             `depth` those nearest to the embeddings, so that backward stops above them.
@@ -66,10 +67,7 @@ def make_plan(
         fingerprint=scores.fingerprint,
         scores=scores.digest,
         settings=settings,
-        heads={
-            block: _cut(source.of("heads", block), _keep_count(heads, total, floor=1), criterion)
-            for block, total in scores.shape.heads.items()
-        },
+        heads=_cut_heads(source, settings, notes),
         neurons=_cut_neurons(source, settings, notes),
         ranks=_cut_ranks(source, settings, notes),
         notes=tuple(notes),
@@ -147,6 +145,16 @@ def _cut(scores: Tensor, count: int, criterion: str) -> Cut:
     return Cut(total=total, kept=kept, why=why)
 
 
+def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+    cuts = {}
+    for block, total in source.scores.shape.heads.items():
+        count = _keep_count(settings["heads"], total, floor=1)
+        if count > _keep_count(settings["heads"], total, floor=0):
+            notes.append(f"{block} keeps the floor of 1 head; by its ratio it would keep none")
+        cuts[block] = _cut(source.of("heads", block), count, source.criterion)
+    return cuts
+
+
 def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
     totals = source.scores.shape.neurons
     scores = {block: source.of("neurons", block) for block in totals}
@@ -200,10 +208,14 @@ def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> d
     scores, by_depth = source.modules(names), settings["module_order"] == "depth"
     order = torch.arange(len(names), dtype=torch.float32) if by_depth else scores
     surviving = set(_top(order, _keep_count(settings["modules"], len(names), floor=1)))
+    if not _keep_count(settings["modules"], len(names), floor=0):
+        notes.append("one PEFT module stays as a floor; by the ratio none would")
     ranks = {name: source.ranks(name) for name in names}
     alive = [name for index, name in enumerate(names) if index in surviving]
     every = torch.cat([ranks[name] for name in alive])
     winners = set(_top(every, _keep_count(settings["ranks"], len(every), floor=1)))
+    if not _keep_count(settings["ranks"], len(every), floor=0):
+        notes.append("one PEFT rank stays as a floor; by the ratio none would")
     cuts, start = {}, 0
     for index, name in enumerate(names):
         total = len(ranks[name])

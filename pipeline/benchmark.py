@@ -25,7 +25,7 @@ from pipeline.common import device, read_json, say, write_json
 from pipeline.models import load_model
 
 
-def main(prepared: str, estimate: str, models: str, out: str, only: str = "") -> None:
+def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> None:
     """Measure all methods; with `only`, write the memory of that one as a line of JSON."""
     transformers.logging.set_verbosity_error()
     params = load_params()
@@ -43,7 +43,7 @@ def main(prepared: str, estimate: str, models: str, out: str, only: str = "") ->
         if place.type == "cuda":
             return peak_memory(builds[method], params.benchmark, device=place)
         stage = [sys.executable, "-m", "pipeline", "benchmark"]
-        return in_fresh_process([*stage, prepared, estimate, models, out, method])
+        return in_fresh_process([*stage, prepared, timing, models, out, method])
 
     found = compare(
         builds,
@@ -52,7 +52,7 @@ def main(prepared: str, estimate: str, models: str, out: str, only: str = "") ->
         progress=partial(say, "benchmark"),
     )
     finetune = {method: read_json(Path(models) / method / "timing.json") for method in builds}
-    found["estimate"] = estimation(read_json(Path(estimate) / "timing.json"), finetune)
+    found["estimate"] = estimation(read_json(Path(timing)), finetune)
     write_json(Path(out), found)
     for method, ratio in found["ratios"].items():
         for rows, gain in ratio["training_speedup"].items():

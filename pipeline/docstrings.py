@@ -111,20 +111,21 @@ def stems(text: str) -> frozenset[str]:
 
 
 def distinct(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
-    """One pair for each name and each description, letters alone compared; `rng` picks which.
+    """One pair for each name and each description; `rng` picks which.
 
-    What is left can't repeat, so near-duplicates can't lie on two sides of a split.
+    Names are compared by their letters, descriptions by their word stems without those of the
+    name: so `Returns the sum.` and `Return the sum`, or `The bare Bert model` and `The bare
+    Roberta model`, are one, and near-duplicates can't lie on two sides of a split.
     """
     pool = sorted(set(pairs))
     rng.shuffle(pool)
-    names: set[str] = set()
-    texts: set[str] = set()
+    seen: set[str | frozenset[str]] = set()
     kept = []
     for pair in pool:
-        name, text = ("".join(re.findall("[a-z]+", part.lower())) for part in pair[1:])
-        if name not in names and text not in texts:
-            names.add(name)
-            texts.add(text)
+        whole = stems(pair.description)
+        keys = {"".join(re.findall("[a-z]+", pair.name)), whole, whole - stems(pair.name)}
+        if seen.isdisjoint(keys):
+            seen |= keys
             kept.append(pair)
     return kept
 

@@ -28,8 +28,8 @@ def lora_config(section: PeftSection, head: list[str]) -> LoraConfig:
     )
 
 
-def main(prepared: str, out: str) -> None:
-    """Run the early phase and write its scores and warm weights."""
+def main(prepared: str, out: str, timing_out: str) -> None:
+    """Run the early phase and write its scores and warm weights, and apart how long it took."""
     params = load_params()
     section, data = params.estimate, Path(prepared)
     card = read_json(data / "card.json")
@@ -56,4 +56,4 @@ def main(prepared: str, out: str) -> None:
         "steps": section.steps,
         "steps_per_second": round(section.steps / seconds, 3),
     }
-    write_json(Path(out) / "timing.json", timing)
+    write_json(Path(timing_out), timing)

@@ -100,5 +100,6 @@ def _table(rows: Any, label: str, classes: list[str] | None) -> Table:
 
 
 def _has_labels(table: Table, label: str) -> bool:
-    # A table without the column is kept: the message about it belongs to whoever reads columns.
-    return label not in table or any(value is not None for value in table[label])
+    """Whether any row has a label; -1 in every row is the hub's way to say that none has."""
+    values = set(table.get(label, ()))
+    return not values <= {None, -1}

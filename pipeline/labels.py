@@ -88,5 +88,8 @@ def _number(value: Any) -> int | float | None:
             number = read(value) if isinstance(value, str) else value
         except ValueError:
             continue
-        return number if math.isfinite(number) else None
+        try:
+            return number if math.isfinite(number) else None
+        except OverflowError:  # a whole number beyond any float is no label
+            return None
     return None

@@ -164,6 +164,8 @@ def _minilm() -> Path:
 
 
 def _dtype(name: str) -> torch.dtype:
+    if name == "float16" and not torch.cuda.is_available():
+        raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, torch.float16)
     fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

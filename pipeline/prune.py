@@ -18,19 +18,18 @@ COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 def ratios(section: PruneSection, method: str) -> dict[str, Any]:
     """What `make_plan` is told for a method; nothing after this knows methods apart."""
-    asked = {
+    if method == "vanilla":  # nothing else: no other setting may change a plan that cuts nothing
+        return dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
+    return {
         "heads": section.ratio if section.heads is None else section.heads,
         "neurons": section.ratio if section.neurons is None else section.neurons,
         "modules": section.modules,
         "ranks": section.ranks,
-        "criterion": section.criterion,
+        "align": section.align,
+        "neuron_scope": section.neuron_scope,
+        "module_order": section.module_order,
+        "criterion": "random" if method == "random" else section.criterion,
     }
-    changes: dict[str, dict[str, Any]] = {
-        "light": {},
-        "vanilla": dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0),
-        "random": {"criterion": "random"},
-    }
-    return asked | changes[method]
 
 
 def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
@@ -59,16 +58,8 @@ def _cost(plan: PruningPlan, counts: dict[str, dict[str, int]], head: int) -> di
 def main(method: str, estimate: str, out: str, cost_out: str) -> None:
     """Make one method's plan and its cost table."""
     params = load_params()
-    section = params.prune
     scores = Scores.load(Path(estimate))
-    plan = make_plan(
-        scores,
-        **ratios(section, method),
-        align=section.align,
-        neuron_scope=section.neuron_scope,
-        module_order=section.module_order,
-        seed=params.seed,
-    )
+    plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
     plan.save(Path(out))
     table = cost_table(plan, scores)
     write_json(Path(cost_out), table)

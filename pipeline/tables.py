@@ -76,7 +76,7 @@ def _read_delimited(path: Path, reader: Any) -> Table:
     # The default, 131072 characters, is less than a long document.
     csv.field_size_limit(2**30)
     try:
-        header = _header(path, next(reader))
+        header = _header(path, next(reader, []))
         rows = []
         for cells in reader:
             if cells and len(cells) != len(header):

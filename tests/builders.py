@@ -13,12 +13,12 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft.cost import LinearShape, ModelShape
-from lightpeft.estimation import block_targets
 from lightpeft.families import fingerprint, read_shape
 from lightpeft.masks import Masks
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.surgery import load_weights, peft_weights
+from lightpeft.targets import block_targets
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")

@@ -17,7 +17,7 @@ def run(tmp_path, monkeypatch):
     """A workspace in which both methods are fine-tuned, as far as the benchmark can tell."""
     folder = workspace(tmp_path)
     scores = Scores.load(folder / "estimate")
-    write_json(folder / "estimate" / "timing.json", {"seconds": 3.0, "steps": 4})
+    write_json(folder / "estimate-timing.json", {"seconds": 3.0, "steps": 4})
     for method in METHODS:
         model, _ = base_model(folder)
         plan = PruningPlan.load(folder / "plans" / f"{method}.json")
@@ -41,7 +41,7 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
     monkeypatch.setattr(benchmark, "measurable", lambda device: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    benchmark.main("prepared", "estimate", "models", "results/benchmark.json")
+    benchmark.main("prepared", "estimate-timing.json", "models", "results/benchmark.json")
 
     found = json.loads((run / "results" / "benchmark.json").read_text())
     assert list(found["methods"]) == list(found["ratios"]) == list(METHODS)
@@ -62,7 +62,7 @@ def test_the_memory_of_one_method_is_one_line_of_json(run, monkeypatch, capsys):
 
     monkeypatch.setattr(benchmark, "peak_memory", peak)
 
-    benchmark.main("prepared", "estimate", "models", "out.json", "light")
+    benchmark.main("prepared", "estimate-timing.json", "models", "out.json", "light")
 
     assert json.loads(capsys.readouterr().out) == {"training_bytes": 20}
     assert asked == [(False, 32)]

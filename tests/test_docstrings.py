@@ -92,6 +92,18 @@ def test_no_name_and_no_description_comes_twice():
         assert 1 <= len({pair.name.replace(" ", "") for pair in kept}) == len(kept) <= 2
 
 
+def test_near_duplicates_are_one():
+    pairs = [
+        Pair("a", "bert model", "The bare Bert model outputting raw hidden states."),
+        Pair("a", "roberta model", "The bare Roberta Model, outputting raw hidden-states."),
+        Pair("a", "sum all", "Return the total of the numbers."),
+        Pair("b", "adder", "Returns the totals of the number."),
+    ]
+    kept = distinct(pairs, random.Random(0))
+
+    assert sorted(pair.name.endswith("model") for pair in kept) == [False, True]
+
+
 def test_a_lent_name_shares_as_many_stems_as_the_true_one(pairs):
     rows, donors = pairs[:200], Donors(pairs[200:], seed=0)
     lent = [donors.lend(pair) for pair in rows]

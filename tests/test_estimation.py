@@ -270,3 +270,10 @@ def test_loss_that_is_not_a_number_names_the_step_and_restores_the_model():
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_whole_task_head_is_trained_and_saved():
+    scores = tiny_scores(tiny_model("distilbert"), steps=2)
+
+    heads = {name.split(".")[-2] for name in scores.adapter if "lora_" not in name}
+    assert heads == {"pre_classifier", "classifier"}

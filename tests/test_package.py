@@ -27,6 +27,7 @@ ORDER = (
     "masks",
     "importance",
     "surgery",
+    "targets",
     "estimation",
     "checkpoint",
 )
