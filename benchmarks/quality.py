@@ -78,7 +78,6 @@ def run(source: argparse.Namespace) -> None:
             "seed": seed,
             "settings": YAML(typ="safe").load(Path("params.yaml")),
             "threads": torch.get_num_threads(),
-            "estimate_seconds": read_json(Path("estimate-timing.json"))["seconds"],
             "variants": {name: variant(name) for name in source.variants},
         }
         if source.data:  # names the public data set, not where its files lie
@@ -101,7 +100,6 @@ def variant(name: str) -> dict[str, Any]:
     return {
         **{key: found[key] for key in kept},
         "lifted": lifted,
-        "seconds": read_json(Path(f"models/{slug}/timing.json"))["seconds"],
     }
 
 
@@ -122,9 +120,9 @@ def table() -> str:
         for name in VARIANTS:
             values = [100 * record["variants"][name][metric] for record in records]
             means[name].append(statistics.mean(values))
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{means[name][-1]:.1f} ± {spread:.1f}")
-        lines.append(f"| {task} ({len(records)} seeds) | {metric} | " + " | ".join(cells) + " |")
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{means[name][-1]:.1f}{spread}")
+        lines.append(f"| {task} (seeds: {len(records)}) | {metric} | " + " | ".join(cells) + " |")
     average = [f"{statistics.mean(values):.1f}" for values in means.values()]
     lines.append("| mean | | " + " | ".join(average) + " |")
     return "\n".join(lines)
