@@ -24,7 +24,7 @@ from pipeline.common import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
-WORK = ROOT / "benchmarks" / "work"
+WORK = ROOT / "benchmarks" / "runs"
 # name in the table -> method of the pipeline, ratio of heads and neurons
 VARIANTS = {
     "vanilla": ("vanilla", 0.3333),
