@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.docstrings import stems
+from pipeline.docstrings import runs, stems
 from pipeline.tables import Table
 
 
@@ -28,22 +27,21 @@ def features(name: str, description: str) -> list[float]:
     counts = [len(names), len(words), len(set(names) & set(words))]
     begun = sum(any(word.startswith(part) for word in words) for part in names)
     found = "".join(names) in "".join(words)
-    runs = [(_runs(names, size), _runs(words, size)) for size in (2, 3, 4)]
+    letters = [(runs(name, size), runs(description, size)) for size in (2, 3, 4)]
     return [
         *map(float, (*counts, found)),
         begun / max(len(names), 1),
-        *(share for pair in [(stems(name), stems(description)), *runs] for share in _shares(*pair)),
+        *(
+            share
+            for pair in [(stems(name), stems(description)), *letters]
+            for share in _shares(*pair)
+        ),
     ]
 
 
 def _all_features(table: Table) -> NDArray[np.float64]:
     rows = zip(table["text"], table["text_pair"], strict=True)
     return np.array([features(name, description) for name, description in rows])
-
-
-def _runs(words: Sequence[str], size: int) -> frozenset[str]:
-    text = f" {' '.join(words)} "
-    return frozenset(text[i : i + size] for i in range(len(text) - size + 1))
 
 
 def _shares(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
