@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
+from lightpeft.errors import LightPeftError
 from pipeline import estimate, evaluate, finetune, prepare, prune
 from pipeline.common import read_json, write_json
 
@@ -97,9 +100,11 @@ def variant(name: str) -> dict[str, Any]:
     found = read_json(Path(f"eval/{slug}/eval.json"))
     kept = ("metric", found["metric"], "interval", "base_parameters", "trainable_parameters")
     lifted = found["lifted"][found["metric"]] if found["lifted"] else None
+    curve = pd.read_csv(f"models/{slug}/curve.csv")
     return {
         **{key: found[key] for key in kept},
         "lifted": lifted,
+        "validation": curve["validation_metric"].dropna().iloc[-1],
     }
 
 
@@ -143,8 +148,11 @@ def main() -> None:
     source = parser.parse_args()
     if source.command == "table":
         print(table())
-    else:
+        return
+    try:
         run(source)
+    except LightPeftError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

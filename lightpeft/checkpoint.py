@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import tempfile
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.errors import CheckpointError, PlanError
-from lightpeft.files import read_plan_mark, read_tensors, write_tensors
+from lightpeft.errors import CheckpointError, ModelError, PlanError
+from lightpeft.files import read_plan_mark, read_tensors, write_tensors, written_beside
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import WEIGHTS, read_lora
 from lightpeft.surgery import (
@@ -23,6 +21,7 @@ from lightpeft.surgery import (
     peft_weights,
     plan_of,
 )
+from lightpeft.targets import check_settings
 
 PLAN = "plan.json"
 
@@ -40,19 +39,10 @@ def save(model: PeftModel, folder: Path | str) -> None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     weights = peft_weights(model)
-    out = Path(folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
-        made = Path(part) / "made"
-        made.mkdir()
+    with written_beside(Path(folder)) as made:
         config.save_pretrained(str(made))
         plan.save(made / PLAN)
         write_tensors(made / WEIGHTS, weights, plan=plan.digest)
-        if out.exists():
-            for file in made.iterdir():
-                file.replace(out / file.name)
-        else:
-            shutil.move(made, out)
 
 
 def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
@@ -92,11 +82,10 @@ def lift(folder: Path | str, out: Path | str) -> None:
         raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
-    config.rank_pattern, config.alpha_pattern = {}, {}
     config.inference_mode = True
-    target.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(target))
-    write_tensors(target / WEIGHTS, lifted_weights(weights, plan))
+    with written_beside(target) as made:
+        config.save_pretrained(str(made))
+        write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
 
 
 def read_plan(folder: Path) -> PruningPlan:
@@ -116,8 +105,11 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {cut.total for cut in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
+    # The plan says which modules there are, and their ranks; `compact_config` writes them again.
+    config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
     try:
+        check_settings(config)
         check_weights(weights, plan)
-    except PlanError as error:
+    except (ModelError, PlanError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
     return plan, config, weights

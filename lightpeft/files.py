@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,30 @@ def read_plan_mark(path: Path) -> str | None:
     with safetensors.safe_open(path, framework="pt") as file:
         found: str | None = (file.metadata() or {}).get("plan")
         return found
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written_beside(out: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `out`'s files once all of it is written.
+
+    Whatever fails inside leaves `out` as it was. Other files in `out` stay.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
+        made = Path(part) / "made"
+        made.mkdir()
+        yield made
+        if out.exists():
+            for file in made.iterdir():
+                file.replace(out / file.name)
+        else:
+            shutil.move(made, out)
 
 
 def _part(path: Path) -> Path:

@@ -37,17 +37,7 @@ def checked(config: LoraConfig, model: PreTrainedModel, shape: ModelShape) -> Lo
     Raises:
         ModelError: a setting can't be sliced later, or a name matches nothing.
     """
-    if type(config) is not LoraConfig:
-        raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
-    default, asked = asdict(LoraConfig()), asdict(config)
-    for name, value in asked.items():
-        if name not in _SETTINGS and value != default[name]:
-            raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
-    if config.init_lora_weights not in (True, False, "gaussian"):
-        raise ModelError(
-            f"LoraConfig.init_lora_weights must be true, false or gaussian, "
-            f"got {config.init_lora_weights!r}"
-        )
+    check_settings(config)
     for name in shape.linears:
         for ending in config.modules_to_save or ():
             if _lies_in(name, ending):
@@ -61,6 +51,25 @@ def checked(config: LoraConfig, model: PreTrainedModel, shape: ModelShape) -> Lo
     found.exclude_modules = None
     found.modules_to_save = _with_head(model, found)
     return found
+
+
+def check_settings(config: LoraConfig) -> None:
+    """Refuse what can't be sliced: DoRA, PiSSA and the like.
+
+    Raises:
+        ModelError: names the setting.
+    """
+    if type(config) is not LoraConfig:
+        raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
+    default, asked = asdict(LoraConfig()), asdict(config)
+    for name, value in asked.items():
+        if name not in _SETTINGS and value != default[name]:
+            raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
+    if config.init_lora_weights not in (True, False, "gaussian"):
+        raise ModelError(
+            f"LoraConfig.init_lora_weights must be true, false or gaussian, "
+            f"got {config.init_lora_weights!r}"
+        )
 
 
 def _with_head(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:

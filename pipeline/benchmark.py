@@ -19,10 +19,12 @@ from peft import PeftModel
 from lightpeft import checkpoint
 from lightpeft.comparison import compare
 from lightpeft.config import Params, load_params
+from lightpeft.errors import ConfigError
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.speedup import estimation
 from pipeline.common import device, read_json, say, write_json
 from pipeline.models import load_model
+from pipeline.prepared import read_card
 
 
 def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> None:
@@ -30,7 +32,9 @@ def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> N
     transformers.logging.set_verbosity_error()
     params = load_params()
     place = device()
-    card = read_json(Path(prepared) / "card.json")
+    if only and only not in params.methods:
+        raise ConfigError(f"ONLY must be one of {', '.join(params.methods)}, got {only!r}")
+    card = read_card(Path(prepared))
     builds = {
         method: partial(trained_model, params, card, Path(models) / method, place)
         for method in params.methods

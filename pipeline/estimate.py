@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from datasets import load_from_disk
 from peft import LoraConfig
 
 from lightpeft.config import PeftSection, load_params
 from lightpeft.estimation import estimate
 from pipeline.batches import batches
-from pipeline.common import Progress, device, read_json, seed_everything, write_json
+from pipeline.common import Progress, device, seed_everything, write_json
 from pipeline.models import load_model, load_tokenizer
+from pipeline.prepared import read_card, read_rows
 
 
 def lora_config(section: PeftSection, head: list[str]) -> LoraConfig:
@@ -32,9 +32,9 @@ def main(prepared: str, out: str, timing_out: str) -> None:
     """Run the early phase and write its scores and warm weights, and apart how long it took."""
     params = load_params()
     section, data = params.estimate, Path(prepared)
-    card = read_json(data / "card.json")
+    card = read_card(data)
     model, head = load_model(params.model, card, params.seed)
-    rows = load_from_disk(str(data / "train"))
+    rows = read_rows(data, "train")
     tokenizer = load_tokenizer(params.model)
     start = time.monotonic()
     seed_everything(params.seed)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from peft import PeftModel
 from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase
@@ -20,17 +20,18 @@ from lightpeft import checkpoint
 from lightpeft.config import ModelSection, load_params
 from lightpeft.surgery import peft_weights
 from pipeline.batches import by_length, loader, token_counts
-from pipeline.common import device, read_json, say, write_json
+from pipeline.common import device, say, write_json
 from pipeline.metrics import Values, confusion, decide, interval, score
 from pipeline.models import load_model, load_tokenizer
+from pipeline.prepared import read_card, read_rows
 
 
 def main(prepared: str, trained: str, out: str) -> None:
     """Measure one method on the test split, and its adapter lifted to the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = load_params(), Path(prepared), Path(trained)
-    card, size = read_json(data / "card.json"), params.evaluate.batch_size
-    rows, tokenizer = load_from_disk(str(data / "test")), load_tokenizer(params.model)
+    card, size = read_card(data), params.evaluate.batch_size
+    rows, tokenizer = read_rows(data, "test"), load_tokenizer(params.model)
     labels = np.asarray(rows["label"])
     base, _ = load_model(params.model, card, params.seed)
     model = checkpoint.load(base, folder)

@@ -11,15 +11,17 @@ from typing import Any
 import peft
 import torch
 import transformers
-from datasets import load_from_disk
 
+import lightpeft
+import pipeline
 from lightpeft import checkpoint
 from lightpeft.config import Params, load_params
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.surgery import prune
-from pipeline.common import read_json, say, seed_everything, write_json
+from pipeline.common import say, seed_everything, write_json
 from pipeline.models import load_model, load_tokenizer
+from pipeline.prepared import read_card, read_rows
 from pipeline.resume import checkpoint_folder, locked
 from pipeline.training import Task, Trained, train
 
@@ -33,9 +35,10 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
     scores, cut = Scores.load(early), PruningPlan.load(Path(plan))
     inputs = [data / "card.json", data / "train", data / "validation", Path(plan)]
     inputs += [early / "scores.json", *sorted(early.glob("*.safetensors"))]
+    inputs += _code()
     folder = checkpoint_folder(f"finetune-{Path(plan).stem}", inputs, _decisive(params))
     with locked(folder):
-        card = read_json(data / "card.json")
+        card = read_card(data)
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity
@@ -43,8 +46,8 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
             name=f"finetune {Path(plan).stem}",
             card=card,
             tokenizer=load_tokenizer(params.model),
-            train=load_from_disk(str(data / "train")),
-            validation=load_from_disk(str(data / "validation")),
+            train=read_rows(data, "train"),
+            validation=read_rows(data, "validation"),
             seen=0 if cut.is_identity else scores.steps,
         )
         model, _ = load_model(params.model, card, params.seed)
@@ -71,6 +74,12 @@ def _write(model: peft.PeftModel, trained: Trained, out: Path, *, warm: bool) ->
         if out.exists():
             shutil.rmtree(out)
         made.rename(out)
+
+
+def _code() -> list[Path]:
+    """What trains: after a change of it, a killed training starts anew."""
+    folders = [Path(str(package.__file__)).parent for package in (lightpeft, pipeline)]
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
 
 
 def _decisive(params: Params) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from sklearn.metrics import (
     confusion_matrix,
     f1_score,
     matthews_corrcoef,
-    mean_squared_error,
 )
 
 from lightpeft.errors import LightPeftError
@@ -73,8 +72,6 @@ def _measure(name: str, card: dict[str, Any], labels: Values, predictions: Value
         return float(
             f1_score(labels, predictions, labels=positive, average="macro", zero_division=0.0)
         )
-    if name == "mse":
-        return float(mean_squared_error(labels, predictions))
     if _constant(labels) or _constant(predictions):
         return 0.0
     if name == "mcc":

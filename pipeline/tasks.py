@@ -10,10 +10,11 @@ from typing import Any
 
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
+from lightpeft.files import file_hash
 from pipeline import docstrings, hub, labels
 from pipeline.overlap import baseline_accuracy
 from pipeline.splits import SPLITS, three_splits
-from pipeline.tables import Source, Table, file_hash, read_table
+from pipeline.tables import Source, Table, read_table
 
 CLASS_METRICS = ("accuracy", "f1", "mcc")
 SCORE_METRICS = ("pearson", "spearman")

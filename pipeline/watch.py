@@ -65,6 +65,11 @@ class Watch(TrainerCallback):
         control.should_training_stop = self._is_over(state.log_history)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            # A curve that ends without a validation says nothing of the weights that are kept; and
+            # where the best are kept, those of the last validation must have been saved.
+            control.should_evaluate = True
+            control.should_save |= args.load_best_model_at_end
         # A checkpoint right after a log: a resumed curve goes on from it without a seam.
         control.should_log |= control.should_save
 

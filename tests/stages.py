@@ -63,7 +63,7 @@ def card(kind: str = "classification") -> dict[str, Any]:
     """The part of a data card that training and evaluation read."""
     size = {"max_length": 16}
     if kind == "regression":
-        metrics = ["pearson", "spearman", "mse"]
+        metrics = ["pearson", "spearman"]
         return {"kind": kind, "labels": [], "metric": "pearson", "metrics": metrics} | size
     metrics = ["accuracy", "f1", "mcc"]
     return {"kind": kind, "labels": ["no", "yes"], "metric": "accuracy", "metrics": metrics} | size

@@ -109,6 +109,25 @@ def test_config_of_something_else_is_refused(folder: Path, text: str, message: s
     refused(folder, tiny_model(), message)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "LoraConfig.use_dora is not supported, got True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights must be .* got 'pissa'"),
+        ({"bias": "all"}, "LoraConfig.bias is not supported, got 'all'"),
+    ],
+)
+def test_edited_settings_that_change_the_method_are_refused(
+    folder: Path, changes: dict[str, object], message: str
+):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    refused(folder, tiny_model(), message)
+    with pytest.raises(CheckpointError, match=message):
+        lightpeft.lift(folder, folder.parent / "lifted")
+
+
 def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -268,3 +269,29 @@ def test_an_estimation_that_took_all_steps_is_refused_and_leaves_nothing(space):
 def test_float16_is_refused_without_a_gpu(space, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.dtype: float16 needs a GPU"):
         train(space, tmp_path, dtype=torch.float16)
+
+
+def test_the_rate_decays_along_the_chosen_curve_after_warmup(space, tmp_path):
+    settings = {"steps": 84, "warmup": 0.25, "lr": 0.01, "save_every": 100}
+    linear, cosine = (
+        train(space, tmp_path / schedule, schedule=schedule, **settings)[0].curve
+        for schedule in ("linear", "cosine")
+    )
+    rates = {
+        row["step"] - 4: (row["lr"], other["lr"]) for row, other in zip(linear, cosine, strict=True)
+    }
+
+    for step, (straight, curved) in rates.items():
+        done = (step - 20) / 60
+        along = (
+            (step / 20, step / 20) if done < 0 else (1 - done, (1 + math.cos(math.pi * done)) / 2)
+        )
+        assert (straight / 0.01, curved / 0.01) == pytest.approx(along, abs=0.06)
+    assert rates[40][0] < rates[40][1]
+
+
+def test_a_training_ends_with_a_validation(space, tmp_path):
+    trained, _ = train(space, tmp_path, steps=20, evaluate_every=1000, best_checkpoint=True)
+
+    assert [row["step"] for row in trained.curve if "validation_metric" in row] == [20]
+    assert (tmp_path / "checkpoint-16" / "whole.json").is_file()

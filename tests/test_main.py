@@ -33,6 +33,11 @@ def test_missing_input_is_one_line(folder):
         run("prune", "light", "nowhere", "plan.json", "cost.json")
 
 
+def test_unknown_method_to_measure_is_one_line(folder):
+    with pytest.raises(SystemExit, match=r"^error: ONLY must be one of light, .*, got 'BOGUS'"):
+        run("benchmark", "prepared", "timing.json", "models", "out.json", "BOGUS")
+
+
 def test_bad_params_stop_a_stage_before_torch_is_imported(folder):
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("ratio: 0.3333", "ratio: 1.2"))

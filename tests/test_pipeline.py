@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,20 @@ SETTINGS = {
 
 def call(folder: Path, *command: str) -> str:
     """Run a command in a folder with this environment's programs; its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=_env(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, its output thrown away."""
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, env=_env(), start_new_session=True, **nowhere)
+
+
+def _env() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
 
 
 def commit(folder: Path) -> None:
@@ -125,3 +136,55 @@ def test_an_experiment_reruns_what_changed_and_going_back_runs_nothing(clone):
     assert "light.base_parameters" in difference
     assert "vanilla.base_parameters" not in difference
     assert stages_run(back) == []
+
+
+def test_shown_experiments_parameters_and_plots_are_there(clone):
+    shown = call(clone, "dvc", "exp", "show", "--csv")
+    plots = call(clone, "dvc", "plots", "show", "--json")
+    before = (clone / "params.yaml").read_text()
+    try:
+        change(clone, "prune", ratio=0.25)
+        difference = call(clone, "dvc", "params", "diff")
+    finally:
+        (clone / "params.yaml").write_text(before)
+
+    assert "light.accuracy" in shown.splitlines()[0]
+    assert "prune.ratio" in shown.splitlines()[0]
+    assert "results/plots" in plots
+    assert "prune.ratio" in difference
+    assert "0.25" in difference
+
+
+@pytest.mark.long
+def test_queued_experiments_run_in_the_background(clone):
+    call(clone, "dvc", "exp", "run", "--queue", "-S", "prune.ratio=0.25,0.4")
+    call(clone, "dvc", "queue", "start")
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        status = call(clone, "dvc", "queue", "status")
+        if status.count("Success") == 2 or "Failed" in status:
+            break
+        time.sleep(2)
+
+    assert status.count("Success") == 2, status
+    assert {"0.25", "0.4"} <= set(
+        call(clone, "dvc", "exp", "show", "--csv").replace("\n", ",").split(",")
+    )
+
+
+def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
+    before = (clone / "params.yaml").read_text()
+    try:
+        change(clone, "finetune", steps=600, save_every=20)
+        running = start(clone, "dvc", "repro", "finetune@light")
+        while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/whole.json")]:
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        output = call(clone, "dvc", "repro", "finetune@light")
+    finally:
+        (clone / "params.yaml").write_text(before)
+
+    assert "resuming from" in output
+    assert stages_run(call(clone, "dvc", "repro")) == []

@@ -121,6 +121,9 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 
     with pytest.raises(ConfigError, match=r"data\.max_length must be at most 12"):
         prepare.main("out")
+    settings(workspace, max_length=12)
+    with pytest.raises(ConfigError, match=r"benchmark\.length must be at most 12"):
+        prepare.main("out")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Artefacts of another run, and damaged ones: one line and exit code 1 from every stage."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from stages import ROOT, set_params, tokenizer, workspace
+
+from pipeline import finetune
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return workspace(tmp_path_factory.mktemp("space"))
+
+
+@pytest.fixture(autouse=True)
+def _there(space, monkeypatch):
+    monkeypatch.chdir(space)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def _foreign_plan(space: Path) -> tuple[str, ...]:
+    plan = json.loads((space / "plans" / "light.json").read_text())
+    (space / "plans" / "foreign.json").write_text(json.dumps(plan | {"scores": "0" * 16}))
+    return ("finetune", "prepared", "estimate", "plans/foreign.json", "models/none")
+
+
+def _cut_plan(space: Path) -> tuple[str, ...]:
+    text = (space / "plans" / "light.json").read_text()
+    (space / "plans" / "cut.json").write_text(text[: len(text) // 2])
+    return ("finetune", "prepared", "estimate", "plans/cut.json", "models/none")
+
+
+def _foreign_weights(space: Path) -> tuple[str, ...]:
+    for method, out in (("light", "mixed"), ("vanilla", "other")):
+        finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{out}")
+    shutil.copy(space / "models" / "other" / WEIGHTS, space / "models" / "mixed" / WEIGHTS)
+    return ("evaluate", "prepared", "models/mixed", "eval/none")
+
+
+def _damaged_rows(space: Path) -> tuple[str, ...]:
+    shutil.copytree(space / "prepared", space / "damaged", dirs_exist_ok=True)
+    os.truncate(next((space / "damaged" / "train").glob("*.arrow")), 10)
+    return ("finetune", "damaged", "estimate", "plans/light.json", "models/none")
+
+
+def _emptied_card(space: Path) -> tuple[str, ...]:
+    shutil.copytree(space / "prepared", space / "emptied", dirs_exist_ok=True)
+    (space / "emptied" / "card.json").write_text("{}")
+    return ("estimate", "emptied", "none", "none.json")
+
+
+def _unsupported(space: Path) -> tuple[str, ...]:
+    config = transformers.CTRLConfig(n_embd=8, n_layer=1, n_head=2, dff=8, vocab_size=20)
+    config.pad_token_id = 0
+    transformers.CTRLForSequenceClassification(config).save_pretrained(space / "ctrl")
+    tokenizer().save_pretrained(space / "ctrl")
+    set_params(space, model={"name": "ctrl"})
+    return ("estimate", "prepared", "none", "none.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_foreign_plan, "the plan was made from scores 0000000000000000, but these scores are"),
+        (_cut_plan, "plans/cut.json is not readable JSON"),
+        (_foreign_weights, "models/mixed/adapter_model.safetensors was not saved with the plan"),
+        (_damaged_rows, "damaged/train is damaged or missing"),
+        (_emptied_card, "emptied/card.json lacks kind, labels, metric, metrics, max_length"),
+        (_unsupported, "model type 'ctrl' is not supported; supported: "),
+    ],
+)
+def test_wrong_artefacts_are_one_line_and_exit_code_1(space, damage, message):
+    set_params(space)
+    arguments = damage(space)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not [path for path in (space / "models/none", space / "none") if path.exists()]
