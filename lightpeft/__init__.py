@@ -11,7 +11,7 @@ _HOME = {
     "save": "checkpoint",
     "load": "checkpoint",
     "lift": "checkpoint",
-    "read_shape": "families",
+    "read_shape": "geometry",
     "Scores": "scores",
     "PruningPlan": "plan",
     "LightPeftError": "errors",
