@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import (
@@ -24,13 +25,19 @@ from lightpeft.layout import LinearShape
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.slicing import kept_rows, slice_base
+from lightpeft.verification import verify as check_sliced
 
 _PREFIX = "base_model.model."
 _LORA_KEY = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
 
 
 def prune(
-    model: PreTrainedModel, plan: PruningPlan, scores: Scores, *, warm_start: bool = True
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    scores: Scores,
+    *,
+    warm_start: bool = True,
+    verify: Mapping[str, Any] | None = None,
 ) -> PeftModel:
     """Cut the model down to the plan and attach the PEFT modules that stay.
 
@@ -40,12 +47,15 @@ def prune(
         scores: holds the PEFT method, and the weights that the estimation trained.
         warm_start: carry those weights over, sliced; otherwise PEFT modules and task head
             start fresh.
+        verify: a batch, the model's keyword arguments, on which to check that the pruned base says
+            what it said with the heads and neurons that go masked; costs two forward passes.
 
     Returns:
         A stock `PeftModel`. Scaling stays as it was before ranks went.
 
     Raises:
-        ModelError: the model is wrapped already, or its architecture is not supported.
+        ModelError: the model is wrapped already, its architecture is not supported, or `verify`
+            shows a difference (the model is then not usable any more).
         PlanError: the plan belongs to another model or to other scores.
     """
     if plan.scores != scores.digest:
@@ -56,13 +66,20 @@ def prune(
     if {name: cut.total for name, cut in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     warm = compact_weights(scores.adapter, plan) if warm_start else None
-    return apply(model, plan, compact_config(scores.peft, plan), warm)
+    return apply(model, plan, compact_config(scores.peft, plan), warm, batch=verify)
 
 
 def apply(
-    model: PreTrainedModel, plan: PruningPlan, config: LoraConfig, weights: dict[str, Tensor] | None
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    config: LoraConfig,
+    weights: dict[str, Tensor] | None,
+    *,
+    batch: Mapping[str, Any] | None = None,
 ) -> PeftModel:
     """Slice the base, attach what `config` says, load `weights` unless they are None.
+
+    With a `batch` the sliced base is checked on it, see `lightpeft.verification.verify`.
 
     Raises:
         ModelError, PlanError: the model, the plan and the weights do not belong together; found
@@ -71,7 +88,10 @@ def apply(
     check_base(model, plan)
     if weights is not None:
         check_weights(weights, plan, model)
-    slice_base(model, plan)
+    if batch is None:
+        slice_base(model, plan)
+    else:
+        check_sliced(model, plan, batch)
     peft_model = attach(model, config, plan)
     if weights is not None:
         load_weights(peft_model, weights)

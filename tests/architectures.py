@@ -177,9 +177,7 @@ ARCHITECTURES = {
             "max_position_embeddings": 32,
         },
     ),
-    "electra": _of(
-        "electra", "ElectraForMaskedLM", "encoder", _ENCODER | {"embedding_size": 16}
-    ),
+    "electra": _of("electra", "ElectraForMaskedLM", "encoder", _ENCODER | {"embedding_size": 16}),
     "falcon, new": _of(
         "falcon",
         "FalconForCausalLM",
@@ -377,7 +375,9 @@ def scores_of(model: hf.PreTrainedModel, *, seed: int = 0) -> Scores:
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {
-            criterion: {path: torch.rand(size, generator=generator) for path, size in blocks.items()}
+            criterion: {
+                path: torch.rand(size, generator=generator) for path, size in blocks.items()
+            }
             for criterion in CRITERIA
         }
 
@@ -440,11 +440,13 @@ def _heads(
 ) -> list[int]:
     total, sharing = shape.heads[path], shape.sharing[path]
     groups = total // sharing
-    if head_unit == "group" and groups > 1:
+    if groups > 1 and (head_unit == "group" or sharing == 1):
         kept = sorted(draw.sample(range(groups), 1 + index % (groups - 1)))
         return [g * sharing + head for g in kept for head in range(sharing)]
     count = max(1, sharing - 1 - index % 2)
-    return [g * sharing + h for g in range(groups) for h in sorted(draw.sample(range(sharing), count))]
+    return [
+        g * sharing + h for g in range(groups) for h in sorted(draw.sample(range(sharing), count))
+    ]
 
 
 def shares_heads(name: str) -> bool:
