@@ -246,6 +246,7 @@ GROUP_SIZES = ("num_key_value_groups",)
 EMBEDDING_PARTS = ("embed", "conv", "project_in", "projector", "vision_tower")
 ROW_PARTS = ("pooler", "text_projection", "visual_projection")
 TOKEN_HEADS = ("score",)  # runs on every token, though one a row counts
+_POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")  # see no tokens
 _CROSS_ATTENTION = ("encoder_attn", "EncDecAttention", "crossattention")
 _READS_ENCODER = ("k_proj", "v_proj", "k", "v", "self.key", "self.value")
 _VISION = ("vision_model", "vision_tower")
@@ -254,7 +255,7 @@ _VISION = ("vision_model", "vision_tower")
 def mask_key(path: str, *, encoder_decoder: bool) -> str:
     """Which mask of a batch marks the real tokens that a linear sees; empty: none does."""
     parts = path.split(".")
-    if set(parts) & set(_VISION):
+    if set(parts) & set(_VISION) or parts[-1] in _POSITIONS:
         return ""
     if not encoder_decoder or "decoder" not in parts:
         return "attention_mask"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightpeft.blocks import child, family_at, head_size, layer_of
 from lightpeft.families import GROUP_COUNTS, GROUP_SIZES, HEAD_COUNTS, HEAD_WIDTHS
-from lightpeft.geometry import TABLE, child, family_at, head_size, layer_of
+from lightpeft.geometry import TABLE
 from lightpeft.plan import PruningPlan
 
 

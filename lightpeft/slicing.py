@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.geometry import family_at
+from lightpeft.blocks import family_at
 from lightpeft.layout import LinearShape
 from lightpeft.plan import PruningPlan
 from lightpeft.quirks import settle

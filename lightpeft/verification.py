@@ -50,8 +50,8 @@ def verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) 
     if not difference <= allowed or any(gap != gap for gap in apart):
         raise ModelError(
             f"pruned, the model's outputs differ from the masked model's by {difference:.2g} "
-            f"of the largest, allowed are {allowed:g}: this {plan.shape.model_type} model keeps heads or "
-            f"neurons in a way that lightpeft does not know"
+            f"of the largest, allowed are {allowed:g}: this {plan.shape.model_type} model keeps "
+            f"heads or neurons in a way that lightpeft does not know"
         )
     return difference
 

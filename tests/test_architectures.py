@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import (
-    ARCHITECTURES,
+from architectures import ARCHITECTURES
+from builders import mask_units, masked_model
+from matrix import (
     batch_of,
     build,
     drawn_plan,
@@ -19,7 +20,6 @@ from architectures import (
     scores_of,
     shares_heads,
 )
-from builders import mask_units, masked_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel

@@ -22,6 +22,7 @@ ORDER = (
     "layout",
     "cost",
     "families",
+    "blocks",
     "outside",
     "geometry",
     "scores",
