@@ -71,9 +71,10 @@ def cost(
     backward is twice its forward (fused kernels compute the scores again: half a forward more).
 
     Deviations: in the lowest block attention's backward counts query, key and value as if each
-    had an adapter; the head's biases count as weights; of an encoder-decoder both sides have
-    `length` tokens, and backward stops as if they were one stack; DeBERTa's terms of relative
-    positions count for their projections only; a convolution counts as run once a token.
+    had an adapter; biases of a head on one token a row count as weights; of an encoder-decoder
+    both sides have `length` tokens, and backward stops as if they were one stack; DeBERTa's terms
+    of relative positions count for their projections only; a convolution counts once a token;
+    where attention and feed-forward read one input (GPT-NeoX, Falcon), its gradient counts twice.
 
     Args:
         shape: the unpruned model.
@@ -94,22 +95,42 @@ def cost(
     units = {**heads, **neurons}
     reached = False  # whether a gradient is wanted by what lies below the block
     for block, linears, again in _runs(shape):
-        kind = "attention" if block in shape.heads else "feed_forward"
         alive = None if groups is None else groups.get(block)
         sizes = {path: linear.keep(units[block], alive) for path, linear in linears.items()}
-        adapted = {path for path in linears if ranks.get(path)}
-        inside = reached or any(linears[path].side == "out" for path in adapted)
-        here = {kind: PartCost(), "adapter": PartCost()}
-        for path, linear in linears.items():
-            wanted = inside if linear.side == "in" else reached
-            here[kind] += _linear(*sizes[path], bias=linear.bias, reached=wanted)
-            here["adapter"] += _adapter(*sizes[path], rank=ranks.get(path, 0), reached=wanted)
-            if kind == "attention" and linear.side == "in":
-                here[kind] += _scores(sizes[path][0], length, reached=inside)
-        for name, part in here.items():
+        run = _Run(shape, block, sizes, ranks, length)
+        for name, part in run.costs(reached=reached).items():
             parts[name] += replace(part, parameters=0, trainable=0) if again else part
-        reached = reached or bool(adapted)
+        reached = reached or any(ranks.get(path) for path in linears)
     return CostTable(parts=parts | {"head": _head(shape, length, reached=reached)})
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass through a block: path of each of its linears -> inputs and outputs left."""
+
+    shape: ModelShape
+    block: str
+    sizes: dict[str, tuple[int, int]]
+    ranks: Mapping[str, int]
+    length: int
+
+    def costs(self, *, reached: bool) -> dict[str, PartCost]:
+        """Costs by part; `reached`: whether a gradient is wanted by what lies below."""
+        kind = "attention" if self.block in self.shape.heads else "feed_forward"
+        linears = {path: self.shape.linears[path] for path in self.sizes}
+        entered = (
+            linear.side == "out" and self.ranks.get(path) for path, linear in linears.items()
+        )
+        inside = reached or any(entered)
+        found = {kind: PartCost(), "adapter": PartCost()}
+        for path, size in self.sizes.items():
+            linear, rank = linears[path], self.ranks.get(path, 0)
+            wanted = inside if linear.side == "in" else reached
+            found[kind] += _linear(*size, bias=linear.bias, reached=wanted)
+            found["adapter"] += _adapter(*size, rank=rank, reached=wanted)
+            if kind == "attention" and linear.side == "in":
+                found[kind] += _scores(size[0], self.length, reached=inside)
+        return found
 
 
 def _own_parameters(shape: ModelShape, heads: Mapping[str, int]) -> int:

@@ -184,7 +184,8 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "electra": (_BERT,),
     "falcon": (replace(_GPT_NEOX, quirk="alibi"),),
     "gemma2": (_LLAMA,),
-    "gemma3": (_QWEN3, _CLIP),
+    # The vision tower's own head, which no mask reaches, would have to shrink with its neurons.
+    "gemma3": (_QWEN3, replace(_CLIP, stock=())),
     "gemma3_text": (_QWEN3,),
     "gpt2": (_GPT2,),
     "gpt_neox": (_GPT_NEOX,),
@@ -242,6 +243,8 @@ HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)
+# T5's first self-attention of a stack holds the position biases of all its layers' heads.
+BIAS_TABLE = "relative_attention_bias"
 # Parts of names by which modules outside the blocks are told apart.
 EMBEDDING_PARTS = ("embed", "conv", "project_in", "projector", "vision_tower")
 ROW_PARTS = ("pooler", "text_projection", "visual_projection")

@@ -20,11 +20,10 @@ from lightpeft.blocks import (
     own_vectors,
 )
 from lightpeft.errors import ModelError
-from lightpeft.families import HEAD_SIZES, repeats_of
+from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
 from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.outside import others, products
 
-TABLE = "relative_attention_bias"
 _SAMPLE = 256
 
 
@@ -58,9 +57,9 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
     _check_parameters(model, blocks, linears)
     lenders = _lenders(blocks)
     for path, lender in lenders.items():
-        table = model.get_submodule(f"{lender}.{TABLE}").weight
+        table = model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
         per_head[path] = table.numel() // heads[lender]
-    counted = set(linears) | {f"{path}.{TABLE}" for path in lenders}
+    counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
     counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
     return ModelShape(
         model_type=model.config.model_type,
@@ -192,7 +191,7 @@ def _check_parameters(
             place = name.rpartition(".")[0]
             fits = place in block.family.beside and weight.shape == (width,)
             fits |= place in block.family.beside_heads and weight.shape == (size,)
-            fits |= place == TABLE and block.family.quirk == "bias_table"
+            fits |= place == BIAS_TABLE and block.family.quirk == "bias_table"
             if not fits:
                 raise block.refuse(
                     f"its family does not account for {name} of shape {tuple(weight.shape)}"
@@ -206,7 +205,7 @@ def _lenders(blocks: list[Block]) -> dict[str, str]:
     for block in blocks:
         if block.attention and block.family.quirk == "bias_table":
             stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
-            if hasattr(block.module, TABLE):
+            if hasattr(block.module, BIAS_TABLE):
                 holders[stack] = block.path
             if stack in holders:
                 found[block.path] = holders[stack]

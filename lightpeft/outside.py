@@ -46,7 +46,8 @@ def products(model: PreTrainedModel, counted: Set[str]) -> dict[str, int]:
         if isinstance(module, _MULTIPLYING) and name not in counted:
             kind = _kind(model, name)
             when = "embeddings" if kind == "embeddings" else _when(type(model).__name__, name)
-            found[when] += sum(weight.numel() for weight in module.parameters(recurse=False))
+            weights = module.parameters(recurse=False) if when == "row" else [module.weight]
+            found[when] += sum(weight.numel() for weight in weights)
     return found
 
 

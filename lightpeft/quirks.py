@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.blocks import child, family_at, head_size, layer_of
-from lightpeft.families import GROUP_COUNTS, GROUP_SIZES, HEAD_COUNTS, HEAD_WIDTHS
-from lightpeft.geometry import TABLE
+from lightpeft.families import (
+    BIAS_TABLE,
+    GROUP_COUNTS,
+    GROUP_SIZES,
+    HEAD_COUNTS,
+    HEAD_WIDTHS,
+)
 from lightpeft.plan import PruningPlan
 
 
@@ -34,7 +39,8 @@ def settle(model: PreTrainedModel, plan: PruningPlan) -> None:
             core.config = HeadsOfConfig(core.config, len(kept))
         elif family.quirk == "alibi":
             # A buffer, so that it follows the model to its device.
-            core.register_buffer("lightpeft_heads", torch.tensor(kept), persistent=False)
+            heads = torch.tensor(kept, device=next(core.parameters()).device)
+            core.register_buffer("lightpeft_heads", heads, persistent=False)
             core.lightpeft_total = cut.total
             core.register_forward_pre_hook(_slice_alibi, with_kwargs=True)
     _own_tables(model, plan)
@@ -83,7 +89,7 @@ def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
         if all(len(plan.heads[block].kept) == plan.heads[block].total for block in blocks):
             continue
         tables = {
-            block: model.get_submodule(f"{lender}.{TABLE}").weight
+            block: model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
             for block, lender in plan.shape.lenders.items()
             if block in blocks
         }
@@ -95,7 +101,7 @@ def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
                 own = tables[block].detach().index_select(1, kept)
                 table = nn.Embedding(own.shape[0], own.shape[1], _weight=own)
                 table.weight.requires_grad_(tables[block].requires_grad)
-                setattr(module, TABLE, table)
+                setattr(module, BIAS_TABLE, table)
                 module.has_relative_attention_bias = True
 
 

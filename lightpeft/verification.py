@@ -36,11 +36,15 @@ def verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) 
         The largest difference, as a share of the largest output.
 
     Raises:
-        ModelError: it is more than rounding of the model's dtype.
+        ModelError: it is more than rounding of the model's dtype, or the model fails.
     """
     wanted = _masked(model, plan, batch)
     slice_base(model, plan)
-    found = _outputs(model, batch)
+    try:
+        found = _outputs(model, batch)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"pruned, the model does not run: {reason}") from error
     if [row.shape for row in wanted] != [row.shape for row in found]:
         raise ModelError("pruned, the model's outputs have other shapes than masked")
     scale = max(float(row.abs().max()) for row in wanted)

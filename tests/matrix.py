@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import cache
 from typing import Any
 
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES
+from builders import mask_units
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from lightpeft.geometry import fingerprint, read_shape
 from lightpeft.layout import ModelShape
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
+from lightpeft.slicing import slice_base
 from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
 
@@ -141,7 +144,7 @@ def scores_of(model: hf.PreTrainedModel, *, seed: int = 0) -> Scores:
 def drawn_plan(
     scores: Scores, *, head_unit: str = "group", empty: bool = False, seed: int = 0
 ) -> PruningPlan:
-    """Other heads, neurons and ranks in every block; on demand every second block emptied."""
+    """Other heads, neurons and ranks in every block; on demand every second one emptied."""
     draw, shape = random.Random(seed), scores.shape
     heads = {
         path: _heads(draw, shape, path, head_unit, index) for index, path in enumerate(shape.heads)
@@ -150,7 +153,7 @@ def drawn_plan(
         path: sorted(draw.sample(range(total), draw.randint(total // 4, total - 3)))
         for path, total in shape.neurons.items()
     }
-    gone = {*list(heads)[::2], *list(neurons)[1::2]} if empty else set()
+    gone = {*list(heads)[::2], *list(neurons)[::2]} if empty else set()
     ranks = {
         path: sorted(draw.sample(range(3), index % 4))
         for index, path in enumerate(shape.linears)
@@ -189,7 +192,44 @@ def _heads(
     ]
 
 
+@cache
 def shares_heads(name: str) -> bool:
     """Whether query heads of this layout share keys and values, in more than one group."""
     shape = read_shape(build(name))
     return any(1 < shape.sharing[path] < total for path, total in shape.heads.items())
+
+
+@cache
+def _parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+    """A model that nobody changes, and scores of it."""
+    model = build(name, attention=attention)
+    return model, scores_of(model)
+
+
+def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+    """A fresh copy, and scores of it."""
+    model, scores = _parts(name, attention)
+    return copy.deepcopy(model), scores
+
+
+def plans(name: str, scores: Scores) -> list[PruningPlan]:
+    """Whole groups and single heads, with blocks emptied and without."""
+    units = ("group", "head") if shares_heads(name) else ("group",)
+    return [drawn_plan(scores, head_unit=u, empty=e) for u in units for e in (False, True)]
+
+
+def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    found = copy.deepcopy(model)
+    mask_units(found, plan)
+    return found
+
+
+def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    found = copy.deepcopy(model)
+    slice_base(found, plan)
+    return found
+
+
+def said(model: nn.Module, name: str) -> Tensor:
+    with torch.no_grad():
+        return outputs(model, batch_of(name))
