@@ -45,10 +45,14 @@ def find_blocks(model: PreTrainedModel) -> Iterator[Block]:
     for path, module in model.named_modules():
         if layer_of(path) is None:
             continue
+        kinds = 0
         for attention in (True, False):
             found = [Block(path, module, family, attention) for family in known]
             whole = [b for b in found if not _missing(b)]
             if whole:
+                kinds += 1
+                if kinds == 2:
+                    raise whole[0].refuse("it is an attention and a feed-forward block in one")
                 yield whole[0]
                 continue
             for block in found:

@@ -118,10 +118,8 @@ class _Run:
         """Costs by part; `reached`: whether a gradient is wanted by what lies below."""
         kind = "attention" if self.block in self.shape.heads else "feed_forward"
         linears = {path: self.shape.linears[path] for path in self.sizes}
-        entered = (
-            linear.side == "out" and self.ranks.get(path) for path, linear in linears.items()
-        )
-        inside = reached or any(entered)
+        entries = [path for path, linear in linears.items() if linear.side == "out"]
+        inside = reached or any(self.ranks.get(path) for path in entries)
         found = {kind: PartCost(), "adapter": PartCost()}
         for path, size in self.sizes.items():
             linear, rank = linears[path], self.ranks.get(path, 0)

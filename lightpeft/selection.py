@@ -153,31 +153,37 @@ def _cut(scores: Tensor, count: int, criterion: str) -> Cut:
 
 
 def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
-    """Cut heads of each layer; where heads share keys and values, whole KV groups or none."""
+    """Cut heads of each layer; where heads share keys and values, KV groups or heads of each."""
     cuts, shape = {}, source.scores.shape
     for block, total in shape.heads.items():
         scores, sharing = source.of("heads", block), shape.sharing.get(block, 1)
-        by_group = scores.reshape(-1, sharing)
+        rows, unit = scores.reshape(-1, sharing), "head"
         # A lone group can't go, so its query heads are the unit whatever was asked.
-        inside = sharing > 1 and (settings["head_unit"] == "head" or total == sharing)
-        rows, unit = (by_group, "head") if inside else (by_group.sum(dim=1)[None], "KV group")
-        unit = "head" if sharing == 1 else unit
+        if sharing == 1 or (settings["head_unit"] == "group" and total > sharing):
+            rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
         count = _keep_count(settings["heads"], rows.shape[1], floor=1)
         if count > _keep_count(settings["heads"], rows.shape[1], floor=0):
             notes.append(f"{block} keeps the floor of 1 {unit}; by its ratio it would keep none")
         if sharing == 1:
             cuts[block] = _cut(scores, count, source.criterion)
-            continue
-        chosen = [_top(row, count) for row in rows]
-        if inside:
-            kept = [g * sharing + head for g, heads in enumerate(chosen) for head in heads]
-            why = f"{sharing - count} of {sharing} query heads of each KV group cut, the lowest"
         else:
-            kept = [g * sharing + head for g in chosen[0] for head in range(sharing)]
-            why = f"{rows.shape[1] - count} of {rows.shape[1]} KV groups cut, the lowest"
-        why = "kept whole" if len(kept) == total else f"{why} by {source.criterion}"
-        cuts[block] = Cut(total=total, kept=tuple(kept), why=why)
+            cuts[block] = _cut_shared(rows, count, total, source.criterion)
     return cuts
+
+
+def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> Cut:
+    """Keep `count` of each row: of the query heads of every KV group, or of all groups in one."""
+    groups, units = rows.shape
+    chosen = [_top(row, count) for row in rows]
+    if groups * units == total:
+        kept = [group * units + head for group, heads in enumerate(chosen) for head in heads]
+        what = f"{units - count} of {units} query heads of each KV group"
+    else:
+        sharing = total // units
+        kept = [group * sharing + head for group in chosen[0] for head in range(sharing)]
+        what = f"{units - count} of {units} KV groups"
+    why = "kept whole" if count == units else f"{what} cut, the lowest by {criterion}"
+    return Cut(total=total, kept=tuple(kept), why=why)
 
 
 def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:

@@ -15,7 +15,7 @@ from lightpeft.plan import PruningPlan
 from lightpeft.slicing import slice_base
 
 # Of the largest output: what other summation orders leave, over dozens of layers.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _PASSENGERS = ("loss", "past_key_values")
 
 

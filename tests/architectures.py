@@ -228,7 +228,12 @@ ARCHITECTURES = {
     "llama, shared keys and values": _of(
         "llama", "LlamaForCausalLM", "decoder", _DECODER, attention_bias=True, mlp_bias=True
     ),
-    "mistral": _of("mistral", "MistralForCausalLM", "decoder", _DECODER | {"sliding_window": 6}),
+    "mistral": _of(
+        "mistral",
+        "MistralForCausalLM",
+        "decoder",
+        _DECODER | {"sliding_window": 6, "num_key_value_heads": 2},
+    ),
     "modernbert": _of(
         "modernbert",
         "ModernBertForMaskedLM",

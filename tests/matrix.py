@@ -213,23 +213,26 @@ def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scor
 
 
 def plans(name: str, scores: Scores) -> list[PruningPlan]:
-    """Whole groups and single heads, with blocks emptied and without."""
+    """Plans of whole groups and of single heads, with blocks emptied and without."""
     units = ("group", "head") if shares_heads(name) else ("group",)
     return [drawn_plan(scores, head_unit=u, empty=e) for u in units for e in (False, True)]
 
 
 def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    """A copy in which what the plan drops is multiplied by 0."""
     found = copy.deepcopy(model)
     mask_units(found, plan)
     return found
 
 
 def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    """A copy without what the plan drops."""
     found = copy.deepcopy(model)
     slice_base(found, plan)
     return found
 
 
 def said(model: nn.Module, name: str) -> Tensor:
+    """What a model says to its architecture's batch, without gradients."""
     with torch.no_grad():
         return outputs(model, batch_of(name))

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import transformers as hf
 from architectures import ARCHITECTURES
 from matrix import batch_of, drawn_plan, loss_of, outputs, parts, plans, said, sliced
 from peft import LoraConfig, get_peft_model
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.comparison import plan_cost
 from lightpeft.errors import ScoresError
-from lightpeft.importance import Collector
+from lightpeft.importance import Collector, module_importance
 from lightpeft.masks import Masks
 
 NAMES = list(ARCHITECTURES)
@@ -169,3 +170,57 @@ def test_unused_tower_of_a_model_scores_nothing():
     assert not any(
         row.any() for path, row in scores.heads["taylor"].items() if "vision_tower" in path
     )
+
+
+def classifier(name: str) -> hf.PreTrainedModel | None:
+    """A sequence classifier of an architecture, if transformers has one."""
+    config = ARCHITECTURES[name].config()
+    if type(config) not in hf.AutoModelForSequenceClassification._model_mapping:
+        return None
+    config.pad_token_id, config.num_labels = 0, 2
+    return hf.AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if classifier(name)])
+def test_classifiers_are_estimated_verified_and_counted(name: str):
+    model = classifier(name)
+    batch = {"input_ids": torch.randint(3, 40, (2, 9)), "labels": torch.tensor([0, 1])}
+    batch["input_ids"][:, -1] = 2
+    scores = lightpeft.estimate(model, LoraConfig(r=2, task_type="SEQ_CLS"), [batch], steps=2)
+    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
+
+    pruned = lightpeft.prune(model, plan, scores, verify=batch)
+
+    running = {n: w for n, w in pruned.named_parameters() if "original_module" not in n}
+    assert plan_cost(plan, length=9).total.parameters == sum(w.numel() for w in running.values())
+    assert any("lora_" not in n and w.requires_grad for n, w in running.items())
+
+
+def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs():
+    model, scores = parts("albert")
+    path = next(iter(scores.shape.linears))
+    wrapped = get_peft_model(
+        model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    )
+    layer = wrapped.get_submodule(f"base_model.model.{path}")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(module: torch.nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        base = layer.base_layer(args[0])
+        seen.append(((output - base).detach(), base.detach()))
+
+    batch = batch_of("albert")
+    with Masks(model, scores.shape, l1=0.0) as masks:
+        handle = layer.register_forward_hook(keep)
+        outputs(wrapped, batch)
+        handle.remove()
+        with Collector(wrapped, masks, reduction="sum") as collector:
+            collector.begin(batch)
+            loss_of(wrapped, batch).backward()
+            collector.end(1, count=True)
+            found = collector.importances()[0][path]
+
+    runs = [float(module_importance(*pair, batch["attention_mask"])) for pair in seen]
+    assert len(runs) == 2
+    assert runs[0] != pytest.approx(runs[1], rel=1e-3)
+    assert found == pytest.approx(sum(runs) / 2, rel=1e-4)
