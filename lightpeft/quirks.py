@@ -81,16 +81,18 @@ def _slice_alibi(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
     """T5 hands its first layer's position biases to the others; heads cut, each needs its own."""
-    stacks: dict[str, list[str]] = {}
+    lenders = plan.shape.lenders
+    stacks: dict[str, list[str]] = {}  # self-attention and cross-attention each hand on their own
     for block in plan.heads:
         if family_at(model, block).quirk == "bias_table":
-            stacks.setdefault(str(layer_of(block)).rpartition(".")[0], []).append(block)
+            cross = f"cross-attention of {str(layer_of(block)).rpartition('.')[0]}"
+            stacks.setdefault(lenders.get(block, cross), []).append(block)
     for blocks in stacks.values():
         if all(len(plan.heads[block].kept) == plan.heads[block].total for block in blocks):
             continue
         tables = {
             block: model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
-            for block, lender in plan.shape.lenders.items()
+            for block, lender in lenders.items()
             if block in blocks
         }
         for block in blocks:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES
-from matrix import batch_of, drawn_plan, loss_of, outputs, parts, plans, said, sliced
+from matrix import batch_of, drawn_plan, loss_of, masked, outputs, parts, plans, said, sliced
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +36,24 @@ def test_parameters_are_counted_exactly(name: str):
         pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
         lora = [w.numel() for n, w in pruned.named_parameters() if "lora_" in n]
         assert table.parts["adapter"].parameters == sum(lora)
+
+
+@pytest.mark.parametrize("cut", ["SelfAttention", "EncDecAttention"])
+def test_t5_that_loses_heads_of_one_kind_is_right_and_counted(cut: str):
+    model, scores = parts("t5")
+    drawn = drawn_plan(scores)
+    heads = {
+        path: one if cut in path else dataclasses.replace(one, kept=tuple(range(one.total)))
+        for path, one in drawn.heads.items()
+    }
+    plan = dataclasses.replace(drawn, heads=heads)
+    table, base = plan_cost(plan, length=9), sliced(model, plan)
+
+    torch.testing.assert_close(
+        said(base, "t5"), said(masked(model, plan), "t5"), rtol=1e-5, atol=1e-5
+    )
+    bare = table.total.parameters - table.parts["adapter"].parameters
+    assert bare == sum(weight.numel() for weight in base.parameters())
 
 
 # Of DeBERTa and CLIP torch counts what no formula per token says: see `cost`.
