@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
 from lightpeft.errors import ConfigError, LightPeftError
-from lightpeft.families import fingerprint, read_shape
 from lightpeft.files import write_json
+from lightpeft.geometry import fingerprint, read_shape
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan

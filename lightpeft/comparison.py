@@ -70,11 +70,7 @@ def compare(
 
 def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
     """Cost of the model that a plan leaves."""
-    kept = {
-        group: {path: len(cut.kept) for path, cut in getattr(plan, group).items()}
-        for group in ("heads", "neurons", "ranks")
-    }
-    return cost(plan.shape, **kept, length=length)
+    return cost(plan.shape, **plan.counts(), length=length)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

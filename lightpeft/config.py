@@ -123,6 +123,7 @@ class PruneSection(Section):
     neurons: AutoRatio
     modules: Ratio
     ranks: Ratio
+    head_unit: Literal["group", "head"]
     neuron_scope: Literal["global", "layer"]
     module_order: Literal["importance", "depth"]
     align: Count

@@ -1,59 +1,14 @@
-"""Sizes of a model's blocks, and what they cost in parameters and FLOPs."""
+"""What a model that keeps so many units costs, in parameters and FLOPs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 from lightpeft.errors import PlanError
+from lightpeft.layout import LinearShape, ModelShape
 
 PARTS = ("embeddings", "attention", "feed_forward", "adapter", "norms", "head")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearShape:
-    """One linear of a block, unpruned, and which of its sides loses units.
-
-    Attributes:
-        inputs: columns of the weight.
-        outputs: rows of the weight.
-        bias: whether it has one.
-        block: path of the attention or feed-forward block whose units it carries.
-        side: where the units lie: rows (`out`) or columns (`in`).
-        unit: rows or columns of one unit: the head size, or 1 for a neuron.
-    """
-
-    inputs: int
-    outputs: int
-    bias: bool
-    block: str
-    side: Literal["in", "out"]
-    unit: int
-
-    def keep(self, units: int) -> tuple[int, int]:
-        """Inputs and outputs when the block keeps `units` of its units."""
-        width = units * self.unit
-        return (self.inputs, width) if self.side == "out" else (width, self.outputs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """What can be cut from a model, and what the rest of it weighs. Paths are in depth order.
-
-    Attributes:
-        model_type: as in the model's config.
-        heads: attention block path -> heads.
-        neurons: feed-forward block path -> neurons.
-        linears: path of each block linear -> its shape.
-        others: parameters outside the block linears: `embeddings`, `norms`, `head`.
-    """
-
-    model_type: str
-    heads: dict[str, int]
-    neurons: dict[str, int]
-    linears: dict[str, LinearShape]
-    others: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,56 +54,107 @@ def cost(
     neurons: Mapping[str, int],
     ranks: Mapping[str, int],
     length: int,
+    groups: Mapping[str, int] | None = None,
 ) -> CostTable:
     """Count parameters and FLOPs of a model that keeps so many units and ranks.
 
     Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m
     outputs takes 2nm a token, its adapter 2r(n + m), attention 4 * length * width for scores
-    and context (width: kept heads * head size). Lookups, norms, activations, softmax and
-    biases take none. The head sees one token a row: 2 * its parameters / length.
+    and context (width: kept query heads * head size). Lookups, norms, activations, softmax and
+    biases take none. A head of which one token a row counts takes 2 * its parameters / length, any
+    other runs on every token. A block that several layers share counts once in parameters and once
+    a layer in FLOPs.
 
     Training is forward, plus the gradients that autograd computes with the base frozen and the
-    adapters and the head trained. Backward stops at the lowest block with an adapter: below,
+    adapters and a fresh head trained. Backward stops at the lowest block with an adapter: below,
     and at the linears that read this block's input, there are no input gradients. Attention's
     backward is twice its forward (fused kernels compute the scores again: half a forward more).
 
     Deviations: in the lowest block attention's backward counts query, key and value as if each
-    had an adapter; the head's biases count as weights; a projection inside the embeddings
-    (ELECTRA small) counts as a lookup.
+    had an adapter; biases of a head on one token a row count as weights; of an encoder-decoder
+    both sides have `length` tokens, and backward stops as if they were one stack; DeBERTa's terms
+    of relative positions count for their projections only; a convolution counts once a token;
+    where attention and feed-forward read one input (GPT-NeoX, Falcon), its gradient counts twice.
 
     Args:
         shape: the unpruned model.
-        heads: attention block path -> heads kept.
+        heads: attention block path -> query heads kept.
         neurons: feed-forward block path -> neurons kept.
         ranks: linear path -> rank of its adapter; 0 or absent where it has none.
         length: tokens a row.
+        groups: attention block path -> KV groups kept; None where whole groups go.
     """
     if unknown := sorted(set(ranks) - set(shape.linears)):
         raise PlanError(f"{unknown[0]} is no block linear of this {shape.model_type} model")
     parts = {name: PartCost(parameters=shape.others.get(name, 0)) for name in PARTS}
+    parts["attention"] += PartCost(parameters=_own_parameters(shape, heads))
+    parts["embeddings"] += PartCost(
+        training_flops_per_token=2 * shape.products.get("embeddings", 0),
+        inference_flops_per_token=2 * shape.products.get("embeddings", 0),
+    )
     units = {**heads, **neurons}
     reached = False  # whether a gradient is wanted by what lies below the block
-    for block, linears in _blocks(shape).items():
-        kind = "attention" if block in shape.heads else "feed_forward"
-        sizes = {path: linear.keep(units[block]) for path, linear in linears.items()}
-        adapted = {path for path in linears if ranks.get(path)}
-        inside = reached or any(linears[path].side == "out" for path in adapted)
-        for path, linear in linears.items():
+    for block, linears, again in _runs(shape):
+        alive = None if groups is None else groups.get(block)
+        sizes = {path: linear.keep(units[block], alive) for path, linear in linears.items()}
+        run = _Run(shape, block, sizes, ranks, length)
+        for name, part in run.costs(reached=reached).items():
+            parts[name] += replace(part, parameters=0, trainable=0) if again else part
+        reached = reached or any(ranks.get(path) for path in linears)
+    return CostTable(parts=parts | {"head": _head(shape, length, reached=reached)})
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass through a block: path of each of its linears -> inputs and outputs left."""
+
+    shape: ModelShape
+    block: str
+    sizes: dict[str, tuple[int, int]]
+    ranks: Mapping[str, int]
+    length: int
+
+    def costs(self, *, reached: bool) -> dict[str, PartCost]:
+        """Costs by part; `reached`: whether a gradient is wanted by what lies below."""
+        kind = "attention" if self.block in self.shape.heads else "feed_forward"
+        linears = {path: self.shape.linears[path] for path in self.sizes}
+        entries = [path for path, linear in linears.items() if linear.side == "out"]
+        inside = reached or any(self.ranks.get(path) for path in entries)
+        found = {kind: PartCost(), "adapter": PartCost()}
+        for path, size in self.sizes.items():
+            linear, rank = linears[path], self.ranks.get(path, 0)
             wanted = inside if linear.side == "in" else reached
-            parts[kind] += _linear(*sizes[path], bias=linear.bias, reached=wanted)
-            parts["adapter"] += _adapter(*sizes[path], rank=ranks.get(path, 0), reached=wanted)
+            found[kind] += _linear(*size, bias=linear.bias, reached=wanted)
+            found["adapter"] += _adapter(*size, rank=rank, reached=wanted)
             if kind == "attention" and linear.side == "in":
-                parts[kind] += _scores(sizes[path][0], length, reached=inside)
-        reached = reached or bool(adapted)
-    return CostTable(parts=parts | {"head": _head(shape.others["head"], length, reached=reached)})
+                found[kind] += _scores(size[0], self.length, reached=inside)
+        return found
 
 
-def _blocks(shape: ModelShape) -> dict[str, dict[str, LinearShape]]:
-    """The linears of each block, both in depth order."""
+def _own_parameters(shape: ModelShape, heads: Mapping[str, int]) -> int:
+    """Parameters that heads own outside the linears."""
+    total = 0
+    for block, size in shape.per_head.items():
+        lender = shape.lenders.get(block, block)
+        stack = [other for other, known in shape.lenders.items() if known == lender]
+        whole = all(heads[other] == shape.heads[other] for other in stack)
+        if block == lender or not whole:
+            total += size * heads[block]
+    return total
+
+
+def _runs(shape: ModelShape) -> Iterator[tuple[str, dict[str, LinearShape], bool]]:
+    """Each block with its linears, in the order in which blocks run, and whether it ran before."""
     blocks: dict[str, dict[str, LinearShape]] = {}
     for path, linear in shape.linears.items():
         blocks.setdefault(linear.block, {})[path] = linear
-    return blocks
+    cycles: dict[str, list[str]] = {}
+    for block in blocks:
+        cycle = next((path for path in shape.repeats if block.startswith(f"{path}.")), block)
+        cycles.setdefault(cycle, []).append(block)
+    for cycle, members in cycles.items():
+        for run in range(shape.repeats.get(cycle, 1)):
+            yield from ((block, blocks[block], run > 0) for block in members)
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool, reached: bool) -> PartCost:
@@ -183,12 +189,15 @@ def _scores(width: int, length: int, *, reached: bool) -> PartCost:
     )
 
 
-def _head(weights: int, length: int, *, reached: bool) -> PartCost:
-    """The task head, trained whole, on one token of a row."""
-    forward = 2 * weights / length
+def _head(shape: ModelShape, length: int, *, reached: bool) -> PartCost:
+    """A fresh head, trained whole, on every token or on one of a row; or a pretrained one."""
+    weights, found = shape.others["head"], shape.products
+    fresh = 2 * (found.get("row", 0) / length + found.get("token", 0))
+    frozen = 2 * found.get("lm", 0)
     return PartCost(
         parameters=weights,
-        trainable=weights,
-        training_flops_per_token=round(forward * (3 if reached else 2)),
-        inference_flops_per_token=round(forward),
+        trainable=0 if frozen else weights,
+        training_flops_per_token=round(fresh * (3 if reached else 2))
+        + frozen * (2 if reached else 1),
+        inference_flops_per_token=round(fresh) + frozen,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,17 +14,19 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from lightpeft.cost import ModelShape
 from lightpeft.errors import ScoresError
-from lightpeft.families import fingerprint, read_shape
+from lightpeft.geometry import fingerprint, read_shape
 from lightpeft.importance import Collector
+from lightpeft.layout import ModelShape
 from lightpeft.masks import Masks
 from lightpeft.scores import Scores
+from lightpeft.slicing import by_unit
 from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
 _CURVE = (
     "task_loss",
@@ -57,8 +60,8 @@ def estimate(
         model: a plain transformers model; afterwards its weights are as before, frozen.
         peft_config: the PEFT method on linears of the blocks; `target_modules` "all-linear" or
             None means all of them.
-        batches: keyword arguments of the model with labels; a list or a DataLoader is started
-            again when it runs out.
+        batches: keyword arguments of the model with which it gives a loss (labels), whatever its
+            inputs are; a list or a DataLoader is started again when it runs out.
         steps: optimizer steps, one batch each.
         lr: peak learning rate of PEFT modules and task head (AdamW, 6 % warmup, then constant).
         mask_lr: of the masks; None for `lr`.
@@ -132,15 +135,20 @@ def _train(
     warmup = max(1, round(_WARMUP * phase.steps))
     ramp = LambdaLR(phase.optimizer, lambda n: min(1.0, (n + 1) / warmup))
     device = phase.masks.parameters()[0].device
+    # peft's own forward differs by task type, and wants input_ids of models that have none.
+    base = model.get_base_model()
     every = max(1, phase.steps // _CURVE_ROWS)
     curve: list[dict[str, float]] = []
     step = 0
     model.train()
     for step, batch in zip(range(1, phase.steps + 1), _endless(batches), strict=False):
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        phase.collector.begin(batch.get("attention_mask"))
-        with torch.autocast(device.type, model.dtype, enabled=model.dtype in _HALVES):
-            task_loss = model(**batch).loss
+        batch = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        phase.collector.begin(batch)
+        with torch.autocast(device.type, base.dtype, enabled=base.dtype in _HALVES):
+            task_loss = getattr(base(**batch), "loss", None)
         if task_loss is None:
             raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
         (task_loss + phase.masks.penalty()).backward()
@@ -211,9 +219,11 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     """L2 norm of all the weights that a head or a neuron owns, per block."""
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():
-        weight: Tensor = model.get_submodule(name).weight.detach().float()
-        own = (weight if linear.side == "out" else weight.T).square().sum(dim=1)
-        units = own.reshape(-1, linear.unit).sum(dim=1).cpu()
+        module = model.get_submodule(name)
+        weight: Tensor = module.weight.detach().float()
+        turned = (linear.side == "in") != isinstance(module, Conv1D)
+        own = (weight.T if turned else weight).square().sum(dim=1)
+        units = by_unit(linear, own).cpu()
         squares[linear.block] = squares.get(linear.block, torch.zeros(())) + units
     return {block: total.sqrt() for block, total in squares.items()}
 

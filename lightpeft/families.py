@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-
-from lightpeft.cost import LinearShape, ModelShape
 from lightpeft.errors import ModelError
+
+Fused = Literal["", "blocks", "mixed"]
+Quirk = Literal["", "config", "alibi", "bias_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +16,70 @@ class Family:
     """Child names of one architecture's attention and feed-forward blocks.
 
     Attributes:
-        heads_in: linears whose rows are heads, relative to the attention block.
+        heads_in: the linears whose rows are heads: query, key, value, or one fused linear.
         heads_out: the linear that reads the concatenated heads.
-        core: the submodule that holds the head size and counts; empty for the block itself.
-        neurons_in: linears whose rows are neurons, relative to the feed-forward block.
+        neurons_in: the linears whose rows are neurons: one, or gate and up.
         neurons_out: the linear that reads the neurons.
+        core: the submodule of the attention block that holds the head size and the counts.
+        heads_fused: rows of a fused `heads_in`: `blocks` (all queries, all keys, all values) or
+            `mixed` (per KV group its queries, its key, its value).
+        neurons_fused: whether `neurons_in` is one linear with the rows of gate, then of up.
+        heads_also: linears and parameters that some models have, with a row per query head.
+        beside: modules inside the blocks that are as wide as the model: norms.
+        beside_heads: modules inside the attention block that are as wide as one head.
+        quirk: what else has to change with the number of heads (`lightpeft.quirks`).
+        stock: what the stock config can say when every layer keeps as much: `heads`, `neurons`.
     """
 
     heads_in: tuple[str, ...]
     heads_out: str
-    core: str = ""
     neurons_in: tuple[str, ...]
     neurons_out: str
+    core: str = ""
+    heads_fused: Fused = ""
+    neurons_fused: bool = False
+    heads_also: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    beside_heads: tuple[str, ...] = ()
+    quirk: Quirk = ""
+    stock: tuple[str, ...] = ("neurons",)
+
+    def __post_init__(self) -> None:
+        for field in ("heads_in", "neurons_in", "heads_also", "beside", "beside_heads", "stock"):
+            names = getattr(self, field)
+            if not isinstance(names, tuple) or not all(_is_path(name) for name in names):
+                raise ModelError(f"Family.{field} must be a tuple of child names, got {names!r}")
+        for field in ("heads_out", "neurons_out"):
+            if not _is_path(getattr(self, field)):
+                raise ModelError(
+                    f"Family.{field} must be a child name, got {getattr(self, field)!r}"
+                )
+        _one_of("heads_fused", self.heads_fused, get_args(Fused))
+        _one_of("quirk", self.quirk, get_args(Quirk))
+        if len(self.heads_in) != (1 if self.heads_fused else 3):
+            raise ModelError(
+                f"Family.heads_in must be query, key and value, or one linear with heads_fused, "
+                f"got {self.heads_in} with heads_fused {self.heads_fused!r}"
+            )
+        if len(self.neurons_in) not in ((1,) if self.neurons_fused else (1, 2)):
+            raise ModelError(
+                f"Family.neurons_in must be one linear, or gate and up, "
+                f"got {self.neurons_in} with neurons_fused {self.neurons_fused}"
+            )
+        names = (*self.heads_in, *self.heads_also, self.heads_out)
+        if len(set(names)) < len(names) or self.neurons_out in self.neurons_in:
+            raise ModelError(f"Family names a linear twice: {(*names, *self.neurons_in)}")
+        if not set(self.stock) <= {"heads", "neurons"}:
+            raise ModelError(f"Family.stock must be of heads, neurons, got {self.stock}")
+
+
+def _is_path(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ModelError(f"Family.{field} must be one of {allowed}, got {value!r}")
 
 
 _BERT = Family(
@@ -38,6 +88,7 @@ _BERT = Family(
     core="self",
     neurons_in=("intermediate.dense",),
     neurons_out="output.dense",
+    beside=("output.LayerNorm",),
 )
 _DISTILBERT = Family(
     heads_in=("q_lin", "k_lin", "v_lin"),
@@ -45,20 +96,135 @@ _DISTILBERT = Family(
     neurons_in=("lin1",),
     neurons_out="lin2",
 )
-FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "distilbert": _DISTILBERT,
+_DEBERTA = replace(
+    _BERT,
+    heads_in=("self.in_proj",),
+    heads_fused="mixed",
+    heads_also=("self.pos_proj", "self.pos_q_proj", "self.q_bias", "self.v_bias"),
+)
+_DEBERTA_V2 = replace(
+    _BERT,
+    heads_in=("self.query_proj", "self.key_proj", "self.value_proj"),
+    heads_also=("self.pos_key_proj", "self.pos_query_proj"),
+)
+_ALBERT = Family(
+    heads_in=("query", "key", "value"),
+    heads_out="dense",
+    neurons_in=("ffn",),
+    neurons_out="ffn_output",
+    beside=("LayerNorm", "full_layer_layer_norm"),
+)
+_MODERNBERT = Family(
+    heads_in=("Wqkv",),
+    heads_fused="blocks",
+    heads_out="Wo",
+    neurons_in=("Wi",),
+    neurons_fused=True,
+    neurons_out="Wo",
+)
+_BART = Family(
+    heads_in=("q_proj", "k_proj", "v_proj"),
+    heads_out="out_proj",
+    neurons_in=("fc1",),
+    neurons_out="fc2",
+    beside=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+)
+_CLIP = replace(_BART, beside=())
+_VIT = replace(_CLIP, heads_out="o_proj", stock=("heads", "neurons"))
+_GPT2 = Family(
+    heads_in=("c_attn",),
+    heads_fused="blocks",
+    heads_out="c_proj",
+    neurons_in=("c_fc",),
+    neurons_out="c_proj",
+)
+_GPT_NEOX = Family(
+    heads_in=("query_key_value",),
+    heads_fused="mixed",
+    heads_out="dense",
+    neurons_in=("dense_h_to_4h",),
+    neurons_out="dense_4h_to_h",
+)
+_LLAMA = Family(
+    heads_in=("q_proj", "k_proj", "v_proj"),
+    heads_out="o_proj",
+    neurons_in=("gate_proj", "up_proj"),
+    neurons_out="down_proj",
+    stock=("heads", "neurons"),
+)
+_QWEN3 = replace(_LLAMA, beside_heads=("q_norm", "k_norm"))
+_PHI3 = replace(
+    _LLAMA,
+    heads_in=("qkv_proj",),
+    heads_fused="blocks",
+    neurons_in=("gate_up_proj",),
+    neurons_fused=True,
+    quirk="config",
+)
+_T5 = Family(
+    heads_in=("q", "k", "v"),
+    heads_out="o",
+    neurons_in=("wi",),
+    neurons_out="wo",
+    quirk="bias_table",
+    stock=("heads", "neurons"),
+)
+# More than one family: a block is of the first whose names it has.
+FAMILIES: dict[str, tuple[Family, ...]] = {
+    "albert": (_ALBERT,),
+    "bart": (_BART,),
+    "bert": (_BERT,),
+    "bloom": (replace(_GPT_NEOX, quirk="alibi", stock=()),),
+    "clip": (_CLIP,),
+    "clip_text_model": (_CLIP,),
+    "clip_vision_model": (_CLIP,),
+    "deberta": (_DEBERTA,),
+    "deberta-v2": (_DEBERTA_V2,),
+    "distilbert": (_DISTILBERT,),
+    "electra": (_BERT,),
+    "falcon": (replace(_GPT_NEOX, quirk="alibi"),),
+    "gemma2": (_LLAMA,),
+    # The vision tower's own head, which no mask reaches, would have to shrink with its neurons.
+    "gemma3": (_QWEN3, replace(_CLIP, stock=())),
+    "gemma3_text": (_QWEN3,),
+    "gpt2": (_GPT2,),
+    "gpt_neox": (_GPT_NEOX,),
+    "llama": (_LLAMA,),
+    "mistral": (_LLAMA,),
+    "modernbert": (_MODERNBERT,),
+    "opt": (_BART,),
+    "phi3": (_PHI3,),
+    "qwen2": (_LLAMA,),
+    "qwen3": (_QWEN3,),
+    "roberta": (_BERT,),
+    "t5": (_T5, replace(_T5, neurons_in=("wi_0", "wi_1"))),
+    "vit": (_VIT,),
+    "whisper": (_BART,),
+    "xlm-roberta": (_BERT,),
 }
-_HEAD_COUNTS = ("num_attention_heads", "n_heads")
-_HEAD_WIDTHS = ("all_head_size",)
-_SAMPLE = 256
 
 
-def family_of(model: PreTrainedModel) -> Family:
-    """The architecture's names.
+def register_family(model_type: str, *families: Family) -> None:
+    """Support another architecture; a block is of the first family whose names it has.
+
+    Args:
+        model_type: as in the model's config.
+        families: one, or several where blocks of a model differ.
+
+    Raises:
+        ModelError: there is no family, a wrong type, or another spec under that name already.
+    """
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelError(f"model_type must be a name, got {model_type!r}")
+    if not families or not all(isinstance(family, Family) for family in families):
+        raise ModelError(f"{model_type!r} needs a lightpeft.Family, got {families}")
+    if FAMILIES.get(model_type, families) != families:
+        raise ModelError(f"model type {model_type!r} is registered already, as something else")
+    FAMILIES[model_type] = families
+
+
+def families_of(model: Any) -> tuple[Family, ...]:
+    """The names of a model's architecture.
 
     Raises:
         ModelError: the architecture is not supported.
@@ -71,129 +237,41 @@ def family_of(model: PreTrainedModel) -> Family:
     return FAMILIES[kind]
 
 
-def read_shape(model: PreTrainedModel) -> ModelShape:
-    """Read what can be cut from the model's weights, blocks in depth order.
-
-    The model must be plain: not wrapped by peft, not pruned before.
-
-    Raises:
-        ModelError: the architecture is not supported, or no block has the expected linears.
-    """
-    family = family_of(model)
-    heads: dict[str, int] = {}
-    neurons: dict[str, int] = {}
-    linears: dict[str, LinearShape] = {}
-    for path, module in model.named_modules():
-        if _has_linears(module, (*family.heads_in, family.heads_out)):
-            size = _head_size(_child(module, family.core))
-            heads[path] = _linear(module, family.heads_out).in_features // size
-            linears |= _block_linears(module, path, family.heads_in, family.heads_out, size)
-        if _has_linears(module, (*family.neurons_in, family.neurons_out)):
-            neurons[path] = _linear(module, family.neurons_out).in_features
-            linears |= _block_linears(module, path, family.neurons_in, family.neurons_out, 1)
-    if not heads or not neurons:
-        raise ModelError(
-            f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows; "
-            f"pass the plain model, not one wrapped by peft"
-        )
-    return ModelShape(
-        model_type=model.config.model_type,
-        heads=heads,
-        neurons=neurons,
-        # BERT's feed-forward block holds its attention block, so it was found first.
-        linears={path: linears[path] for path, _ in model.named_modules() if path in linears},
-        others=_others(model, linears),
-    )
+# What holds the size of one head, and what has to be set when heads go.
+HEAD_SIZES = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
+HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
+GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
+GROUP_SIZES = ("num_key_value_groups",)
+# T5's first self-attention of a stack holds the position biases of all its layers' heads.
+BIAS_TABLE = "relative_attention_bias"
+# Parts of names by which modules outside the blocks are told apart.
+EMBEDDING_PARTS = ("embed", "conv", "project_in", "projector", "vision_tower")
+ROW_PARTS = ("pooler", "text_projection", "visual_projection")
+TOKEN_HEADS = ("score",)  # runs on every token, though one a row counts
+_POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")  # see no tokens
+_CROSS_ATTENTION = ("encoder_attn", "EncDecAttention", "crossattention")
+_READS_ENCODER = ("k_proj", "v_proj", "k", "v", "self.key", "self.value")
+_VISION = ("vision_model", "vision_tower")
 
 
-def set_head_count(model: PreTrainedModel, block: str, kept: int) -> None:
-    """Tell an attention block whose weights were sliced how many heads are left."""
-    core = _child(model.get_submodule(block), family_of(model).core)
-    for name in _HEAD_COUNTS:
-        if hasattr(core, name):
-            setattr(core, name, kept)
-    for name in _HEAD_WIDTHS:
-        if hasattr(core, name):
-            setattr(core, name, kept * _head_size(core))
+def mask_key(path: str, *, encoder_decoder: bool) -> str:
+    """Which mask of a batch marks the real tokens that a linear sees; empty: none does."""
+    parts = path.split(".")
+    if set(parts) & set(_VISION) or parts[-1] in _POSITIONS:
+        return ""
+    if not encoder_decoder or "decoder" not in parts:
+        return "attention_mask"
+    if set(parts) & set(_CROSS_ATTENTION) and path.endswith(tuple(f".{n}" for n in _READS_ENCODER)):
+        return "attention_mask"
+    return "decoder_attention_mask"
 
 
-def reading_linear(shape: ModelShape, block: str) -> str:
-    """Path of the linear that reads a block's heads or neurons: where a mask goes."""
-    return next(n for n, x in shape.linears.items() if x.block == block and x.side == "in")
-
-
-def fingerprint(model: PreTrainedModel, shape: ModelShape) -> str:
-    """Tell one base model from another by the weights of its blocks.
-
-    A few values of each block linear are hashed, as bfloat16: the same checkpoint gives the
-    same fingerprint whether it was loaded as float32 or as bfloat16.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name in shape.linears:
-        weight: Tensor = model.get_submodule(name).weight.detach()
-        stride = max(1, weight.numel() // _SAMPLE)
-        sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _head_size(core: nn.Module) -> int:
-    return int(getattr(core, "attention_head_size"))  # noqa: B009 (mypy reads modules there)
-
-
-def _child(module: nn.Module, name: str) -> nn.Module:
-    return module.get_submodule(name) if name else module
-
-
-def _linear(module: nn.Module, name: str) -> nn.Linear:
-    found = module.get_submodule(name)
-    if not isinstance(found, nn.Linear):
-        raise ModelError(f"{name} must be a torch.nn.Linear, got {type(found).__name__}")
-    return found
-
-
-def _has_linears(module: nn.Module, names: tuple[str, ...]) -> bool:
-    for name in names:
-        try:
-            if not isinstance(module.get_submodule(name), nn.Linear):
-                return False
-        except AttributeError:
-            return False
-    return True
-
-
-def _block_linears(
-    module: nn.Module, block: str, ins: tuple[str, ...], out: str, unit: int
-) -> dict[str, LinearShape]:
-    found = {}
-    for name in (*ins, out):
-        linear = _linear(module, name)
-        found[f"{block}.{name}"] = LinearShape(
-            inputs=linear.in_features,
-            outputs=linear.out_features,
-            bias=linear.bias is not None,
-            block=block,
-            side="in" if name == out else "out",
-            unit=unit,
-        )
-    return found
-
-
-def _others(model: PreTrainedModel, linears: dict[str, LinearShape]) -> dict[str, int]:
-    """Count the parameters outside the block linears, each once, by what they are."""
-    counts = {"embeddings": 0, "norms": 0, "head": 0}
-    for name, parameter in model.named_parameters():
-        owner = name.rpartition(".")[0]
-        if owner in linears:
-            continue
-        if isinstance(model.get_submodule(owner), nn.LayerNorm):
-            counts["norms"] += parameter.numel()
-        elif "embeddings" in owner:
-            counts["embeddings"] += parameter.numel()
-        else:
-            counts["head"] += parameter.numel()
-    return counts
+def repeats_of(model: Any) -> dict[str, int]:
+    """Paths of modules that run several times in a row -> how often (ALBERT shares its layers)."""
+    groups = [p for p, m in model.named_modules() if type(m).__name__ == "AlbertLayerGroup"]
+    if not groups:
+        return {}
+    depth = model.config.num_hidden_layers
+    runs = [int(layer / (depth / len(groups))) for layer in range(depth)]
+    return {path: runs.count(index) for index, path in enumerate(groups)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightpeft.errors import ScoresError
+from lightpeft.families import mask_key
 from lightpeft.masks import Masks
 
 _TINY = 1e-12
@@ -47,7 +49,8 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     Args:
         delta: what the module adds, scaling included, shape ``(..., out_features)``.
         base: what the frozen linear gives, same shape.
-        attention_mask: 1 for real tokens, as many entries as ``delta`` has vectors, or None.
+        attention_mask: 1 for real tokens; left out where ``delta`` has another number of vectors,
+            which are then all real (patches of an image, positions).
 
     Returns:
         A scalar, float32 for anything narrower.
@@ -72,6 +75,8 @@ class Collector:
         }
         self._masks, self._reduction = masks, reduction
         device = masks.parameters()[0].device
+        config = getattr(model, "config", None)
+        encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         width = max(layer.r["default"] for layer in self._layers.values())
         self._now = torch.zeros(len(self._layers), device=device)
         self._modules = torch.zeros(len(self._layers), device=device)
@@ -81,7 +86,11 @@ class Collector:
         # row 1: of the gradients, which it spoils everywhere.
         self._first_bad = torch.full((2, len(self._layers)), -1, dtype=torch.long, device=device)
         self._counted = 0
-        self._attention_mask: Tensor | None = None
+        self._keys = [
+            mask_key(_plain(name), encoder_decoder=encoder_decoder) for name in self._layers
+        ]
+        self._batch: Mapping[str, Any] = {}
+        self._calls = [0] * len(self._layers)
         self._base: dict[int, Tensor] = {}
         self._handles = []
         for index, layer in enumerate(self._layers.values()):
@@ -90,9 +99,11 @@ class Collector:
             scaling = layer.scaling["default"]
             self._handles.append(delta.register_forward_hook(self._compare(index, scaling)))
 
-    def begin(self, attention_mask: Tensor | None) -> None:
-        """Say which tokens of the coming batch are real."""
-        self._attention_mask = attention_mask
+    def begin(self, batch: Mapping[str, Any]) -> None:
+        """Take the coming batch, whose masks say which tokens are real."""
+        self._batch = batch
+        self._calls = [0] * len(self._layers)
+        self._now = torch.zeros_like(self._now)
 
     @torch.no_grad()
     def end(self, step: int, *, count: bool) -> None:
@@ -100,6 +111,8 @@ class Collector:
         ranks = torch.zeros_like(self._ranks)
         for index, layer in enumerate(self._layers.values()):
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            if a.grad is None:  # the batch did not use it
+                continue
             score = rank_importance(a, a.grad)
             if self._reduction == "mean":
                 score = score * (1 / a.shape[1] + 1 / b.shape[0])
@@ -155,11 +168,14 @@ class Collector:
 
     def _compare(self, index: int, scaling: float) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            # lora_B's own output: in bfloat16 the difference of two sums would lose it. Activation
-            # checkpointing comes here twice a step, with the same result.
-            self._now[index] = module_importance(
-                output.detach() * scaling, self._base.pop(index), self._attention_mask
+            # lora_B's own output: in bfloat16 the difference of two sums would lose it. A layer
+            # that runs several times a step gets the mean; activation checkpointing comes here
+            # twice, with the same result.
+            now = module_importance(
+                output.detach() * scaling, self._base.pop(index), self._batch.get(self._keys[index])
             )
+            self._calls[index] += 1
+            self._now[index] += (now - self._now[index]) / self._calls[index]
 
         return hook
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.cost import ModelShape
-from lightpeft.families import reading_linear
+from lightpeft.layout import ModelShape
 
 
 class Masks:
-    """One scalar per head and per neuron, all 1 at the start; a context manager.
+    """One scalar per query head and per neuron, all 1 at the start; a context manager.
 
     The foundation-model masks of Light-PEFT (arXiv:2406.03792, m_A and m_F). Deviation: the
     authors' code multiplies attention probabilities, which forces eager attention; a head's
@@ -21,7 +20,8 @@ class Masks:
     SDPA and flash attention on.
 
     Attributes:
-        heads: attention block path -> parameter, shape `(heads,)`.
+        heads: attention block path -> parameter, shape `(query heads,)`; a KV group is scored by
+            its heads, so that one estimation serves either `prune.head_unit`.
         neurons: feed-forward block path -> parameter, shape `(neurons,)`.
     """
 
@@ -32,7 +32,7 @@ class Masks:
         self._handles = []
         for blocks, group in ((shape.heads, self.heads), (shape.neurons, self.neurons)):
             for block, count in blocks.items():
-                name = reading_linear(shape, block)
+                name = shape.readers[block]
                 linear = model.get_submodule(name)
                 device = next(linear.parameters()).device
                 mask = nn.Parameter(torch.ones(count, device=device))
@@ -51,9 +51,10 @@ class Masks:
     def taylor(self) -> list[Tensor]:
         """|mask * its gradient| per mask; the penalty pulls every mask alike and is left out."""
         return [
-            (mask * (mask.grad - self._l1 * mask.sign())).abs().detach()
+            torch.zeros_like(mask)
+            if mask.grad is None  # the batch did not use its block
+            else (mask * (mask.grad - self._l1 * mask.sign())).abs().detach()
             for mask in self.parameters()
-            if mask.grad is not None
         ]
 
     def __enter__(self) -> Masks:

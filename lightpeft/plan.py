@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightpeft.cost import ModelShape
 from lightpeft.errors import PlanError
 from lightpeft.files import read_json, write_json
+from lightpeft.layout import ModelShape
 from lightpeft.scores import shape_from_json, shape_to_json
 
-_FORMAT = "lightpeft-plan-1"
+_FORMAT = "lightpeft-plan-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,9 @@ class PruningPlan:
         fingerprint: of the unpruned model's weights.
         scores: digest of the scores that the plan was made from.
         settings: ratios, criterion, scope, alignment and seed.
-        heads: attention block path -> heads kept.
-        neurons: feed-forward block path -> neurons kept.
+        heads: attention block path -> query heads kept, equally many in every KV group that keeps
+            any. None: the block is emptied, with no PEFT module on the linear that reads it.
+        neurons: feed-forward block path -> neurons kept, or none as above.
         ranks: path of the linear under a PEFT module -> ranks kept; none: the module goes.
         notes: what did not go as the ratios say, and why.
     """
@@ -63,13 +65,49 @@ class PruningPlan:
             if {block: cut.total for block, cut in cuts.items()} != totals:
                 raise PlanError(f"the plan's {name}s are not those of its model shape")
             for block, cut in cuts.items():
-                if not cut.kept:
-                    raise PlanError(f"{block} keeps no {name}: a block must keep at least one")
+                reader = self.shape.readers.get(block, "")
+                if not cut.kept and reader in self.ranks and self.ranks[reader].kept:
+                    raise PlanError(
+                        f"{block} keeps no {name}, but the plan keeps a PEFT module on {reader}, "
+                        f"which would revive it"
+                    )
+        for block in self.heads:
+            self._check_groups(block)
         unknown = sorted(set(self.ranks) - set(self.shape.linears))
         if unknown:
             raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
         if not any(cut.kept for cut in self.ranks.values()):
             raise PlanError("the plan keeps no PEFT module: nothing would be trained")
+
+    def _check_groups(self, block: str) -> None:
+        sizes = self._group_sizes(block)
+        if len(set(sizes)) > 1:
+            raise PlanError(
+                f"{block} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
+                f"every group that stays must keep as many"
+            )
+
+    def _group_sizes(self, block: str) -> list[int]:
+        """Query heads that each KV group keeps, of those that keep any."""
+        sharing = self.shape.sharing.get(block, 1)
+        return [*Counter(head // sharing for head in self.heads[block].kept).values()]
+
+    def stays(self, block: str) -> tuple[int, ...]:
+        """Units that a block really has afterwards: an emptied one keeps the first, unread."""
+        return (self.heads.get(block) or self.neurons[block]).kept or (0,)
+
+    def groups_of(self, block: str) -> int:
+        """KV groups that an attention block has afterwards."""
+        return len(self._group_sizes(block)) or 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What `lightpeft.cost.cost` is told: units, KV groups and ranks that are left."""
+        return {
+            "heads": {block: len(self.stays(block)) for block in self.heads},
+            "groups": {block: self.groups_of(block) for block in self.heads},
+            "neurons": {block: len(self.stays(block)) for block in self.neurons},
+            "ranks": {name: len(cut.kept) for name, cut in self.ranks.items()},
+        }
 
     @property
     def is_identity(self) -> bool:

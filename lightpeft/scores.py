@@ -13,15 +13,15 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from lightpeft.cost import LinearShape, ModelShape
 from lightpeft.errors import LightPeftError, ScoresError
 from lightpeft.files import read_json, read_tensors, write_json, write_tensors
+from lightpeft.layout import LinearShape, ModelShape
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 CRITERIA = ("mask", "taylor", "magnitude")
-_FORMAT = "lightpeft-scores-1"
+_FORMAT = "lightpeft-scores-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Scores:
         shape: of the unpruned model.
         fingerprint: of the unpruned model's weights.
         peft: the PEFT method that was attached.
-        heads: criterion -> attention block path -> float32 scores, shape `(heads,)`.
+        heads: criterion -> attention block path -> float32 scores, shape `(query heads,)`.
         neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.
         modules: path of the linear that a PEFT module sits on -> its importance.
         ranks: the same paths -> float32 scores, shape `(r,)`.

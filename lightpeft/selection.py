@@ -23,6 +23,7 @@ def make_plan(
     ranks: float,
     align: int = 8,
     criterion: str = "taylor",
+    head_unit: str = "group",
     neuron_scope: str = "global",
     module_order: str = "importance",
     seed: int = 0,
@@ -35,7 +36,7 @@ def make_plan(
 
     Args:
         scores: from `estimate`.
-        heads: share of the heads of each layer to cut, in [0, 1).
+        heads: share of the heads of each layer to cut, in [0, 1); see `head_unit`.
         neurons: share of all FFN neurons to cut; the number that a layer keeps is a multiple
             of `align`, the total kept is exact up to that.
         modules: share of the PEFT modules to cut, over the whole model.
@@ -43,6 +44,9 @@ def make_plan(
         align: a multiple that the hardware likes.
         criterion: of heads and neurons: `taylor`, `mask` (the paper's) or `magnitude`; or
             `random`, also of ranks and, by importance, of modules.
+        head_unit: where query heads share keys and values: `group` (a KV group with all its query
+            heads; its score is their sum) or `head` (as many query heads of every group; keys and
+            values stay). With one group in all, heads go whatever is asked.
         neuron_scope: `global` (over all layers) or `layer`.
         module_order: which modules go first: those of least `importance` (the paper's), or by
             `depth` those nearest to the embeddings, so that backward stops above them.
@@ -54,6 +58,7 @@ def make_plan(
     ratios = {"heads": heads, "neurons": neurons, "modules": modules, "ranks": ranks}
     settings = ratios | {
         "criterion": criterion,
+        "head_unit": head_unit,
         "neuron_scope": neuron_scope,
         "module_order": module_order,
         "align": align,
@@ -107,6 +112,8 @@ def _check(settings: dict[str, Any]) -> None:
     if settings["criterion"] not in (*CRITERIA, "random"):
         allowed = ", ".join((*CRITERIA, "random"))
         raise PlanError(f"prune.criterion must be one of {allowed}, got {settings['criterion']!r}")
+    if settings["head_unit"] not in ("group", "head"):
+        raise PlanError(f"prune.head_unit must be group or head, got {settings['head_unit']!r}")
     if settings["neuron_scope"] not in ("global", "layer"):
         raise PlanError(
             f"prune.neuron_scope must be global or layer, got {settings['neuron_scope']!r}"
@@ -146,13 +153,37 @@ def _cut(scores: Tensor, count: int, criterion: str) -> Cut:
 
 
 def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
-    cuts = {}
-    for block, total in source.scores.shape.heads.items():
-        count = _keep_count(settings["heads"], total, floor=1)
-        if count > _keep_count(settings["heads"], total, floor=0):
-            notes.append(f"{block} keeps the floor of 1 head; by its ratio it would keep none")
-        cuts[block] = _cut(source.of("heads", block), count, source.criterion)
+    """Cut heads of each layer; where heads share keys and values, KV groups or heads of each."""
+    cuts, shape = {}, source.scores.shape
+    for block, total in shape.heads.items():
+        scores, sharing = source.of("heads", block), shape.sharing.get(block, 1)
+        rows, unit = scores.reshape(-1, sharing), "head"
+        # A lone group can't go, so its query heads are the unit whatever was asked.
+        if sharing == 1 or (settings["head_unit"] == "group" and total > sharing):
+            rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
+        count = _keep_count(settings["heads"], rows.shape[1], floor=1)
+        if count > _keep_count(settings["heads"], rows.shape[1], floor=0):
+            notes.append(f"{block} keeps the floor of 1 {unit}; by its ratio it would keep none")
+        if sharing == 1:
+            cuts[block] = _cut(scores, count, source.criterion)
+        else:
+            cuts[block] = _cut_shared(rows, count, total, source.criterion)
     return cuts
+
+
+def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> Cut:
+    """Keep `count` of each row: of the query heads of every KV group, or of all groups in one."""
+    groups, units = rows.shape
+    chosen = [_top(row, count) for row in rows]
+    if groups * units == total:
+        kept = [group * units + head for group, heads in enumerate(chosen) for head in heads]
+        what = f"{units - count} of {units} query heads of each KV group"
+    else:
+        sharing = total // units
+        kept = [group * sharing + head for group in chosen[0] for head in range(sharing)]
+        what = f"{units - count} of {units} KV groups"
+    why = "kept whole" if count == units else f"{what} cut, the lowest by {criterion}"
+    return Cut(total=total, kept=tuple(kept), why=why)
 
 
 def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:

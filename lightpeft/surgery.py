@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import (
@@ -15,21 +16,28 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.cost import LinearShape
 from lightpeft.errors import ModelError, PlanError
-from lightpeft.families import fingerprint, read_shape, set_head_count
-from lightpeft.plan import Cut, PruningPlan
+from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.layout import LinearShape
+from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
+from lightpeft.slicing import kept_rows, slice_base
+from lightpeft.verification import verify as check_sliced
 
 _PREFIX = "base_model.model."
 _LORA_KEY = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
 
 
 def prune(
-    model: PreTrainedModel, plan: PruningPlan, scores: Scores, *, warm_start: bool = True
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    scores: Scores,
+    *,
+    warm_start: bool = True,
+    verify: Mapping[str, Any] | None = None,
 ) -> PeftModel:
     """Cut the model down to the plan and attach the PEFT modules that stay.
 
@@ -39,12 +47,15 @@ def prune(
         scores: holds the PEFT method, and the weights that the estimation trained.
         warm_start: carry those weights over, sliced; otherwise PEFT modules and task head
             start fresh.
+        verify: a batch, the model's keyword arguments, on which to check that the pruned base says
+            what it said with the heads and neurons that go masked; costs two forward passes.
 
     Returns:
         A stock `PeftModel`. Scaling stays as it was before ranks went.
 
     Raises:
-        ModelError: the model is wrapped already, or its architecture is not supported.
+        ModelError: the model is wrapped already, its architecture is not supported, or `verify`
+            shows a difference (the model is then not usable any more).
         PlanError: the plan belongs to another model or to other scores.
     """
     if plan.scores != scores.digest:
@@ -55,13 +66,20 @@ def prune(
     if {name: cut.total for name, cut in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     warm = compact_weights(scores.adapter, plan) if warm_start else None
-    return apply(model, plan, compact_config(scores.peft, plan), warm)
+    return apply(model, plan, compact_config(scores.peft, plan), warm, batch=verify)
 
 
 def apply(
-    model: PreTrainedModel, plan: PruningPlan, config: LoraConfig, weights: dict[str, Tensor] | None
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    config: LoraConfig,
+    weights: dict[str, Tensor] | None,
+    *,
+    batch: Mapping[str, Any] | None = None,
 ) -> PeftModel:
     """Slice the base, attach what `config` says, load `weights` unless they are None.
+
+    With a `batch` the sliced base is checked on it, see `lightpeft.verification.verify`.
 
     Raises:
         ModelError, PlanError: the model, the plan and the weights do not belong together; found
@@ -70,7 +88,10 @@ def apply(
     check_base(model, plan)
     if weights is not None:
         check_weights(weights, plan, model)
-    slice_base(model, plan)
+    if batch is None:
+        slice_base(model, plan)
+    else:
+        check_sliced(model, plan, batch)
     peft_model = attach(model, config, plan)
     if weights is not None:
         load_weights(peft_model, weights)
@@ -118,25 +139,11 @@ def check_weights(
     wanted = {key: own.get(key) for key in given if _LORA_KEY.fullmatch(key) is None}
     for name, cut in plan.ranks.items():
         linear, rank = plan.shape.linears[name], len(cut.kept)
-        inputs, outputs = linear.keep(len(_cut_of(plan, linear).kept))
+        inputs, outputs = _kept_sizes(plan, linear)
         if rank:
             wanted[f"{_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
             wanted[f"{_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
     _compare(wanted, given)
-
-
-def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
-    """Remove the heads and neurons that the plan does not keep; call `check_base` before."""
-    for name, linear in plan.shape.linears.items():
-        _slice_linear(model.get_submodule(name), kept_units(plan, linear), linear.side)
-    for block, cut in plan.heads.items():
-        set_head_count(model, block, len(cut.kept))
-
-
-def kept_units(plan: PruningPlan, linear: LinearShape) -> Tensor:
-    """Rows or columns (`linear.side`) that stay of a block linear, ascending."""
-    starts = torch.tensor(_cut_of(plan, linear).kept) * linear.unit
-    return (starts[:, None] + torch.arange(linear.unit)).flatten()
 
 
 def compact_config(original: LoraConfig, plan: PruningPlan) -> LoraConfig:
@@ -233,8 +240,9 @@ def peft_weights(model: PeftModel) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _cut_of(plan: PruningPlan, linear: LinearShape) -> Cut:
-    return plan.heads.get(linear.block) or plan.neurons[linear.block]
+def _kept_sizes(plan: PruningPlan, linear: LinearShape) -> tuple[int, int]:
+    groups = plan.groups_of(linear.block) if linear.block in plan.heads else None
+    return linear.keep(len(plan.stays(linear.block)), groups)
 
 
 def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.Size]) -> None:
@@ -246,27 +254,10 @@ def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.
             )
 
 
-def _slice_linear(linear: nn.Module, units: Tensor, side: str) -> None:
-    assert isinstance(linear, nn.Linear)
-    dim = 0 if side == "out" else 1
-    if len(units) == linear.weight.shape[dim]:
-        return
-    units = units.to(linear.weight.device)
-    kept = linear.weight.detach().index_select(dim, units)
-    linear.weight = nn.Parameter(kept, requires_grad=linear.weight.requires_grad)
-    if side == "in":
-        linear.in_features = len(units)
-        return
-    linear.out_features = len(units)
-    if linear.bias is not None:
-        bias = linear.bias.detach().index_select(0, units)
-        linear.bias = nn.Parameter(bias, requires_grad=linear.bias.requires_grad)
-
-
 def _coordinates(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
     """Rows and columns of a module's full LoRA factor that the compact one holds."""
     linear, ranks = plan.shape.linears[name], torch.tensor(plan.ranks[name].kept)
-    units = kept_units(plan, linear)
+    units = kept_rows(linear, plan.stays(linear.block))
     if factor == "A":
         return ranks, units if linear.side == "in" else torch.arange(linear.inputs)
     return units if linear.side == "out" else torch.arange(linear.outputs), ranks

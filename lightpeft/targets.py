@@ -9,9 +9,10 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from lightpeft.cost import ModelShape
 from lightpeft.errors import ModelError
+from lightpeft.layout import ModelShape
 
 # Every other setting of LoraConfig must be at its default.
 _SETTINGS = {
@@ -20,6 +21,7 @@ _SETTINGS = {
     "lora_dropout",
     "use_rslora",
     "target_modules",
+    "fan_in_fan_out",
     "modules_to_save",
     "init_lora_weights",
     "task_type",
@@ -49,6 +51,7 @@ def checked(config: LoraConfig, model: PreTrainedModel, shape: ModelShape) -> Lo
     names = block_targets(shape, config.target_modules)
     found.target_modules = "|".join(re.escape(name) for name in names)
     found.exclude_modules = None
+    found.fan_in_fan_out = any(isinstance(model.get_submodule(n), Conv1D) for n in names)
     found.modules_to_save = _with_head(model, found)
     return found
 

@@ -26,6 +26,7 @@ def ratios(section: PruneSection, method: str) -> dict[str, Any]:
         "modules": section.modules,
         "ranks": section.ranks,
         "align": section.align,
+        "head_unit": section.head_unit,
         "neuron_scope": section.neuron_scope,
         "module_order": section.module_order,
         "criterion": "random" if method == "random" else section.criterion,
@@ -40,14 +41,10 @@ def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
         "neurons": plan.shape.neurons,
         "ranks": {name: cut.total for name, cut in plan.ranks.items()},
     }
-    kept = {
-        group: {name: len(cut.kept) for name, cut in getattr(plan, group).items()}
-        for group in whole
-    }
     return {
         "length": COST_LENGTH,
         "before": _cost(plan, whole, head),
-        "after": _cost(plan, kept, head),
+        "after": _cost(plan, plan.counts(), head),
     }
 
 

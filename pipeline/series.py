@@ -38,19 +38,20 @@ def training(outcome: Outcome) -> Rows:
 
 
 def kept(outcome: Outcome) -> Rows:
-    """Heads and neurons that each layer keeps."""
-    return [
-        {
-            "method": method.name,
-            "layer": layer_of(attention),
-            "heads": len(heads.kept),
-            "neurons": len(neurons.kept),
-        }
-        for method in outcome.methods.values()
-        for (attention, heads), neurons in zip(
-            method.plan.heads.items(), method.plan.neurons.values(), strict=True
-        )
-    ]
+    """Heads and neurons that each layer keeps, layers in depth order.
+
+    A layer of a decoder may have two attention blocks, whose heads are added.
+    """
+    rows = []
+    for method in outcome.methods.values():
+        layers: dict[str, dict[str, int]] = {}
+        for unit in ("heads", "neurons"):
+            for path, cut in getattr(method.plan, unit).items():
+                counts = layers.setdefault(_layer(path), {"heads": 0, "neurons": 0})
+                counts[unit] += len(cut.kept)
+        for number, counts in enumerate(layers.values()):
+            rows.append({"method": method.name, "layer": number, **counts})
+    return rows
 
 
 def ranks(outcome: Outcome) -> Rows:
@@ -80,6 +81,11 @@ def speed(outcome: Outcome) -> Rows:
         }
         for method in outcome.methods.values()
     ]
+
+
+def _layer(path: str) -> str:
+    """The path of the layer that a block or a module lies in: up to its first number."""
+    return re.match(r".*?\.\d+(?=\.|$)", path)[0]
 
 
 def layer_of(path: str) -> int:

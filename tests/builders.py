@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 import lightpeft
-from lightpeft.cost import LinearShape, ModelShape
-from lightpeft.families import fingerprint, read_shape
+from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.masks import Masks
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores

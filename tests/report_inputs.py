@@ -12,8 +12,8 @@ from peft import LoraConfig
 from ruamel.yaml import YAML
 
 from lightpeft.config import Params, load_params
-from lightpeft.cost import LinearShape, ModelShape
 from lightpeft.files import write_json
+from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.scores import Scores
 from lightpeft.selection import make_plan
 from pipeline.outcome import Places

@@ -131,6 +131,7 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("estimate/mask_lr", -1, "estimate.mask_lr must be auto or a number above 0, got -1"),
         ("estimate/l1", float("nan"), "estimate.l1 must be a number from 0, got nan"),
         ("prune/align", 8.0, "prune.align must be a whole number from 1, got 8.0"),
+        ("prune/head_unit", "layer", "prune.head_unit must be one of group, head, got 'layer'"),
         ("prune/criterion", "best", "prune.criterion must be one of mask, .*, got 'best'"),
         ("finetune/schedule", "flat", "finetune.schedule must be one of linear, cosine, got 'fla"),
         ("evaluate/bootstrap", 0, "evaluate.bootstrap must be a whole number from 10, got 0"),

@@ -20,7 +20,6 @@ from peft import AdaLoraConfig, get_peft_model
 
 import lightpeft
 from lightpeft.errors import ModelError, ScoresError
-from lightpeft.families import reading_linear
 from lightpeft.importance import rank_importance
 from lightpeft.scores import Scores
 
@@ -145,7 +144,7 @@ def test_magnitude_is_the_norm_of_all_that_a_unit_owns():
 
     block = list(scores.shape.heads)[1]
     linears = [model.get_submodule(f"{block}.{x}_lin").weight[8:16] for x in "qkv"]
-    linears.append(model.get_submodule(reading_linear(scores.shape, block)).weight[:, 8:16])
+    linears.append(model.get_submodule(scores.shape.readers[block]).weight[:, 8:16])
     wanted = torch.cat([part.flatten() for part in linears]).norm()
     torch.testing.assert_close(found.heads["magnitude"][block][1], wanted)
 

@@ -11,7 +11,7 @@ from builders import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.errors import ModelError
-from lightpeft.families import fingerprint, read_shape, reading_linear
+from lightpeft.geometry import fingerprint, read_shape
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -58,7 +58,7 @@ def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: st
     shape = read_shape(tiny_model(family))
 
     for block in (*shape.heads, *shape.neurons):
-        linear = shape.linears[reading_linear(shape, block)]
+        linear = shape.linears[shape.readers[block]]
         assert (linear.block, linear.side) == (block, "in")
 
 
@@ -71,10 +71,10 @@ def test_shape_of_other_task_heads_is_read_too():
 
 
 def test_unsupported_architecture_is_refused_with_the_supported_ones():
-    config = transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.XLNetConfig(vocab_size=9, d_model=8, n_layer=1, n_head=2)
 
-    with pytest.raises(ModelError, match="model type 'gpt2' is not supported; supported: bert, "):
-        read_shape(transformers.GPT2Model(config))
+    with pytest.raises(ModelError, match="model type 'xlnet' is not supported; supported: albert,"):
+        read_shape(transformers.XLNetModel(config))
 
 
 def test_wrapped_model_is_refused():

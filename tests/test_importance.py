@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lightpeft.errors import ScoresError
-from lightpeft.families import read_shape
+from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector, module_importance, rank_importance
 from lightpeft.masks import Masks
 
@@ -35,7 +35,7 @@ def collect(
     wrapped: PeftModel, masks: Masks, batch: dict[str, Tensor], reduction: str = "sum"
 ) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
     with Collector(wrapped, masks, reduction=reduction) as collector:
-        collector.begin(batch.get("attention_mask"))
+        collector.begin(batch)
         wrapped(**batch).loss.backward()
         collector.end(1, count=True)
     wrapped.zero_grad()
@@ -181,7 +181,7 @@ def test_scores_are_means_over_the_counted_steps_only():
             wrapped.zero_grad()
             for mask in masks.parameters():
                 mask.grad = None
-            collector.begin(batch["attention_mask"])
+            collector.begin(batch)
             wrapped(**batch).loss.backward()
             collector.end(step, count=step > 0)
     modules, ranks, taylor = collector.importances()
@@ -209,7 +209,7 @@ def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
     with Collector(wrapped, masks, reduction="sum") as collector:
         for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
             monkeypatch.setattr(Tensor, name, watch(name))
-        collector.begin(batch["attention_mask"])
+        collector.begin(batch)
         wrapped(**batch).loss.backward()
         collector.end(1, count=True)
         with pytest.raises(AssertionError, match="waits for the device"):
@@ -225,7 +225,7 @@ def test_not_a_number_is_an_error_that_names_step_and_module():
                 layer = wrapped.get_submodule(f"base_model.model.{name}")
                 layer.lora_B["default"].weight.data[0, 0] = torch.nan
             wrapped.zero_grad()
-            collector.begin(batch["attention_mask"])
+            collector.begin(batch)
             wrapped(**batch).loss.backward()
             collector.end(step, count=True)
 

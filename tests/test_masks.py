@@ -9,7 +9,7 @@ import torch
 from builders import FAMILIES, lora, tiny_batch, tiny_model
 from peft import get_peft_model
 
-from lightpeft.families import read_shape, reading_linear
+from lightpeft.geometry import read_shape
 from lightpeft.masks import Masks
 
 
@@ -22,7 +22,7 @@ def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attent
     with Masks(model, shape, l1=0.0) as masks:
         for block, mask in (masks.heads | masks.neurons).items():
             mask.data = torch.rand(mask.shape, generator=generator)
-            name = reading_linear(shape, block)
+            name = shape.readers[block]
             columns = mask.detach().repeat_interleave(shape.linears[name].unit)
             scaled.get_submodule(name).weight.data *= columns
         found = model(**batch).logits
@@ -51,7 +51,7 @@ def test_masks_scale_the_input_of_lora_too():
             mask.data[:] = 0.5
         found = wrapped(**batch).logits
     for block in (*shape.heads, *shape.neurons):
-        layer = model.get_submodule(reading_linear(shape, block))
+        layer = model.get_submodule(shape.readers[block])
         layer.base_layer.weight.data *= 0.5
         layer.lora_A["default"].weight.data *= 0.5
 
@@ -96,7 +96,7 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
         found = dict(zip((*masks.heads, *masks.neurons), masks.taylor(), strict=True))
 
     for block, unit in [(next(iter(shape.heads)), 2), (list(shape.neurons)[2], 37)]:
-        name = reading_linear(shape, block)
+        name = shape.readers[block]
         width = shape.linears[name].unit
         weight = model.get_submodule(name).weight
         columns = slice(unit * width, (unit + 1) * width)

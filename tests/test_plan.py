@@ -73,7 +73,7 @@ def test_impossible_cut_is_refused(kept: tuple[int, ...], message: str):
 @pytest.mark.parametrize(
     ("group", "name", "cut", "message"),
     [
-        ("heads", ATTENTION, Cut(total=4, kept=(), why=""), "keeps no head: .* at least one"),
+        ("heads", ATTENTION, Cut(total=4, kept=(), why=""), "keeps no head, but .* would revive"),
         ("heads", ATTENTION, Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
         ("neurons", "x", Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
         ("ranks", "bert.pooler.dense", Cut(total=4, kept=(1,), why=""), "no linear of its model"),
@@ -127,6 +127,10 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         ("shape/heads", {}),
         ("shape/linears", {"x": {}}),
         ("shape/linears", []),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", ["rows"]),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", []),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/unit", 0),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/sharing", -1),
         ("ranks", {"x": {"total": 4, "kept": "0", "why": ""}}),
         ("notes", None),
     ],

@@ -29,7 +29,14 @@ def test_random_cuts_as_much_as_light(section):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ratio": 0.9}, {"criterion": "mask"}, {"align": 1}, {"module_order": "importance"}]
+    "changes",
+    [
+        {"ratio": 0.9},
+        {"criterion": "mask"},
+        {"align": 1},
+        {"module_order": "importance"},
+        {"head_unit": "head"},
+    ],
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
     scores = made_up_scores()

@@ -274,6 +274,7 @@ def test_ratio_outside_its_bounds_is_refused(name: str, ratio: object):
     [
         ({"criterion": "tailor"}, "must be one of mask, taylor, magnitude, random, got 'tailor'"),
         ({"module_order": "size"}, "prune.module_order must be importance or depth, got 'size'"),
+        ({"head_unit": "layer"}, "prune.head_unit must be group or head, got 'layer'"),
         ({"neuron_scope": "all"}, "must be global or layer, got 'all'"),
         ({"align": 0}, "must be a whole number from 1, got 0"),
         ({"align": 8.0}, "must be a whole number from 1, got 8.0"),

@@ -1,0 +1,212 @@
+"""Read a model's shape from its weights, and refuse what a family's names don't account for."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lightpeft.blocks import (
+    Block,
+    check_layers,
+    child,
+    find_blocks,
+    head_size,
+    layer_of,
+    linear_at,
+    own_vectors,
+)
+from lightpeft.errors import ModelError
+from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
+from lightpeft.layout import LinearShape, ModelShape
+from lightpeft.outside import others, products
+
+_SAMPLE = 256
+
+
+def read_shape(model: PreTrainedModel) -> ModelShape:
+    """Read what can be cut from the model's weights, blocks in depth order.
+
+    The model must be plain: not wrapped by peft, not pruned before.
+
+    Raises:
+        ModelError: the architecture is not supported, no block has the expected linears, or a
+            block holds something that its family does not account for (names it).
+    """
+    blocks = list(find_blocks(model))
+    heads: dict[str, int] = {}
+    neurons: dict[str, int] = {}
+    linears: dict[str, LinearShape] = {}
+    per_head: dict[str, int] = {}
+    for block in blocks:
+        found = _attention(block) if block.attention else _feed_forward(block)
+        linears |= found
+        units = found[f"{block.path}.{block.out}"].units
+        (heads if block.attention else neurons)[block.path] = units
+        if block.attention and (own := own_vectors(block)):
+            per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
+    if not heads or not neurons:
+        raise ModelError(
+            f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows; "
+            f"pass the plain model, not one wrapped by peft"
+        )
+    check_layers(model, blocks)
+    _check_parameters(model, blocks, linears)
+    lenders = _lenders(blocks)
+    for path, lender in lenders.items():
+        table = model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
+        per_head[path] = table.numel() // heads[lender]
+    counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
+    counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
+    return ModelShape(
+        model_type=model.config.model_type,
+        heads=heads,
+        neurons=neurons,
+        # BERT's feed-forward block holds its attention block, so it was found first.
+        linears={path: linears[path] for path, _ in model.named_modules() if path in linears},
+        others=others(model, counted),
+        per_head=per_head,
+        lenders=lenders,
+        repeats=repeats_of(model),
+        products=products(model, counted),
+    )
+
+
+def fingerprint(model: PreTrainedModel, shape: ModelShape) -> str:
+    """Tell one base model from another by the weights of its blocks.
+
+    A few values of each block linear are hashed, as bfloat16: the same checkpoint gives the
+    same fingerprint whether it was loaded as float32 or as bfloat16.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in shape.linears:
+        weight: Tensor = model.get_submodule(name).weight.detach()
+        stride = max(1, weight.numel() // _SAMPLE)
+        sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _attention(block: Block) -> dict[str, LinearShape]:
+    core = child(block.module, block.family.core)
+    size = head_size(core)
+    if not size:
+        raise block.refuse(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
+    if getattr(core, "slow_but_exact", False):  # Bloom: reads its projection's weight by itself
+        raise block.refuse("it bypasses its output projection (slow_but_exact)")
+    rows = {name: _sizes(block.module, name)[1] for name in block.ins}
+    runs: dict[str, tuple[str, ...]]
+    columns = _sizes(block.module, block.out)[0]
+    heads = columns // size
+    if block.family.heads_fused:
+        groups = (rows[block.ins[0]] // size - heads) // 2
+        runs = {block.ins[0]: ("mixed",)}
+        if block.family.heads_fused == "blocks":
+            runs = {block.ins[0]: ("units", "groups", "groups")}
+    else:
+        groups = rows[block.ins[1]] // size
+        query, key, value = block.ins
+        runs = {query: ("units",), key: ("groups",), value: ("groups",)}
+    if groups < 1 or heads % groups:
+        raise block.refuse(f"{heads} heads of {size} can't share {groups} keys and values")
+    if groups == heads:  # nothing is shared: keys and values are the heads' own
+        runs = {name: _own(run) for name, run in runs.items()}
+    also = [name for name in block.family.heads_also if linear_at(block.module, name) is not None]
+    runs |= dict.fromkeys((*also, block.out), ("units",))
+    found = {
+        name: _shape(block, name, unit=size, slots=run, sharing=heads // groups)
+        for name, run in runs.items()
+    }
+    _check_widths(block, found, heads)
+    return {f"{block.path}.{name}": linear for name, linear in found.items()}
+
+
+def _own(run: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("units" if name == "groups" else name for name in run)
+
+
+def _feed_forward(block: Block) -> dict[str, LinearShape]:
+    run = ("units", "units") if block.family.neurons_fused else ("units",)
+    found = {name: _shape(block, name, unit=1, slots=run, sharing=1) for name in block.ins}
+    found[block.out] = _shape(block, block.out, unit=1, slots=("units",), sharing=1)
+    _check_widths(block, found, found[block.out].inputs)
+    return {f"{block.path}.{name}": linear for name, linear in found.items()}
+
+
+def _shape(
+    block: Block, name: str, *, unit: int, slots: tuple[str, ...], sharing: int
+) -> LinearShape:
+    inputs, outputs = _sizes(block.module, name)
+    return LinearShape(
+        inputs=inputs,
+        outputs=outputs,
+        bias=block.module.get_submodule(name).bias is not None,
+        block=block.path,
+        side="in" if name == block.out else "out",
+        unit=unit,
+        slots=slots,
+        sharing=sharing,
+    )
+
+
+def _sizes(module: nn.Module, name: str) -> tuple[int, int]:
+    """Inputs and outputs of a linear; a Conv1D keeps its weight as (in, out)."""
+    linear = module.get_submodule(name)
+    assert isinstance(linear.weight, Tensor)
+    rows, columns = linear.weight.shape
+    return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
+
+
+def _check_widths(block: Block, found: dict[str, LinearShape], units: int) -> None:
+    for name, linear in found.items():
+        whole = linear.keep(units)
+        if whole != (linear.inputs, linear.outputs):
+            raise block.refuse(
+                f"{name} is {linear.outputs} x {linear.inputs}, "
+                f"but {units} units make it {whole[1]} x {whole[0]}"
+            )
+
+
+def _check_parameters(
+    model: PreTrainedModel, blocks: list[Block], linears: dict[str, LinearShape]
+) -> None:
+    """Refuse a block with a parameter that nothing accounts for: it may be as wide as the heads."""
+    inner = {block.path for block in blocks if block.attention}
+    for block in blocks:
+        width = linears[f"{block.path}.{block.out}"].outputs
+        size = linears[f"{block.path}.{block.out}"].unit
+        own = own_vectors(block) if block.attention else {}
+        for name, weight in block.module.named_parameters():
+            owner = f"{block.path}.{name}".rpartition(".")[0]
+            nested = any(owner.startswith(f"{path}.") for path in inner - {block.path})
+            if owner in linears or name in own or (not block.attention and nested):
+                continue
+            place = name.rpartition(".")[0]
+            fits = place in block.family.beside and weight.shape == (width,)
+            fits |= place in block.family.beside_heads and weight.shape == (size,)
+            fits |= place == BIAS_TABLE and block.family.quirk == "bias_table"
+            if not fits:
+                raise block.refuse(
+                    f"its family does not account for {name} of shape {tuple(weight.shape)}"
+                )
+
+
+def _lenders(blocks: list[Block]) -> dict[str, str]:
+    """T5's self-attention blocks -> the one in their stack that holds the table of biases."""
+    found: dict[str, str] = {}
+    holders: dict[tuple[str, str], str] = {}
+    for block in blocks:
+        if block.attention and block.family.quirk == "bias_table":
+            stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
+            if hasattr(block.module, BIAS_TABLE):
+                holders[stack] = block.path
+            if stack in holders:
+                found[block.path] = holders[stack]
+    return found

@@ -1,0 +1,189 @@
+"""Every supported architecture: pruned is masked, in all that a model does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from builders import mask_units, masked_model
+from matrix import (
+    batch_of,
+    drawn_plan,
+    loss_of,
+    masked,
+    parts,
+    plans,
+    said,
+    sliced,
+)
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+import lightpeft
+from lightpeft.families import FAMILIES
+from lightpeft.masks import Masks
+from lightpeft.surgery import compact_weights
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+NAMES = list(ARCHITECTURES)
+KERNELS = [(name, kernel) for name, made in ARCHITECTURES.items() for kernel in made.attention]
+
+
+def test_every_registered_model_type_is_built_here():
+    assert {made.config().model_type for made in ARCHITECTURES.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("name", "attention"), KERNELS)
+def test_pruned_outputs_equal_masked_outputs(name: str, attention: str):
+    model, scores = parts(name, attention)
+    assert model.config._attn_implementation == attention
+    whole = said(model, name)
+    for plan in plans(name, scores):
+        wanted = said(masked(model, plan), name)
+        assert (wanted - whole).abs().max() > 0.1
+
+        torch.testing.assert_close(said(sliced(model, plan), name), wanted, **CLOSE)
+
+
+def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
+    loss_of(model, batch_of(name)).backward()
+    return {
+        path.replace(".default", ""): weight.grad
+        for path, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str):
+    model, scores = parts(name)
+    for plan in plans(name, scores):
+        reference = masked_model(model, scores, plan)
+        wanted = said(reference, name)
+        full = gradients(reference, name)
+
+        pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+
+        torch.testing.assert_close(said(pruned, name), wanted, **CLOSE)
+        found = gradients(pruned, name)
+        # What a mask leaves of a gradient is what slicing leaves of it.
+        wanted_gradients = compact_weights(full, plan)
+        assert found.keys() == wanted_gradients.keys()
+        for path, gradient in found.items():
+            other = wanted_gradients[path]
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * _scale(full))
+
+
+def _scale(gradients: dict[str, Tensor]) -> float:
+    return max(1.0, *(float(gradient.abs().max()) for gradient in gradients.values()))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi3", "falcon, new", "llama, shared keys and values"])
+def test_lora_attached_after_pruning_works_as_on_any_model(name: str):
+    model, scores = parts(name)
+    base = sliced(model, drawn_plan(scores))
+    settings = {"fan_in_fan_out": name == "gpt2", "target_modules": "all-linear"}
+    wrapped = get_peft_model(copy.deepcopy(base), LoraConfig(init_lora_weights=False, **settings))
+
+    merged = copy.deepcopy(wrapped).merge_and_unload()
+
+    assert not torch.allclose(said(wrapped, name), said(base, name))
+    torch.testing.assert_close(said(merged, name), said(wrapped, name), rtol=1e-4, atol=1e-4)
+
+
+def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Greedy decoding with the cache of keys and values: tokens and their logits."""
+    batch = batch_of(name)
+    batch.pop("decoder_input_ids", None)
+    found = model.generate(
+        **batch,
+        max_new_tokens=5,
+        min_new_tokens=5,
+        do_sample=False,
+        num_beams=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return found.sequences, torch.stack(found.logits)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ARCHITECTURES[name].generates])
+def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str):
+    model, scores = parts(name)
+    for plan in plans(name, scores):
+        tokens, wanted = continued(masked(model, plan), name)
+
+        same, found = continued(sliced(model, plan), name)
+
+        assert torch.equal(tokens, same)
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "name", ["bloom", "falcon, new", "gpt_neox", "llama, shared keys and values"]
+)
+def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: str):
+    model, scores = parts(name)
+    plan = drawn_plan(scores)
+    empty = {
+        group: {path: dataclasses.replace(cut, kept=()) for path, cut in cuts.items()}
+        for group, cuts in (("heads", plan.heads), ("neurons", plan.neurons))
+    }
+    readers = set(plan.shape.readers.values())
+    ranks = {
+        path: dataclasses.replace(cut, kept=() if path in readers else (0,))
+        for path, cut in plan.ranks.items()
+    }
+    plan = dataclasses.replace(plan, ranks=ranks, **empty)
+    tokens, wanted = continued(masked(model, plan), name)
+
+    same, found = continued(sliced(model, plan), name)
+
+    assert torch.equal(tokens, same)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mask_gets_a_gradient(name: str):
+    model, scores = parts(name)
+    with Masks(model, scores.shape, l1=0.0) as masks:
+        loss_of(model, batch_of(name)).backward()
+
+        for path, mask in masks.heads.items():
+            assert mask.grad.abs().min() > 0, path
+        for path, mask in masks.neurons.items():
+            assert (mask.grad != 0).float().mean() > 0.5, path  # ReLU leaves some silent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
+    model, scores = parts(name)
+    plan = plans(name, scores)[-1]
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    lightpeft.save(pruned, tmp_path / "out")
+    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+
+    again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
+
+    assert lightpeft.plan_of(again) == plan
+    assert torch.equal(said(again, name), said(pruned, name))
+    mask_units(stock.base_model.model, plan)
+    torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama, shared keys and values"])
+def test_compiled_equals_eager(name: str):
+    model, scores = parts(name, "sdpa")
+    base = sliced(model, drawn_plan(scores, empty=True))
+    wanted = said(base, name)
+
+    # All of the compiler but its last step, which needs a C++ compiler on the machine.
+    compiled: Any = torch.compile(base, fullgraph=True, backend="aot_eager")
+
+    torch.testing.assert_close(said(compiled, name), wanted, **CLOSE)
