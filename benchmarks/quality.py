@@ -94,7 +94,7 @@ def variant(name: str) -> dict[str, Any]:
     method, ratio = VARIANTS[name]
     slug = name.replace(" ", "-").replace("/", "of")
     set_ratio(ratio)
-    prune.main(method, "estimate", f"plans/{slug}.json", f"plans/{slug}-cost.json")
+    prune.main(method, "prepared", "estimate", f"plans/{slug}.json", f"plans/{slug}-cost.json")
     finetune.main("prepared", "estimate", f"plans/{slug}.json", f"models/{slug}")
     evaluate.main("prepared", f"models/{slug}", f"eval/{slug}")
     found = read_json(Path(f"eval/{slug}/eval.json"))

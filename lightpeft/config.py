@@ -128,6 +128,7 @@ class PruneSection(Section):
     module_order: Literal["importance", "depth"]
     align: Count
     criterion: Literal["mask", "taylor", "magnitude", "random"]
+    verify: Flag
 
 
 class FinetuneSection(Section):

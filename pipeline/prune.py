@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightpeft.config import PruneSection, load_params
+from lightpeft.config import Params, PruneSection, load_params
 from lightpeft.cost import cost
 from lightpeft.files import write_json
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.selection import make_plan
-from pipeline.common import say
+from lightpeft.surgery import check_base
+from lightpeft.verification import verify
+from pipeline.batches import batches
+from pipeline.common import device, say
+from pipeline.models import load_model, load_tokenizer
+from pipeline.prepared import read_card, read_rows
 
+_VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
@@ -52,11 +58,31 @@ def _cost(plan: PruningPlan, counts: dict[str, dict[str, int]], head: int) -> di
     return cost(plan.shape, **counts, length=COST_LENGTH).with_trained_head(head).as_dict()
 
 
-def main(method: str, estimate: str, out: str, cost_out: str) -> None:
-    """Make one method's plan and its cost table."""
+def verified(params: Params, plan: PruningPlan, data: Path) -> float:
+    """Prune the model for a trial: how far it is from the masked one, on a batch of validation.
+
+    Raises:
+        LightPeftError: further than rounding; or the plan is of another model.
+    """
+    model, _ = load_model(params.model, read_card(data), params.seed)
+    check_base(model, plan)
+    rows, tokenizer = read_rows(data, "validation"), load_tokenizer(params.model)
+    size = min(_VERIFIED_ROWS, len(rows))
+    return verify(
+        model.to(device()),
+        plan,
+        next(batches(rows, tokenizer, batch_size=size, seed=params.seed)),
+    )
+
+
+def main(method: str, prepared: str, estimate: str, out: str, cost_out: str) -> None:
+    """Make one method's plan and its cost table; first see that pruning does what masks do."""
     params = load_params()
     scores = Scores.load(Path(estimate))
     plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
+    if params.prune.verify and not plan.is_identity:
+        difference = verified(params, plan, Path(prepared))
+        say(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
     plan.save(Path(out))
     table = cost_table(plan, scores)
     write_json(Path(cost_out), table)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import transformers
 from stages import ROOT, set_params, tokenizer, workspace
 
-from pipeline import finetune
+from lightpeft.errors import ModelError
+from pipeline import finetune, prune
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -91,3 +93,23 @@ def test_wrong_artefacts_are_one_line_and_exit_code_1(space, damage, message):
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert not [path for path in (space / "models/none", space / "none") if path.exists()]
+
+
+def test_a_cut_that_is_not_the_mask_stops_the_stage_and_leaves_what_was_there(space, monkeypatch):
+    set_params(space)
+    before = (space / "plans" / "light.json").read_bytes()
+    monkeypatch.setattr("lightpeft.verification.slice_base", lambda model, plan: None)
+
+    with pytest.raises(ModelError, match="pruned, the model's outputs differ from the masked"):
+        prune.main("light", "prepared", "estimate", "plans/light.json", "plans/light-cost.json")
+    assert (space / "plans" / "light.json").read_bytes() == before
+
+
+def test_the_stage_says_how_far_the_cut_is_from_the_mask(space, capsys):
+    set_params(space)
+    for method in ("light", "vanilla"):
+        prune.main(method, "prepared", "estimate", f"again/{method}.json", f"again/{method}-c.json")
+
+    shown = capsys.readouterr().out
+    assert re.search(r"\[prune light\] pruned and masked outputs differ by \d", shown)
+    assert "[prune vanilla] pruned" not in shown

@@ -24,13 +24,15 @@ def test_unknown_stage_is_one_line_that_names_the_stages(folder):
 
 
 def test_missing_arguments_are_one_line_that_names_them(folder):
-    with pytest.raises(SystemExit, match=r"^error: prune takes METHOD ESTIMATE OUT COST_OUT"):
+    with pytest.raises(
+        SystemExit, match=r"^error: prune takes METHOD PREPARED ESTIMATE OUT COST_OUT"
+    ):
         run("prune", "light")
 
 
 def test_missing_input_is_one_line(folder):
     with pytest.raises(SystemExit, match=r"^error: .*scores\.json does not exist$"):
-        run("prune", "light", "nowhere", "plan.json", "cost.json")
+        run("prune", "light", "prepared", "nowhere", "plan.json", "cost.json")
 
 
 def test_unknown_method_to_measure_is_one_line(folder):
