@@ -12,11 +12,10 @@ import torch
 from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
-from lightpeft.cost import CostTable, cost
-from lightpeft.plan import PruningPlan
+from lightpeft.cost import CostTable
 from lightpeft.speedup import BASELINE, speedup, spread
-from lightpeft.surgery import plan_of
 from lightpeft.timing import measure
+from lightpeft.work import Work, plan_cost
 
 Seconds = Mapping[int, Mapping[str, list[float]]]
 
@@ -37,7 +36,10 @@ def compare(
         progress: called with what is being measured.
 
     Returns:
-        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`.
+        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`. A
+        speed-up comes with its quartiles and with what it would be if time were FLOPs
+        (`flop_bound`); decoding's also with what it would be if time were bytes read
+        (`byte_bound`), which is what it is until batches are large.
     """
     used: dict[str, dict[str, Any] | None] = dict.fromkeys(builds)
     if memory:
@@ -46,17 +48,23 @@ def compare(
             progress(f"memory of {method}")
             used[method] = memory(method)
     models = {method: make() for method, make in builds.items()}
-    costs = {name: plan_cost(plan_of(m), length=settings.length) for name, m in models.items()}
+    works = {name: Work.of(model, settings) for name, model in models.items()}
     seconds = measure(models, settings, progress)
     methods: dict[str, dict[str, Any]] = {}
     ratios: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        methods[name] = _parameters(model, costs[name]) | {"memory": used[name]}
-        ratios[name] = {}
+        mine, baseline = works[name], works[BASELINE]
+        methods[name] = _parameters(model, plan_cost(mine.plan, length=settings.length))
+        methods[name] |= mine.as_dict() | {"memory": used[name]}
+        ratios[name] = mine.cache_ratios(baseline)
         for phase, times in seconds.items():
-            methods[name][phase] = _timings(times, name, settings.length)
-            ratios[name][f"{phase}_speedup"] = _speedups(times, name, _bound(costs, name, phase))
+            tokens = 1 if phase == "decode" else settings.length
+            methods[name][phase] = _timings(times, name, tokens)
+            gains = _speedups(times, name, baseline.flops(phase) / mine.flops(phase))
+            ratios[name][f"{phase}_speedup"] = gains
             ratios[name][f"{phase}_memory"] = _memory_ratio(used, name, phase)
+            if phase == "decode":
+                mine.bound_by_bytes(gains, baseline)
     first = next(iter(models.values()))
     return {
         **environment(first.device),
@@ -66,11 +74,6 @@ def compare(
         "methods": methods,
         "ratios": ratios,
     }
-
-
-def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
-    """Cost of the model that a plan leaves."""
-    return cost(plan.shape, **plan.counts(), length=length)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -92,20 +95,12 @@ def _parameters(model: PeftModel, costs: CostTable) -> dict[str, Any]:
     }
 
 
-def _timings(seconds: Seconds, method: str, length: int) -> dict[str, dict[str, float]]:
+def _timings(seconds: Seconds, method: str, tokens: int) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
         row = {f"{name}_s": value for name, value in spread(times[method]).items()}
-        found[str(rows)] = row | {"tokens_per_s": rows * length / row["median_s"]}
+        found[str(rows)] = row | {"tokens_per_s": rows * tokens / row["median_s"]}
     return found
-
-
-def _bound(costs: Mapping[str, CostTable], method: str, phase: str) -> float:
-    """The speed-up if time were FLOPs."""
-    before, after = (
-        getattr(costs[name].total, f"{phase}_flops_per_token") for name in (BASELINE, method)
-    )
-    return float(before / after)
 
 
 def _speedups(seconds: Seconds, method: str, bound: float) -> dict[str, dict[str, float]]:
