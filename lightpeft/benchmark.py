@@ -203,9 +203,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
+    shape = SHAPES[arguments.shape]
     if arguments.length is None:
-        arguments.length = SHAPES[arguments.shape].length
+        arguments.length = shape.length
     values = {name: getattr(arguments, name) for name in BenchmarkSection.model_fields}
+    if shape.kind == "image" and arguments.length != shape.length:
+        raise ConfigError(
+            f"--length must be {shape.length} for {arguments.shape}, whose images are as many "
+            f"tokens, got {arguments.length}; leave it out"
+        )
     try:
         return BenchmarkSection(**values)
     except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def compare(
         JSON values: device, versions, `methods` with their seconds and bytes, `ratios`. A
         speed-up comes with its quartiles and with what it would be if time were FLOPs
         (`flop_bound`); decoding's also with what it would be if time were bytes read
-        (`byte_bound`), which is what it is until batches are large.
+        (`byte_bound`): a step of few rows waits for memory, not for arithmetic.
     """
     used: dict[str, dict[str, Any] | None] = dict.fromkeys(builds)
     if memory:
@@ -60,11 +61,10 @@ def compare(
         for phase, times in seconds.items():
             tokens = 1 if phase == "decode" else settings.length
             methods[name][phase] = _timings(times, name, tokens)
-            gains = _speedups(times, name, baseline.flops(phase) / mine.flops(phase))
-            ratios[name][f"{phase}_speedup"] = gains
+            ratios[name][f"{phase}_speedup"] = _speedups(
+                times, name, partial(mine.bounds, phase, baseline)
+            )
             ratios[name][f"{phase}_memory"] = _memory_ratio(used, name, phase)
-            if phase == "decode":
-                mine.bound_by_bytes(gains, baseline)
     first = next(iter(models.values()))
     return {
         **environment(first.device),
@@ -103,11 +103,16 @@ def _timings(seconds: Seconds, method: str, tokens: int) -> dict[str, dict[str, 
     return found
 
 
-def _speedups(seconds: Seconds, method: str, bound: float) -> dict[str, dict[str, float]]:
+def _speedups(
+    seconds: Seconds, method: str, bounds: Callable[[int], dict[str, float]]
+) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
-        gain = speedup(times[BASELINE], times[method])
-        found[str(rows)] = gain | {"flop_bound": bound, "of_bound": gain["median"] / bound}
+        gain, bound = speedup(times[BASELINE], times[method]), bounds(rows)
+        shares = {
+            f"of_{name.removeprefix('flop_')}": gain["median"] / x for name, x in bound.items()
+        }
+        found[str(rows)] = gain | bound | shares
     return found
 
 

@@ -23,7 +23,8 @@ class Reads:
     Attributes:
         weights: bytes of the parameters that take part, each once; of an embedding table a step
             looks up a few rows, so it counts only where it is the output projection too.
-        cache: bytes of the keys and values.
+        cache: bytes of the keys and values, each counted once; the library also copies them when
+            it appends the new token's.
         modules: paths, in the base model, of the modules that run.
     """
 

@@ -31,8 +31,7 @@ _MEMORY = Path("/proc/meminfo")
 def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
     """A model of a named shape, its weights random and the same for a seed.
 
-    It is made on the device and in the dtype, each weight written once: no copy, and seconds for
-    billions of weights.
+    It is made on the device and in the dtype, each weight written once and never copied.
 
     Raises:
         ModelError: there is no shape of this name.
@@ -85,10 +84,14 @@ def free_bytes(device: torch.device) -> int | None:
 @torch.no_grad()
 def _fill(model: PreTrainedModel) -> None:
     """Fill what the constructors of torch's own modules leave open: normal, norms 1, biases 0."""
+    seen: set[int] = set()  # tied weights have two owners
     for module in model.modules():
         if not hasattr(module, "reset_parameters"):
             continue
         for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in seen:
+                continue
+            seen.add(id(weight))
             if weight.dim() > 1:
                 weight.normal_(std=0.02)
             else:

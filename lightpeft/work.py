@@ -66,12 +66,14 @@ class Work:
             counts["ranks"] = {path: n for path, n in counts["ranks"].items() if path in linears}
         return cost(shape, **counts, length=length).total.inference_flops_per_token
 
-    def bound_by_bytes(self, gains: Mapping[str, dict[str, float]], baseline: Work) -> None:
-        """Put beside each speed-up of decoding what it would be if time were bytes read."""
-        for rows, mine in self.reads.items():
-            before, gain = baseline.reads[rows], gains[str(rows)]
-            bound = (before.weights + before.cache) / (mine.weights + mine.cache)
-            gain |= {"byte_bound": bound, "of_byte_bound": gain["median"] / bound}
+    def bounds(self, phase: str, baseline: Work, rows: int) -> dict[str, float]:
+        """The speed-up of a phase if time were FLOPs, and of decoding if it were bytes read."""
+        found = {"flop_bound": baseline.flops(phase) / self.flops(phase)}
+        if phase == "decode":
+            before, mine = baseline.reads[rows], self.reads[rows]
+            total = before.weights + before.cache
+            found["byte_bound"] = total / (mine.weights + mine.cache)
+        return found
 
     def cache_ratios(self, baseline: Work) -> dict[str, Any]:
         """KV cache against the baseline's, by rows a batch; nothing without a cache."""

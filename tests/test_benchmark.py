@@ -243,7 +243,11 @@ def test_another_failure_is_not_called_a_full_device(monkeypatch):
         (["--rounds", "2"], r"--rounds must be a whole number from 3, got 2"),
         (["--batch-sizes", "0"], r"--batch-sizes: must be a whole number from 1, got 0"),
         (["--head-unit", "heads"], r"--head-unit: invalid choice: 'heads'"),
-        (["--shape", "vit-base", "--length", "2"], r"--length must be a whole number from 4"),
+        (
+            ["--shape", "vit-base", "--length", "64"],
+            r"--length must be 197 for vit-base, .* got 64",
+        ),
+        (["--shape", "t5-base", "--length", "2"], r"--length must be a whole number from 4"),
         (["--dtype", "int8"], r"--dtype: invalid choice: 'int8'"),
         (["--ratoi", "0.3"], r"unrecognized arguments: --ratoi"),
     ],
