@@ -1,6 +1,9 @@
 """Speed and memory of an unpruned and a pruned model with random weights of a known shape.
 
 python -m lightpeft.benchmark --shape roberta-large --ratio 0.333 --dtype bfloat16
+
+Of what generates, a prefill (a prompt of --length tokens into the KV cache) and a decode step (a
+token more a row, from a cache of --length tokens) are measured in place of inference.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,12 +28,13 @@ from lightpeft.errors import ConfigError, LightPeftError
 from lightpeft.files import write_json
 from lightpeft.geometry import fingerprint, read_shape
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.random_weights import CLASSES, build, check_room
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan
-from lightpeft.shapes import SHAPES, build, check
+from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE
 from lightpeft.surgery import prune
-from lightpeft.timing import PHASES
+from lightpeft.text_table import table
 
 METHODS = (BASELINE, "pruned")
 
@@ -41,10 +45,21 @@ def main(given: Sequence[str]) -> None:
     Raises:
         LightPeftError: an argument is not allowed; one line.
     """
-    asked = _parser().parse_args(given)
+    asked = parser().parse_args(given)
     check(asked.shape)
     settings, device = _settings(asked), pick_device(asked.device)
-    builds = {method: partial(_model, asked, method, device) for method in METHODS}
+    with _one_line_if_full(asked, device):
+        _measure(asked, settings, device, given)
+
+
+def _measure(
+    asked: argparse.Namespace,
+    settings: BenchmarkSection,
+    device: torch.device,
+    given: Sequence[str],
+) -> None:
+    check_room(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
+    builds = {method: partial(drawn_model, asked, method, device) for method in METHODS}
     if asked.memory_of:
         found = peak_memory(builds[asked.memory_of], settings, device=device)
         sys.stdout.write(json.dumps(found) + "\n")
@@ -81,38 +96,29 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The comparison as text: a line per method, phase and batch size."""
-    lines = [
-        f"{found['device']}, {found['dtype']}, {found['length']} tokens a row",
-        f"{'method':9}{'phase':11}{'rows':>5}{'ms':>10}{'tokens/s':>11}"
-        f"{'speed-up':>10}{'quartiles':>15}{'FLOP bound':>12}{'memory':>10}{'ratio':>7}",
-    ]
-    for method, measured in found["methods"].items():
-        for phase in PHASES:
-            for rows, times in measured[phase].items():
-                gain = found["ratios"][method][f"{phase}_speedup"][rows]
-                quartiles = f"{gain['q1']:.2f}-{gain['q3']:.2f}"
-                line = (
-                    f"{method:9}{phase:11}{rows:>5}{times['median_s'] * 1e3:>10.2f}"
-                    f"{times['tokens_per_s']:>11,.0f}{gain['median']:>9.2f}x{quartiles:>15}"
-                    f"{gain['flop_bound']:>11.2f}x"
-                )
-                if measured["memory"] and int(rows) == measured["memory"]["rows"]:
-                    used = measured["memory"][f"{phase}_bytes"] / 2**20
-                    line += f"{used:>7.0f} MB{found['ratios'][method][f'{phase}_memory']:>7.2f}"
-                lines.append(line)
-    return "\n".join(lines) + "\n"
+@contextlib.contextmanager
+def _one_line_if_full(asked: argparse.Namespace, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # CUDA has a class for it; torch's allocator on the CPU only says so.
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "allocate memory" not in str(error):
+            raise
+        raise LightPeftError(
+            f"out of memory: {asked.shape} in {asked.dtype} on {device}, batches of "
+            f"{max(asked.batch_sizes)}; use a smaller --shape, --batch-sizes, --length or --dtype"
+        ) from None
 
 
-def _model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
+def drawn_model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
     """A pruned or an unpruned model: what goes is drawn, the counts are a real plan's."""
     base = build(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
     shape, share = read_shape(base), float(method != BASELINE)
     scores = Scores(
         shape=shape,
         fingerprint=fingerprint(base, shape),
-        peft=LoraConfig(r=asked.rank, lora_alpha=2 * asked.rank, task_type="SEQ_CLS"),
+        peft=_lora(asked),
         heads=_blank(shape.heads),
         neurons=_blank(shape.neurons),
         modules=dict.fromkeys(shape.linears, 0.0),
@@ -128,10 +134,22 @@ def _model(asked: argparse.Namespace, method: str, device: torch.device) -> Peft
         modules=asked.modules * share,
         ranks=asked.ranks * share,
         criterion="random",
+        head_unit=asked.head_unit,
         neuron_scope="layer",
         module_order="depth",
     )
     return prune(base, plan, scores, warm_start=False)
+
+
+def _lora(asked: argparse.Namespace) -> LoraConfig:
+    kind = SHAPES[asked.shape].kind
+    return LoraConfig(
+        r=asked.rank,
+        lora_alpha=2 * asked.rank,
+        task_type=CLASSES[kind][1],
+        # peft knows the heads of its own tasks, and images are none of them.
+        modules_to_save=["classifier"] if kind == "image" else None,
+    )
 
 
 def _blank(totals: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
@@ -163,18 +181,20 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _parser() -> _Parser:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, all with a default; raises a ConfigError for wrong ones."""
     parser = _Parser(prog="python -m lightpeft.benchmark", description=__doc__)
     add = parser.add_argument
     add("--shape", default="roberta-large", help=", ".join(SHAPES))
     add("--ratio", type=_share, default=0.333, help="share of heads and neurons cut")
+    add("--head-unit", choices=("group", "head"), default="group", help="where heads share keys")
     add("--modules", type=_share, default=0.0, help="share of PEFT modules cut")
     add("--ranks", type=_share, default=0.0, help="share of PEFT ranks cut")
     add("--rank", type=_count, default=8, help="LoRA rank before pruning")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch-sizes", type=_count, nargs="+", default=[1, 32])
-    add("--length", type=int, default=128, help="tokens a row")
+    add("--length", type=int, help="tokens a row (default: 128; of images what they make)")
     add("--warmup", type=int, default=3, help="rounds not counted")
     add("--rounds", type=int, default=15, help="rounds measured")
     add("--out", type=Path, help="JSON file to write")
@@ -183,7 +203,15 @@ def _parser() -> _Parser:
 
 
 def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
+    shape = SHAPES[arguments.shape]
+    if arguments.length is None:
+        arguments.length = shape.length
     values = {name: getattr(arguments, name) for name in BenchmarkSection.model_fields}
+    if shape.kind == "image" and arguments.length != shape.length:
+        raise ConfigError(
+            f"--length must be {shape.length} for {arguments.shape}, whose images are as many "
+            f"tokens, got {arguments.length}; leave it out"
+        )
     try:
         return BenchmarkSection(**values)
     except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ import torch
 from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
-from lightpeft.cost import CostTable, cost
-from lightpeft.plan import PruningPlan
+from lightpeft.cost import CostTable
 from lightpeft.speedup import BASELINE, speedup, spread
-from lightpeft.surgery import plan_of
 from lightpeft.timing import measure
+from lightpeft.work import Work, plan_cost
 
 Seconds = Mapping[int, Mapping[str, list[float]]]
 
@@ -37,7 +37,10 @@ def compare(
         progress: called with what is being measured.
 
     Returns:
-        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`.
+        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`. A
+        speed-up comes with its quartiles and with what it would be if time were FLOPs
+        (`flop_bound`); decoding's also with what it would be if time were bytes read
+        (`byte_bound`): a step of few rows waits for memory, not for arithmetic.
     """
     used: dict[str, dict[str, Any] | None] = dict.fromkeys(builds)
     if memory:
@@ -46,16 +49,21 @@ def compare(
             progress(f"memory of {method}")
             used[method] = memory(method)
     models = {method: make() for method, make in builds.items()}
-    costs = {name: plan_cost(plan_of(m), length=settings.length) for name, m in models.items()}
+    works = {name: Work.of(model, settings) for name, model in models.items()}
     seconds = measure(models, settings, progress)
     methods: dict[str, dict[str, Any]] = {}
     ratios: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        methods[name] = _parameters(model, costs[name]) | {"memory": used[name]}
-        ratios[name] = {}
+        mine, baseline = works[name], works[BASELINE]
+        methods[name] = _parameters(model, plan_cost(mine.plan, length=settings.length))
+        methods[name] |= mine.as_dict() | {"memory": used[name]}
+        ratios[name] = mine.cache_ratios(baseline)
         for phase, times in seconds.items():
-            methods[name][phase] = _timings(times, name, settings.length)
-            ratios[name][f"{phase}_speedup"] = _speedups(times, name, _bound(costs, name, phase))
+            tokens = 1 if phase == "decode" else settings.length
+            methods[name][phase] = _timings(times, name, tokens)
+            ratios[name][f"{phase}_speedup"] = _speedups(
+                times, name, partial(mine.bounds, phase, baseline)
+            )
             ratios[name][f"{phase}_memory"] = _memory_ratio(used, name, phase)
     first = next(iter(models.values()))
     return {
@@ -66,11 +74,6 @@ def compare(
         "methods": methods,
         "ratios": ratios,
     }
-
-
-def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
-    """Cost of the model that a plan leaves."""
-    return cost(plan.shape, **plan.counts(), length=length)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -92,27 +95,24 @@ def _parameters(model: PeftModel, costs: CostTable) -> dict[str, Any]:
     }
 
 
-def _timings(seconds: Seconds, method: str, length: int) -> dict[str, dict[str, float]]:
+def _timings(seconds: Seconds, method: str, tokens: int) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
         row = {f"{name}_s": value for name, value in spread(times[method]).items()}
-        found[str(rows)] = row | {"tokens_per_s": rows * length / row["median_s"]}
+        found[str(rows)] = row | {"tokens_per_s": rows * tokens / row["median_s"]}
     return found
 
 
-def _bound(costs: Mapping[str, CostTable], method: str, phase: str) -> float:
-    """The speed-up if time were FLOPs."""
-    before, after = (
-        getattr(costs[name].total, f"{phase}_flops_per_token") for name in (BASELINE, method)
-    )
-    return float(before / after)
-
-
-def _speedups(seconds: Seconds, method: str, bound: float) -> dict[str, dict[str, float]]:
+def _speedups(
+    seconds: Seconds, method: str, bounds: Callable[[int], dict[str, float]]
+) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
-        gain = speedup(times[BASELINE], times[method])
-        found[str(rows)] = gain | {"flop_bound": bound, "of_bound": gain["median"] / bound}
+        gain, bound = speedup(times[BASELINE], times[method]), bounds(rows)
+        shares = {
+            f"of_{name.removeprefix('flop_')}": gain["median"] / x for name, x in bound.items()
+        }
+        found[str(rows)] = gain | bound | shares
     return found
 
 

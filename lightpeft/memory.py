@@ -1,4 +1,4 @@
-"""Peak memory of training and inference: the CUDA allocator's, or a fresh process's RSS."""
+"""Peak memory of each phase: the CUDA allocator's, or a fresh process's RSS."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
 from lightpeft.errors import LightPeftError
-from lightpeft.timing import STEPS, random_batch
+from lightpeft.inputs import phases_of, random_batch
+from lightpeft.timing import STEPS
 
 # Every tensor from this size is mapped by itself and given back when freed, so that a process's
 # RSS is what is alive, and not what glibc keeps for later.
@@ -109,7 +111,8 @@ def peak_memory(
         device: where the model lives.
 
     Returns:
-        `model_bytes` (of the weights), `inference_bytes`, `training_bytes`, `rows`, `how`.
+        `model_bytes` (of the weights), bytes of each phase (`training_bytes` and so on), `rows`,
+        `how`.
     """
     gauge: Gauge = CudaGauge(device) if device.type == "cuda" else ProcessGauge()
     _peak(build(), "training", rows=1, length=settings.length, gauge=gauge)
@@ -124,12 +127,11 @@ def peak_memory(
     rows = max(settings.batch_sizes)
     peaks = {
         phase: _peak(model, phase, rows=rows, length=settings.length, gauge=gauge) - baseline
-        for phase in ("inference", "training")
+        for phase in reversed(phases_of(model))  # training last: it makes optimizer states
     }
     return {
         "model_bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights),
-        "inference_bytes": peaks["inference"],
-        "training_bytes": peaks["training"],
+        **{f"{phase}_bytes": peak for phase, peak in peaks.items()},
         "rows": rows,
         "how": f"{gauge.how}, over what was in use before the model was built",
     }
@@ -148,6 +150,8 @@ def in_fresh_process(command: Sequence[str]) -> dict[str, Any]:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if last.startswith("error: "):
             raise LightPeftError(last.removeprefix("error: "))
+        if done.returncode == -signal.SIGKILL:
+            raise LightPeftError("measuring memory was killed, probably out of memory")
         raise LightPeftError(f"measuring memory failed: {last}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -155,8 +159,8 @@ def in_fresh_process(command: Sequence[str]) -> dict[str, Any]:
 
 def _peak(model: PeftModel, phase: str, *, rows: int, length: int, gauge: Gauge) -> int:
     """Most bytes in use during three steps."""
-    gauge.reset()
     step = STEPS[phase](model, random_batch(model, rows=rows, length=length))
+    gauge.reset()  # what decode needs is not what filling its cache took
     for _ in range(3):
         step()
     return gauge.peak()

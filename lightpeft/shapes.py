@@ -1,26 +1,47 @@
-"""Sizes of well-known encoders, to build them with random weights and without a model hub."""
+"""Published sizes of well-known models, to build them with random weights and without a hub."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from lightpeft.errors import ModelError
 
-_BASE = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-}
-_LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
+Kind = Literal["encoder", "decoder", "seq2seq", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a model of a name is made of.
+
+    Attributes:
+        kind: what builds it and what it is fed: `encoder` (a classifier of texts), `decoder`
+            (a causal language model), `seq2seq` (encoder-decoder) or `image` (a classifier).
+        sizes: its config, where that differs from the library's default.
+    """
+
+    kind: Kind
+    sizes: dict[str, Any]
+
+    @property
+    def length(self) -> int:
+        """Tokens a row where none are asked for: 128, or a patch each and one for the class."""
+        if self.kind != "image":
+            return 128
+        return int((self.sizes["image_size"] // self.sizes["patch_size"]) ** 2 + 1)
+
+
+def _transformer(hidden: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+    }
+
+
+_BASE = _transformer(768, 12, 12, 3072)
+_LARGE = _transformer(1024, 24, 16, 4096)
 _BERT = {
     "model_type": "bert",
     "vocab_size": 30522,
@@ -36,30 +57,136 @@ _ROBERTA = {
     "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
 }
-SHAPES: dict[str, dict[str, Any]] = {
-    "bert-base": {**_BERT, **_BASE},
-    "bert-large": {**_BERT, **_LARGE},
-    "distilbert-base": {
-        "model_type": "distilbert",
-        "vocab_size": 30522,
-        "max_position_embeddings": 512,
-        "dim": 768,
-        "n_layers": 6,
-        "n_heads": 12,
-        "hidden_dim": 3072,
-        "pad_token_id": 0,
+_DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "dim": 768,
+    "n_layers": 6,
+    "n_heads": 12,
+    "hidden_dim": 3072,
+    "pad_token_id": 0,
+}
+_MODERNBERT = {
+    "model_type": "modernbert",
+    "vocab_size": 50368,
+    "max_position_embeddings": 8192,
+    "global_attn_every_n_layers": 3,
+    "local_attention": 128,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "classifier_pooling": "mean",
+    "pad_token_id": 50283,
+}
+_OPT = {
+    "model_type": "opt",
+    "vocab_size": 50272,
+    "max_position_embeddings": 2048,
+    "do_layer_norm_before": True,
+    "pad_token_id": 1,
+}
+_OPT_1B = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "ffn_dim": 8192,
+}
+_OPT_7B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "ffn_dim": 16384,
+}
+_LLAMA = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+_QWEN3 = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "rms_norm_eps": 1e-6,
+}
+# The text part alone: the published 4.3 billion count the vision tower and its projector too.
+_GEMMA3_4B = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 1024,
+    "sliding_window_pattern": 6,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     },
-    "electra-base": {**_BERT, **_BASE, "model_type": "electra", "embedding_size": 768},
-    "minilm": {
-        **_BERT,
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
-    "roberta-base": {**_ROBERTA, **_BASE},
-    "roberta-large": {**_ROBERTA, **_LARGE},
-    "xlm-roberta-base": {**_ROBERTA, **_BASE, "model_type": "xlm-roberta", "vocab_size": 250002},
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+_T5 = {
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "d_model": 768,
+    "d_kv": 64,
+    "d_ff": 3072,
+    "num_layers": 12,
+    "num_decoder_layers": 12,
+    "num_heads": 12,
+    "relative_attention_num_buckets": 32,
+    "feed_forward_proj": "relu",
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
+_VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16, "num_labels": 1000}
+
+
+def _encoder(*sizes: dict[str, Any], **changes: Any) -> Shape:
+    return _of("encoder", *sizes, num_labels=2, **changes)
+
+
+def _of(kind: Kind, *sizes: dict[str, Any], **changes: Any) -> Shape:
+    joined: dict[str, Any] = {}
+    for part in (*sizes, changes):
+        joined |= part
+    return Shape(kind=kind, sizes=joined)
+
+
+_LLAMA2 = {"vocab_size": 32000, "max_position_embeddings": 4096, "num_key_value_heads": 32}
+_LLAMA3 = {
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 8,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+}
+SHAPES: dict[str, Shape] = {
+    "bert-base": _encoder(_BERT, _BASE),
+    "bert-large": _encoder(_BERT, _LARGE),
+    "distilbert-base": _encoder(_DISTILBERT),
+    "electra-base": _encoder(_BERT, _BASE, model_type="electra", embedding_size=768),
+    "minilm": _encoder(_BERT, _transformer(384, 6, 12, 1536)),
+    "roberta-base": _encoder(_ROBERTA, _BASE),
+    "roberta-large": _encoder(_ROBERTA, _LARGE),
+    "xlm-roberta-base": _encoder(_ROBERTA, _BASE, model_type="xlm-roberta", vocab_size=250002),
+    "modernbert-base": _encoder(_MODERNBERT, _transformer(768, 22, 12, 1152)),
+    "opt-1.3b": _of("decoder", _OPT, _OPT_1B),
+    "opt-6.7b": _of("decoder", _OPT, _OPT_7B),
+    "llama-2-7b": _of("decoder", _LLAMA, _LLAMA2, _transformer(4096, 32, 32, 11008)),
+    "llama-3-8b": _of("decoder", _LLAMA, _LLAMA3, _transformer(4096, 32, 32, 14336)),
+    "qwen3-0.6b": _of(
+        "decoder", _QWEN3, _transformer(1024, 28, 16, 3072), tie_word_embeddings=True
+    ),
+    "qwen3-8b": _of(
+        "decoder", _QWEN3, _transformer(4096, 36, 32, 12288), tie_word_embeddings=False
+    ),
+    "gemma-3-4b": _of("decoder", _GEMMA3_4B, _transformer(2560, 34, 8, 10240)),
+    "t5-base": _of("seq2seq", _T5),
+    "vit-base": _of("image", _VIT, _BASE),
 }
 
 
@@ -71,17 +198,3 @@ def check(name: str) -> None:
     """
     if name not in SHAPES:
         raise ModelError(f"no shape {name!r}; shapes: {', '.join(SHAPES)}")
-
-
-def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
-    """A sequence classifier of a named shape, its weights random and the same for a seed.
-
-    Raises:
-        ModelError: there is no shape of this name.
-    """
-    check(name)
-    config = AutoConfig.for_model(**SHAPES[name], num_labels=2)
-    with torch.random.fork_rng(), torch.device(device):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
-    return model

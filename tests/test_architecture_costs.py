@@ -14,10 +14,10 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
-from lightpeft.comparison import plan_cost
 from lightpeft.errors import ScoresError
 from lightpeft.importance import Collector, module_importance
 from lightpeft.masks import Masks
+from lightpeft.work import plan_cost
 
 NAMES = list(ARCHITECTURES)
 NO_LOSS = {"clip_text_model", "clip_vision_model"}  # transformers gives them no head

@@ -8,27 +8,19 @@ import pytest
 import torch
 from builders import tiny_model, tiny_scores
 from imports import ROOT, reached
+from tiny_shapes import KINDS, length_of, tiny_shape
 
 import lightpeft
 from lightpeft import benchmark, memory
-from lightpeft.comparison import compare, plan_cost
+from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
 from lightpeft.errors import ConfigError, LightPeftError
-from lightpeft.shapes import SHAPES, build
+from lightpeft.inputs import PHASES
+from lightpeft.shapes import SHAPES, Shape
 from lightpeft.speedup import break_even, estimation, speedup, spread
+from lightpeft.work import plan_cost
 
 SETTINGS = BenchmarkSection(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
-# What the published checkpoints are known to have, with a head of two classes.
-PARAMETERS = {
-    "bert-base": 109_483_778,
-    "bert-large": 335_143_938,
-    "distilbert-base": 66_955_010,
-    "electra-base": 109_483_778,
-    "minilm": 22_713_986,
-    "roberta-base": 124_647_170,
-    "roberta-large": 355_361_794,
-    "xlm-roberta-base": 278_045_186,
-}
 TINY = {
     "model_type": "bert",
     "vocab_size": 60,
@@ -49,8 +41,8 @@ def _pruned(ratio):
 
 
 @pytest.fixture
-def tiny_shape(monkeypatch):
-    monkeypatch.setitem(SHAPES, "tiny", TINY)
+def tiny_bert(monkeypatch):
+    monkeypatch.setitem(SHAPES, "tiny", Shape(kind="encoder", sizes=TINY))
     return ["--shape", "tiny", "--batch-sizes", "1", "3", "--length", "8", "--rounds", "3"]
 
 
@@ -88,26 +80,6 @@ def test_share_of_the_estimation_is_of_lights_whole_training():
 
     assert found == {"seconds": 100.0, "share": 0.4, "break_even_steps": 100}
     assert estimation(early, {"vanilla": runs["vanilla"]})["break_even_steps"] is None
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
-    model = build(name, dtype=torch.bfloat16, device=torch.device("meta"))
-
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
-    assert lightpeft.read_shape(model).heads
-
-
-def test_a_shape_is_built_with_the_same_weights_and_leaves_the_seed_alone(monkeypatch):
-    monkeypatch.setitem(SHAPES, "tiny", TINY)
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    first, second = (
-        build("tiny", dtype=torch.float32, device=torch.device("cpu")).state_dict() for _ in "12"
-    )
-
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_models_are_compared_in_time_memory_and_flops():
@@ -167,17 +139,20 @@ def test_a_failure_in_the_fresh_process_is_passed_on_as_one_line():
         memory.in_fresh_process(command)
     with pytest.raises(LightPeftError, match=r"^measuring memory failed: ZeroDivisionError"):
         memory.in_fresh_process([sys.executable, "-c", "1 / 0"])
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(LightPeftError, match=r"^measuring memory was killed, probably out of mem"):
+        memory.in_fresh_process([sys.executable, "-c", killed])
 
 
 def test_the_command_compares_a_shape_and_writes_a_table_and_json(
-    tiny_shape, tmp_path, monkeypatch, capsys
+    tiny_bert, tmp_path, monkeypatch, capsys
 ):
     sizes = iter([{"rows": 3, "inference_bytes": 2**21, "training_bytes": 2**22} for _ in "12"])
     monkeypatch.setattr(benchmark, "in_fresh_process", lambda command: next(sizes))
     monkeypatch.setattr(benchmark, "measurable", lambda device: True)
     out = tmp_path / "found.json"
 
-    benchmark.main([*tiny_shape, "--device", "cpu", "--ratio", "0.5", "--out", str(out)])
+    benchmark.main([*tiny_bert, "--device", "cpu", "--ratio", "0.5", "--out", str(out)])
 
     found = json.loads(out.read_text())
     assert found["command"].startswith("python -m lightpeft.benchmark --shape tiny")
@@ -189,15 +164,90 @@ def test_the_command_compares_a_shape_and_writes_a_table_and_json(
     assert "4 MB" in next(line for line in lines if line.startswith("pruned   training       3"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+    monkeypatch.setattr(benchmark, "measurable", lambda device: False)
+    arguments = ["--shape", name, "--batch-sizes", "1", "3", "--rounds", "3", "--warmup", "0"]
+    arguments += ["--length", str(length_of(name)), "--ratio", "0.5", "--device", "cpu"]
+
+    benchmark.main([*arguments, "--dtype", dtype, "--out", str(tmp_path / "found.json")])
+
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["dtype"] == dtype
+    pruned, ratio = found["methods"]["pruned"], found["ratios"]["pruned"]
+    phases = PHASES[SHAPES[name].kind]
+    for phase in phases:
+        assert pruned[phase].keys() == ratio[f"{phase}_speedup"].keys() == {"1", "3"}
+        tokens = 1 if phase == "decode" else length_of(name)
+        for rows, times in pruned[phase].items():
+            assert times["tokens_per_s"] == int(rows) * tokens / times["median_s"]
+            assert ratio[f"{phase}_speedup"][rows]["flop_bound"] > 1.1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2 * 2 * (len(phases) + ("decode" in phases))
+    if "decode" in phases:
+        assert ratio["kv_cache"] == {"1": 0.5, "3": 0.5}
+        gain = ratio["decode_speedup"]["3"]
+        assert gain["byte_bound"] > 1.1
+        assert gain["of_byte_bound"] == gain["median"] / gain["byte_bound"]
+        assert pruned["kv_cache_bytes"]["3"] == 3 * pruned["kv_cache_bytes"]["1"]
+        assert pruned["decode_weight_bytes"] < found["methods"]["vanilla"]["decode_weight_bytes"]
+        assert lines[-1].startswith("pruned   KV cache       3")
+
+
+@pytest.mark.skipif(not memory.measurable(torch.device("cpu")), reason="Linux only")
+def test_memory_of_a_decoder_is_that_of_its_phases(monkeypatch):
+    monkeypatch.setitem(SHAPES, "opt-1.3b", tiny_shape("opt-1.3b"))
+    asked = benchmark.parser().parse_args(["--shape", "opt-1.3b"])
+    build = partial(benchmark.drawn_model, asked, "pruned", torch.device("cpu"))
+
+    found = memory.peak_memory(build, SETTINGS, device=torch.device("cpu"))
+
+    assert {"training_bytes", "prefill_bytes", "decode_bytes"} < found.keys()
+
+
+def test_images_are_as_long_as_they_are_and_texts_128_tokens():
+    assert {SHAPES[name].length for name in SHAPES if name != "vit-base"} == {128}
+    assert SHAPES["vit-base"].length == 197
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_a_full_device_is_one_line(error, monkeypatch):
+    monkeypatch.setattr(benchmark, "compare", lambda *a, **k: (_ for _ in ()).throw(error))
+    with pytest.raises(LightPeftError, match=r"^out of memory: minilm in float32 on cpu, .* 32; u"):
+        benchmark.main(["--shape", "minilm", "--device", "cpu"])
+
+
+def test_another_failure_is_not_called_a_full_device(monkeypatch):
+    error = RuntimeError("shapes cannot be multiplied")
+    monkeypatch.setattr(benchmark, "compare", lambda *a, **k: (_ for _ in ()).throw(error))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        benchmark.main(["--shape", "minilm", "--device", "cpu"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shape", "huge"], r"no shape 'huge'; shapes: bert-base, .*, xlm-roberta-base"),
+        (["--shape", "huge"], r"no shape 'huge'; shapes: bert-base, .*, vit-base$"),
         (["--ratio", "1.2"], r"--ratio: must be in \[0, 1\), got 1\.2"),
         (["--ratio", "much"], r"--ratio: must be in \[0, 1\), got much"),
         (["--rank", "0"], r"--rank: must be a whole number from 1, got 0"),
         (["--rounds", "2"], r"--rounds must be a whole number from 3, got 2"),
         (["--batch-sizes", "0"], r"--batch-sizes: must be a whole number from 1, got 0"),
+        (["--head-unit", "heads"], r"--head-unit: invalid choice: 'heads'"),
+        (
+            ["--shape", "vit-base", "--length", "64"],
+            r"--length must be 197 for vit-base, .* got 64",
+        ),
+        (["--shape", "t5-base", "--length", "2"], r"--length must be a whole number from 4"),
         (["--dtype", "int8"], r"--dtype: invalid choice: 'int8'"),
         (["--ratoi", "0.3"], r"unrecognized arguments: --ratoi"),
     ],

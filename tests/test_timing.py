@@ -3,10 +3,14 @@ from functools import partial
 import pytest
 import torch
 from builders import tiny_model, tiny_scores
+from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
 from lightpeft.errors import ModelError
-from lightpeft.timing import inference_step, random_batch, take_turns, training_step
+from lightpeft.inputs import PHASES, kind_of, phases_of, random_batch
+from lightpeft.shapes import SHAPES
+from lightpeft.steps import inference_step, training_step
+from lightpeft.timing import take_turns
 
 
 def _pruned():
@@ -82,3 +86,45 @@ def test_random_rows_have_labels_for_a_regression_too():
     model = tiny_model(num_labels=1)
 
     assert model(**random_batch(model, rows=2, length=8)).loss.isfinite()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_has_its_batches_and_its_phases(name, monkeypatch):
+    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+    model, length = tiny_drawn(name, "pruned"), length_of(name)
+    batch = random_batch(model, rows=2, length=length)
+
+    assert kind_of(model) == SHAPES[name].kind
+    assert phases_of(model) == PHASES[SHAPES[name].kind]
+    assert {len(tensor) for tensor in batch.values()} == {2}
+    if "input_ids" in batch:
+        assert batch["input_ids"].shape == (2, length)
+        assert model.config.pad_token_id not in batch["input_ids"].unique().tolist()
+        assert batch["input_ids"].max() < model.config.vocab_size
+    if kind_of(model) == "decoder":
+        assert torch.equal(batch["labels"], batch["input_ids"])
+    assert model(**batch).loss.isfinite()
+
+
+def test_training_of_what_generates_fills_no_cache(monkeypatch):
+    monkeypatch.setitem(SHAPES, "opt-1.3b", tiny_shape("opt-1.3b"))
+    model, caches = tiny_drawn("opt-1.3b", "pruned"), []
+    model.register_forward_hook(lambda *seen: caches.append(seen[-1].past_key_values))
+
+    training_step(model, random_batch(model, rows=2, length=8))()
+
+    assert caches == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "message"),
+    [
+        ("opt-1.3b", 40, "benchmark.length must be at most 39 for this model, got 40"),
+        ("vit-base", 64, "benchmark.length must be 5 for this model, whose images of 32 x 32"),
+    ],
+)
+def test_rows_that_a_kind_cannot_take_are_refused(name, length, message, monkeypatch):
+    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+
+    with pytest.raises(ModelError, match=message):
+        random_batch(tiny_drawn(name, "vanilla"), rows=1, length=length)

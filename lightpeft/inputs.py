@@ -1,0 +1,93 @@
+"""What kind of model one is, which phases it is measured in, and random batches for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from lightpeft.errors import ModelError
+from lightpeft.shapes import Kind
+
+# In the order of a table; `prefill` and `decode` are what generation is made of.
+PHASES: dict[Kind, tuple[str, ...]] = {
+    "encoder": ("training", "inference"),
+    "decoder": ("training", "prefill", "decode"),
+    "seq2seq": ("training", "prefill", "decode"),
+    "image": ("training", "inference"),
+}
+
+
+def kind_of(model: PeftModel) -> Kind:
+    """What a model is fed, by its class."""
+    if model.can_generate():
+        return "seq2seq" if model.config.is_encoder_decoder else "decoder"
+    return "image" if model.main_input_name == "pixel_values" else "encoder"
+
+
+def phases_of(model: PeftModel) -> tuple[str, ...]:
+    """The phases that a model is measured in."""
+    return PHASES[kind_of(model)]
+
+
+def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tensor]:
+    """Rows of `length` random tokens without padding, on the model's device, with labels.
+
+    Labels are a class a row for encoders, and `length` tokens where the model generates: of a
+    decoder the same as go in, of an encoder-decoder as many on either side. Images have the size
+    that the model was made for, and `length` must be the tokens that this makes.
+
+    Raises:
+        ModelError: the model takes no rows of this length.
+    """
+    generator = torch.Generator().manual_seed(rows)
+    kind = kind_of(model)
+    batch = _images if kind == "image" else _texts
+    found = batch(model.config, rows, length, generator)
+    if kind == "decoder":
+        _check_length(model.config, length, spare=1)  # decode goes one further
+        found["labels"] = found["input_ids"]
+    elif kind == "seq2seq":
+        found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
+    return {name: tensor.to(model.device) for name, tensor in found.items()}
+
+
+def _texts(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+    padding = getattr(config, "pad_token_id", None)
+    # RoBERTa counts positions from behind the padding token's number.
+    _check_length(config, length, spare=(padding or 0) + 1 if "roberta" in config.model_type else 0)
+    ids = torch.randint(config.vocab_size - 1, (rows, length), generator=generator)
+    if padding is not None:
+        ids += ids >= padding
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": _classes(config, rows),
+    }
+
+
+def _images(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+    side = config.image_size
+    tokens = (side // config.patch_size) ** 2 + 1
+    if length != tokens:
+        raise ModelError(
+            f"benchmark.length must be {tokens} for this model, whose images of "
+            f"{side} x {side} are as many tokens, got {length}"
+        )
+    pixels = torch.randn(rows, config.num_channels, side, side, generator=generator)
+    return {"pixel_values": pixels, "labels": _classes(config, rows)}
+
+
+def _classes(config: Any, rows: int) -> Tensor:
+    return torch.zeros(rows, dtype=torch.float32 if config.num_labels == 1 else torch.int64)
+
+
+def _check_length(config: Any, length: int, *, spare: int) -> None:
+    """T5 names no limit: its positions are relative."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and length > limit - spare:
+        raise ModelError(
+            f"benchmark.length must be at most {limit - spare} for this model, got {length}"
+        )

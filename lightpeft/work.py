@@ -1,0 +1,94 @@
+"""What each phase of a model asks of a device: FLOPs, and in decoding bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peft import PeftModel
+
+from lightpeft.config import BenchmarkSection
+from lightpeft.cost import CostTable, cost
+from lightpeft.decoding import Reads, last_logits, reads
+from lightpeft.inputs import phases_of, random_batch
+from lightpeft.plan import PruningPlan
+from lightpeft.surgery import plan_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The work of one model.
+
+    Attributes:
+        plan: what it was pruned by.
+        length: tokens a row.
+        last_logits: whether prefill computes the logits of the last token alone.
+        reads: rows a batch -> what a decode step reads; empty where the model does not generate.
+    """
+
+    plan: PruningPlan
+    length: int
+    last_logits: bool
+    reads: Mapping[int, Reads]
+
+    @classmethod
+    def of(cls, model: PeftModel, settings: BenchmarkSection) -> Work:
+        """Read it off a model that `prune` or `load` made; runs decode steps."""
+        found: dict[int, Reads] = {}
+        if "decode" in phases_of(model):
+            for rows in settings.batch_sizes:
+                found[rows] = reads(model, random_batch(model, rows=rows, length=settings.length))
+        return cls(
+            plan=plan_of(model),
+            length=settings.length,
+            last_logits=last_logits(model),
+            reads=found,
+        )
+
+    def flops(self, phase: str) -> int:
+        """FLOPs a token of one phase.
+
+        Prefill is inference, less the logits that it leaves out. Decoding counts the linears that
+        run: of an encoder-decoder neither the encoder nor what reads its output. A sliding window
+        is not taken off.
+        """
+        if phase == "training":
+            return plan_cost(self.plan, length=self.length).total.training_flops_per_token
+        shape, length, counts = self.plan.shape, self.length, self.plan.counts()
+        if phase == "prefill" and self.last_logits:
+            head = {"lm": shape.products.get("lm", 0) // length}
+            shape = replace(shape, products=shape.products | head)
+        if phase == "decode":
+            ran, length = next(iter(self.reads.values())).modules, length + 1
+            linears = {path: linear for path, linear in shape.linears.items() if path in ran}
+            shape = replace(shape, linears=linears)
+            counts["ranks"] = {path: n for path, n in counts["ranks"].items() if path in linears}
+        return cost(shape, **counts, length=length).total.inference_flops_per_token
+
+    def bounds(self, phase: str, baseline: Work, rows: int) -> dict[str, float]:
+        """The speed-up of a phase if time were FLOPs, and of decoding if it were bytes read."""
+        found = {"flop_bound": baseline.flops(phase) / self.flops(phase)}
+        if phase == "decode":
+            before, mine = baseline.reads[rows], self.reads[rows]
+            total = before.weights + before.cache
+            found["byte_bound"] = total / (mine.weights + mine.cache)
+        return found
+
+    def cache_ratios(self, baseline: Work) -> dict[str, Any]:
+        """KV cache against the baseline's, by rows a batch; nothing without a cache."""
+        found = {str(n): r.cache / baseline.reads[n].cache for n, r in self.reads.items()}
+        return {"kv_cache": found} if found else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Bytes that a decode step reads, for JSON; nothing where the model does not generate."""
+        if not self.reads:
+            return {}
+        weights = next(iter(self.reads.values())).weights
+        cache = {str(rows): read.cache for rows, read in self.reads.items()}
+        return {"decode_weight_bytes": weights, "kv_cache_bytes": cache}
+
+
+def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
+    """Cost of the model that a plan leaves."""
+    return cost(plan.shape, **plan.counts(), length=length)
