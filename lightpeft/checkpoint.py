@@ -75,17 +75,32 @@ def lift(folder: Path | str, out: Path | str) -> None:
     the unpruned base also has the heads and neurons that the adapter was trained without.
 
     Raises:
-        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+        CheckpointError: a file in `folder` is missing or damaged, `out` is `folder`, or the model
+            has experts and there are PEFT modules on dense feed-forward linears beside them.
     """
     source, target = Path(folder), Path(out)
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
+    if plan.shape.experts:
+        config.target_modules = _names_for_peft(source, plan)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.inference_mode = True
     with written_beside(target) as made:
         config.save_pretrained(str(made))
         write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
+
+
+def _names_for_peft(folder: Path, plan: PruningPlan) -> list[str]:
+    """Targets that peft takes as they are on a model with experts: no pattern, nothing dense."""
+    names = [name for name, cut in plan.ranks.items() if cut.kept]
+    dense = [name for name in names if plan.shape.linears[name].block in plan.shape.neurons]
+    if dense:
+        raise CheckpointError(
+            f"{folder} has a PEFT module on {dense[0]}, which peft would read as one on the "
+            f"experts of a {plan.shape.model_type} model; use lightpeft.load"
+        )
+    return names
 
 
 def read_plan(folder: Path) -> PruningPlan:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,7 +22,7 @@ from lightpeft.layout import ModelShape
 from lightpeft.masks import Masks
 from lightpeft.scores import Scores
 from lightpeft.slicing import by_unit
-from lightpeft.surgery import peft_weights
+from lightpeft.surgery import peft_weights, wrapped
 from lightpeft.targets import checked
 
 Batch = Mapping[str, Any]
@@ -82,7 +81,7 @@ def estimate(
     base = fingerprint(model, shape)
     config = checked(peft_config, model, shape)
     was_training = model.training
-    peft_model = get_peft_model(model, copy.deepcopy(config))
+    peft_model = wrapped(model, config)
     for weight in peft_model.parameters():
         if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
             weight.data = weight.data.float()
@@ -171,16 +170,20 @@ def _train(
 
 def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     """Loss and mask movement now: one transfer for the whole row."""
-    heads = (torch.cat([*masks.heads.values()]) - 1).detach().abs()
-    neurons = (torch.cat([*masks.neurons.values()]) - 1).detach().abs()
-    values = torch.stack(
-        [task_loss.detach().float(), heads.mean(), heads.max(), neurons.mean(), neurons.max()]
-    ).tolist()
+    loss = task_loss.detach().float()
+    moved = [_moved([*group.values()], loss) for group in (masks.heads, masks.neurons)]
+    values = torch.stack([loss, *(m for row in moved for m in (row.mean(), row.max()))]).tolist()
     if not all(map(math.isfinite, values)):
         raise ScoresError(
             f"step {step}: the loss is not a number; lower estimate.lr or use model.dtype: float32"
         )
     return {"step": step, **dict(zip(_CURVE, values, strict=True))}
+
+
+def _moved(masks: list[Tensor], like: Tensor) -> Tensor:
+    """How far each mask is from 1, on the device of `like`; 0 where a model has none."""
+    rows = [mask.detach().to(like.device) for mask in masks] or [like.new_ones(1)]
+    return (torch.cat(rows) - 1).abs()
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from lightpeft.blocks import (
     own_vectors,
 )
 from lightpeft.errors import ModelError
+from lightpeft.experts import check_experts, find_experts, per_token
 from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
 from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.outside import others, products
@@ -48,12 +49,14 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         (heads if block.attention else neurons)[block.path] = units
         if block.attention and (own := own_vectors(block)):
             per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
-    if not heads or not neurons:
+    experts = find_experts(model)
+    if not heads or not (neurons or experts):
         raise ModelError(
             f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows; "
             f"pass the plain model, not one wrapped by peft"
         )
-    check_layers(model, blocks)
+    check_layers(model, blocks, (block.path for block in experts))
+    check_experts(experts, linears)
     _check_parameters(model, blocks, linears)
     lenders = _lenders(blocks)
     for path, lender in lenders.items():
@@ -61,17 +64,20 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         per_head[path] = table.numel() // heads[lender]
     counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
     counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
+    whole = {name: weight for block in experts for name, weight in block.weights().items()}
+    counted |= {part for name in whole for part in (name, name.rpartition(".")[0])}
     return ModelShape(
         model_type=model.config.model_type,
         heads=heads,
         neurons=neurons,
         # BERT's feed-forward block holds its attention block, so it was found first.
         linears={path: linears[path] for path, _ in model.named_modules() if path in linears},
-        others=others(model, counted),
+        others=others(model, counted) | _sizes_of_experts(whole),
         per_head=per_head,
         lenders=lenders,
         repeats=repeats_of(model),
         products=products(model, counted),
+        experts=per_token(experts, heads),
     )
 
 
@@ -92,6 +98,10 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape) -> str:
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _sizes_of_experts(whole: dict[str, Tensor]) -> dict[str, int]:
+    return {"feed_forward": sum(weight.numel() for weight in whole.values())} if whole else {}
 
 
 def _attention(block: Block) -> dict[str, LinearShape]:

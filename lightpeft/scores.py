@@ -163,7 +163,10 @@ def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
 
 def shape_to_json(shape: ModelShape) -> dict[str, Any]:
     """A model's shape as JSON values."""
-    return asdict(shape)
+    value = asdict(shape)
+    if not shape.experts:  # written as before there were any, so that digests stay
+        del value["experts"]
+    return value
 
 
 def shape_from_json(value: dict[str, Any]) -> ModelShape:

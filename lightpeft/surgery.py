@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.errors import ModelError, PlanError
+from lightpeft.families import families_of
 from lightpeft.geometry import fingerprint, read_shape
 from lightpeft.layout import LinearShape
 from lightpeft.plan import PruningPlan
@@ -199,7 +200,7 @@ def lifted_weights(weights: dict[str, Tensor], plan: PruningPlan) -> dict[str, T
 
 def attach(model: PreTrainedModel, config: LoraConfig, plan: PruningPlan) -> PeftModel:
     """Attach PEFT modules and check that they are exactly the plan's."""
-    peft_model = get_peft_model(model, copy.deepcopy(config))
+    peft_model = wrapped(model, config)
     wanted = {name for name, cut in plan.ranks.items() if cut.kept}
     attached = set(peft_model.base_model.targeted_module_names)
     if attached != wanted:
@@ -209,6 +210,21 @@ def attach(model: PreTrainedModel, config: LoraConfig, plan: PruningPlan) -> Pef
     peft_model.train(model.training)
     peft_model.lightpeft_plan = plan
     return peft_model
+
+
+def wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """What peft makes of a model and a copy of a config, whose targets it takes as they are."""
+    own = copy.deepcopy(config)
+    if not any(family.whole for family in families_of(model)):
+        return get_peft_model(model, own)
+    # Of these types peft reads targets as those of older checkpoints: patterns as the names that
+    # they end in, `gate_proj` as the experts' fused weights. It tells by the type.
+    kind = model.config.model_type
+    model.config.model_type = f"{kind}, targets as they are"
+    try:
+        return get_peft_model(model, own)
+    finally:
+        model.config.model_type = kind
 
 
 def plan_of(model: PeftModel) -> PruningPlan:

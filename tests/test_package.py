@@ -23,6 +23,7 @@ ORDER = (
     "cost",
     "families",
     "blocks",
+    "experts",
     "outside",
     "geometry",
     "scores",
