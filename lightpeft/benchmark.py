@@ -23,7 +23,7 @@ from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
 from lightpeft.errors import ConfigError, LightPeftError
 from lightpeft.files import write_json
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.geometry import read_shape
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan
@@ -31,6 +31,7 @@ from lightpeft.shapes import SHAPES, build, check
 from lightpeft.speedup import BASELINE
 from lightpeft.surgery import prune
 from lightpeft.timing import PHASES
+from lightpeft.weights import fingerprint
 
 METHODS = (BASELINE, "pruned")
 

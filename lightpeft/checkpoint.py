@@ -14,9 +14,11 @@ from lightpeft.files import read_plan_mark, read_tensors, write_tensors, written
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import WEIGHTS, read_lora
 from lightpeft.surgery import (
-    apply,
+    Quantize,
     check_weights,
     compact_config,
+    cut,
+    dress,
     lifted_weights,
     peft_weights,
     plan_of,
@@ -45,13 +47,20 @@ def save(model: PeftModel, folder: Path | str) -> None:
         write_tensors(made / WEIGHTS, weights, plan=plan.digest)
 
 
-def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
+def load(
+    model: PreTrainedModel,
+    folder: Path | str,
+    *,
+    trainable: bool = False,
+    quantize: Quantize | None = None,
+) -> PeftModel:
     """Prune a base model by the plan in `folder` and load the adapter onto it.
 
     Args:
         model: the unpruned base model, as it was when the plan was made; sliced in place.
         folder: what `save` wrote.
         trainable: whether to go on training; otherwise everything is frozen, in eval mode.
+        quantize: called with the sliced base, to quantize it in place, before PEFT is attached.
 
     Raises:
         CheckpointError: a file is missing or damaged, or belongs to another model or plan.
@@ -59,7 +68,8 @@ def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False)
     source = Path(folder)
     plan, config, weights = _read(source)
     try:
-        peft_model = apply(model, plan, compact_config(config, plan), weights)
+        cut(model, plan, weights=weights, quantize=quantize)
+        peft_model = dress(model, plan, compact_config(config, plan), weights)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from None
     if not trainable:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,14 +17,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.errors import ScoresError
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector
 from lightpeft.layout import ModelShape
 from lightpeft.masks import Masks
 from lightpeft.scores import Scores
 from lightpeft.slicing import by_unit
-from lightpeft.surgery import peft_weights, wrapped
+from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
+from lightpeft.weights import fingerprint
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
@@ -133,9 +136,9 @@ def _train(
 ) -> list[dict[str, float]]:
     warmup = max(1, round(_WARMUP * phase.steps))
     ramp = LambdaLR(phase.optimizer, lambda n: min(1.0, (n + 1) / warmup))
-    device = phase.masks.parameters()[0].device
     # peft's own forward differs by task type, and wants input_ids of models that have none.
     base = model.get_base_model()
+    device = base.device
     every = max(1, phase.steps // _CURVE_ROWS)
     curve: list[dict[str, float]] = []
     step = 0
@@ -150,7 +153,7 @@ def _train(
             task_loss = getattr(base(**batch), "loss", None)
         if task_loss is None:
             raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
-        (task_loss + phase.masks.penalty()).backward()
+        (task_loss + phase.masks.penalty().to(task_loss.device)).backward()
         phase.collector.end(step, count=step > phase.steps // 2)
         phase.optimizer.step()
         ramp.step()
@@ -223,7 +226,7 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():
         module = model.get_submodule(name)
-        weight: Tensor = module.weight.detach().float()
+        weight: Tensor = dequantize_module_weight(module).detach().float()
         turned = (linear.side == "in") != isinstance(module, Conv1D)
         own = (weight.T if turned else weight).square().sum(dim=1)
         units = by_unit(linear, own).cpu()

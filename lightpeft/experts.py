@@ -1,10 +1,12 @@
-"""Blocks of experts, whose fused weights stay whole, and what they weigh."""
+"""Blocks of experts, whose fused weights stay whole: what they weigh, and peft beside them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -86,3 +88,18 @@ def per_token(experts: Iterable[Experts], attention: Iterable[str]) -> dict[str,
     """Attention block path -> what `Experts.per_token` says of its layer's experts."""
     last = {str(layer_of(path)): path for path in attention}
     return {last[block.layer]: block.per_token() for block in experts}
+
+
+def wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """What peft makes of a model and a copy of a config, whose targets it takes as they are."""
+    own = copy.deepcopy(config)
+    if not any(family.whole for family in families_of(model)):
+        return get_peft_model(model, own)
+    # Of these types peft reads targets as those of older checkpoints: patterns as the names that
+    # they end in, `gate_proj` as the experts' fused weights. It tells by the type.
+    kind = model.config.model_type
+    model.config.model_type = f"{kind}, targets as they are"
+    try:
+        return get_peft_model(model, own)
+    finally:
+        model.config.model_type = kind

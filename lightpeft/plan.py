@@ -110,10 +110,15 @@ class PruningPlan:
         }
 
     @property
+    def spares_base(self) -> bool:
+        """Whether the plan cuts no head and no neuron."""
+        cuts = (*self.heads.values(), *self.neurons.values())
+        return all(len(cut.kept) == cut.total for cut in cuts)
+
+    @property
     def is_identity(self) -> bool:
         """Whether the plan cuts nothing."""
-        cuts = (*self.heads.values(), *self.neurons.values(), *self.ranks.values())
-        return all(len(cut.kept) == cut.total for cut in cuts)
+        return self.spares_base and all(len(c.kept) == c.total for c in self.ranks.values())
 
     @property
     def digest(self) -> str:

@@ -12,13 +12,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 import lightpeft
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.masks import Masks
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
-from lightpeft.surgery import load_weights, peft_weights, wrapped
+from lightpeft.surgery import load_weights, peft_weights
 from lightpeft.targets import block_targets
+from lightpeft.weights import fingerprint
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")

@@ -14,13 +14,15 @@ from builders import mask_units
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.layout import ModelShape
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.slicing import slice_base
-from lightpeft.surgery import peft_weights, wrapped
+from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
+from lightpeft.weights import fingerprint
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
 

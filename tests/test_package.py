@@ -24,6 +24,7 @@ ORDER = (
     "families",
     "blocks",
     "experts",
+    "weights",
     "outside",
     "geometry",
     "scores",
