@@ -131,6 +131,7 @@ class Collector:
     def begin(self, batch: Mapping[str, Any]) -> None:
         """Take the coming batch, whose masks say which tokens are real."""
         self._batch = batch
+        self._base.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
         for sums in self._sums:
             sums.now = torch.zeros_like(sums.now)
