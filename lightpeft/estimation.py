@@ -72,7 +72,8 @@ def estimate(
         progress: called now and then with the step and `loss=`.
 
     Raises:
-        ModelError: the architecture or the PEFT method is not supported.
+        ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
+            or quantized linears pass no gradient on.
         ScoresError: a setting is not allowed; there are too few batches or no labels; the loss
             or a score is not a number (names the step).
     """

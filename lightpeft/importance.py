@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lightpeft.errors import ScoresError
+from lightpeft.errors import ModelError, ScoresError
 from lightpeft.families import mask_key
 from lightpeft.masks import Masks
 
@@ -187,6 +187,11 @@ class Collector:
 
     def _keep_base(self, index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+                raise ModelError(
+                    f"{_plain(list(self._layers)[index])} passes no gradient on, so nothing below "
+                    f"it can be scored; use weights quantized in a way that can be trained through"
+                )
             self._base[index] = output.detach()
 
         return hook

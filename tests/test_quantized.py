@@ -12,7 +12,7 @@ from builders import tiny_model
 from matrix import batch_of, build, drawn_plan, loss_of, outputs, said, scores_of
 from peft import LoraConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
-from quantizers import MISSING, QUANTIZERS
+from quantizers import MISSING, QUANTIZERS, Packed
 from torch import nn
 
 import lightpeft
@@ -35,6 +35,7 @@ WAYS = [
 
 def estimated(name: str) -> tuple[Scores, PruningPlan]:
     """Scores of the quantized model, and a plan."""
+    torch.manual_seed(0)
     model = build(LLAMA)
     QUANTIZERS[name](model)
     batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
@@ -71,7 +72,7 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
 
     reference = rounded_like(found, lightpeft.prune(build(LLAMA), plan, scores))
     # Of the largest: bitsandbytes rounds activations too, to 8 bits.
-    close = {"rtol": 0, "atol": 0.05 if name == "bitsandbytes_int8" else 1e-5}
+    close = {"rtol": 0, "atol": 0.1 if name == "bitsandbytes_int8" else 1e-5}
     said_by = [outputs(model, batch_of(LLAMA)).detach() for model in (found, reference)]
     scale = said_by[1].abs().max()
     torch.testing.assert_close(said_by[0] / scale, said_by[1] / scale, **close)
@@ -139,6 +140,18 @@ def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
 
     wanted = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS["stand-in"])
     assert torch.equal(said(pruned, LLAMA), said(wanted, LLAMA))
+
+
+def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pytest.MonkeyPatch):
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+    forward = Packed.forward  # torchao's int8 with dynamic activations does the like
+    monkeypatch.setattr(Packed, "forward", lambda self, rows: forward(self, rows).detach())
+
+    with pytest.raises(ModelError, match=r"model\.layers\.\S+_proj passes no gradient on"):
+        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+
+    assert type(model.model.layers[0].mlp.up_proj) is Packed
 
 
 def test_quantize_must_change_the_model_in_place():
