@@ -38,7 +38,7 @@ class PruningPlan:
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights.
+        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
         scores: digest of the scores that the plan was made from.
         settings: ratios, criterion, scope, alignment and seed.
         heads: attention block path -> query heads kept, equally many in every KV group that keeps

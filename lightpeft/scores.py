@@ -30,7 +30,7 @@ class Scores:
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights.
+        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
         peft: the PEFT method that was attached.
         heads: criterion -> attention block path -> float32 scores, shape `(query heads,)`.
         neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.

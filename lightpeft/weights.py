@@ -19,9 +19,8 @@ _QUANTIZED = "quantized-"
 
 def is_quantized(linear: nn.Module) -> bool:
     """Whether a linear's weight is packed, by torchao or bitsandbytes: it can't be sliced then."""
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
+    assert isinstance(linear.weight, Tensor)
+    return _packed(linear.weight)
 
 
 def sizes(linear: nn.Module) -> tuple[int, int]:
@@ -51,7 +50,7 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
         16 hexadecimal digits.
 
     Raises:
-        ModelError: weights are not in memory.
+        ModelError: weights are not in memory, or more than linears is quantized.
     """
     for name, weight in model.named_parameters():
         if weight.is_meta:
@@ -73,8 +72,17 @@ def _left_alone(
         is_linear = isinstance(module, nn.Linear | Conv1D)
         for name, weight in module.named_parameters(recurse=False):
             wanted = name == "bias" and path in linears if is_linear else weight.dim() <= 2
+            if wanted and _packed(weight):
+                raise ModelError(
+                    f"{path}.{name} is quantized: a quantized model's checkpoint is known by its "
+                    f"embeddings, norms and biases; quantize linears alone"
+                )
             if wanted:
                 yield f"{path}.{name}", weight
+
+
+def _packed(weight: Tensor) -> bool:
+    return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
 
 
 def _digest(weights: Iterable[tuple[str, Tensor | nn.Module]]) -> str:

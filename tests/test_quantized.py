@@ -114,6 +114,16 @@ def test_wrong_checkpoint_is_refused_after_estimating_on_a_quantized_one(tmp_pat
         lightpeft.load(build(LLAMA, seed=1), tmp_path / "out")
 
 
+def test_quantized_embeddings_are_refused():
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+    table = model.model.embed_tokens
+    table.weight = nn.Parameter(table.weight.detach().to(torch.int8), requires_grad=False)
+
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears alone"):
+        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+
+
 def test_packed_weights_are_not_cut_and_nothing_is_changed():
     scores, plan = estimated("stand-in")
     model = build(LLAMA)
