@@ -26,7 +26,7 @@ from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
 from lightpeft.errors import ConfigError, LightPeftError
 from lightpeft.files import write_json
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.geometry import read_shape
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.random_weights import CLASSES, build, check_room
 from lightpeft.scores import CRITERIA, Scores
@@ -35,6 +35,7 @@ from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE
 from lightpeft.surgery import prune
 from lightpeft.text_table import table
+from lightpeft.weights import fingerprint
 
 METHODS = (BASELINE, "pruned")
 

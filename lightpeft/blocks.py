@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -47,7 +47,11 @@ def find_blocks(model: PreTrainedModel) -> Iterator[Block]:
             continue
         kinds = 0
         for attention in (True, False):
-            found = [Block(path, module, family, attention) for family in known]
+            found = [
+                Block(path, module, family, attention)
+                for family in known
+                if attention or family.neurons_in
+            ]
             whole = [b for b in found if not _missing(b)]
             if whole:
                 kinds += 1
@@ -109,13 +113,18 @@ def own_vectors(block: Block) -> dict[str, Tensor]:
     return {name: names[name] for name in block.family.heads_also if name in names}
 
 
-def check_layers(model: PreTrainedModel, blocks: list[Block]) -> None:
+def check_layers(model: PreTrainedModel, blocks: list[Block], experts: Iterable[str]) -> None:
     """Refuse a layer without one of its two kinds of blocks: it has it under other names.
+
+    Args:
+        model: as it is.
+        blocks: those found in it.
+        experts: paths of feed-forward blocks that stay whole.
 
     Raises:
         ModelError: names the layer.
     """
-    known: dict[bool, set[str]] = {True: set(), False: set()}
+    known = {True: set[str](), False: {str(layer_of(path)) for path in experts}}
     for block in blocks:
         known[block.attention].add(str(layer_of(block.path)))
     stacks = {layer.rpartition(".")[0] for layers in known.values() for layer in layers}

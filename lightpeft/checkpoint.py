@@ -14,9 +14,11 @@ from lightpeft.files import read_plan_mark, read_tensors, write_tensors, written
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import WEIGHTS, read_lora
 from lightpeft.surgery import (
-    apply,
+    Quantize,
     check_weights,
     compact_config,
+    cut,
+    dress,
     lifted_weights,
     peft_weights,
     plan_of,
@@ -45,13 +47,20 @@ def save(model: PeftModel, folder: Path | str) -> None:
         write_tensors(made / WEIGHTS, weights, plan=plan.digest)
 
 
-def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
+def load(
+    model: PreTrainedModel,
+    folder: Path | str,
+    *,
+    trainable: bool = False,
+    quantize: Quantize | None = None,
+) -> PeftModel:
     """Prune a base model by the plan in `folder` and load the adapter onto it.
 
     Args:
         model: the unpruned base model, as it was when the plan was made; sliced in place.
         folder: what `save` wrote.
         trainable: whether to go on training; otherwise everything is frozen, in eval mode.
+        quantize: called with the sliced base, to quantize it in place, before PEFT is attached.
 
     Raises:
         CheckpointError: a file is missing or damaged, or belongs to another model or plan.
@@ -59,7 +68,8 @@ def load(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False)
     source = Path(folder)
     plan, config, weights = _read(source)
     try:
-        peft_model = apply(model, plan, compact_config(config, plan), weights)
+        cut(model, plan, weights=weights, quantize=quantize)
+        peft_model = dress(model, plan, compact_config(config, plan), weights)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from None
     if not trainable:
@@ -75,17 +85,32 @@ def lift(folder: Path | str, out: Path | str) -> None:
     the unpruned base also has the heads and neurons that the adapter was trained without.
 
     Raises:
-        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+        CheckpointError: a file in `folder` is missing or damaged, `out` is `folder`, or the model
+            has experts and there are PEFT modules on dense feed-forward linears beside them.
     """
     source, target = Path(folder), Path(out)
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
+    if plan.shape.experts:
+        config.target_modules = _names_for_peft(source, plan)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.inference_mode = True
     with written_beside(target) as made:
         config.save_pretrained(str(made))
         write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
+
+
+def _names_for_peft(folder: Path, plan: PruningPlan) -> list[str]:
+    """Targets that peft takes as they are on a model with experts: no pattern, nothing dense."""
+    names = [name for name, cut in plan.ranks.items() if cut.kept]
+    dense = [name for name in names if plan.shape.linears[name].block in plan.shape.neurons]
+    if dense:
+        raise CheckpointError(
+            f"{folder} has a PEFT module on {dense[0]}, which peft would read as one on the "
+            f"experts of a {plan.shape.model_type} model; use lightpeft.load"
+        )
+    return names
 
 
 def read_plan(folder: Path) -> PruningPlan:

@@ -63,7 +63,8 @@ def cost(
     and context (width: kept query heads * head size). Lookups, norms, activations, softmax and
     biases take none. A head of which one token a row counts takes 2 * its parameters / length, any
     other runs on every token. A block that several layers share counts once in parameters and once
-    a layer in FLOPs.
+    a layer in FLOPs. Experts that stay whole count in parameters all, in FLOPs those that a token
+    goes to.
 
     Training is forward, plus the gradients that autograd computes with the base frozen and the
     adapters and a fresh head trained. Backward stops at the lowest block with an adapter: below,
@@ -101,6 +102,8 @@ def cost(
         for name, part in run.costs(reached=reached).items():
             parts[name] += replace(part, parameters=0, trainable=0) if again else part
         reached = reached or any(ranks.get(path) for path in linears)
+        experts = _linear(1, shape.experts.get(block, 0), bias=False, reached=reached)
+        parts["feed_forward"] += replace(experts, parameters=0)
     return CostTable(parts=parts | {"head": _head(shape, length, reached=reached)})
 
 

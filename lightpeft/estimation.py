@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.errors import ScoresError
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector
 from lightpeft.layout import ModelShape
 from lightpeft.masks import Masks
@@ -25,6 +26,7 @@ from lightpeft.scores import Scores
 from lightpeft.slicing import by_unit
 from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
+from lightpeft.weights import fingerprint
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
@@ -70,7 +72,8 @@ def estimate(
         progress: called now and then with the step and `loss=`.
 
     Raises:
-        ModelError: the architecture or the PEFT method is not supported.
+        ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
+            or quantized linears pass no gradient on.
         ScoresError: a setting is not allowed; there are too few batches or no labels; the loss
             or a score is not a number (names the step).
     """
@@ -82,7 +85,7 @@ def estimate(
     base = fingerprint(model, shape)
     config = checked(peft_config, model, shape)
     was_training = model.training
-    peft_model = get_peft_model(model, copy.deepcopy(config))
+    peft_model = wrapped(model, config)
     for weight in peft_model.parameters():
         if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
             weight.data = weight.data.float()
@@ -134,9 +137,9 @@ def _train(
 ) -> list[dict[str, float]]:
     warmup = max(1, round(_WARMUP * phase.steps))
     ramp = LambdaLR(phase.optimizer, lambda n: min(1.0, (n + 1) / warmup))
-    device = phase.masks.parameters()[0].device
     # peft's own forward differs by task type, and wants input_ids of models that have none.
     base = model.get_base_model()
+    device = base.device
     every = max(1, phase.steps // _CURVE_ROWS)
     curve: list[dict[str, float]] = []
     step = 0
@@ -151,7 +154,7 @@ def _train(
             task_loss = getattr(base(**batch), "loss", None)
         if task_loss is None:
             raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
-        (task_loss + phase.masks.penalty()).backward()
+        (task_loss + phase.masks.penalty().to(task_loss.device)).backward()
         phase.collector.end(step, count=step > phase.steps // 2)
         phase.optimizer.step()
         ramp.step()
@@ -171,16 +174,20 @@ def _train(
 
 def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     """Loss and mask movement now: one transfer for the whole row."""
-    heads = (torch.cat([*masks.heads.values()]) - 1).detach().abs()
-    neurons = (torch.cat([*masks.neurons.values()]) - 1).detach().abs()
-    values = torch.stack(
-        [task_loss.detach().float(), heads.mean(), heads.max(), neurons.mean(), neurons.max()]
-    ).tolist()
+    loss = task_loss.detach().float()
+    moved = [_moved([*group.values()], loss) for group in (masks.heads, masks.neurons)]
+    values = torch.stack([loss, *(m for row in moved for m in (row.mean(), row.max()))]).tolist()
     if not all(map(math.isfinite, values)):
         raise ScoresError(
             f"step {step}: the loss is not a number; lower estimate.lr or use model.dtype: float32"
         )
     return {"step": step, **dict(zip(_CURVE, values, strict=True))}
+
+
+def _moved(masks: list[Tensor], like: Tensor) -> Tensor:
+    """How far each mask is from 1, on the device of `like`; 0 where a model has none."""
+    rows = [mask.detach().to(like.device) for mask in masks] or [like.new_ones(1)]
+    return (torch.cat(rows) - 1).abs()
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -220,7 +227,7 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():
         module = model.get_submodule(name)
-        weight: Tensor = module.weight.detach().float()
+        weight: Tensor = dequantize_module_weight(module).detach().float()
         turned = (linear.side == "in") != isinstance(module, Conv1D)
         own = (weight.T if turned else weight).square().sum(dim=1)
         units = by_unit(linear, own).cpu()

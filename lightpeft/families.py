@@ -11,6 +11,9 @@ Fused = Literal["", "blocks", "mixed"]
 Quirk = Literal["", "config", "alibi", "bias_table"]
 
 
+_LISTS = ("heads_in", "neurons_in", "heads_also", "beside", "beside_heads", "whole", "stock")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Child names of one architecture's attention and feed-forward blocks.
@@ -18,8 +21,9 @@ class Family:
     Attributes:
         heads_in: the linears whose rows are heads: query, key, value, or one fused linear.
         heads_out: the linear that reads the concatenated heads.
-        neurons_in: the linears whose rows are neurons: one, or gate and up.
-        neurons_out: the linear that reads the neurons.
+        neurons_in: the linears whose rows are neurons: one, or gate and up; none where all of a
+            model's feed-forward blocks are experts that stay `whole`.
+        neurons_out: the linear that reads the neurons; empty where there are none.
         core: the submodule of the attention block that holds the head size and the counts.
         heads_fused: rows of a fused `heads_in`: `blocks` (all queries, all keys, all values) or
             `mixed` (per KV group its queries, its key, its value).
@@ -27,6 +31,8 @@ class Family:
         heads_also: linears and parameters that some models have, with a row per query head.
         beside: modules inside the blocks that are as wide as the model: norms.
         beside_heads: modules inside the attention block that are as wide as one head.
+        whole: children of a block of experts that no plan cuts: the experts' fused weights, which
+            no linear reads and no mask reaches, and the router.
         quirk: what else has to change with the number of heads (`lightpeft.quirks`).
         stock: what the stock config can say when every layer keeps as much: `heads`, `neurons`.
     """
@@ -41,15 +47,17 @@ class Family:
     heads_also: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     beside_heads: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     quirk: Quirk = ""
     stock: tuple[str, ...] = ("neurons",)
 
     def __post_init__(self) -> None:
-        for field in ("heads_in", "neurons_in", "heads_also", "beside", "beside_heads", "stock"):
+        for field in _LISTS:
             names = getattr(self, field)
             if not isinstance(names, tuple) or not all(_is_path(name) for name in names):
                 raise ModelError(f"Family.{field} must be a tuple of child names, got {names!r}")
-        for field in ("heads_out", "neurons_out"):
+        experts_only = bool(self.whole) and not self.neurons_in and not self.neurons_out
+        for field in ("heads_out",) if experts_only else ("heads_out", "neurons_out"):
             if not _is_path(getattr(self, field)):
                 raise ModelError(
                     f"Family.{field} must be a child name, got {getattr(self, field)!r}"
@@ -61,7 +69,8 @@ class Family:
                 f"Family.heads_in must be query, key and value, or one linear with heads_fused, "
                 f"got {self.heads_in} with heads_fused {self.heads_fused!r}"
             )
-        if len(self.neurons_in) not in ((1,) if self.neurons_fused else (1, 2)):
+        counts = (0,) if experts_only else (1,) if self.neurons_fused else (1, 2)
+        if len(self.neurons_in) not in counts:
             raise ModelError(
                 f"Family.neurons_in must be one linear, or gate and up, "
                 f"got {self.neurons_in} with neurons_fused {self.neurons_fused}"
@@ -153,6 +162,10 @@ _LLAMA = Family(
     stock=("heads", "neurons"),
 )
 _QWEN3 = replace(_LLAMA, beside_heads=("q_norm", "k_norm"))
+_MIXTRAL = replace(
+    _LLAMA, neurons_in=(), neurons_out="", whole=("gate", "experts"), stock=("heads",)
+)
+_QWEN2_MOE = replace(_LLAMA, whole=("gate", "experts", "shared_expert_gate"))
 _PHI3 = replace(
     _LLAMA,
     heads_in=("qkv_proj",),
@@ -191,11 +204,14 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "gpt_neox": (_GPT_NEOX,),
     "llama": (_LLAMA,),
     "mistral": (_LLAMA,),
+    "mixtral": (_MIXTRAL,),
     "modernbert": (_MODERNBERT,),
     "opt": (_BART,),
     "phi3": (_PHI3,),
     "qwen2": (_LLAMA,),
+    "qwen2_moe": (_QWEN2_MOE,),
     "qwen3": (_QWEN3,),
+    "qwen3_moe": (replace(_QWEN3, whole=("gate", "experts")),),
     "roberta": (_BERT,),
     "t5": (_T5, replace(_T5, neurons_in=("wi_0", "wi_1"))),
     "vit": (_VIT,),
@@ -243,6 +259,7 @@ HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)
+EXPERTS_PER_TOKEN = "top_k"
 # T5's first self-attention of a stack holds the position biases of all its layers' heads.
 BIAS_TABLE = "relative_attention_bias"
 # Parts of names by which modules outside the blocks are told apart.

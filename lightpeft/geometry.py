@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from lightpeft.blocks import (
     Block,
@@ -20,11 +16,11 @@ from lightpeft.blocks import (
     own_vectors,
 )
 from lightpeft.errors import ModelError
+from lightpeft.experts import check_experts, find_experts, per_token
 from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
 from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.outside import others, products
-
-_SAMPLE = 256
+from lightpeft.weights import sizes
 
 
 def read_shape(model: PreTrainedModel) -> ModelShape:
@@ -48,12 +44,14 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         (heads if block.attention else neurons)[block.path] = units
         if block.attention and (own := own_vectors(block)):
             per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
-    if not heads or not neurons:
+    experts = find_experts(model)
+    if not heads or not (neurons or experts):
         raise ModelError(
             f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows; "
             f"pass the plain model, not one wrapped by peft"
         )
-    check_layers(model, blocks)
+    check_layers(model, blocks, (block.path for block in experts))
+    check_experts(experts, linears)
     _check_parameters(model, blocks, linears)
     lenders = _lenders(blocks)
     for path, lender in lenders.items():
@@ -61,37 +59,25 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         per_head[path] = table.numel() // heads[lender]
     counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
     counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
+    whole = {name: weight for block in experts for name, weight in block.weights().items()}
+    counted |= {part for name in whole for part in (name, name.rpartition(".")[0])}
     return ModelShape(
         model_type=model.config.model_type,
         heads=heads,
         neurons=neurons,
         # BERT's feed-forward block holds its attention block, so it was found first.
         linears={path: linears[path] for path, _ in model.named_modules() if path in linears},
-        others=others(model, counted),
+        others=others(model, counted) | _sizes_of_experts(whole),
         per_head=per_head,
         lenders=lenders,
         repeats=repeats_of(model),
         products=products(model, counted),
+        experts=per_token(experts, heads),
     )
 
 
-def fingerprint(model: PreTrainedModel, shape: ModelShape) -> str:
-    """Tell one base model from another by the weights of its blocks.
-
-    A few values of each block linear are hashed, as bfloat16: the same checkpoint gives the
-    same fingerprint whether it was loaded as float32 or as bfloat16.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name in shape.linears:
-        weight: Tensor = model.get_submodule(name).weight.detach()
-        stride = max(1, weight.numel() // _SAMPLE)
-        sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _sizes_of_experts(whole: dict[str, Tensor]) -> dict[str, int]:
+    return {"feed_forward": sum(weight.numel() for weight in whole.values())} if whole else {}
 
 
 def _attention(block: Block) -> dict[str, LinearShape]:
@@ -101,9 +87,9 @@ def _attention(block: Block) -> dict[str, LinearShape]:
         raise block.refuse(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
     if getattr(core, "slow_but_exact", False):  # Bloom: reads its projection's weight by itself
         raise block.refuse("it bypasses its output projection (slow_but_exact)")
-    rows = {name: _sizes(block.module, name)[1] for name in block.ins}
+    rows = {name: sizes(block.module.get_submodule(name))[1] for name in block.ins}
     runs: dict[str, tuple[str, ...]]
-    columns = _sizes(block.module, block.out)[0]
+    columns = sizes(block.module.get_submodule(block.out))[0]
     heads = columns // size
     if block.family.heads_fused:
         groups = (rows[block.ins[0]] // size - heads) // 2
@@ -143,7 +129,7 @@ def _feed_forward(block: Block) -> dict[str, LinearShape]:
 def _shape(
     block: Block, name: str, *, unit: int, slots: tuple[str, ...], sharing: int
 ) -> LinearShape:
-    inputs, outputs = _sizes(block.module, name)
+    inputs, outputs = sizes(block.module.get_submodule(name))
     return LinearShape(
         inputs=inputs,
         outputs=outputs,
@@ -154,14 +140,6 @@ def _shape(
         slots=slots,
         sharing=sharing,
     )
-
-
-def _sizes(module: nn.Module, name: str) -> tuple[int, int]:
-    """Inputs and outputs of a linear; a Conv1D keeps its weight as (in, out)."""
-    linear = module.get_submodule(name)
-    assert isinstance(linear.weight, Tensor)
-    rows, columns = linear.weight.shape
-    return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
 
 
 def _check_widths(block: Block, found: dict[str, LinearShape], units: int) -> None:

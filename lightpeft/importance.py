@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lightpeft.errors import ScoresError
+from lightpeft.errors import ModelError, ScoresError
 from lightpeft.families import mask_key
 from lightpeft.masks import Masks
 
@@ -58,15 +58,46 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     ratio = _norms(delta) / _norms(base).clamp_min(_TINY)
     if attention_mask is None or attention_mask.numel() != ratio.numel():
         return ratio.mean()
-    real = attention_mask.reshape(ratio.shape).float()
+    real = attention_mask.to(ratio.device).reshape(ratio.shape).float()
     return (ratio * real).sum() / real.sum()
+
+
+class _Sums:
+    """What the layers on one device have come to so far, a row each."""
+
+    def __init__(self, device: torch.device, width: int, *, layers: dict[int, LoraLayer]) -> None:
+        self.index, self.layers = list(layers), list(layers.values())
+        self.now = torch.zeros(len(layers), device=device)
+        self.modules = torch.zeros(len(layers), device=device)
+        self.ranks = torch.zeros(len(layers), width, device=device)
+        # Row 0: of the forward pass, where what is not a number shows in the module that makes it;
+        # row 1: of the gradients, which it spoils everywhere.
+        self.first_bad = torch.full((2, len(layers)), -1, dtype=torch.long, device=device)
+
+    def end(self, step: int, *, count: bool, reduction: str) -> None:
+        """Read this step's gradients; add them to the sums when `count`."""
+        ranks = torch.zeros_like(self.ranks)
+        for row, layer in enumerate(self.layers):
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            if a.grad is None:  # the batch did not use it
+                continue
+            score = rank_importance(a, a.grad)
+            if reduction == "mean":
+                score = score * (1 / a.shape[1] + 1 / b.shape[0])
+            ranks[row, : len(score)] = score
+        fine = torch.stack([self.now.isfinite(), ranks.isfinite().all(dim=1)])
+        self.first_bad = torch.where(~fine & (self.first_bad < 0), step, self.first_bad)
+        if count:
+            self.modules += self.now
+            self.ranks += ranks
 
 
 class Collector:
     """Sums importance over steps, with no transfer from the device per step; a context manager.
 
-    Call `begin` before a forward pass and `end` after its backward pass, before clipping and
-    the optimizer step. Sums start with the first `end` that is told to count.
+    What a layer comes to is summed on the layer's own device. Call `begin` before a forward pass
+    and `end` after its backward pass, before clipping and the optimizer step. Sums start with the
+    first `end` that is told to count.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
@@ -74,17 +105,14 @@ class Collector:
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
         self._masks, self._reduction = masks, reduction
-        device = masks.parameters()[0].device
         config = getattr(model, "config", None)
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         width = max(layer.r["default"] for layer in self._layers.values())
-        self._now = torch.zeros(len(self._layers), device=device)
-        self._modules = torch.zeros(len(self._layers), device=device)
-        self._ranks = torch.zeros(len(self._layers), width, device=device)
+        places: dict[torch.device, dict[int, LoraLayer]] = {}
+        for index, layer in enumerate(self._layers.values()):
+            places.setdefault(layer.lora_A["default"].weight.device, {})[index] = layer
+        self._sums = [_Sums(device, width, layers=own) for device, own in places.items()]
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
-        # Row 0: of the forward pass, where what is not a number shows in the module that makes it;
-        # row 1: of the gradients, which it spoils everywhere.
-        self._first_bad = torch.full((2, len(self._layers)), -1, dtype=torch.long, device=device)
         self._counted = 0
         self._keys = [
             mask_key(_plain(name), encoder_decoder=encoder_decoder) for name in self._layers
@@ -93,36 +121,28 @@ class Collector:
         self._calls = [0] * len(self._layers)
         self._base: dict[int, Tensor] = {}
         self._handles = []
-        for index, layer in enumerate(self._layers.values()):
-            delta = layer.lora_B["default"]
-            self._handles.append(layer.base_layer.register_forward_hook(self._keep_base(index)))
-            scaling = layer.scaling["default"]
-            self._handles.append(delta.register_forward_hook(self._compare(index, scaling)))
+        for sums in self._sums:
+            for row, (index, layer) in enumerate(zip(sums.index, sums.layers, strict=True)):
+                keep, scaling = self._keep_base(index), layer.scaling["default"]
+                compare = self._compare(index, scaling, sums, row)
+                self._handles.append(layer.base_layer.register_forward_hook(keep))
+                self._handles.append(layer.lora_B["default"].register_forward_hook(compare))
 
     def begin(self, batch: Mapping[str, Any]) -> None:
         """Take the coming batch, whose masks say which tokens are real."""
         self._batch = batch
+        self._base.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
-        self._now = torch.zeros_like(self._now)
+        for sums in self._sums:
+            sums.now = torch.zeros_like(sums.now)
 
     @torch.no_grad()
     def end(self, step: int, *, count: bool) -> None:
         """Read this step's gradients; add them to the sums when `count`."""
-        ranks = torch.zeros_like(self._ranks)
-        for index, layer in enumerate(self._layers.values()):
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            if a.grad is None:  # the batch did not use it
-                continue
-            score = rank_importance(a, a.grad)
-            if self._reduction == "mean":
-                score = score * (1 / a.shape[1] + 1 / b.shape[0])
-            ranks[index, : len(score)] = score
-        fine = torch.stack([self._now.isfinite(), ranks.isfinite().all(dim=1)])
-        self._first_bad = torch.where(~fine & (self._first_bad < 0), step, self._first_bad)
+        for sums in self._sums:
+            sums.end(step, count=count, reduction=self._reduction)
         if count:
             self._counted += 1
-            self._modules += self._now
-            self._ranks += ranks
             for total, now in zip(self._taylor, self._masks.taylor(), strict=True):
                 total += now
 
@@ -132,7 +152,7 @@ class Collector:
         Raises:
             ScoresError: names the first step and module.
         """
-        bad = self._first_bad.flatten().cpu()
+        bad = self._gathered([sums.first_bad.T for sums in self._sums]).T.flatten()
         if (bad >= 0).any():
             index = int(torch.where(bad >= 0, bad, bad.max() + 1).argmin())
             name = _plain(list(self._layers)[index % len(self._layers)])
@@ -143,8 +163,8 @@ class Collector:
 
     def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
         """Means over the counted steps: modules, ranks, and masks' Taylor scores."""
-        modules = (self._modules / self._counted).cpu()
-        ranks = (self._ranks / self._counted).cpu()
+        modules = self._gathered([sums.modules / self._counted for sums in self._sums])
+        ranks = self._gathered([sums.ranks / self._counted for sums in self._sums])
         names = [_plain(name) for name in self._layers]
         sizes = [layer.r["default"] for layer in self._layers.values()]
         return (
@@ -160,13 +180,23 @@ class Collector:
         for handle in self._handles:
             handle.remove()
 
+    def _gathered(self, parts: list[Tensor]) -> Tensor:
+        """Rows of all devices on the CPU, in the order of the layers."""
+        order = torch.tensor([index for sums in self._sums for index in sums.index])
+        return torch.cat([part.cpu() for part in parts])[order.argsort()]
+
     def _keep_base(self, index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+                raise ModelError(
+                    f"{_plain(list(self._layers)[index])} passes no gradient on, so nothing below "
+                    f"it can be scored; use weights quantized in a way that can be trained through"
+                )
             self._base[index] = output.detach()
 
         return hook
 
-    def _compare(self, index: int, scaling: float) -> Any:
+    def _compare(self, index: int, scaling: float, sums: _Sums, row: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             # lora_B's own output: in bfloat16 the difference of two sums would lose it. A layer
             # that runs several times a step gets the mean; activation checkpointing comes here
@@ -175,7 +205,7 @@ class Collector:
                 output.detach() * scaling, self._base.pop(index), self._batch.get(self._keys[index])
             )
             self._calls[index] += 1
-            self._now[index] += (now - self._now[index]) / self._calls[index]
+            sums.now[row] += (now - sums.now[row]) / self._calls[index]
 
         return hook
 

@@ -90,13 +90,16 @@ class ModelShape:
         heads: attention block path -> query heads.
         neurons: feed-forward block path -> neurons.
         linears: path of each block linear -> its shape.
-        others: parameters that no plan cuts: `embeddings`, `norms`, `head`.
+        others: parameters that no plan cuts: `embeddings`, `norms`, `head`, and `feed_forward`:
+            experts that stay whole.
         per_head: attention block path -> parameters a head owns outside the linears.
         lenders: attention block path -> the block whose table of these it reads while no head of
             either stack is cut; each has its own afterwards.
         repeats: path of a module that runs several times in a row -> how often.
         products: weights outside the blocks that multiply: `embeddings` and `token` (a fresh task
             head) every token, `lm` (a pretrained head) every token, `row` one token a row.
+        experts: attention block path -> weights of its layer's router and experts, as many of them
+            as a token goes to, that multiply a token; where experts stay whole.
     """
 
     model_type: str
@@ -108,6 +111,7 @@ class ModelShape:
     lenders: dict[str, str] = field(default_factory=dict)
     repeats: dict[str, int] = field(default_factory=dict)
     products: dict[str, int] = field(default_factory=dict)
+    experts: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def sharing(self) -> dict[str, int]:

@@ -14,6 +14,8 @@ from lightpeft.layout import ModelShape
 class Masks:
     """One scalar per query head and per neuron, all 1 at the start; a context manager.
 
+    Each lies on the device of the linear that it stands before.
+
     The foundation-model masks of Light-PEFT (arXiv:2406.03792, m_A and m_F). Deviation: the
     authors' code multiplies attention probabilities, which forces eager attention; a head's
     context vector before the output projection is the same function of the mask and leaves
@@ -46,7 +48,9 @@ class Masks:
 
     def penalty(self) -> Tensor:
         """The loss's second term: `l1` times the sum of |mask|, a scalar."""
-        return self._l1 * torch.stack([mask.abs().sum() for mask in self.parameters()]).sum()
+        masks = self.parameters()
+        sums = [mask.abs().sum().to(masks[0].device) for mask in masks]
+        return self._l1 * torch.stack(sums).sum()
 
     def taylor(self) -> list[Tensor]:
         """|mask * its gradient| per mask; the penalty pulls every mask alike and is left out."""
@@ -68,6 +72,6 @@ class Masks:
 def _multiply(mask: nn.Parameter, unit: int) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         wide = mask.repeat_interleave(unit) if unit > 1 else mask
-        return (args[0] * wide.to(args[0].dtype), *args[1:])
+        return (args[0] * wide.to(args[0]), *args[1:])
 
     return hook

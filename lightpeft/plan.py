@@ -38,7 +38,7 @@ class PruningPlan:
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights.
+        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
         scores: digest of the scores that the plan was made from.
         settings: ratios, criterion, scope, alignment and seed.
         heads: attention block path -> query heads kept, equally many in every KV group that keeps
@@ -110,10 +110,15 @@ class PruningPlan:
         }
 
     @property
+    def spares_base(self) -> bool:
+        """Whether the plan cuts no head and no neuron."""
+        cuts = (*self.heads.values(), *self.neurons.values())
+        return all(len(cut.kept) == cut.total for cut in cuts)
+
+    @property
     def is_identity(self) -> bool:
         """Whether the plan cuts nothing."""
-        cuts = (*self.heads.values(), *self.neurons.values(), *self.ranks.values())
-        return all(len(cut.kept) == cut.total for cut in cuts)
+        return self.spares_base and all(len(c.kept) == c.total for c in self.ranks.values())
 
     @property
     def digest(self) -> str:

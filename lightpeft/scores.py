@@ -30,7 +30,7 @@ class Scores:
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights.
+        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
         peft: the PEFT method that was attached.
         heads: criterion -> attention block path -> float32 scores, shape `(query heads,)`.
         neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.
@@ -163,7 +163,10 @@ def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
 
 def shape_to_json(shape: ModelShape) -> dict[str, Any]:
     """A model's shape as JSON values."""
-    return asdict(shape)
+    value = asdict(shape)
+    if not shape.experts:  # written as before there were any, so that digests stay
+        del value["experts"]
+    return value
 
 
 def shape_from_json(value: dict[str, Any]) -> ModelShape:

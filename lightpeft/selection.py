@@ -187,7 +187,15 @@ def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> Cut:
 
 
 def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
-    totals = source.scores.shape.neurons
+    shape = source.scores.shape
+    totals = shape.neurons
+    if shape.experts and settings["neurons"]:
+        notes.append(
+            f"the neurons of the experts stay, in {len(shape.experts)} layers: their weights are "
+            f"fused, and the ratio is of the other neurons ({sum(totals.values())})"
+        )
+    if not totals:
+        return {}
     scores = {block: source.of("neurons", block) for block in totals}
     ratio, align = settings["neurons"], settings["align"]
     if ratio == 0:

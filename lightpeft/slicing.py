@@ -13,6 +13,7 @@ from lightpeft.blocks import family_at
 from lightpeft.layout import LinearShape
 from lightpeft.plan import PruningPlan
 from lightpeft.quirks import settle
+from lightpeft.weights import sizes
 
 
 def kept_rows(linear: LinearShape, kept: Sequence[int]) -> Tensor:
@@ -84,7 +85,7 @@ def slice_linear(linear: nn.Module, rows: Tensor, side: str) -> None:
     assert isinstance(linear, nn.Linear | Conv1D)
     out, turned = side == "out", isinstance(linear, Conv1D)
     dim = int(out == turned)
-    if len(rows) == linear.weight.shape[dim]:
+    if len(rows) == sizes(linear)[int(out)]:
         return
     linear.weight = select(linear.weight, dim, rows)
     names = ("nf", "nx") if turned else ("out_features", "in_features")

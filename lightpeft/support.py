@@ -7,9 +7,8 @@ import sys
 from lightpeft.families import FAMILIES, Family
 
 # Layouts of query, key and value that a model type comes in.
-_SHARED = frozenset(
-    ("falcon", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
-)
+_SHARED = {"falcon", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "mixtral", "phi3"}
+_SHARED |= {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
 _GENERATING = _SHARED | {"bart", "bloom", "gpt2", "gpt_neox", "opt", "t5", "whisper"}
 _EAGER_ONLY = frozenset(("bloom", "deberta", "deberta-v2", "gemma2"))
 
@@ -44,7 +43,9 @@ def _row(model_type: str) -> tuple[str, ...]:
 
 
 def _neurons(family: Family) -> str:
-    return "gated" if family.neurons_fused or len(family.neurons_in) == 2 else "plain"
+    gated = family.neurons_fused or len(family.neurons_in) == 2
+    kind = "gated" if gated else "plain" if family.neurons_in else "none"
+    return f"{kind}; experts stay whole" if family.whole else kind
 
 
 def _stock(families: tuple[Family, ...]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from peft import (
     LoraConfig,
     PeftModel,
-    get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
@@ -20,13 +19,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.errors import ModelError, PlanError
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.layout import LinearShape
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.slicing import kept_rows, slice_base
 from lightpeft.verification import verify as check_sliced
+from lightpeft.weights import fingerprint, is_quantized
 
+Quantize = Callable[[PreTrainedModel], object]
 _PREFIX = "base_model.model."
 _LORA_KEY = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
 
@@ -38,6 +40,7 @@ def prune(
     *,
     warm_start: bool = True,
     verify: Mapping[str, Any] | None = None,
+    quantize: Quantize | None = None,
 ) -> PeftModel:
     """Cut the model down to the plan and attach the PEFT modules that stay.
 
@@ -49,13 +52,16 @@ def prune(
             start fresh.
         verify: a batch, the model's keyword arguments, on which to check that the pruned base says
             what it said with the heads and neurons that go masked; costs two forward passes.
+        quantize: called with the sliced base, to quantize it in place, before PEFT is attached;
+            packed weights can't be sliced, so `model` is the unquantized one also where `scores`
+            are of a quantized one.
 
     Returns:
         A stock `PeftModel`. Scaling stays as it was before ranks went.
 
     Raises:
-        ModelError: the model is wrapped already, its architecture is not supported, or `verify`
-            shows a difference (the model is then not usable any more).
+        ModelError: the model is wrapped or quantized already, its architecture is not supported,
+            or `verify` shows a difference (the model is then not usable any more).
         PlanError: the plan belongs to another model or to other scores.
     """
     if plan.scores != scores.digest:
@@ -66,24 +72,25 @@ def prune(
     if {name: cut.total for name, cut in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     warm = compact_weights(scores.adapter, plan) if warm_start else None
-    return apply(model, plan, compact_config(scores.peft, plan), warm, batch=verify)
+    cut(model, plan, weights=warm, batch=verify, quantize=quantize)
+    return dress(model, plan, compact_config(scores.peft, plan), warm)
 
 
-def apply(
+def cut(
     model: PreTrainedModel,
     plan: PruningPlan,
-    config: LoraConfig,
-    weights: dict[str, Tensor] | None,
     *,
+    weights: dict[str, Tensor] | None = None,
     batch: Mapping[str, Any] | None = None,
-) -> PeftModel:
-    """Slice the base, attach what `config` says, load `weights` unless they are None.
+    quantize: Quantize | None = None,
+) -> None:
+    """Slice the base, then `quantize` it; each linear's old weight goes before the next is cut.
 
     With a `batch` the sliced base is checked on it, see `lightpeft.verification.verify`.
 
     Raises:
-        ModelError, PlanError: the model, the plan and the weights do not belong together; found
-            out before the model is changed.
+        ModelError, PlanError: the model, the plan and the PEFT weights do not belong together;
+            found out before the model is changed. Or `quantize` made another model.
     """
     check_base(model, plan)
     if weights is not None:
@@ -92,6 +99,14 @@ def apply(
         slice_base(model, plan)
     else:
         check_sliced(model, plan, batch)
+    if quantize and quantize(model) not in (None, model):
+        raise ModelError("quantize must change the model that it is given, but it returned another")
+
+
+def dress(
+    model: PreTrainedModel, plan: PruningPlan, config: LoraConfig, weights: dict[str, Tensor] | None
+) -> PeftModel:
+    """Attach to a sliced base what `config` says, and load `weights` unless they are None."""
     peft_model = attach(model, config, plan)
     if weights is not None:
         load_weights(peft_model, weights)
@@ -102,7 +117,7 @@ def check_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     """Refuse a model that the plan was not made for; changes nothing.
 
     Raises:
-        ModelError: the model is wrapped already, or its architecture is not supported.
+        ModelError: the model is wrapped or quantized already, or its architecture is not supported.
         PlanError: the plan belongs to another model.
     """
     if isinstance(model, PeftModel):
@@ -113,7 +128,13 @@ def check_base(model: PreTrainedModel, plan: PruningPlan) -> None:
             f"the plan was made for another {asked.model_type} model: its blocks have "
             f"other sizes than this {shape.model_type} model's"
         )
-    if (found := fingerprint(model, shape)) != plan.fingerprint:
+    packed = [name for name in shape.linears if is_quantized(model.get_submodule(name))]
+    if packed and not plan.spares_base:
+        raise ModelError(
+            f"{packed[0]} is quantized, and packed weights can't be sliced; pass the model as it "
+            f"is without, and quantize= what quantizes it afterwards"
+        )
+    if (found := fingerprint(model, shape, like=plan.fingerprint)) != plan.fingerprint:
         raise PlanError(
             f"the plan was made for base weights {plan.fingerprint}, but these are {found}"
         )
@@ -199,7 +220,7 @@ def lifted_weights(weights: dict[str, Tensor], plan: PruningPlan) -> dict[str, T
 
 def attach(model: PreTrainedModel, config: LoraConfig, plan: PruningPlan) -> PeftModel:
     """Attach PEFT modules and check that they are exactly the plan's."""
-    peft_model = get_peft_model(model, copy.deepcopy(config))
+    peft_model = wrapped(model, config)
     wanted = {name for name, cut in plan.ranks.items() if cut.kept}
     attached = set(peft_model.base_model.targeted_module_names)
     if attached != wanted:

@@ -23,6 +23,7 @@ _DECODER = _ENCODER | _TOKENS | {"num_attention_heads": 8, "num_key_value_heads"
 _DECODER |= {"hidden_size": 32}
 _WIDE = _DECODER | {"head_dim": 8, "sliding_window": 6}
 _GEMMA = _WIDE | {"query_pre_attn_scalar": 8}
+_MOE = _DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _FALCON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -234,6 +235,12 @@ ARCHITECTURES = {
         "decoder",
         _DECODER | {"sliding_window": 6, "num_key_value_heads": 2},
     ),
+    "mixtral": _of(
+        "mixtral",
+        "MixtralForCausalLM",
+        "decoder",
+        _DECODER | {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24},
+    ),
     "modernbert": _of(
         "modernbert",
         "ModernBertForMaskedLM",
@@ -256,6 +263,19 @@ ARCHITECTURES = {
     "phi3": _of("phi3", "Phi3ForCausalLM", "decoder", _DECODER),
     "qwen2": _of("qwen2", "Qwen2ForCausalLM", "decoder", _DECODER),
     "qwen3": _of("qwen3", "Qwen3ForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
+    "qwen2_moe, shared expert and dense layer": _of(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        "decoder",
+        _MOE | {"shared_expert_intermediate_size": 40, "mlp_only_layers": [0]},
+    ),
+    "qwen3_moe": _of("qwen3_moe", "Qwen3MoeForCausalLM", "decoder", _MOE | {"head_dim": 8}),
+    "qwen3_moe, dense layer": _of(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        "decoder",
+        _MOE | {"head_dim": 8, "mlp_only_layers": [1]},
+    ),
     "roberta": _of("roberta", "RobertaForSequenceClassification", "encoder", _ENCODER),
     "t5": _of("t5", "T5ForConditionalGeneration", "seq2seq", _T5, feed_forward_proj="relu"),
     "t5, gated (flan-t5)": _of(

@@ -12,13 +12,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 import lightpeft
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.masks import Masks
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.surgery import load_weights, peft_weights
 from lightpeft.targets import block_targets
+from lightpeft.weights import fingerprint
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
@@ -163,15 +165,15 @@ def masked_model(
     model: transformers.PreTrainedModel, scores: Scores, plan: PruningPlan
 ) -> PeftModel:
     """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
-    wrapped = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft)).eval()
+    found = wrapped(copy.deepcopy(model), scores.peft).eval()
     weights = {name: weight.clone() for name, weight in scores.adapter.items()}
     for name, cut in plan.ranks.items():
         gone = sorted(set(range(cut.total)) - set(cut.kept))
         weights[f"base_model.model.{name}.lora_A.weight"][gone] = 0
         weights[f"base_model.model.{name}.lora_B.weight"][:, gone] = 0
-    load_weights(wrapped, weights)
-    mask_units(wrapped.base_model.model, plan)
-    return wrapped
+    load_weights(found, weights)
+    mask_units(found.base_model.model, plan)
+    return found
 
 
 def mask_units(model: transformers.PreTrainedModel, plan: PruningPlan) -> None:

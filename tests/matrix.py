@@ -11,16 +11,18 @@ import torch
 import transformers as hf
 from architectures import ARCHITECTURES
 from builders import mask_units
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch import Tensor, nn
 
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.experts import wrapped
+from lightpeft.geometry import read_shape
 from lightpeft.layout import ModelShape
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.slicing import slice_base
 from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked
+from lightpeft.weights import fingerprint
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
 
@@ -52,6 +54,8 @@ def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generat
     if isinstance(owner, nn.Embedding):
         return drawn * (1.0 if "relative" in path else 0.5)
     fan = weight.shape[0] if type(owner).__name__ == "Conv1D" else weight[0].numel()
+    if type(owner).__name__.endswith("Experts"):
+        fan = weight.shape[-1]
     return drawn * fan**-0.5
 
 
@@ -114,7 +118,7 @@ def scores_of(model: hf.PreTrainedModel, *, seed: int = 0) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     shape = read_shape(model)
     config = checked(LoraConfig(r=3, lora_alpha=6, target_modules="all-linear"), model, shape)
-    adapter = peft_weights(get_peft_model(copy.deepcopy(model), copy.deepcopy(config)))
+    adapter = peft_weights(wrapped(copy.deepcopy(model), config))
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {

@@ -166,13 +166,14 @@ def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
     plan = plans(name, scores)[-1]
     pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
     lightpeft.save(pruned, tmp_path / "out")
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
-
     again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
-    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
 
     assert lightpeft.plan_of(again) == plan
     assert torch.equal(said(again, name), said(pruned, name))
+    if scores.shape.experts and scores.shape.neurons:
+        return  # see test_experts.py
+    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
     mask_units(stock.base_model.model, plan)
     torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)
 

@@ -11,7 +11,8 @@ from builders import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.errors import ModelError
-from lightpeft.geometry import fingerprint, read_shape
+from lightpeft.geometry import read_shape
+from lightpeft.weights import fingerprint
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,6 +23,8 @@ ORDER = (
     "cost",
     "families",
     "blocks",
+    "experts",
+    "weights",
     "outside",
     "geometry",
     "scores",
