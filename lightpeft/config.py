@@ -99,8 +99,8 @@ class PeftSection(Section):
     dropout: Ratio
     rslora: Flag
     targets: Annotated[
-        Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)],
-        Field(description="all-linear or a list of module name endings"),
+        Name | Annotated[list[Name], Field(min_length=1)],
+        Field(description="all-linear, a regex of whole names, or a list of name endings"),
     ]
 
 

@@ -123,8 +123,16 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("peft/r", 0, "peft.r must be a whole number from 1, got 0"),
         ("peft/r", "8", "peft.r must be a whole number from 1, got '8'"),
         ("peft/rslora", "yes", "peft.rslora must be true or false, got 'yes'"),
-        ("peft/targets", [], "peft.targets must be all-linear or a list of .*, got"),
-        ("peft/targets", "query", "peft.targets must be all-linear or a list of .*, got 'query'"),
+        (
+            "peft/targets",
+            [],
+            "peft.targets must be all-linear, a regex of .*, or a list of .*, got",
+        ),
+        (
+            "peft/targets",
+            3,
+            "peft.targets must be all-linear, a regex of .*, or a list of .*, got 3",
+        ),
         ("estimate/steps", 1, "estimate.steps must be a whole number from 2, got 1"),
         ("estimate/lr", 0, "estimate.lr must be a number above 0, got 0"),
         ("estimate/lr", "1e-3", "estimate.lr must be a number above 0, got '1e-3'"),
