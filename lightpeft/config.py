@@ -34,6 +34,7 @@ def _or_auto(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 Count = Annotated[int, Field(ge=1, description="a whole number from 1")]
 NonNegative = Annotated[int, Field(ge=0, description="a whole number from 0")]
 Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="in [0, 1)")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="in [0, 1]")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number from 0")]
 Flag = Annotated[bool, Field(description="true or false")]
@@ -71,8 +72,15 @@ class DataSection(Section):
         Field(description="auto, a column, or a list of two columns"),
     ]
     label: AutoName
-    metric: Literal["auto", "accuracy", "f1", "mcc", "pearson", "spearman"]
+    kind: Annotated[
+        Literal["classify"] | None,
+        WrapValidator(_or_auto),
+        Field(description="auto or one of classify"),
+    ]
+    metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]
+    max_bad_rows: Share
+    max_truncated: Share
 
     @model_validator(mode="after")
     def _fits(self) -> DataSection:

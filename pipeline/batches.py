@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from pipeline.kind import Kind
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.
@@ -17,27 +18,28 @@ _WINDOW = 50
 
 def batches(
     dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    processor: Any,
     *,
     batch_size: int,
     seed: int,
     grouped: bool = False,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Any]]:
     """Full, shuffled, padded batches without end: what the estimation trains on."""
     lengths = token_counts(dataset)
     rows = shuffled(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
-    return iter(loader(dataset, tokenizer, rows))
+    return iter(loader(dataset, kind, processor, rows))
 
 
 def loader(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: Iterable[list[int]]
-) -> DataLoader[dict[str, Tensor]]:
+    dataset: Dataset, kind: Kind, processor: Any, rows: Iterable[list[int]]
+) -> DataLoader[dict[str, Any]]:
     """Batches of the given rows, each padded to its longest; labels under `labels`."""
-    names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
+    names = [name for name in kind.inputs if name in dataset.column_names]
     return DataLoader(
-        dataset.select_columns([*names, "label"]),
+        dataset.select_columns(names),
         batch_sampler=rows,
-        collate_fn=DataCollatorWithPadding(tokenizer),
+        collate_fn=kind.collator(processor),
         # A generator of its own: making an iterator must not draw from the training's.
         generator=torch.Generator(),
     )
@@ -45,7 +47,8 @@ def loader(
 
 def token_counts(dataset: Dataset) -> list[int]:
     """Tokens of each row."""
-    return [len(ids) for ids in dataset["input_ids"]]
+    counts: list[int] = dataset.with_format("numpy")["length"][:].tolist()
+    return counts
 
 
 def shuffled(

@@ -23,6 +23,8 @@ from lightpeft.errors import ConfigError
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.speedup import estimation
 from pipeline.common import device, read_json, say, write_json
+from pipeline.kind import Kind
+from pipeline.kinds import kind_of
 from pipeline.models import load_model
 from pipeline.prepared import read_card
 
@@ -34,9 +36,9 @@ def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> N
     place = device()
     if only and only not in params.methods:
         raise ConfigError(f"ONLY must be one of {', '.join(params.methods)}, got {only!r}")
-    card = read_card(Path(prepared))
+    kind = kind_of(read_card(Path(prepared)))
     builds = {
-        method: partial(trained_model, params, card, Path(models) / method, place)
+        method: partial(trained_model, params, kind, Path(models) / method, place)
         for method in params.methods
     }
     if only:
@@ -63,9 +65,7 @@ def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> N
             say("benchmark", f"{method}: training {gain['median']:.2f}x with batches of {rows}")
 
 
-def trained_model(
-    params: Params, card: dict[str, Any], folder: Path, place: torch.device
-) -> PeftModel:
+def trained_model(params: Params, kind: Kind, folder: Path, place: torch.device) -> PeftModel:
     """What fine-tuning left, ready to be trained on."""
-    base, _ = load_model(params.model, card, params.seed)
+    base, _ = load_model(params.model, kind, params.seed)
     return checkpoint.load(base, folder, trainable=True).to(place)

@@ -19,7 +19,10 @@ def say(stage: str, text: str) -> None:
 
 
 class Progress:
-    """A line every few seconds: stage, step, what is measured, time left."""
+    """A line every few seconds: stage, step, what is measured, time left.
+
+    Where nobody knows the number of steps, `count` tells how many there were.
+    """
 
     def __init__(self, stage: str, steps: int, every: float = 5.0) -> None:
         self.stage, self.steps, self.every = stage, steps, every
@@ -33,6 +36,13 @@ class Progress:
         left = (now - self.start) / max(step, 1) * (self.steps - step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         say(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
+
+    def count(self, done: int, what: str) -> None:
+        """So many `what` until now."""
+        now = time.monotonic()
+        if now - self.last >= self.every:
+            self.last = now
+            say(self.stage, f"{done:,} {what}")
 
 
 def device() -> torch.device:

@@ -11,20 +11,22 @@ from lightpeft.config import PeftSection, load_params
 from lightpeft.estimation import estimate
 from pipeline.batches import batches
 from pipeline.common import Progress, device, seed_everything, write_json
-from pipeline.models import load_model, load_tokenizer
+from pipeline.kind import Kind
+from pipeline.kinds import kind_of
+from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
 
 
-def lora_config(section: PeftSection, head: list[str]) -> LoraConfig:
+def lora_config(section: PeftSection, kind: Kind, head: list[str]) -> LoraConfig:
     """The PEFT method of params.yaml; `head` names the fresh modules that are trained whole."""
     return LoraConfig(
-        task_type="SEQ_CLS",
+        task_type=kind.task_type,
         r=section.r,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
         use_rslora=section.rslora,
         target_modules=section.targets,
-        modules_to_save=head,
+        modules_to_save=head or None,
     )
 
 
@@ -32,16 +34,22 @@ def main(prepared: str, out: str, timing_out: str) -> None:
     """Run the early phase and write its scores and warm weights, and apart how long it took."""
     params = load_params()
     section, data = params.estimate, Path(prepared)
-    card = read_card(data)
-    model, head = load_model(params.model, card, params.seed)
-    rows = read_rows(data, "train")
-    tokenizer = load_tokenizer(params.model)
+    kind = kind_of(read_card(data))
+    model, head = load_model(params.model, kind, params.seed)
+    drawn = batches(
+        read_rows(data, "train"),
+        kind,
+        load_processor(params.model, kind),
+        batch_size=section.batch_size,
+        seed=params.seed,
+        grouped=True,
+    )
     start = time.monotonic()
     seed_everything(params.seed)
     scores = estimate(
         model.to(device()),
-        lora_config(params.peft, head),
-        batches(rows, tokenizer, batch_size=section.batch_size, seed=params.seed, grouped=True),
+        lora_config(params.peft, kind, head),
+        drawn,
         steps=section.steps,
         lr=section.lr,
         mask_lr=section.mask_lr,

@@ -20,7 +20,8 @@ from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.surgery import prune
 from pipeline.common import say, seed_everything, write_json
-from pipeline.models import load_model, load_tokenizer
+from pipeline.kinds import kind_of
+from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
 from pipeline.resume import checkpoint_folder, locked
 from pipeline.training import Task, Trained, train
@@ -38,19 +39,19 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
     inputs += _code()
     folder = checkpoint_folder(f"finetune-{Path(plan).stem}", inputs, _decisive(params))
     with locked(folder):
-        card = read_card(data)
+        kind = kind_of(read_card(data))
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity
         task = Task(
             name=f"finetune {Path(plan).stem}",
-            card=card,
-            tokenizer=load_tokenizer(params.model),
+            kind=kind,
+            processor=load_processor(params.model, kind),
             train=read_rows(data, "train"),
             validation=read_rows(data, "validation"),
             seen=0 if cut.is_identity else scores.steps,
         )
-        model, _ = load_model(params.model, card, params.seed)
+        model, _ = load_model(params.model, kind, params.seed)
         seed_everything(params.seed)
         model = prune(model, cut, scores, warm_start=warm)
         trained = train(model, task, params.finetune, seed=params.seed, folder=folder)

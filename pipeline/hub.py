@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from datasets import Dataset
+
 from lightpeft.errors import DataError
+from pipeline.form import Row, Source
 from pipeline.offline import advice, offline_if_unreachable
-from pipeline.tables import Source, Table
 
 _GLUE_HOME = "nyu-mll/glue"
 _GLUE = {  # task -> (text columns, metric)
@@ -43,16 +47,17 @@ def fetch(task: str, *, label: str | None) -> Source:
         home, configuration = _GLUE_HOME, rest[0]
     found = _load(task, home, configuration)
     label = label or "label"
-    classes = _class_names(found, label)
-    tables = {"train": found.get("train"), "test": found.get("test")}
-    tables["validation"] = next((found[name] for name in _VALIDATION if name in found), None)
-    labelled = {split: _table(rows, label, classes) for split, rows in tables.items() if rows}
-    labelled = {split: table for split, table in labelled.items() if _has_labels(table, label)}
+    names = {split: split for split in ("train", "test") if split in found}
+    if public := next((name for name in _VALIDATION if name in found), None):
+        names["validation"] = public
+    labelled = {split: found[name] for split, name in names.items()}
+    labelled = {split: rows for split, rows in labelled.items() if _has_labels(rows, label)}
     if "train" not in labelled:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
+    classes = _class_names(found, label)
     return Source(
-        tables=labelled,
-        origins={split: {"from": f"{task}, {tables[split].split}"} for split in labelled},
+        rows={s: partial(_rows, rows, label, classes) for s, rows in labelled.items()},
+        origins={split: {"from": f"{task}, {names[split]}"} for split in labelled},
         text=text,
         label=label,
         classes=classes,
@@ -89,17 +94,15 @@ def _class_names(found: Any, label: str) -> list[str] | None:
     return None
 
 
-def _table(rows: Any, label: str, classes: list[str] | None) -> Table:
-    """Plain columns; a class number becomes its name, and -1, the hub's mark of no label, None."""
-    table: Table = rows.to_dict()
-    if classes and label in table:
-        table[label] = [
-            None if value is None or value < 0 else classes[value] for value in table[label]
-        ]
-    return table
+def _rows(rows: Dataset, label: str, classes: list[str] | None) -> Iterator[Row]:
+    """A class number becomes its name, and -1, the hub's mark of no label, None."""
+    for row in rows:
+        if classes:
+            value = row.get(label)
+            row[label] = None if value is None or value < 0 else classes[value]
+        yield row
 
 
-def _has_labels(table: Table, label: str) -> bool:
+def _has_labels(rows: Dataset, label: str) -> bool:
     """Whether any row has a label; -1 in every row is the hub's way to say that none has."""
-    values = set(table.get(label, ()))
-    return not values <= {None, -1}
+    return label in rows.column_names and not set(rows.unique(label)) <= {None, -1}

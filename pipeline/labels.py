@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightpeft.errors import DataError
@@ -20,6 +20,19 @@ def is_missing(value: Any) -> bool:
     )
 
 
+def as_text(value: Any) -> str | None:
+    """A label as text, whatever type it came in; None if there is none.
+
+    Raises:
+        DataError: it is a list or the like.
+    """
+    if is_missing(value):
+        return None
+    if not isinstance(value, str | int | float):
+        raise DataError(f"data.label: {value!r} is neither text nor a number")
+    return str(value)
+
+
 def is_text(values: Sequence[Any]) -> bool:
     """Whether a column holds text: strings that are not all numbers."""
     present = [value for value in values if not is_missing(value)]
@@ -28,29 +41,29 @@ def is_text(values: Sequence[Any]) -> bool:
     )
 
 
-def class_names(values: Sequence[Any], known: Sequence[str] | None = None) -> list[str]:
+def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
     """The classes of a train split in the order of their ids; empty if the labels are decimals.
 
-    Whole numbers go by size, all else by name. `known` is an order that the source brings.
+    Whole numbers go by size, all else by name. `counts` says how many rows have
+    each label, `known` is an order that the source brings.
     """
     if known is not None:
         return list(known)
-    odd = next((value for value in values if not isinstance(value, str | int | float)), None)
-    if odd is not None:
-        raise DataError(f"data.label: {odd!r} in train is neither text nor a number")
+    values, rows = list(counts), sum(counts.values())
     numbers = [_number(value) for value in values]
     decimals = any(isinstance(number, float) for number in numbers)
     if decimals and None in numbers:
-        if 2 * numbers.count(None) < len(numbers):
+        odd = [counts[v] for v, number in zip(values, numbers, strict=True) if number is None]
+        if 2 * sum(odd) < rows:
             wrong = values[numbers.index(None)]
             raise DataError(f"data.label: labels of train are decimals, except {wrong!r}")
         decimals = False
     if decimals:
         return []
     names = sorted({_name(value) for value in values}, key=None if None in numbers else int)
-    if len(names) > max(2, len(values) // 2):
+    if len(names) > max(2, rows // 2):
         raise DataError(
-            f"data.label: {len(names)} different labels in {len(values)} rows of train, "
+            f"data.label: {len(names)} different labels in {rows} rows of train, "
             f"such as {values[0]!r}; is it the label column?"
         )
     return names

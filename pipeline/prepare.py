@@ -1,114 +1,182 @@
-"""Stage `prepare`: a task -> tokenized rows in three splits, with a data card."""
+"""Stage `prepare`: a task -> encoded rows in three splits, with a data card.
+
+Rows go from file to file in pieces, so memory does not grow with their number.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from lightpeft.config import Params, load_params
+from lightpeft.config import DataSection, Params, load_params
+from lightpeft.errors import ConfigError, DataError
 from pipeline.common import say, write_json
-from pipeline.models import check_lengths, files_digest, load_tokenizer
-from pipeline.tables import Table
-from pipeline.tasks import CLASS_METRICS, SCORE_METRICS, Task, read_task
+from pipeline.kind import Columns, Kind
+from pipeline.kinds import resolve
+from pipeline.models import check_lengths, files_digest, load_config, load_processor
+from pipeline.tasks import Task, read_task
 
-
-def tokenize(
-    table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[Dataset, int]:
-    """Token ids beside the texts, not padded; and how many rows were cut at `max_length`."""
-    texts = [table[name] for name in ("text", "text_pair") if name in table]
-    whole = tokenizer(*texts, verbose=False)["input_ids"]
-    cut = tokenizer(*texts, truncation=True, max_length=max_length)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    columns = {name: cut[name] for name in names if name in cut} | table
-    return Dataset.from_dict(columns), sum(len(ids) > max_length for ids in whole)
-
-
-def describe(rows: Dataset, truncated: int, classes: list[str]) -> dict[str, Any]:
-    """What the card says of one split."""
-    lengths = sorted(map(len, rows["input_ids"]))
-    counts = Counter(rows["label"])
-    return {
-        "rows": len(lengths),
-        "mean_tokens": round(sum(lengths) / len(lengths), 2),
-        "p50_tokens": lengths[len(lengths) // 2],
-        "p95_tokens": lengths[int(len(lengths) * 0.95)],
-        "max_tokens": lengths[-1],
-        "truncated": truncated,
-        "labels": {name: counts[index] for index, name in enumerate(classes)},
-    }
-
-
-def repeats(splits: dict[str, Dataset]) -> dict[str, int]:
-    """Rows of validation and test whose texts are in train too: their scores are too good."""
-    keys = {
-        name: list(zip(rows["text"], rows.to_dict().get("text_pair", rows["text"]), strict=True))
-        for name, rows in splits.items()
-    }
-    known = set(keys.pop("train"))
-    return {name: sum(key in known for key in rows) for name, rows in keys.items()}
-
-
-def write_prepared(out: Path, params: Params, task: Task) -> dict[str, Any]:
-    """Write splits, tokenizer and card into a folder beside, and then put it in place of `out`.
-
-    Returns:
-        The card.
-    """
-    tokenizer = load_tokenizer(params.model)
-    check_lengths(params, tokenizer.model_max_length)
-    length = params.data.max_length
-    datasets.disable_progress_bars()
-    made = {split: tokenize(table, tokenizer, length) for split, table in task.splits.items()}
-    card = {
-        "task": params.data.task,
-        # Later stages depend on the card: they run again when a local model's files change.
-        "model": {"name": params.model.name, "files": files_digest(params.model.name)},
-        "kind": "classification" if task.classes else "regression",
-        "labels": task.classes,
-        "metric": task.metric,
-        "metrics": list(CLASS_METRICS if task.classes else SCORE_METRICS),
-        "max_length": length,
-        "splits": {name: describe(*split, task.classes) for name, split in made.items()},
-        "repeats_of_train": repeats({name: rows for name, (rows, _) in made.items()}),
-        "dropped": task.dropped,
-        "sources": task.origins,
-    }
-    if task.baseline:
-        card["baseline"] = task.baseline
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
-        folder = Path(part) / out.name
-        for name, (rows, _) in made.items():
-            rows.save_to_disk(folder / name)
-        tokenizer.save_pretrained(folder / "tokenizer")
-        write_json(folder / "card.json", card)
-        shutil.rmtree(out, ignore_errors=True)
-        folder.rename(out)
-    return card
+_ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 
 
 def main(out: str) -> None:
     """Make the data of params.yaml ready."""
-    params = load_params()
-    task = read_task(params.data, seed=params.seed)
-    card = write_prepared(Path(out), params, task)
-    for name, split in card["splits"].items():
-        say(
-            "prepare",
-            f"{name}: {split['rows']:,} rows, {split['mean_tokens']} tokens, "
-            f"{split['truncated']:,} cut at {card['max_length']}",
+    params, place = load_params(), Path(out)
+    datasets.disable_progress_bars()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as part:
+        card = write_prepared(Path(part), params)
+        shutil.rmtree(place, ignore_errors=True)
+        (Path(part) / "made").rename(place)
+    for line in _lines(card):
+        say("prepare", line)
+
+
+def write_prepared(part: Path, params: Params) -> dict[str, Any]:
+    """Write splits, tokenizer and card into the folder `made` of an empty folder.
+
+    Returns:
+        The card.
+
+    Raises:
+        ConfigError, DataError: the rows, the model and the settings don't fit; one line.
+    """
+    task = read_task(params.data, part, seed=params.seed)
+    kind_class = resolve(task.form, task.classes, load_config(params.model))
+    card = _card(params, task, kind_class)
+    kind = kind_class(card)
+    processor = load_processor(params.model, kind)
+    check_lengths(params, getattr(processor, "model_max_length", None))
+    made = part / "made"
+    for split, rows in task.splits.items():
+        encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
+        card["splits"][split] = describe(encoded, task.classes)
+        check_truncated(card["splits"][split], params.data, split)
+        encoded.save_to_disk(made / split)
+    card["repeats_of_train"] = repeats(made)
+    processor.save_pretrained(made / "tokenizer")
+    write_json(made / "card.json", card)
+    return card
+
+
+def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
+    """What is known before any row is encoded."""
+    source = task.source
+    metrics = list(source.metrics or kind.metrics)
+    metric = params.data.metric or source.metric or metrics[0]
+    if metric not in metrics:
+        raise ConfigError(
+            f"data.metric must be auto or one of {', '.join(metrics)} for a task of the kind "
+            f"{kind.name}, got {metric}"
         )
-    kind = f"classes {', '.join(card['labels'])}" if card["labels"] else "regression"
-    say("prepare", f"{kind}; metric {card['metric']}")
-    for reason, count in card["dropped"].items():
-        say("prepare", f"{count:,} rows dropped: {reason}")
-    if task.baseline:
-        say("prepare", f"{task.baseline['name']}: {task.baseline['accuracy']:.1%} of test")
+    card = {
+        "task": params.data.task,
+        # Later stages depend on the card: they run again when a local model's files change.
+        "model": {"name": params.model.name, "files": files_digest(params.model.name)},
+        "kind": kind.name,
+        "labels": task.classes,
+        "metric": metric,
+        "metrics": metrics,
+        "select": source.select or kind.select or metric,
+        "max_length": params.data.max_length,
+        "splits": {},
+        "dropped": task.dropped,
+        "sources": task.origins,
+    }
+    return card | ({"baseline": source.baseline} if source.baseline else {})
+
+
+def _encoded(
+    rows: Dataset, kind: Kind, processor: Any, *, texts: tuple[str, ...], name: str
+) -> Dataset:
+    """The rows with the model's inputs beside their texts, and a hash of the texts."""
+
+    def encode(columns: Columns) -> Columns:
+        keys = zip(*(columns[column] for column in texts), strict=True)
+        return kind.encode(columns, processor) | {"key": [_key(key) for key in keys]}
+
+    processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
+    if processes:
+        datasets.enable_progress_bars()
+    empty = [column for column in texts if rows.data.column(column).null_count == len(rows.data)]
+    return rows.map(
+        encode,
+        batched=True,
+        num_proc=processes if processes > 1 else None,
+        remove_columns=empty,
+        new_fingerprint=name,  # the same rows are the same bytes
+        desc=f"[prepare] encoding {name}",
+    )
+
+
+def _key(texts: tuple[Any, ...]) -> int:
+    digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
+    """What the card says of one split: lengths, what was cut off, and the rows of each class."""
+    columns = rows.with_format("numpy")
+    lengths, lost = np.sort(columns["length"][:]), columns["lost"][:]
+    counts = np.bincount(columns["label"][:], minlength=len(classes)) if classes else ()
+    return {
+        "rows": len(lengths),
+        "mean_tokens": round(float(lengths.mean()), 2),
+        "p50_tokens": int(lengths[len(lengths) // 2]),
+        "p95_tokens": int(lengths[int(len(lengths) * 0.95)]),
+        "max_tokens": int(lengths[-1]),
+        "truncated": int((lost > 0).sum()),
+        "tokens_lost": int(lost.sum()),
+        "most_lost": int(lost.max()),
+        "labels": {name: int(n) for name, n in zip(classes, counts, strict=True)},
+    }
+
+
+def check_truncated(split: dict[str, Any], section: DataSection, name: str) -> None:
+    """Stop if more rows are cut than may be.
+
+    Raises:
+        DataError: names the counts, and a length that would do.
+    """
+    if split["truncated"] > section.max_truncated * split["rows"]:
+        raise DataError(
+            f"{split['truncated']:,} of {split['rows']:,} rows of {name} are longer than "
+            f"data.max_length {section.max_length} (by up to {split['most_lost']:,} tokens), more "
+            f"than data.max_truncated {section.max_truncated:g} allows; raise either"
+        )
+
+
+def repeats(made: Path) -> dict[str, int]:
+    """Rows of validation and test whose texts are in train too: their scores are too good."""
+    keys = {
+        split: Dataset.load_from_disk(str(made / split)).with_format("numpy")["key"][:]
+        for split in ("train", "validation", "test")
+    }
+    known = keys.pop("train")
+    return {split: int(np.isin(mine, known).sum()) for split, mine in keys.items()}
+
+
+def _lines(card: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{name}: {split['rows']:,} rows, {split['mean_tokens']} tokens, "
+        f"{split['truncated']:,} cut at {card['max_length']}"
+        + (f", {split['tokens_lost']:,} tokens lost" if split["truncated"] else "")
+        for name, split in card["splits"].items()
+    ]
+    classes = f"classes {', '.join(card['labels'])}" if card["labels"] else card["kind"]
+    lines.append(f"{classes}; metric {card['metric']}")
+    lines += [
+        f"{found['rows']:,} bad rows of {reason} (first: row {found['first']:,})"
+        for reason, found in card["dropped"].items()
+    ]
+    if baseline := card.get("baseline"):
+        lines.append(f"{baseline['name']}: {baseline['accuracy']:.1%} of test")
+    return lines

@@ -11,7 +11,7 @@ from pyarrow import ArrowException
 from lightpeft.errors import DataError
 from pipeline.common import read_json
 
-_KEYS = ("kind", "labels", "metric", "metrics", "max_length")
+_KEYS = ("kind", "labels", "metric", "metrics", "select", "max_length")
 
 
 def read_card(data: Path) -> dict[str, Any]:

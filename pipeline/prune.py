@@ -15,7 +15,8 @@ from lightpeft.surgery import check_base
 from lightpeft.verification import verify
 from pipeline.batches import batches
 from pipeline.common import device, say
-from pipeline.models import load_model, load_tokenizer
+from pipeline.kinds import kind_of
+from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
 
 _VERIFIED_ROWS = 8
@@ -64,15 +65,14 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     Raises:
         LightPeftError: further than rounding; or the plan is of another model.
     """
-    model, _ = load_model(params.model, read_card(data), params.seed)
+    kind = kind_of(read_card(data))
+    model, _ = load_model(params.model, kind, params.seed)
     check_base(model, plan)
-    rows, tokenizer = read_rows(data, "validation"), load_tokenizer(params.model)
-    size = min(_VERIFIED_ROWS, len(rows))
-    return verify(
-        model.to(device()),
-        plan,
-        next(batches(rows, tokenizer, batch_size=size, seed=params.seed)),
+    rows, processor = read_rows(data, "validation"), load_processor(params.model, kind)
+    drawn = batches(
+        rows, kind, processor, batch_size=min(_VERIFIED_ROWS, len(rows)), seed=params.seed
     )
+    return verify(model.to(device()), plan, next(drawn))
 
 
 def main(method: str, prepared: str, estimate: str, out: str, cost_out: str) -> None:

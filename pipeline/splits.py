@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
 from lightpeft.errors import DataError
-from pipeline.tables import Source, Table
 
 SPLITS = ("train", "validation", "test")
 
 
 def three_splits(
-    tables: dict[str, Table], source: Source, *, stratify: bool, seed: int
-) -> tuple[dict[str, Table], dict[str, Any]]:
+    tables: dict[str, Dataset],
+    origins: dict[str, Any],
+    *,
+    by: str | None,
+    most: int | None,
+    seed: int,
+) -> tuple[dict[str, Dataset], dict[str, Any]]:
     """Make up for splits that are not given, and say where each came from.
 
-    Without test, validation becomes test. What is still missing is a seeded tenth of train.
+    Without test, validation becomes test. What is still missing is a seeded tenth of train, at
+    most `most` rows, with the same share of each value of column `by`.
     """
-    tables, origins = dict(tables), dict(source.origins)
+    tables, origins = dict(tables), dict(origins)
     if "test" not in tables and "validation" in tables:
         tables["test"] = tables.pop("validation")
         origins["test"] = origins.pop("validation")
-    rng = random.Random(seed)
-    tenth = len(tables["train"]["label"]) // 10
-    count = min(tenth, source.most or tenth)
+    generator, codes = np.random.default_rng(seed), _codes(tables["train"], by)
+    tenth = len(tables["train"]) // 10
+    count = min(tenth, most or tenth)
     for split in ("test", "validation"):
         if split not in tables:
-            taken = take(tables["train"]["label"], count, stratify=stratify, rng=rng)
-            tables[split] = _select(tables["train"], taken)
-            left = set(range(len(tables["train"]["label"]))) - set(taken)
-            tables["train"] = _select(tables["train"], sorted(left))
+            train = tables["train"]
+            taken = take(codes, count, generator=generator)
+            left = np.setdiff1d(np.arange(len(train)), taken)
+            tables[split], tables["train"] = train.select(taken), train.select(left)
+            codes = codes[left]
             origins[split] = {"from": f"{len(taken)} seeded rows of train"}
     return {split: tables[split] for split in SPLITS}, origins
 
 
-def take(labels: list[Any], count: int, *, stratify: bool, rng: random.Random) -> list[int]:
-    """Choose about `count` rows, the same share of each class but never all of one.
+def take(
+    codes: NDArray[np.int64], count: int, *, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Choose about `count` rows, the same share of each code but never all of one.
 
     Returns:
         Their numbers, ascending.
     """
-    groups: dict[Any, list[int]] = {}
-    for row, label in enumerate(labels):
-        groups.setdefault(label if stratify else None, []).append(row)
-    taken: list[int] = []
-    for _, rows in sorted(groups.items(), key=lambda item: item[1]):
-        share = max(round(count * len(rows) / len(labels)), 1)
-        taken += rng.sample(rows, min(share, len(rows) - 1))
-    if not taken:
-        raise DataError(f"train has {len(labels)} rows, too few to take another split from")
-    return sorted(taken)
+    taken = []
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        share = max(round(count * len(rows) / len(codes)), 1)
+        taken.append(generator.permutation(rows)[: min(share, len(rows) - 1)])
+    found = np.sort(np.concatenate(taken))
+    if not len(found):
+        raise DataError(f"train has {len(codes)} rows, too few to take another split from")
+    return found
 
 
-def _select(table: Table, rows: list[int]) -> Table:
-    return {name: [cells[row] for row in rows] for name, cells in table.items()}
+def _codes(rows: Dataset, by: str | None) -> NDArray[np.int64]:
+    """A number for each different value of a column."""
+    if by is None:
+        return np.zeros(len(rows), np.int64)
+    numbers = {value: number for number, value in enumerate(sorted(rows.unique(by)))}
+    chunks = rows.select_columns([by]).iter(10_000)
+    return np.concatenate([[numbers[value] for value in chunk[by]] for chunk in chunks])

@@ -5,31 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightpeft.errors import DataError
 
+Row = dict[str, Any]
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
+_CHUNK = 10_000  # rows of a Parquet file in memory
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Rows of a task as they were found, and what is known of their columns."""
-
-    tables: dict[str, Table]  # train, and validation and test where there are such
-    origins: dict[str, Any]  # for the data card: what the rows were made from
-    text: list[str] | None = None
-    label: str = "label"
-    classes: list[str] | None = None  # in the order of their ids
-    metric: str | None = None
-    most: int | None = None  # rows taken from train at most, for a split that is missing
-    baseline: dict[str, Any] | None = None
-
-
-def read_table(path: Path) -> Table:
-    """Read a file by its ending.
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, read by its ending, one at a time.
 
     CSV and TSV have a header line and hold text only, CSV with quotes as Excel writes them, TSV
     without. JSON lines hold one object a line; a key that a line lacks is None there.
@@ -43,34 +30,41 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
+    empty = True
     try:
-        table = _READERS[path.suffix](path)
+        for row in _READERS[path.suffix](path):
+            empty = False
+            yield row
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from None
-    if not any(table.values()):
+    if empty:
         raise DataError(f"{path} has no rows")
-    return table
 
 
-def _read_csv(path: Path) -> Table:
+def table_rows(table: Table) -> Iterator[Row]:
+    """The rows of a table in memory."""
+    for cells in zip(*table.values(), strict=True):
+        yield dict(zip(table, cells, strict=True))
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
     # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return _read_delimited(path, csv.reader(file, strict=True))
+        yield from _read_delimited(path, csv.reader(file, strict=True))
 
 
-def _read_tsv(path: Path) -> Table:
+def _read_tsv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return _read_delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        yield from _read_delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _read_delimited(path: Path, reader: Any) -> Table:
+def _read_delimited(path: Path, reader: Any) -> Iterator[Row]:
     # The default, 131072 characters, is less than a long document.
     csv.field_size_limit(2**30)
     try:
         header = _header(path, next(reader, []))
-        rows = []
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise DataError(
@@ -78,10 +72,9 @@ def _read_delimited(path: Path, reader: Any) -> Table:
                     f"the header has {len(header)}"
                 )
             if cells:
-                rows.append(cells)
+                yield dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: {error}") from None
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
 def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
@@ -91,14 +84,12 @@ def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _read_json_lines(path: Path) -> Table:
+def _read_json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
-        rows = list(_objects(path, file))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: [row.get(name) for row in rows] for name in names}
+        yield from _objects(path, file)
 
 
-def _objects(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -111,16 +102,16 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
-            table: Table = file.read().to_pydict()
+            for part in file.iter_batches(_CHUNK):
+                yield from part.to_pylist()
     except ArrowException as error:
         raise DataError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from None
-    return table
 
 
 _READERS = {

@@ -1,89 +1,103 @@
-"""A task of params.yaml -> labelled rows in three splits. Built in, local files, or from a hub."""
+"""A task of params.yaml -> clean rows in three splits. Built in, local files, or from a hub."""
 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
 
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from lightpeft.files import file_hash
-from pipeline import docstrings, hub, labels
+from pipeline import docstrings, hub
+from pipeline.clean import Dropped, write_clean
+from pipeline.form import Form, Source
+from pipeline.kinds import FORMS, form_of
 from pipeline.overlap import baseline_accuracy
 from pipeline.splits import SPLITS, three_splits
-from pipeline.tables import Source, Table, read_table
+from pipeline.tables import read_rows, table_rows
 
-CLASS_METRICS = ("accuracy", "f1", "mcc")
-SCORE_METRICS = ("pearson", "spearman")
+_LOOKED_AT = 1000  # first rows of train, by which columns are found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Rows ready for a tokenizer: columns text, text_pair (of pairs), label (class id or score)."""
+    """Clean rows of a form, as Arrow files in the folder that `read_task` was given.
 
-    splits: dict[str, Table]
-    classes: list[str]  # empty: the labels are scores
-    metric: str
+    Attributes:
+        form: their columns.
+        splits: train, validation and test.
+        classes: in the order of their ids; empty where there are none.
+        source: what is known of where they came from.
+        origins: by split.
+        dropped: bad rows by split and reason: how many, and the first.
+    """
+
+    form: Form
+    splits: dict[str, Dataset]
+    classes: list[str]
+    source: Source
     origins: dict[str, Any]
-    dropped: dict[str, int] = field(default_factory=dict)
-    baseline: dict[str, Any] | None = None
+    dropped: dict[str, Any]
 
 
-def read_task(section: DataSection, *, seed: int) -> Task:
+def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
     """Read what `data` of params.yaml asks for.
 
     Raises:
-        ConfigError: the task or metric does not exist or does not fit.
+        ConfigError: the task does not exist or does not fit.
         DataError: the rows can't be read, or make no task.
     """
-    source = _find(section, seed=seed)
-    names = _columns(section, source)
-    tables, dropped = {}, Counter[str]()
-    for split, table in source.tables.items():
-        columns = {key: table[name] for key, name in names.items()}
-        tables[split] = _complete(columns, dropped=dropped, split=split, names=names)
-    classes = labels.class_names(tables["train"]["label"], source.classes)
-    for split, table in tables.items():
-        table["label"] = labels.encode(table["label"], classes=classes, split=split)
-    if classes and len(set(tables["train"]["label"])) < 2:
-        raise DataError(f"data.label: column {names['label']!r} of train has one class only")
-    splits, origins = three_splits(tables, source, stratify=bool(classes), seed=seed)
+    source = find(section, seed=seed)
+    first = list(islice(source.rows["train"](), _LOOKED_AT))
+    if not first:
+        raise DataError(f"data.task {section.task} has no rows to train on")
+    form = FORMS[section.kind or source.form] if section.kind or source.form else form_of(first)
+    template = source.template or form.template(_filled(section, source), first)
+    dropped, tables = Dropped(section.max_bad_rows), {}
+    for split, rows in source.rows.items():
+        path = folder / f"{split}.arrow"
+        tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
+    classes = form.labels(tables, source.classes)
+    splits, origins = three_splits(
+        tables,
+        source.origins,
+        by="label" if classes and "label" in form.features else None,
+        most=source.most,
+        seed=seed,
+    )
     return Task(
+        form=form,
         splits=splits,
         classes=classes,
-        metric=_metric(section, source, bool(classes)),
+        source=source,
         origins=origins,
-        dropped=dict(sorted(dropped.items())),
-        baseline=source.baseline,
+        dropped=dropped.counts,
     )
 
 
-def _find(section: DataSection, *, seed: int) -> Source:
-    """The registry: `docstrings`, `files`, or anything with a slash from the hub."""
+def _filled(section: DataSection, source: Source) -> DataSection:
+    """The section, with the columns that the source knows in place of auto."""
+    known = {"text": section.text or source.text, "label": section.label or source.label}
+    return section.model_copy(update=known)
+
+
+def find(section: DataSection, *, seed: int) -> Source:
+    """The rows of a task: built in, from local files, or anything with a slash from the hub."""
     if section.task == "docstrings":
-        if section.text is not None or section.label is not None:
-            key = "text" if section.text is not None else "label"
-            raise ConfigError(f"data.{key} must be auto with data.task: docstrings")
-        tables, versions = docstrings.build(seed)
-        baseline = {
-            "name": "word and character overlap, logistic regression",
-            "accuracy": round(baseline_accuracy(tables["train"], tables["test"]), 4),
-        }
-        return Source(
-            tables=tables,
-            origins=versions,
-            text=["text", "text_pair"],
-            classes=list(docstrings.LABELS),
-            baseline=baseline,
-        )
+        return _docstrings(section, seed)
     if section.task == "files":
         paths = {split: getattr(section, split) for split in SPLITS}
         given = {split: Path(path) for split, path in paths.items() if path is not None}
+        for path in given.values():  # before anything long: a wrong path is found at once
+            next(read_rows(path))
         return Source(
-            tables={split: read_table(path) for split, path in given.items()},
+            rows={split: partial(read_rows, path) for split, path in given.items()},
             origins={
                 split: {"from": paths[split], "sha256": file_hash(path)}
                 for split, path in given.items()
@@ -100,61 +114,20 @@ def _find(section: DataSection, *, seed: int) -> Source:
     return hub.fetch(section.task, label=section.label)
 
 
-def _columns(section: DataSection, source: Source) -> dict[str, str]:
-    """Which column is text, text_pair and label; each must be in every table."""
-    label = section.label or source.label
-    _check_column(source, label, "data.label")
-    text = [section.text] if isinstance(section.text, str) else section.text or source.text
-    if text is None:
-        table = source.tables["train"]
-        text = [name for name in table if name != label and labels.is_text(table[name])]
-        if len(text) not in (1, 2):
-            raise DataError(
-                f"data.text auto needs one or two columns of text beside {label!r}, found "
-                f"{', '.join(text) or 'none'}; name them in data.text; columns: {', '.join(table)}"
-            )
-    for name in text:
-        _check_column(source, name, "data.text")
-    if len({*text, label}) < len(text) + 1:
-        raise ConfigError(f"data.text and data.label must differ, got {text} and {label!r}")
-    return dict(zip(("text", "text_pair"), text, strict=False)) | {"label": label}
-
-
-def _check_column(source: Source, name: str, key: str) -> None:
-    for split, table in source.tables.items():
-        if name not in table:
-            close = difflib.get_close_matches(name, list(table), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise DataError(f"{key}: {split} has no column {name!r} among {', '.join(table)}{hint}")
-
-
-def _complete(table: Table, *, dropped: Counter[str], split: str, names: dict[str, str]) -> Table:
-    """The rows that have all their texts and a label; the others are counted."""
-    rows = []
-    for row in zip(*table.values(), strict=True):
-        *texts, label = row
-        for name, text in zip(names.values(), texts, strict=False):
-            if text is not None and not isinstance(text, str):
-                raise DataError(f"data.text: {name!r} of {split} holds {text!r}, not text")
-        if labels.is_missing(label):
-            dropped["no label"] += 1
-        elif not all(text and text.strip() for text in texts):
-            dropped["empty text"] += 1
-        else:
-            rows.append(row)
-    if not rows:
-        raise DataError(f"{split} has no row with both text and label")
-    return {key: list(cells) for key, cells in zip(table, zip(*rows, strict=True), strict=True)}
-
-
-def _metric(section: DataSection, source: Source, classes: bool) -> str:
-    allowed = CLASS_METRICS if classes else SCORE_METRICS
-    if section.metric == "auto":
-        return source.metric or allowed[0]
-    if section.metric not in allowed:
-        kind = "labels are classes" if classes else "labels are decimals, a regression"
-        raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(allowed)} where {kind}, "
-            f"got {section.metric}"
-        )
-    return section.metric
+def _docstrings(section: DataSection, seed: int) -> Source:
+    if section.text is not None or section.label is not None:
+        key = "text" if section.text is not None else "label"
+        raise ConfigError(f"data.{key} must be auto with data.task: docstrings")
+    tables, versions = docstrings.build(seed)
+    baseline = {
+        "name": "word and character overlap, logistic regression",
+        "accuracy": round(baseline_accuracy(tables["train"], tables["test"]), 4),
+    }
+    return Source(
+        rows={split: partial(table_rows, table) for split, table in tables.items()},
+        origins=versions,
+        form="classify",
+        template=dict,
+        classes=list(docstrings.LABELS),
+        baseline=baseline,
+    )

@@ -10,27 +10,21 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import (
-    EvalPrediction,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lightpeft import checkpoint
 from lightpeft.config import FinetuneSection
 from lightpeft.errors import ConfigError
-from pipeline.batches import by_length, loader, shuffled, token_counts
+from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import say
-from pipeline.metrics import decide, score
+from pipeline.kind import Kind
+from pipeline.metrics import higher_is_better, score
 from pipeline.resume import latest
 from pipeline.watch import Rows, Span, Watch
 
 _LOG_EVERY = 10  # batches
-Loader = DataLoader[dict[str, Tensor]]
+Loader = DataLoader[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +33,16 @@ class Task:
 
     Attributes:
         name: of the stage and method, for progress lines.
-        card: the data card.
-        tokenizer: pads.
-        train: tokenized rows.
-        validation: tokenized rows.
+        kind: of the task, with its data card.
+        processor: a tokenizer, or what the kind has in its place.
+        train: encoded rows.
+        validation: encoded rows.
         seen: batches that the estimation has trained these weights on; they count.
     """
 
     name: str
-    card: dict[str, Any]
-    tokenizer: PreTrainedTokenizerBase
+    kind: Kind
+    processor: Any
     train: Dataset
     validation: Dataset
     seen: int
@@ -95,25 +89,26 @@ def train(
             weight.data = weight.data.float()
     span = Span(seen=task.seen, steps=steps, accumulation=settings.gradient_accumulation)
     start, seconds = latest(folder)
+    select = task.kind.card["select"]
     watch = Watch(
         task.name,
-        task.card["metric"],
+        select,
         span=span,
         patience=settings.early_stopping,
         seconds=seconds,
     )
     trainer = _BatchTrainer(
         model,
-        _loaders(task, settings, steps=steps, seed=seed),
+        task,
+        _drawn(task, settings, steps=steps, seed=seed),
         args=_arguments(
             settings,
             span,
-            metric=task.card["metric"],
+            metric=select,
             dtype=model.get_base_model().dtype,
             seed=seed,
             output_dir=str(folder),
         ),
-        compute_metrics=_metrics_of(task.card),
         callbacks=[watch],
     )
     if start is not None:
@@ -130,20 +125,30 @@ class _BatchTrainer(Trainer):
     batches does not depend on gradient accumulation.
     """
 
-    def __init__(self, model: PeftModel, loaders: tuple[Loader, Loader], **settings: Any) -> None:
-        self.loaders = loaders
-        data = {"train_dataset": loaders[0].dataset, "eval_dataset": loaders[1].dataset}
-        super().__init__(model, **data, **settings)
+    def __init__(self, model: PeftModel, task: Task, drawn: Loader, **settings: Any) -> None:
+        self.task, self.drawn = task, drawn
+        super().__init__(
+            model, train_dataset=drawn.dataset, eval_dataset=task.validation, **settings
+        )
         self.remove_callback(PrinterCallback)
         # Classifiers take any keyword but return the mean of a batch all the same: left alone,
         # the Trainer would take it for scaled, and accumulate gradients that are too large.
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Loader:
-        return self.accelerator.prepare(self.loaders[0])
+        return self.accelerator.prepare(self.drawn)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Loader:
-        return self.accelerator.prepare(self.loaders[1])
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure as the stage `evaluate` does, on the validation rows."""
+        task, size = self.task, self.args.per_device_eval_batch_size
+        found = task.kind.predict(self.model, task.validation, task.processor, batch_size=size)
+        values = {"loss": found.loss} | score(task.kind.card, found)
+        measured = {f"eval_{name}": value for name, value in values.items()}
+        self.log(measured)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, measured
+        )
+        return measured
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # peft's own save asks the hub about embeddings, and transformers adds a pickle.
@@ -179,7 +184,7 @@ def _arguments(
         save_total_limit=2,
         load_best_model_at_end=best,
         metric_for_best_model=metric if best else None,
-        greater_is_better=True,
+        greater_is_better=higher_is_better(metric),
         logging_steps=span.optimizer_steps(_LOG_EVERY),
         logging_nan_inf_filter=False,
         label_names=["labels"],
@@ -191,22 +196,11 @@ def _arguments(
     )
 
 
-def _loaders(
-    task: Task, settings: FinetuneSection, *, steps: int, seed: int
-) -> tuple[Loader, Loader]:
-    drawn = shuffled(
+def _drawn(task: Task, settings: FinetuneSection, *, steps: int, seed: int) -> Loader:
+    rows = shuffled(
         token_counts(task.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    validation = by_length(token_counts(task.validation), batch_size=settings.batch_size)
-    training = loader(task.train, task.tokenizer, list(islice(drawn, steps)))
-    return training, loader(task.validation, task.tokenizer, validation)
-
-
-def _metrics_of(card: dict[str, Any]) -> Any:
-    def measure(found: EvalPrediction) -> dict[str, float]:
-        return score(card, found.label_ids, decide(card, found.predictions))
-
-    return measure
+    return loader(task.train, task.kind, task.processor, list(islice(rows, steps)))

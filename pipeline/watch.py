@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from lightpeft.errors import LightPeftError
 from pipeline.common import Progress, say
+from pipeline.metrics import higher_is_better
 from pipeline.resume import mark_whole
 
 Rows = list[dict[str, float]]
@@ -50,7 +51,7 @@ class Watch(TrainerCallback):
 
         Args:
             name: for progress lines.
-            metric: the task's main one; higher is better.
+            metric: the one that validation goes by.
             span: the training's batches.
             patience: validations without gain before it stops; 0: never.
             seconds: wall time of earlier sessions, before the training was killed.
@@ -118,7 +119,8 @@ class Watch(TrainerCallback):
         values = [entry[name] for entry in history if name in entry]
         if not values or not self.patience:
             return False
-        return len(values) - 1 - values.index(max(values)) >= self.patience
+        best = max(values) if higher_is_better(self.metric) else min(values)
+        return len(values) - 1 - values.index(best) >= self.patience
 
     def _stop_clock(self) -> None:
         self.seconds = self.before + time.monotonic() - self.start

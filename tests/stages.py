@@ -20,6 +20,7 @@ from lightpeft.config import load_params
 from lightpeft.files import write_json
 from lightpeft.scores import Scores
 from pipeline.batches import batches
+from pipeline.kinds import kind_of
 from pipeline.models import load_model
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,7 @@ def rows(count: int, *, seed: int, kind: str = "classification") -> Dataset:
         for label in labels
     ]
     columns = dict(words(texts)) | {"text": texts}
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return Dataset.from_dict(
         columns | {"label": [float(x) for x in labels] if kind == "regression" else labels}
     )
@@ -64,9 +66,13 @@ def card(kind: str = "classification") -> dict[str, Any]:
     size = {"max_length": 16}
     if kind == "regression":
         metrics = ["pearson", "spearman"]
-        return {"kind": kind, "labels": [], "metric": "pearson", "metrics": metrics} | size
-    metrics = ["accuracy", "f1", "mcc"]
-    return {"kind": kind, "labels": ["no", "yes"], "metric": "accuracy", "metrics": metrics} | size
+        return _card(kind, [], metrics) | size
+    return _card(kind, ["no", "yes"], ["accuracy", "f1", "mcc"]) | size
+
+
+def _card(kind: str, labels: list[str], metrics: list[str]) -> dict[str, Any]:
+    main = {"metric": metrics[0], "select": metrics[0]}
+    return {"kind": kind, "labels": labels, "metrics": metrics} | main
 
 
 def set_params(folder: Path, **sections: Any) -> None:
@@ -100,7 +106,7 @@ def workspace(folder: Path, *, kind: str = "classification") -> Path:
 
 def base_model(folder: Path, kind: str = "classification") -> Any:
     """The workspace's unpruned model with a fresh head, as the stages load it."""
-    return load_model(load_params(folder / "params.yaml").model, card(kind), 0)
+    return load_model(load_params(folder / "params.yaml").model, kind_of(card(kind)), 0)
 
 
 def _scores(folder: Path, kind: str) -> Scores:
@@ -109,6 +115,8 @@ def _scores(folder: Path, kind: str) -> Scores:
     return lightpeft.estimate(
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
-        batches(rows(60, seed=0, kind=kind), tokenizer(), batch_size=8, seed=0),
+        batches(
+            rows(60, seed=0, kind=kind), kind_of(card(kind)), tokenizer(), batch_size=8, seed=0
+        ),
         steps=4,
     )

@@ -76,7 +76,7 @@ def _unsupported(space: Path) -> tuple[str, ...]:
         (_cut_plan, "plans/cut.json is not readable JSON"),
         (_foreign_weights, "models/mixed/adapter_model.safetensors was not saved with the plan"),
         (_damaged_rows, "damaged/train is damaged or missing"),
-        (_emptied_card, "emptied/card.json lacks kind, labels, metric, metrics, max_length"),
+        (_emptied_card, "emptied/card.json lacks kind, labels, metric, metrics, select"),
         (_unsupported, "model type 'ctrl' is not supported; supported: "),
     ],
 )

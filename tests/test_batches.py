@@ -1,10 +1,12 @@
 from itertools import islice
 
 import torch
-from stages import rows, tokenizer
+from stages import card, rows, tokenizer
 
 from pipeline.batches import batches, by_length, loader, shuffled
+from pipeline.kinds import kind_of
 
+KIND = kind_of(card())
 LENGTHS = [length % 13 + 1 for length in range(200)]
 
 
@@ -55,7 +57,7 @@ def test_evaluation_takes_every_row_once_longest_first():
 
 def test_a_batch_is_padded_to_its_own_longest_row():
     data, words = rows(20, seed=0), tokenizer()
-    batch = next(iter(loader(data, words, [[3, 4]])))
+    batch = next(iter(loader(data, KIND, words, [[3, 4]])))
     lengths = [len(data[row]["input_ids"]) for row in (3, 4)]
 
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
@@ -65,14 +67,15 @@ def test_a_batch_is_padded_to_its_own_longest_row():
 
 
 def test_regression_labels_stay_decimals():
-    batch = next(iter(loader(rows(4, seed=0, kind="regression"), tokenizer(), [[0, 1]])))
+    kind = kind_of(card("regression"))
+    batch = next(iter(loader(rows(4, seed=0, kind="regression"), kind, tokenizer(), [[0, 1]])))
 
     assert batch["labels"].dtype == torch.float32
 
 
 def test_drawing_batches_leaves_the_training_s_random_state_alone():
     state = torch.get_rng_state()
-    drawn = batches(rows(20, seed=0), tokenizer(), batch_size=4, seed=0, grouped=True)
+    drawn = batches(rows(20, seed=0), KIND, tokenizer(), batch_size=4, seed=0, grouped=True)
     seen = [next(drawn)["input_ids"].shape[0] for _ in range(12)]
 
     assert seen == [4] * 12

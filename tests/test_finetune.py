@@ -21,8 +21,8 @@ from lightpeft.errors import ConfigError, LightPeftError
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
 from lightpeft.surgery import peft_weights
-from pipeline import evaluate, finetune, training
-from pipeline.metrics import decide, score
+from pipeline import finetune, training
+from pipeline.kinds import kind_of
 from pipeline.resume import checkpoint_folder, locked
 
 WEIGHTS = "adapter_model.safetensors"
@@ -60,8 +60,8 @@ def train(
             module.p = dropout
     task = training.Task(
         name="test",
-        card=card(),
-        tokenizer=tokenizer(),
+        kind=kind_of(card()),
+        processor=tokenizer(),
         train=rows(SPLITS["train"], seed=0),
         validation=rows(SPLITS["validation"], seed=1),
         seen=scores.steps,
@@ -183,10 +183,9 @@ def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
     validation = load_from_disk("prepared/validation")
     model = lightpeft.load(base_model(space)[0], out)
-    logits = evaluate.predict(model, validation, tokenizer(), batch_size=7)
-    labels = torch.tensor(validation["label"]).numpy()
+    said = kind_of(card()).predict(model, validation, tokenizer(), batch_size=7)
 
-    found = score(card(), labels, decide(card(), logits))["accuracy"]
+    found = (said.predictions == said.labels).mean()
     assert found == float(curve_of(out)[-1]["validation_metric"]) > 0.9
 
 

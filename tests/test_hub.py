@@ -14,7 +14,8 @@ from pipeline.hub import fetch
 from pipeline.splits import three_splits
 from pipeline.tasks import read_task
 
-AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "metric"), "auto")
+AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
+LIMITS = {"max_length": 16, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
 def mrpc() -> DatasetDict:
@@ -43,17 +44,17 @@ def mrpc() -> DatasetDict:
     )
 
 
-def test_glue_takes_public_validation_as_test(monkeypatch):
+def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or mrpc())
-    section = DataSection.model_validate(AUTO | {"task": "glue/mrpc", "max_length": 16})
-    task = read_task(section, seed=0)
+    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc"})
+    task = read_task(section, tmp_path, seed=0)
 
     assert asked == [("nyu-mll/glue", "mrpc")]
-    assert (task.classes, task.metric) == (["not_equivalent", "equivalent"], "f1")
-    assert task.splits["test"]["text"] == ["validation 0", "validation 1"]
-    assert task.splits["test"]["text_pair"] == ["x", "x"]
-    assert task.splits["test"]["label"] == [1, 0]
+    assert (task.classes, task.source.metric) == (["not_equivalent", "equivalent"], "f1")
+    assert task.splits["test"]["text"][:] == ["validation 0", "validation 1"]
+    assert task.splits["test"]["text_pair"][:] == ["x", "x"]
+    assert task.splits["test"]["label"][:] == ["equivalent", "not_equivalent"]
     assert [len(task.splits[name]["label"]) for name in ("train", "validation")] == [54, 6]
     assert task.origins["test"] == {"from": "glue/mrpc, validation"}
 
@@ -63,7 +64,8 @@ def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
     found = DatasetDict({"train": rows, "test": rows.select(range(10))})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: found)
     source = fetch("someone/reviews", label=None)
-    splits, _ = three_splits(source.tables, source, stratify=True, seed=0)
+    tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
+    splits, _ = three_splits(tables, source.origins, by="label", most=source.most, seed=0)
 
     assert {name: len(table["label"]) for name, table in splits.items()} == {
         "train": 19_000,

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from lightpeft.errors import LightPeftError
-from pipeline.metrics import confusion, decide, interval, score
+from pipeline import metrics
+from pipeline.kind import Found
+from pipeline.outputs import check_finite
 
 BINARY = {
     "kind": "classification",
@@ -17,6 +19,18 @@ VALUES = {
     "metric": "pearson",
     "metrics": ["pearson", "spearman"],
 }
+
+
+def found(labels: np.ndarray, predictions: np.ndarray) -> Found:
+    return Found(labels=labels, predictions=predictions, loss=0.0)
+
+
+def score(card: dict, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    return metrics.score(card, found(labels, predictions))
+
+
+def interval(card: dict, labels: np.ndarray, predictions: np.ndarray, **drawn: int) -> list[float]:
+    return metrics.interval(card, found(labels, predictions), **drawn)
 
 
 def noisy(rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,29 +56,29 @@ def test_f1_of_more_classes_is_the_mean_over_those_that_occur():
 @pytest.mark.parametrize("constant", [0, 1])
 def test_a_model_that_always_says_one_class_scores_no_correlation(constant):
     labels = np.array([0, 1, 1, 0])
-    found = score(BINARY, labels, np.full(4, constant))
+    values = score(BINARY, labels, np.full(4, constant))
 
-    assert found["mcc"] == 0
-    assert found["accuracy"] == 0.5
+    assert values["mcc"] == 0
+    assert values["accuracy"] == 0.5
     assert score(BINARY, np.zeros(4, int), np.zeros(4, int))["f1"] == 0
 
 
 def test_constant_values_have_no_correlation():
-    found = score(VALUES, np.array([1.0, 2.0, 3.0]), np.full(3, 2.0, np.float32))
+    values = score(VALUES, np.array([1.0, 2.0, 3.0]), np.full(3, 2.0, np.float32))
 
-    assert found == {"pearson": 0, "spearman": 0}
+    assert values == {"pearson": 0, "spearman": 0}
 
 
 def test_spearman_sees_order_where_pearson_sees_distance():
     labels = np.arange(1.0, 9.0)
-    found = score(VALUES, labels, np.exp(labels))
+    values = score(VALUES, labels, np.exp(labels))
 
-    assert found["spearman"] == pytest.approx(1)
-    assert found["pearson"] < 0.9
+    assert values["spearman"] == pytest.approx(1)
+    assert values["pearson"] < 0.9
 
 
 def test_confusion_has_true_classes_in_rows_also_those_that_never_occur():
-    assert confusion(THREE, np.array([0, 0, 1]), np.array([0, 1, 1])) == [
+    assert metrics.confusion(THREE, found(np.array([0, 0, 1]), np.array([0, 1, 1]))) == [
         [1, 1, 0],
         [0, 1, 0],
         [0, 0, 0],
@@ -97,13 +111,8 @@ def test_interval_of_a_constant_model_is_a_point():
     assert interval(VALUES, labels * 1.0, np.zeros(40), resamples=20, seed=0) == [0, 0]
 
 
-def test_logits_become_the_likeliest_class_or_the_value():
-    assert decide(BINARY, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
-    assert decide(VALUES, np.array([[0.5], [1.5]])).tolist() == [0.5, 1.5]
-
-
 def test_an_output_that_is_not_a_number_names_its_row():
     logits = np.array([[0.0, 1.0], [0.0, np.nan]])
 
     with pytest.raises(LightPeftError, match=r"row 1 is not a number; lower finetune\.lr"):
-        decide(BINARY, logits)
+        check_finite(logits)

