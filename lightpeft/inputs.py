@@ -37,7 +37,8 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
 
     Labels are a class a row for encoders, and `length` tokens where the model generates: of a
     decoder the same as go in, of an encoder-decoder as many on either side. Images have the size
-    that the model was made for, and `length` must be the tokens that this makes.
+    that the model was made for, and `length` must be the tokens that this makes. For models of
+    multiple choice the rows are the choices of one question.
 
     Raises:
         ModelError: the model takes no rows of this length.
@@ -53,6 +54,9 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
         found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
+    elif type(model.get_base_model()).__name__.endswith("ForMultipleChoice"):
+        found = {name: tensor[None] for name, tensor in found.items()}
+        found["labels"] = torch.zeros(1, dtype=torch.int64)
     return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 

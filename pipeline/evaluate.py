@@ -52,7 +52,7 @@ def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, 
         **score(card, said),
         "interval": interval(card, said, resamples=resamples, seed=seed),
         "labels": card["labels"],
-        "confusion": confusion(card, said) if said.scores is not None else None,
+        "confusion": confusion(card, said) if card["labels"] and said.scores is not None else None,
     }
 
 

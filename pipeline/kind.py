@@ -30,7 +30,7 @@ class Found:
         labels: what is right, one entry a row.
         predictions: what the model said, one entry a row.
         loss: mean over the rows.
-        scores: a share per class, shape (rows, classes), where the kind has such.
+        scores: a share per class or choice, shape (rows, classes), where the kind has such.
         groups: which rows are measured together, where a metric asks for it.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,22 @@ from pipeline.common import device
 from pipeline.kind import Batch, Kind, Values
 
 
+@contextmanager
+def asking(model: Any) -> Iterator[torch.device]:
+    """A model ready to be asked: on the device, in evaluation mode, in its own precision."""
+    place, dtype = device(), model.get_base_model().dtype
+    model.to(place).eval()
+    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
+        yield place
+
+
 def said(
     kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yields row numbers, their batch, and its outputs."""
-    place, dtype = device(), model.get_base_model().dtype
-    model.to(place).eval()
     order = by_length(token_counts(rows), batch_size=batch_size)
     made = loader(rows, kind, processor, order)
-    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
+    with asking(model) as place:
         for numbers, batch in zip(order, made, strict=True):
             inputs = {
                 name: value.to(place) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,228 @@
+"""Which of several choices fits a prompt: its rows, and encoders with a head that compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, Features, List, Value
+from scipy.special import logsumexp, softmax
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
+
+from lightpeft.config import DataSection
+from lightpeft.errors import ConfigError, DataError
+from pipeline import labels
+from pipeline.form import Form, Row, Template, column, columns
+from pipeline.kind import Batch, Columns, Found, Kind, Values
+from pipeline.outputs import check_finite, said
+
+_CHOICES = "choices"
+_PROMPTS = ("prompt", "question")
+
+
+def template(section: DataSection, first: Sequence[Row]) -> Template:
+    """A prompt, `choices` (a list, in CSV and TSV a JSON list), and the right one's number.
+
+    Two columns of data.text, such as a passage and a question, become one prompt. Labels count
+    from 0; letters count from A.
+    """
+    column(_CHOICES, first, "data.kind choice")
+    label = column(section.label or "label", first, "data.label")
+    text = [section.text] if isinstance(section.text, str) else section.text
+    text = [column(name, first, "data.text") for name in text or [_prompt(first, label)]]
+    if len({*text, label, _CHOICES}) < len(text) + 2:
+        raise ConfigError(
+            f"data.text, data.label and {_CHOICES} must differ, got {text} and {label!r}"
+        )
+
+    def clean(row: Row) -> Row:
+        parts = ["" if row.get(name) is None else row[name] for name in text]
+        bad = [part for part in parts if not (isinstance(part, str) and part.strip())]
+        return {
+            "prompt": bad[0] if bad else " ".join(map(str.strip, parts)),
+            "choices": _listed(row.get(_CHOICES)),
+            "label": _number(row.get(label)),
+        }
+
+    return clean
+
+
+def _prompt(first: Sequence[Row], label: str) -> str:
+    names = [name for name in columns(first) if name not in (_CHOICES, label)]
+    texts = [name for name in names if labels.is_text([row.get(name) for row in first])]
+    found = [name for name in _PROMPTS if name in texts][:1] or texts
+    if len(found) != 1:
+        raise DataError(
+            f"data.text auto needs a column {' or '.join(_PROMPTS)}, or one column of text beside "
+            f"{_CHOICES} and {label!r}, found {', '.join(found) or 'none'}; name it in data.text; "
+            f"columns: {', '.join(columns(first))}"
+        )
+    return found[0]
+
+
+def _listed(value: Any) -> Any:
+    """Choices as texts; what is no list stays as it is, and is a bad row."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    if not isinstance(value, list):
+        return value
+    return [
+        str(choice).strip() if isinstance(choice, str | int | float) else choice for choice in value
+    ]
+
+
+def _number(value: Any) -> Any:
+    """A label as a number; what is none stays as it is, and is a bad row."""
+    if labels.is_missing(value):
+        return None
+    if isinstance(value, str):
+        name = value.strip()
+        if name.isdecimal():
+            return int(name)
+        return ord(name) - ord("A") if len(name) == 1 and "A" <= name <= "Z" else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def wrong(row: Row) -> str | None:
+    """Why a row is bad: a field is missing, empty or of another type, or no choice is right."""
+    prompt, choices, label = row["prompt"], row["choices"], row["label"]
+    if not isinstance(prompt, str):
+        return "prompt of another type"
+    if choices is not None and not isinstance(choices, list):
+        return "choices that are no list"
+    found = {
+        "empty prompt": not prompt.strip(),
+        "no choices": choices is None,
+        "fewer than two choices": len(choices or ()) < 2,
+        "choice of another type": not all(isinstance(choice, str) for choice in choices or ()),
+        "empty choice": not all(str(choice).strip() for choice in choices or ()),
+        "no label": label is None,
+        "label of another type": type(label) is not int,
+        "label out of range": type(label) is int and not 0 <= label < len(choices or ()),
+    }
+    return next((reason for reason, so in found.items() if so), None)
+
+
+FORM = Form(
+    name="choice",
+    features=Features(
+        {
+            "prompt": Value("string"),
+            "choices": List(Value("string")),
+            "label": Value("int64"),
+            "answers": List(Value("string")),  # texts, where several choices are right
+        }
+    ),
+    template=template,
+    wrong=wrong,
+    texts=("prompt", "choices", "answers"),
+)
+
+
+class Choosing(Kind):
+    """What every kind of choosing says: the number of the best choice, and a share for each."""
+
+    metrics = ("accuracy",)
+
+    def found(self, rows: Dataset, values: Values, loss: float) -> Found:
+        """Values of the choices, shape (rows, most choices) and -inf where there is none -> Found.
+
+        Where rows have `answers`, labels are these and predictions the texts of choices.
+        """
+        there = np.arange(values.shape[1]) < choice_counts(rows)[:, None]
+        check_finite(np.where(there, values, 0.0))
+        best, right = values.argmax(axis=1), np.asarray(rows["label"])
+        shares = np.where(there, softmax(values, axis=1), np.nan)
+        if "answers" in rows.column_names:
+            right = np.fromiter(rows["answers"], object, len(rows))
+            picked = zip(rows["choices"], best, strict=True)
+            best = np.asarray([choices[number] for choices, number in picked], object)
+        return Found(labels=right, predictions=best, loss=loss, scores=shares)
+
+    def table(self, found: Found) -> pd.DataFrame:
+        """Label and prediction, and each choice's share, blank where there is no such choice."""
+        table = super().table(found)
+        if found.scores is not None:
+            for number, shares in enumerate(found.scores.T):
+                table[f"score {number}"] = shares
+        return table
+
+
+def choice_counts(rows: Dataset) -> Values:
+    """How many choices each row has."""
+    return np.fromiter(map(len, rows["choices"]), np.int64, len(rows))
+
+
+class Choice(Choosing):
+    """The best of pairs of the prompt and each choice, compared by a head on the pooled token.
+
+    Of a pair that is too long, the longer part is cut: nearly always the prompt, at its end.
+
+    A batch has as many choices a row as its longest row. Those that a row lacks are blank, a single
+    padding token. In training they are wrong choices like others, only easy ones to know; when a
+    model is measured they take no part.
+    """
+
+    name = "choice"
+    auto = AutoModelForMultipleChoice
+    task_type = None  # peft has none; load_model names the head
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "label")
+
+    def encode(self, rows: Columns, processor: Any) -> Columns:
+        """Per row a list of pairs; `length` and `lost` are of the longest."""
+        counts = [len(choices) for choices in rows["choices"]]
+        prompts = [p for p, n in zip(rows["prompt"], counts, strict=True) for _ in range(n)]
+        choices = [choice for choices in rows["choices"] for choice in choices]
+        whole = processor(prompts, choices, verbose=False)["input_ids"]
+        cut = processor(prompts, choices, truncation=True, max_length=self.card["max_length"])
+        made = {name: _by_row(cut[name], counts) for name in self.inputs if name in cut}
+        longest = [max(map(len, pairs)) for pairs in made["input_ids"]]
+        before = [max(map(len, pairs)) for pairs in _by_row(whole, counts)]
+        return made | {
+            "label": rows["label"],
+            "length": longest,
+            "lost": [full - kept for full, kept in zip(before, longest, strict=True)],
+        }
+
+    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+        """Pads pairs to one length, and rows to one number of choices."""
+        pad = DataCollatorForMultipleChoice(processor)
+        blank = {"input_ids": [processor.pad_token_id], "attention_mask": [1]}
+        blank |= {"token_type_ids": [0], "label": []}
+
+        def collate(rows: list[Row]) -> Batch:
+            most = max(len(row["input_ids"]) for row in rows)
+            return pad([_filled(row, blank, most - len(row["input_ids"])) for row in rows])
+
+        return collate
+
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+        """The loss is the cross-entropy over a row's own choices."""
+        counts = choice_counts(rows)
+        logits = np.full((len(rows), counts.max()), -np.inf)
+        for numbers, _, output in said(self, model, rows, processor, batch_size=batch_size):
+            values = output.logits.float().cpu().numpy()
+            logits[numbers, : values.shape[1]] = values
+        logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
+        right = logits[np.arange(len(rows)), np.asarray(rows["label"])]
+        return self.found(rows, logits, float((logsumexp(logits, axis=1) - right).mean()))
+
+
+def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """A value for every choice -> a list of them for every row."""
+    every = iter(values)
+    return [[next(every) for _ in range(count)] for count in counts]
+
+
+def _filled(row: Row, blank: dict[str, list[int]], lacking: int) -> Row:
+    """The row with blank choices behind its own."""
+    return {
+        name: value if name == "label" else [*value, *[blank[name]] * lacking]
+        for name, value in row.items()
+    }

@@ -1,0 +1,181 @@
+"""Choosing by decoders: how likely is each choice as what follows the prompt?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from lightpeft.errors import DataError, ModelError
+from pipeline.batches import by_length, token_counts
+from pipeline.choice import Choosing, choice_counts
+from pipeline.kind import Batch, Columns, Found, Row
+from pipeline.outputs import asking
+
+_IGNORED = -100  # transformers' label of tokens that are not in the loss
+
+Ids = list[int]
+
+
+class Likelihood(Choosing):
+    """The choice whose tokens have the highest mean log-likelihood after the prompt.
+
+    Training is on the tokens of the right choice alone. Prompt and choice are tokenized as the one
+    text that they make, with a space between, or nothing after a newline. Of a row that is too
+    long, the start of the prompt is cut, behind the token that starts every text.
+    """
+
+    name = "likelihood"
+    auto = AutoModelForCausalLM
+    task_type = "CAUSAL_LM"
+    fresh_head = False
+    inputs = ("prompt_ids", "choice_ids", "label")
+
+    def encode(self, rows: Columns, processor: Any) -> Columns:
+        """Tokens of prompts and of choices; `length` and `lost` are of the longest choice."""
+        if not processor.is_fast:
+            raise ModelError(
+                f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
+                f"can't choose with it; take a model with a fast tokenizer"
+            )
+        made: Columns = {name: [] for name in (*self.inputs, "length", "lost")}
+        for prompt, choices, label in zip(
+            rows["prompt"], rows["choices"], rows["label"], strict=True
+        ):
+            before, after = split(prompt, choices, processor)
+            full = len(before) + max(map(len, after))
+            before, after = shortened(before, after, self.card["max_length"], processor)
+            kept = len(before) + max(map(len, after))
+            for name, value in zip(made, (before, after, label, kept, full - kept), strict=True):
+                made[name].append(value)
+        return made
+
+    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+        """Prompts with their right choice, padded behind; prompts have no label."""
+
+        def collate(rows: list[Row]) -> Batch:
+            right = [row["choice_ids"][row["label"]] for row in rows]
+            both = [row["prompt_ids"] + ids for row, ids in zip(rows, right, strict=True)]
+            ids, mask = padded(both, processor.pad_token_id)
+            starts = torch.tensor([len(row["prompt_ids"]) for row in rows])[:, None]
+            taught = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
+            labels = ids.masked_fill(~taught, _IGNORED)
+            return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+        return collate
+
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+        """The loss is as in training: the mean over all tokens of all right choices."""
+        values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
+        asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
+        with asking(model):
+            for numbers in by_length(token_counts(rows), batch_size=batch_size):
+                batch = asked[numbers]
+                sums = log_likelihoods(
+                    model.get_base_model(),
+                    batch["prompt_ids"],
+                    batch["choice_ids"],
+                    padding=processor.pad_token_id,
+                )
+                for row, mine, choices, right in zip(
+                    numbers, sums, batch["choice_ids"], batch["label"], strict=True
+                ):
+                    sizes = [len(ids) for ids in choices]
+                    values[row, : len(sizes)] = [s / n for s, n in zip(mine, sizes, strict=True)]
+                    loss, tokens = loss - mine[right], tokens + sizes[right]
+        return self.found(rows, values, loss / tokens)
+
+
+def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
+    """Tokens that all choices have before them, and the tokens of each choice.
+
+    A choice starts where its text does, or the joint before it. Where a tokenizer merges across
+    this seam, all choices start at the last token that is whole and the same for all.
+
+    Raises:
+        DataError: the prompt has no token, or a choice has none.
+    """
+    joint = "" if prompt.endswith("\n") else " "
+    told = processor(
+        [f"{prompt}{joint}{choice}" for choice in choices],
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    starts, ends = [], []
+    for spans in told["offset_mapping"]:
+        # Special tokens span nothing, so one behind the text belongs to neither.
+        behind = [place for place, (_, end) in enumerate(spans) if end > len(prompt)]
+        if not behind:
+            raise DataError(f"a choice of {choices} has no token")
+        starts.append(behind[0])
+        ends.append(behind[-1] + 1)
+    ids = told["input_ids"]
+    start = min(starts)
+    while len({tuple(row[:start]) for row in ids}) > 1:
+        start -= 1
+    if not start:
+        raise DataError(f"the prompt {prompt!r} has no token")
+    return ids[0][:start], [row[start:end] for row, end in zip(ids, ends, strict=True)]
+
+
+def shortened(prompt: Ids, choices: list[Ids], most: int, processor: Any) -> tuple[Ids, list[Ids]]:
+    """At most `most` tokens: the prompt loses its start, then choices lose their end.
+
+    The prompt keeps the token that starts every text, and half of the room if choices are long.
+    """
+    room = max(most - max(map(len, choices)), most // 2)
+    if len(prompt) > room:
+        head = prompt[:1] if prompt[0] in processor.all_special_ids else []
+        prompt = head + prompt[len(prompt) - room + len(head) :]
+    return prompt, [ids[: most - len(prompt)] for ids in choices]
+
+
+def log_likelihoods(
+    model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]], *, padding: int
+) -> list[list[float]]:
+    """Summed log-likelihood of each choice's tokens after its prompt.
+
+    Prompts run once: their keys and values are there for all of their choices, which run together,
+    without their last token. Prompts are padded before, so that choices go on without a gap.
+    """
+    ids, mask = (part.to(model.device) for part in padded(prompts, padding, before=True))
+    known = inspect.signature(model.forward).parameters
+    last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    prompted = model(input_ids=ids, use_cache=True, **_places(known, mask, len(ids[0])), **last)
+    owners = [number for number, mine in enumerate(choices) for _ in mine]
+    every = [ids for mine in choices for ids in mine]
+    owner = torch.tensor(owners, device=model.device)
+    words, real = (part.to(model.device) for part in padded(every, padding))
+    logits = prompted.logits[:, -1:][owner]
+    if (more := words.shape[1] - 1) > 0:
+        cache = prompted.past_key_values
+        cache.batch_select_indices(owner)
+        places = _places(known, torch.cat([mask[owner], real[:, :-1]], dim=1), more)
+        rest = model(input_ids=words[:, :-1], past_key_values=cache, use_cache=True, **places)
+        logits = torch.cat([logits, rest.logits], dim=1)
+    chances = logits.float().log_softmax(dim=-1).gather(2, words[..., None])[..., 0]
+    sums = iter((chances * real).sum(dim=1).tolist())
+    return [[next(sums) for _ in mine] for mine in choices]
+
+
+def _places(known: Any, mask: Tensor, count: int) -> Batch:
+    """The mask, and positions of the last `count` tokens: padding takes none."""
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
+    given = {"position_ids": positions} if "position_ids" in known else {}
+    return {"attention_mask": mask, **given}
+
+
+def padded(rows: Sequence[Ids], padding: int, *, before: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of one length, and a mask with 1 at what is no padding."""
+    side = "left" if before else "right"
+    ids = [torch.tensor(row) for row in rows]
+    pad = torch.nn.utils.rnn.pad_sequence
+    filled = pad(ids, batch_first=True, padding_value=padding, padding_side=side)
+    mask = pad([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    return filled, mask
