@@ -78,10 +78,11 @@ def _validation(outcome: Outcome) -> Picture | None:
         ends.append(f"{method.name} ends at {values[-1]:.3f}")
     if not ends:
         return None
-    axes.set(xlabel="step (batches seen)", ylabel=f"validation {outcome.metric}")
+    chosen_by = outcome.card["select"]
+    axes.set(xlabel="step (batches seen)", ylabel=f"validation {chosen_by}")
     axes.grid(True, axis="y")
     axes.legend()
-    return to_picture(figure, f"Validation {outcome.metric}", "; ".join(ends))
+    return to_picture(figure, f"Validation {chosen_by}", "; ".join(ends))
 
 
 def _masks(outcome: Outcome) -> Picture:

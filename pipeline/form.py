@@ -31,7 +31,7 @@ class Source:
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
         baseline: what a trivial method reaches.
-        text, label: columns, where params.yaml leaves them to the source.
+        text, label: columns, where params.yaml leaves them to the source; None: the form's own.
     """
 
     rows: dict[str, Rows]
@@ -45,7 +45,7 @@ class Source:
     most: int | None = None
     baseline: dict[str, Any] | None = None
     text: list[str] | None = None
-    label: str = "label"
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Form:
             found one.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
+        fits: names of a file's columns -> whether they are this form's.
         texts: columns that tell rows apart, for counting repeats.
     """
 
@@ -69,6 +70,7 @@ class Form:
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
+    fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
     texts: tuple[str, ...]
 
 

@@ -57,8 +57,9 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
     first = list(islice(source.rows["train"](), _LOOKED_AT))
     if not first:
         raise DataError(f"data.task {section.task} has no rows to train on")
-    form = FORMS[section.kind or source.form] if section.kind or source.form else form_of(first)
-    template = source.template or form.template(_filled(section, source), first)
+    filled, known = _filled(section, source), section.kind or source.form
+    form = FORMS[known] if known else form_of(filled, first)
+    template = source.template or form.template(filled, first)
     dropped, tables = Dropped(section.max_bad_rows), {}
     for split, rows in source.rows.items():
         path = folder / f"{split}.arrow"

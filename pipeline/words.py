@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lightpeft.plan import Cut
+from pipeline.measures import find_measure
 from pipeline.outcome import Method, Outcome
 
-_PERCENT = ("accuracy", "f1")
+_PERCENT = ("accuracy", "f1", "exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 
 
 def value(metric: str, number: float) -> str:
@@ -161,7 +162,7 @@ def _against_random(outcome: Outcome) -> list[str]:
     metric = outcome.metric
     reached = value(metric, outcome.methods["random"].quality[metric])
     worth, _, direction = change(metric, _lost(outcome, "random")).rpartition(" ")
-    if direction != "higher":
+    if direction != ("higher" if find_measure(metric).higher_is_better else "lower"):
         return [f"The same amounts cut at random reach {reached}: the scores earned nothing here."]
     return [f"The same amounts cut at random reach {reached}: choosing by score is worth {worth}."]
 

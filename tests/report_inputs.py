@@ -165,6 +165,7 @@ def _card(params: Params, labels: tuple[str, ...], metric: str) -> dict[str, Any
         "kind": "classification" if labels else "regression",
         "labels": list(labels),
         "metric": metric,
+        "select": metric,
         "metrics": ["accuracy", "f1"] if labels else ["pearson", "spearman"],
         "max_length": 64,
         "splits": {
