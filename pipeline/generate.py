@@ -38,10 +38,11 @@ def chat(messages: str) -> Template:
 def instruction(row: Row) -> Row:
     """An instruction, its input if it has one, and the output."""
     asked, given = row.get("instruction"), row.get("input") or ""
-    if isinstance(asked, str) and isinstance(given, str):
-        context = f"### Input:\n{given}\n\n" if given.strip() else ""
-        asked = f"### Instruction:\n{asked}\n\n{context}### Response:\n"
-    return _row(asked, row.get("output"))
+    if not isinstance(asked, str) or not isinstance(given, str):
+        return _row(given if isinstance(asked, str) else asked, row.get("output"))
+    context = f"### Input:\n{given}\n\n" if given.strip() else ""
+    prompt = f"### Instruction:\n{asked}\n\n{context}### Response:\n"
+    return _row(prompt, row.get("output"))
 
 
 def question(row: Row) -> Row:

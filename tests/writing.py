@@ -32,6 +32,7 @@ CHAT = (
 MODELS = {
     "llama": "llama, shared keys and values",
     "gpt2": "gpt2",
+    "opt": "opt",
     "t5": "t5",
     "bart": "bart",
 }
@@ -65,10 +66,10 @@ def ids(text: str) -> list[int]:
 
 
 def copying(count: int, *, seed: int = 0) -> list[dict[str, str]]:
-    """Prompts of one to five words, and their first word as the completion."""
+    """Prompts of one to five words and a colon, and their last word as the completion."""
     draw = random.Random(seed)
     prompts = [draw.choices(WORDS[7:27], k=draw.randint(1, 5)) for _ in range(count)]
-    return [{"prompt": " ".join(words), "completion": words[0]} for words in prompts]
+    return [{"prompt": f"{' '.join(words)} :", "completion": words[-1]} for words in prompts]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -81,9 +82,15 @@ def workspace(
     folder: Path, model: str, rows: list[dict[str, Any]], **sections: dict[str, Any]
 ) -> Path:
     """A saved model with its tokenizer, rows in train.jsonl, params.yaml."""
-    torch.manual_seed(0)
     made = ARCHITECTURES[MODELS[model]]
-    getattr(transformers, made.model)(made.config()).save_pretrained(folder / "base")
+    base = getattr(transformers, made.model)(made.config())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in base.named_parameters():
+            if weight.dim() > 1:  # of order 1, so that words and places are told apart
+                scale = 1 if "emb" in name else weight.shape[-1] ** -0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    base.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
     write_rows(folder / "train.jsonl", rows)
     data = {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0}
