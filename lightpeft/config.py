@@ -43,6 +43,11 @@ AutoRatio = Annotated[Ratio | None, WrapValidator(_or_auto), Field(description="
 AutoPositive = Annotated[
     Positive | None, WrapValidator(_or_auto), Field(description="auto or a number above 0")
 ]
+AutoCount = Annotated[
+    NonNegative | None,
+    WrapValidator(_or_auto),
+    Field(description="auto or a whole number from 0"),
+]
 AutoName = Annotated[Name | None, WrapValidator(_or_auto), Field(description="auto or a name")]
 
 
@@ -73,12 +78,13 @@ class DataSection(Section):
     ]
     label: AutoName
     kind: Annotated[
-        Literal["classify", "choice"] | None,
+        Literal["classify", "choice", "generate"] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or one of classify, choice"),
+        Field(description="auto or one of classify, choice, generate"),
     ]
     metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]
+    packing: Flag
     max_bad_rows: Share
     max_truncated: Share
 
@@ -175,6 +181,7 @@ class EvaluateSection(Section):
     batch_size: Count
     bootstrap: Annotated[int, Field(ge=10, description="a whole number from 10")]
     lifted: Flag
+    max_new_tokens: AutoCount
 
 
 class BenchmarkSection(Section):

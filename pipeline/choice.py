@@ -121,6 +121,7 @@ FORM = Form(
     ),
     template=template,
     wrong=wrong,
+    fits=lambda names: _CHOICES in names,
     texts=("prompt", "choices", "answers"),
 )
 

@@ -12,7 +12,7 @@ import transformers
 from peft import PeftModel
 
 from lightpeft import checkpoint
-from lightpeft.config import ModelSection, load_params
+from lightpeft.config import EvaluateSection, ModelSection, load_params
 from lightpeft.surgery import peft_weights
 from pipeline.common import say, write_json
 from pipeline.kind import Found, Kind
@@ -26,7 +26,7 @@ def main(prepared: str, trained: str, out: str) -> None:
     """Measure one method on the test split, and its adapter lifted to the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = load_params(), Path(prepared), Path(trained)
-    kind, size = kind_of(read_card(data)), params.evaluate.batch_size
+    kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)
     model = checkpoint.load(base, folder)
@@ -40,6 +40,12 @@ def main(prepared: str, trained: str, out: str) -> None:
     _write(Path(out), found, kind.table(said))
     metric = kind.card["metric"]
     say(f"evaluate {Path(out).name}", f"test {metric} {found[metric]:.4f}")
+
+
+def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
+    """The data card, with as many tokens to generate as params.yaml asks for."""
+    card, asked = read_card(data), section.max_new_tokens
+    return card if asked is None else card | {"max_new_tokens": asked}
 
 
 def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _training(outcome: Outcome) -> Picture:
 
 
 def _validation(outcome: Outcome) -> Picture | None:
-    column, select = "validation_metric", outcome.card["select"]
+    column = "validation_metric"
     figure, axes = new_figure(2.6)
     ends = []
     for method in reversed(outcome.methods.values()):
@@ -78,10 +78,11 @@ def _validation(outcome: Outcome) -> Picture | None:
         ends.append(f"{method.name} ends at {values[-1]:.3f}")
     if not ends:
         return None
-    axes.set(xlabel="step (batches seen)", ylabel=f"validation {select}")
+    chosen_by = outcome.card["select"]
+    axes.set(xlabel="step (batches seen)", ylabel=f"validation {chosen_by}")
     axes.grid(True, axis="y")
     axes.legend()
-    return to_picture(figure, f"Validation {select}", "; ".join(ends))
+    return to_picture(figure, f"Validation {chosen_by}", "; ".join(ends))
 
 
 def _masks(outcome: Outcome) -> Picture:

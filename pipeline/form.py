@@ -31,7 +31,6 @@ class Source:
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
         baseline: what a trivial method reaches.
-        label: the column, where params.yaml leaves it to the source.
     """
 
     rows: dict[str, Rows]
@@ -44,7 +43,6 @@ class Source:
     select: str | None = None
     most: int | None = None
     baseline: dict[str, Any] | None = None
-    label: str = "label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +56,7 @@ class Form:
             found one.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
+        fits: names of a file's columns -> whether they are this form's.
         texts: columns that tell rows apart, for counting repeats.
     """
 
@@ -68,6 +67,7 @@ class Form:
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
+    fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
     texts: tuple[str, ...]
 
 

@@ -68,7 +68,6 @@ def fetch(task: str, *, label: str | None) -> Source:
     return Source(
         rows={split: partial(_rows, found[name], label, classes) for split, name in names.items()},
         origins=_origins(task, names),
-        label=label,
         classes=classes,
         most=_MOST,
     )

@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIPLE_CHOICE_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+)
 
+from lightpeft.config import DataSection
 from lightpeft.errors import ModelError
-from pipeline import choice, classify, likelihood
+from pipeline import choice, classify, generate
 from pipeline.form import Form, Row, columns
+from pipeline.generation import Causal, Seq2Seq
 from pipeline.kind import Kind
+from pipeline.likelihood import Likelihood
 
-FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, choice.FORM)}
+FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, choice.FORM, generate.FORM)}
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
     for kind in (
         classify.Classification,
         classify.Regression,
         choice.Choice,
-        likelihood.Likelihood,
+        Likelihood,
+        Causal,
+        Seq2Seq,
     )
 }
 
@@ -29,28 +38,54 @@ def kind_of(card: dict[str, Any]) -> Kind:
     return KINDS[card["kind"]](card)
 
 
-def form_of(first: Sequence[Row]) -> Form:
-    """The form that rows of a file have, by the names of their columns."""
-    return choice.FORM if "choices" in columns(first) else classify.FORM
+def form_of(section: DataSection, first: Sequence[Row]) -> Form:
+    """The form that rows of a file have, by the names of their columns.
+
+    Columns of text that params.yaml names are a classification's, unless data.kind says otherwise.
+    """
+    names, named = columns(first), section.text is not None or section.label is not None
+    fitting = (form for form in FORMS.values() if form.fits(names))
+    return next((form for form in fitting if form is not generate.FORM or not named), classify.FORM)
 
 
 def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
     """How rows of a form are modelled, which may depend on the model's configuration.
 
     Raises:
-        ModelError: not at all by this model.
+        ModelError: the model can't do it.
     """
     if form is choice.FORM:
         return _choosing(config)
+    if form is generate.FORM:
+        return _writing(config)
     return classify.Classification if classes else classify.Regression
 
 
 def _choosing(config: Any) -> type[Kind]:
-    if type(config) in MODEL_FOR_MULTIPLE_CHOICE_MAPPING:
+    if config.model_type in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES:
         return choice.Choice
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder:
-        return likelihood.Likelihood
+    if _is_decoder(config):
+        return Likelihood
     raise ModelError(
         f"model type {config.model_type!r} can't choose: data.kind choice needs an encoder with a "
         f"multiple-choice head in transformers, such as bert, or a decoder, such as llama"
     )
+
+
+def _writing(config: Any) -> type[Kind]:
+    if config.is_encoder_decoder:
+        return Seq2Seq
+    if _is_decoder(config):
+        return Causal
+    raise ModelError(
+        f"model type {config.model_type!r} can't generate text: data.kind generate needs a "
+        "decoder, such as llama, or an encoder-decoder, such as t5"
+    )
+
+
+def _is_decoder(config: Any) -> bool:
+    """Models with a language head for both are encoders, unless their configuration says so."""
+    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not both or bool(getattr(config, "is_decoder", False))

@@ -16,7 +16,7 @@ from lightpeft.errors import DataError, ModelError
 from pipeline.batches import by_length, token_counts
 from pipeline.choice import Choosing, choice_counts
 from pipeline.kind import Batch, Columns, Found, Row
-from pipeline.outputs import asking
+from pipeline.outputs import ready
 
 _IGNORED = -100  # transformers' label of tokens that are not in the loss
 
@@ -74,7 +74,7 @@ class Likelihood(Choosing):
         """The loss is as in training: the mean over all tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
         asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
-        with asking(model):
+        with ready(model):
             for numbers in by_length(token_counts(rows), batch_size=batch_size):
                 batch = asked[numbers]
                 sums = log_likelihoods(

@@ -70,6 +70,12 @@ class Outcome:
         return str(self.card["metric"])
 
     @property
+    def metrics_there(self) -> list[str]:
+        """Those of the task's metrics that were measured."""
+        measured = next(iter(self.methods.values())).quality
+        return [name for name in self.card["metrics"] if name in measured]
+
+    @property
     def lead(self) -> Method:
         """The method that the page tells about: light, or the first that cuts something."""
         cutting = [method for method in self.methods.values() if not method.plan.is_identity]

@@ -16,28 +16,38 @@ from pipeline.common import device
 from pipeline.kind import Batch, Kind, Values
 
 
-@contextmanager
-def asking(model: Any) -> Iterator[torch.device]:
-    """A model ready to be asked: on the device, in evaluation mode, in its own precision."""
-    place, dtype = device(), model.get_base_model().dtype
-    model.to(place).eval()
-    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
-        yield place
-
-
 def said(
     kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yields row numbers, their batch, and its outputs."""
+    for numbers, batch in shown(kind, model, rows, processor, batch_size=batch_size):
+        yield numbers, batch, model(**batch)
+
+
+def shown(
+    kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Row numbers and batches, longest first, where the model is, which is ready for them."""
     order = by_length(token_counts(rows), batch_size=batch_size)
     made = loader(rows, kind, processor, order)
-    with asking(model) as place:
+    with ready(model) as place:
         for numbers, batch in zip(order, made, strict=True):
-            inputs = {
-                name: value.to(place) if isinstance(value, torch.Tensor) else value
-                for name, value in batch.items()
-            }
-            yield numbers, inputs, model(**inputs)
+            yield (
+                numbers,
+                {
+                    name: value.to(place) if isinstance(value, torch.Tensor) else value
+                    for name, value in batch.items()
+                },
+            )
+
+
+@contextmanager
+def ready(model: Any) -> Iterator[torch.device]:
+    """A model in evaluation mode, without gradients and in its dtype; yields where it is."""
+    place, dtype = device(), model.get_base_model().dtype
+    model.to(place).eval()
+    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
+        yield place
 
 
 def in_row_order(order: Sequence[int], values: Values) -> Values:

@@ -103,12 +103,11 @@ def _summary(outcome: Outcome, method: Method) -> dict[str, Any]:
 
 def _qualities(outcome: Outcome) -> list[dict[str, Any]]:
     """All the task's metrics: a row per method, and per method lifted."""
-    metrics = outcome.card["metrics"]
     rows = []
     for method in outcome.methods.values():
         sides = {method.name: method.quality, f"{method.name}, lifted": method.quality["lifted"]}
         rows += [
-            {"name": name, "values": [words.value(metric, side[metric]) for metric in metrics]}
+            {"name": name, "values": [words.value(key, side[key]) for key in outcome.metrics_there]}
             for name, side in sides.items()
             if side
         ]

@@ -19,9 +19,10 @@ from datasets import Dataset
 from lightpeft.config import DataSection, Params, load_params
 from lightpeft.errors import ConfigError, DataError
 from pipeline.common import say, write_json
-from pipeline.kind import Columns, Kind
+from pipeline.kind import Columns, Kind, Values
 from pipeline.kinds import resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
+from pipeline.packing import check_packable, pack
 from pipeline.tasks import Task, read_task
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
@@ -50,18 +51,27 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
     task = read_task(params.data, part, seed=params.seed)
-    kind_class = resolve(task.form, task.classes, load_config(params.model))
+    config = load_config(params.model)
+    kind_class = resolve(task.form, task.classes, config)
+    if params.data.packing:
+        _check_packing(kind_class, config.model_type)
     card = _card(params, task, kind_class)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
     check_lengths(params, getattr(processor, "model_max_length", None))
-    made = part / "made"
+    made, keys = part / "made", {}
     for split, rows in task.splits.items():
         encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
         card["splits"][split] = describe(encoded, task.classes)
         check_truncated(card["splits"][split], params.data, split)
+        keys[split] = encoded.with_format("numpy")["key"][:]
+        if split == "train":
+            card |= kind.facts(encoded)
+            if params.data.packing:
+                encoded = pack(encoded, part / "packed.arrow", length=params.data.max_length)
+                card["splits"][split]["packed"] = len(encoded)
         encoded.save_to_disk(made / split)
-    card["repeats_of_train"] = repeats(made)
+    card["repeats_of_train"] = repeats(keys)
     processor.save_pretrained(made / "tokenizer")
     write_json(made / "card.json", card)
     return card
@@ -72,11 +82,13 @@ def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
     source = task.source
     metrics = list(source.metrics or kind.metrics)
     metric = params.data.metric or source.metric or metrics[0]
-    if metric not in metrics:
+    known = dict.fromkeys((*metrics, *kind.optional))
+    if metric not in known:
         raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(metrics)} for a task of the kind "
+            f"data.metric must be auto or one of {', '.join(known)} for a task of the kind "
             f"{kind.name}, got {metric}"
         )
+    metrics = [*dict.fromkeys((*metrics, metric))]
     card = {
         "task": params.data.task,
         # Later stages depend on the card: they run again when a local model's files change.
@@ -92,6 +104,13 @@ def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
         "sources": task.origins,
     }
     return card | ({"baseline": source.baseline} if source.baseline else {})
+
+
+def _check_packing(kind: type[Kind], model_type: str) -> None:
+    """Refuse to pack where rows would see each other, or have one label each."""
+    if not kind.packs:
+        raise ConfigError(f"data.packing must be false for a task of the kind {kind.name}")
+    check_packable(model_type)
 
 
 def _encoded(
@@ -154,14 +173,10 @@ def check_truncated(split: dict[str, Any], section: DataSection, name: str) -> N
         )
 
 
-def repeats(made: Path) -> dict[str, int]:
+def repeats(keys: dict[str, Values]) -> dict[str, int]:
     """Rows of validation and test whose texts are in train too: their scores are too good."""
-    keys = {
-        split: Dataset.load_from_disk(str(made / split)).with_format("numpy")["key"][:]
-        for split in ("train", "validation", "test")
-    }
-    known = keys.pop("train")
-    return {split: int(np.isin(mine, known).sum()) for split, mine in keys.items()}
+    others = ("validation", "test")
+    return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}
 
 
 def _lines(card: dict[str, Any]) -> list[str]:
@@ -169,6 +184,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
         f"{name}: {split['rows']:,} rows, {split['mean_tokens']} tokens, "
         f"{split['truncated']:,} cut at {card['max_length']}"
         + (f", {split['tokens_lost']:,} tokens lost" if split["truncated"] else "")
+        + (f", packed in {split['packed']:,} rows" if "packed" in split else "")
         for name, split in card["splits"].items()
     ]
     classes = f"classes {', '.join(card['labels'])}" if card["labels"] else card["kind"]

@@ -62,8 +62,9 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
     first = list(islice(source.rows["train"](), _LOOKED_AT))
     if not first:
         raise DataError(f"data.task {section.task} has no rows to train on")
-    form = FORMS[section.kind or source.form] if section.kind or source.form else form_of(first)
-    template = source.template or form.template(_filled(section, source), first)
+    known = section.kind or source.form
+    form = FORMS[known] if known else form_of(section, first)
+    template = source.template or form.template(section, first)
     dropped, tables = Dropped(section.max_bad_rows), {}
     for split, rows in source.rows.items():
         path = folder / f"{split}.arrow"
@@ -84,11 +85,6 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
         origins=origins,
         dropped=dropped.counts,
     )
-
-
-def _filled(section: DataSection, source: Source) -> DataSection:
-    """The section, with the column that the source knows in place of auto."""
-    return section.model_copy(update={"label": section.label or source.label})
 
 
 def find(section: DataSection, *, seed: int) -> Source:

@@ -16,7 +16,7 @@ from pipeline.splits import three_splits
 from pipeline.tasks import find, read_task
 
 AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
-LIMITS = {"max_length": 16, "max_bad_rows": 0.0, "max_truncated": 1.0}
+LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
 def mrpc() -> DatasetDict:

@@ -13,7 +13,7 @@ from lightpeft.errors import ConfigError, DataError
 from pipeline.tasks import Task, read_task
 
 AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
-LIMITS = {"max_length": 16, "max_bad_rows": 0.0, "max_truncated": 1.0}
+LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
 def section(**changes: Any) -> DataSection:

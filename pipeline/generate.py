@@ -1,0 +1,157 @@
+"""Texts to generate: a prompt and its completion, or a chat that an assistant ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Features, List, Value
+
+from lightpeft.config import DataSection
+from lightpeft.errors import ConfigError, DataError
+from pipeline.form import Form, Row, Template, column, columns
+
+# Columns that say that a question and its answer are of another form.
+_OTHERS = {"label", "choices", "context"}
+
+
+def pair(prompt: str | None, completion: str) -> Template:
+    """A template for a column of prompts (None: all are empty) and one of completions."""
+
+    def template(row: Row) -> Row:
+        return _row("" if prompt is None else row.get(prompt), row.get(completion))
+
+    return template
+
+
+def chat(messages: str) -> Template:
+    """A template for a column of chats: lists of {role, content}, or such lists as JSON."""
+
+    def template(row: Row) -> Row:
+        found, read = row.get(messages), read_chat(row.get(messages))
+        return {"prompt": None, "completion": None, "messages": found if read is None else read}
+
+    return template
+
+
+def instruction(row: Row) -> Row:
+    """An instruction, its input if it has one, and the output."""
+    asked, given = row.get("instruction"), row.get("input") or ""
+    if not isinstance(asked, str) or not isinstance(given, str):
+        return _row(given if isinstance(asked, str) else asked, row.get("output"))
+    context = f"### Input:\n{given}\n\n" if given.strip() else ""
+    prompt = f"### Instruction:\n{asked}\n\n{context}### Response:\n"
+    return _row(prompt, row.get("output"))
+
+
+def question(row: Row) -> Row:
+    """A question and its answer."""
+    asked = row.get("question")
+    if isinstance(asked, str):
+        asked = f"Question: {asked.strip()}\nAnswer:"
+    return _row(asked, row.get("answer"))
+
+
+def _row(prompt: Any, completion: Any) -> Row:
+    return {"prompt": prompt, "completion": completion, "messages": None}
+
+
+# Columns that a file has -> what they become; the first that fits.
+_LAYOUTS: dict[tuple[str, ...], Template] = {
+    ("messages",): chat("messages"),
+    ("prompt", "completion"): pair("prompt", "completion"),
+    ("instruction", "output"): instruction,
+    ("question", "answer"): question,
+}
+
+
+def layout(names: Sequence[str]) -> Template | None:
+    """The template for a file with columns of these names; None if they mean something else."""
+    if list(names) == ["text"]:
+        return pair(None, "text")
+    if _OTHERS & set(names):
+        return None
+    return next((made for known, made in _LAYOUTS.items() if set(known) <= set(names)), None)
+
+
+def template(section: DataSection, first: Sequence[Row]) -> Template:
+    """By the columns that data.text and data.label name, or as found.
+
+    data.label holds completions, data.text their prompts; alone, data.text holds chats or plain
+    text.
+    """
+    if section.text is None and section.label is None:
+        found = layout(columns(first))
+        if found is None:
+            known = ", ".join("+".join(names) for names in _LAYOUTS)
+            raise DataError(
+                f"data.text auto needs the columns {known}, or text alone, found "
+                f"{', '.join(columns(first))}; name them in data.text and data.label"
+            )
+        return found
+    if not isinstance(section.text, str):
+        raise ConfigError(
+            f"data.text must name one column, of prompts, chats or plain text, "
+            f"for data.kind: generate, got {section.text or 'auto'}"
+        )
+    text = column(section.text, first, "data.text")
+    if section.label is not None:
+        return pair(text, column(section.label, first, "data.label"))
+    values = [row.get(text) for row in first]
+    return chat(text) if any(read_chat(value) for value in values) else pair(None, text)
+
+
+def read_chat(value: Any) -> list[dict[str, str]] | None:
+    """The messages of a chat, {role, content} each; None if it is none."""
+    try:
+        messages = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        return None
+    made = [{key: each.get(key) for key in ("role", "content")} for each in messages]
+    texts = all(isinstance(value, str) for each in made for value in each.values())
+    return made if texts else None
+
+
+def wrong(row: Row) -> str | None:
+    """Why a row is bad: prompt, completion or last turn is missing, or of another type."""
+    if row.get("messages") is not None:
+        return _wrong_chat(row["messages"])
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if prompt is None:
+        return "no prompt"
+    if completion is None:
+        return "no completion"
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        return "text of another type"
+    return None if completion.strip() else "empty completion"
+
+
+def _wrong_chat(messages: Any) -> str | None:
+    turns = read_chat(messages)
+    if turns is None:
+        return "no messages of role and content"
+    if not turns or turns[-1]["role"] != "assistant":
+        return "no final assistant turn"
+    if len(turns) < 2:
+        return "no prompt"
+    return None if turns[-1]["content"].strip() else "empty completion"
+
+
+_TEXT = Value("string")
+FORM = Form(
+    name="generate",
+    features=Features(
+        {
+            "prompt": _TEXT,
+            "completion": _TEXT,
+            "messages": List({"role": _TEXT, "content": _TEXT}),
+        }
+    ),
+    template=template,
+    wrong=wrong,
+    fits=lambda names: layout(names) is not None,
+    texts=("prompt", "completion", "messages"),
+)

@@ -1,0 +1,120 @@
+"""Prompts and completions, or chats -> token ids, and what is cut where they are too long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+from lightpeft.errors import DataError, ModelError
+from pipeline.kind import Columns
+
+Ids = list[int]
+
+
+def token_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
+    """The prompt and the completion of each row for a decoder, uncut.
+
+    Their tokens are those of the whole text, split where the prompt ends, unless a token would lie
+    across that. A prompt has at least the token that begins a text, and a completion ends in the
+    one that ends it.
+    """
+    end, chats = end_of_text(processor), rows["messages"][0] is not None
+    texts = chat_texts(rows["messages"], processor) if chats else _joined(rows)
+    # A chat template writes the special tokens itself.
+    prompts = _ids([prompt for prompt, _ in texts], processor, special=not chats)
+    wholes = _ids([prompt + rest for prompt, rest in texts], processor, special=not chats)
+    begin = end if processor.bos_token_id is None else processor.bos_token_id
+    made = []
+    for prompt, whole, (_, rest) in zip(prompts, wholes, texts, strict=True):
+        if whole[: len(prompt)] == prompt:
+            completion = whole[len(prompt) :]
+        else:
+            completion = processor(rest, add_special_tokens=False)["input_ids"]
+        made.append((prompt or [begin], ended(completion, end, processor)))
+    return made
+
+
+def chat_texts(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
+    """What a chat's last answer follows, and that answer with what ends a turn.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+        DataError: the template refuses a chat.
+    """
+    if not processor.chat_template:
+        raise ModelError(
+            "the tokenizer of model.name has no chat template, which rows with messages need; "
+            "take an instruction-tuned model, or rows with prompt and completion"
+        )
+    try:
+        return [_chat_text(messages, processor) for messages in chats]
+    except TemplateError as error:
+        raise DataError(f"the chat template of model.name refuses a row: {error}") from None
+
+
+def _chat_text(messages: Any, processor: Any) -> tuple[str, str]:
+    prompt = processor.apply_chat_template(
+        messages[:-1], tokenize=False, add_generation_prompt=True
+    )
+    whole = processor.apply_chat_template(messages, tokenize=False)
+    # Some templates write a last turn in another way than the prompt for it says.
+    begun = whole.startswith(prompt)
+    return prompt, whole.removeprefix(prompt) if begun else messages[-1]["content"]
+
+
+def _joined(rows: Columns) -> list[tuple[str, str]]:
+    """Prompts, and completions with the space before them: none at a start or after a newline."""
+    pairs = zip(rows["prompt"], rows["completion"], strict=True)
+    return [
+        (prompt, text if not prompt or prompt[-1].isspace() or text[0].isspace() else f" {text}")
+        for prompt, text in pairs
+    ]
+
+
+def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
+    """Token ids without an end of text, which some tokenizers add and most don't."""
+    end = processor.eos_token_id
+    probe = processor("a", add_special_tokens=special)["input_ids"]
+    found = processor(texts, add_special_tokens=special, verbose=False)["input_ids"]
+    return [ids[:-1] for ids in found] if special and probe[-1:] == [end] else found
+
+
+def ended(completion: Ids, end: int, processor: Any) -> Ids:
+    """The completion up to the end of text that it has, or with one."""
+    if end in completion:
+        last = len(completion) - completion[::-1].index(end)
+        if not processor.decode(completion[last:]).strip():  # a chat's newline between turns
+            return completion[:last]
+    return [*completion, end]
+
+
+def end_of_text(processor: Any) -> int:
+    """The token that ends a text.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    if processor.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer of model.name has no end-of-text token, so no text would ever end"
+        )
+    return int(processor.eos_token_id)
+
+
+def fitted(prompt: Ids, completion: Ids, *, length: int) -> tuple[Ids, Ids]:
+    """Cut a row that is longer than `length` tokens.
+
+    The prompt gives way first, in its middle: its start says what to do, its end is what the
+    completion follows. It keeps a quarter of the length; then the completion loses its end.
+    """
+    completion = completion[: length - min(len(prompt), length // 4)]
+    return without_middle(prompt, length - len(completion)), completion
+
+
+def without_middle(ids: Ids, length: int) -> Ids:
+    """At most `length` tokens, half from the start and half from the end."""
+    if len(ids) <= length:
+        return ids
+    head = (length + 1) // 2
+    return ids[:head] + ids[len(ids) - (length - head) :]
