@@ -17,7 +17,7 @@ from lightpeft.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.inputs import random_batch
 from pipeline.batches import loader
 from pipeline.choice import FORM, Choice, template
-from pipeline.kinds import form_of, resolve
+from pipeline.kinds import resolve
 from pipeline.likelihood import Likelihood
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
@@ -88,7 +88,7 @@ def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
     rows = [*questions(30), {"question": "w1", "choices": ["a"], "label": 0}]
     found = read(tmp_path, train=write(tmp_path / "a.jsonl", rows), max_bad_rows=0.1)
 
-    assert found.form is FORM is form_of(rows)
+    assert found.form is FORM
     assert found.classes == []
     assert found.dropped == {"train: fewer than two choices": {"rows": 1, "first": 31}}
     assert sum(len(split) for split in found.splits.values()) == 30

@@ -190,7 +190,7 @@ class _Config:
 def test_an_encoder_can_t_generate(model_type):
     from pipeline.generate import FORM
 
-    with pytest.raises(ModelError, match=f"type '{model_type}' can't generate text; .* decoder"):
+    with pytest.raises(ModelError, match=f"type '{model_type}' can't generate text: .*decoder"):
         resolve(FORM, [], _Config(model_type))
     assert resolve(FORM, [], _Config("qwen3")) is Causal
 
