@@ -66,7 +66,10 @@ def write_clean(
     def good() -> Iterator[Row]:
         nonlocal total
         for total, row in enumerate(rows(), start=1):
-            made = template(row)
+            try:
+                made = template(row)
+            except KeyError as error:
+                raise DataError(f"row {total} of {split} has no column {error}") from None
             reason = "no label" if made is None else form.wrong(made)
             if made is None or reason:
                 dropped.add(split, str(reason), total)

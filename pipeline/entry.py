@@ -43,7 +43,7 @@ class Entry:
 
     Attributes:
         kind: how it is modelled, one of `KINDS`.
-        home: the data set's hub id.
+        home: the data set's hub id; empty: rows come from the files of data.train and so on.
         configuration: of the data set, where it has several.
         revision: a branch of it: `refs/convert/parquet` where the main one holds a script, which
             `datasets` no longer runs.
@@ -58,7 +58,7 @@ class Entry:
     """
 
     kind: str
-    home: str
+    home: str = ""
     configuration: str | None = None
     revision: str | None = None
     template: Template

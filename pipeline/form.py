@@ -31,7 +31,7 @@ class Source:
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
         baseline: what a trivial method reaches.
-        text, label: columns, where params.yaml leaves them to the source.
+        label: the column, where params.yaml leaves it to the source.
     """
 
     rows: dict[str, Rows]
@@ -44,7 +44,6 @@ class Source:
     select: str | None = None
     most: int | None = None
     baseline: dict[str, Any] | None = None
-    text: list[str] | None = None
     label: str = "label"
 
 
