@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lightpeft.errors import ModelError
 from lightpeft.shapes import Kind
@@ -54,10 +55,16 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
         found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
-    elif type(model.get_base_model()).__name__.endswith("ForMultipleChoice"):
+    elif _compares(model):
         found = {name: tensor[None] for name, tensor in found.items()}
         found["labels"] = torch.zeros(1, dtype=torch.int64)
     return {name: tensor.to(model.device) for name, tensor in found.items()}
+
+
+def _compares(model: PeftModel | PreTrainedModel) -> bool:
+    """Whether rows are the choices of a question: by the name that transformers gives such."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return type(base).__name__.endswith("ForMultipleChoice")
 
 
 def longest_row(config: Any, kind: Kind) -> int | None:

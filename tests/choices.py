@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import transformers
 from builders import tiny_model
-from stages import WORDS, set_params, tokenizer
+from stages import ROOT, WORDS, set_params, tokenizer
+
+from lightpeft.config import DataSection, load_params
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},
@@ -69,7 +71,11 @@ def workspace(folder: Path, model: str) -> None:
     params.write_text(params.read_text().replace("- random", ""))
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Rows as JSON lines; the path."""
+def section(**changes: Any) -> DataSection:
+    """The project's own settings of the data, with these changes."""
+    return load_params(ROOT / "params.yaml").data.model_copy(update=changes)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)

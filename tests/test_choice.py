@@ -1,17 +1,17 @@
 """Rows of multiple choice, and encoders that compare pairs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from builders import lora, tiny_config
-from choices import questions, write
+from choices import questions, section, write
 from datasets import Dataset
 from peft import get_peft_model
 from stages import tokenizer
-from test_tasks import read, section
 
 from lightpeft.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.inputs import random_batch
@@ -19,13 +19,20 @@ from pipeline.batches import loader
 from pipeline.choice import FORM, Choice, template
 from pipeline.kinds import resolve
 from pipeline.likelihood import Likelihood
+from pipeline.tasks import Task, read_task
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 
 
 def cleaned(row: dict, **changes: object) -> dict:
     """A clean row of a found one, as the settings say."""
-    return template(section(train="x", **changes), [row])(row)
+    return template(section(**changes), [row])(row)
+
+
+def read(folder: Path, name: str, **changes: object) -> Task:
+    """The task of one file."""
+    asked = section(task="files", train=str(folder / name), **changes)
+    return read_task(asked, folder, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +93,8 @@ def test_bad_rows_have_a_reason(changes, reason):
 
 def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
     rows = [*questions(30), {"question": "w1", "choices": ["a"], "label": 0}]
-    found = read(tmp_path, train=write(tmp_path / "a.jsonl", rows), max_bad_rows=0.1)
+    write(tmp_path / "a.jsonl", rows)
+    found = read(tmp_path, "a.jsonl", max_bad_rows=0.1)
 
     assert found.form is FORM
     assert found.classes == []
@@ -96,10 +104,9 @@ def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
 
 def test_a_csv_holds_choices_as_json(tmp_path):
     lines = [f'"is it {n}?","[""no"", ""yes""]",B' for n in range(20)]
-    path = tmp_path / "a.csv"
-    path.write_text("\n".join(["prompt,choices,label", *lines]))
+    (tmp_path / "a.csv").write_text("\n".join(["prompt,choices,label", *lines]))
 
-    train = read(tmp_path, train=str(path)).splits["train"]
+    train = read(tmp_path, "a.csv").splits["train"]
     assert train["choices"][0] == ["no", "yes"]
     assert set(train["label"]) == {1}
 
