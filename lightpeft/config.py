@@ -73,9 +73,9 @@ class DataSection(Section):
     ]
     label: AutoName
     kind: Annotated[
-        Literal["classify"] | None,
+        Literal["classify", "tokens"] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or one of classify"),
+        Field(description="auto or one of classify, tokens"),
     ]
     metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]

@@ -19,6 +19,8 @@ PHASES: dict[Kind, tuple[str, ...]] = {
     "image": ("training", "inference"),
 }
 
+SPAN = ("start_positions", "end_positions")  # the labels of extractive question answering
+
 
 def kind_of(model: PeftModel) -> Kind:
     """What a model is fed, by its class."""
@@ -35,9 +37,10 @@ def phases_of(model: PeftModel) -> tuple[str, ...]:
 def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tensor]:
     """Rows of `length` random tokens without padding, on the model's device, with labels.
 
-    Labels are a class a row for encoders, and `length` tokens where the model generates: of a
-    decoder the same as go in, of an encoder-decoder as many on either side. Images have the size
-    that the model was made for, and `length` must be the tokens that this makes.
+    Labels are a class a row for encoders, or one a token, or where an answer begins and ends, as
+    the head asks; and `length` tokens where the model generates: of a decoder the same as go in,
+    of an encoder-decoder as many on either side. Images have the size that the model was made for,
+    and `length` must be the tokens that this makes.
 
     Raises:
         ModelError: the model takes no rows of this length.
@@ -51,6 +54,12 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
         found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
+    head = type(model.get_base_model()).__name__
+    if head.endswith("ForTokenClassification"):
+        found["labels"] = torch.zeros_like(found["input_ids"])
+    elif head.endswith("ForQuestionAnswering"):
+        del found["labels"]
+        found |= {name: torch.zeros(rows, dtype=torch.int64) for name in SPAN}
     return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 

@@ -45,7 +45,7 @@ class Source:
     most: int | None = None
     baseline: dict[str, Any] | None = None
     text: list[str] | None = None
-    label: str = "label"
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class Form:
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
         texts: columns that tell rows apart, for counting repeats.
+        place: what a found row is called beside its number, where it has a name.
+        chunk: rows held in memory at a time.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Form:
         default=lambda splits, known: []
     )
     texts: tuple[str, ...]
+    place: Callable[[Row], str | None] = field(default=lambda row: None)
+    chunk: int = 10_000
 
 
 def column(name: str, rows: Sequence[Row], key: str) -> str:

@@ -7,10 +7,11 @@ knows kinds apart.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -90,3 +91,20 @@ class Kind(ABC):
     def table(self, found: Found) -> pd.DataFrame:
         """One row per test row: what is right, and what the model said."""
         return pd.DataFrame({"label": found.labels, "prediction": found.predictions})
+
+
+def class_options(names: Sequence[str]) -> dict[str, Any]:
+    """What a model is told of its classes."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def objects(rows: Sequence[Any]) -> Values:
+    """Lists or texts, one entry a row, whatever their lengths."""
+    found = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):  # at once, lists of one length would become a matrix
+        found[number] = row
+    return found

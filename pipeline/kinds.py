@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import classify
-from pipeline.form import Form, Row
+from pipeline import classify, tokens
+from pipeline.form import Form, Row, columns
 from pipeline.kind import Kind
 
-FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM,)}
+FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, tokens.FORM)}
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (classify.Classification, classify.Regression)
+    kind.name: kind
+    for kind in (classify.Classification, classify.Regression, tokens.Tags, tokens.Entities)
 }
 
 
@@ -22,9 +23,14 @@ def kind_of(card: dict[str, Any]) -> Kind:
 
 def form_of(first: Sequence[Row]) -> Form:
     """The form that rows of a file have, by the names of their columns."""
+    names = set(columns(first))
+    if "tokens" in names and names & {"tags", "ner_tags"}:
+        return tokens.FORM
     return classify.FORM
 
 
 def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
     """How rows of a form are modelled, which may depend on the model's configuration."""
+    if form is tokens.FORM:
+        return tokens.kind_for(classes)
     return classify.Classification if classes else classify.Regression

@@ -1,33 +1,29 @@
 """A task's metrics, and how far the main one is to be trusted.
 
 `card` is the data card that the prepare stage wrote: `kind`, `labels`, `metric` and `metrics`.
-What a constant prediction leaves undefined (MCC, F1, correlations) counts as 0.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-)
+from sklearn.metrics import confusion_matrix
 
-from pipeline.kind import Found, Values
+from pipeline.kind import Found
+from pipeline.measures import Measure, find_measure
 
 
 def higher_is_better(metric: str) -> bool:
     """Which way a metric goes."""
-    return True
+    return find_measure(metric).higher_is_better
 
 
 def score(card: dict[str, Any], found: Found) -> dict[str, float]:
     """Every metric of the task."""
-    return {name: _measure(name, card, found.labels, found.predictions) for name in card["metrics"]}
+    return {
+        name: _measure(name, card)(found.labels, found.predictions, found.groups)
+        for name in card["metrics"]
+    }
 
 
 def interval(card: dict[str, Any], found: Found, *, resamples: int, seed: int) -> list[float]:
@@ -35,10 +31,9 @@ def interval(card: dict[str, Any], found: Found, *, resamples: int, seed: int) -
 
     One seed draws the same rows for every model, so that their values can be paired.
     """
-    generator, labels, predictions = np.random.default_rng(seed), found.labels, found.predictions
-    drawn = (generator.integers(len(labels), size=len(labels)) for _ in range(resamples))
-    values = [_measure(card["metric"], card, labels[rows], predictions[rows]) for rows in drawn]
-    return [float(edge) for edge in np.quantile(values, [0.025, 0.975])]
+    measure = _measure(card["metric"], card)
+    statistics = measure.statistics(found.labels, found.predictions, found.groups)
+    return measure.interval(statistics, resamples=resamples, seed=seed)
 
 
 def confusion(card: dict[str, Any], found: Found) -> list[list[int]]:
@@ -50,22 +45,5 @@ def confusion(card: dict[str, Any], found: Found) -> list[list[int]]:
     return counts
 
 
-def _measure(name: str, card: dict[str, Any], labels: Values, predictions: Values) -> float:
-    if name == "accuracy":
-        return float(accuracy_score(labels, predictions))
-    if name == "f1":
-        # Two classes: of the second one, as GLUE has it. More: the mean over those that occur.
-        positive = [1] if len(card["labels"]) == 2 else None
-        return float(
-            f1_score(labels, predictions, labels=positive, average="macro", zero_division=0.0)
-        )
-    if _constant(labels) or _constant(predictions):
-        return 0.0
-    if name == "mcc":
-        return float(matthews_corrcoef(labels, predictions))
-    correlation = {"pearson": pearsonr, "spearman": spearmanr}[name]
-    return float(correlation(labels, predictions).statistic)
-
-
-def _constant(values: Values) -> bool:
-    return bool((values == values[0]).all())
+def _measure(name: str, card: dict[str, Any]) -> Measure:
+    return find_measure(name, classes=len(card["labels"]))

@@ -14,10 +14,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from lightpeft.config import DataSection, Params, load_params
 from lightpeft.errors import ConfigError, DataError
+from pipeline.clean import first_of
 from pipeline.common import say, write_json
 from pipeline.kind import Columns, Kind
 from pipeline.kinds import resolve
@@ -50,7 +54,8 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
     task = read_task(params.data, part, seed=params.seed)
-    kind_class = resolve(task.form, task.classes, load_config(params.model))
+    config = load_config(params.model)
+    kind_class = resolve(task.form, task.classes, config)
     card = _card(params, task, kind_class)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
@@ -126,7 +131,7 @@ def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
     """What the card says of one split: lengths, what was cut off, and the rows of each class."""
     columns = rows.with_format("numpy")
     lengths, lost = np.sort(columns["length"][:]), columns["lost"][:]
-    counts = np.bincount(columns["label"][:], minlength=len(classes)) if classes else ()
+    counts = _class_counts(rows, len(classes)) if classes else ()
     return {
         "rows": len(lengths),
         "mean_tokens": round(float(lengths.mean()), 2),
@@ -138,6 +143,13 @@ def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
         "most_lost": int(lost.max()),
         "labels": {name: int(n) for name, n in zip(classes, counts, strict=True)},
     }
+
+
+def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
+    """How often each class occurs, whether a row has one or a list of them."""
+    found = rows.data.column("label").combine_chunks()
+    flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
+    return np.bincount(flat.to_numpy(), minlength=classes)
 
 
 def check_truncated(split: dict[str, Any], section: DataSection, name: str) -> None:
@@ -174,7 +186,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
     classes = f"classes {', '.join(card['labels'])}" if card["labels"] else card["kind"]
     lines.append(f"{classes}; metric {card['metric']}")
     lines += [
-        f"{found['rows']:,} bad rows of {reason} (first: row {found['first']:,})"
+        f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
         for reason, found in card["dropped"].items()
     ]
     if baseline := card.get("baseline"):

@@ -98,10 +98,7 @@ def find(section: DataSection, *, seed: int) -> Source:
             next(read_rows(path))
         return Source(
             rows={split: partial(read_rows, path) for split, path in given.items()},
-            origins={
-                split: {"from": paths[split], "sha256": file_hash(path)}
-                for split, path in given.items()
-            },
+            origins={split: _origin(path) for split, path in given.items()},
         )
     if "/" not in section.task:
         known = ("docstrings", "files")
@@ -112,6 +109,11 @@ def find(section: DataSection, *, seed: int) -> Source:
             f"got {section.task!r}{hint}"
         )
     return hub.fetch(section.task, label=section.label)
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """A folder's files are hashed one by one, as rows."""
+    return {"from": str(path)} | ({} if path.is_dir() else {"sha256": file_hash(path)})
 
 
 def _docstrings(section: DataSection, seed: int) -> Source:
