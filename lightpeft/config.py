@@ -73,9 +73,9 @@ class DataSection(Section):
     ]
     label: AutoName
     kind: Annotated[
-        Literal["classify", "tokens"] | None,
+        Literal["classify", "tokens", "answer"] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or one of classify, tokens"),
+        Field(description="auto or one of classify, tokens, answer"),
     ]
     metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]

@@ -69,6 +69,15 @@ class Kind(ABC):
         """Bind a kind to a data card: `labels`, `max_length`, and when prepared all else."""
         self.card = card
 
+    @classmethod
+    def length(cls, asked: int, config: Any) -> int:
+        """Tokens that a row may have: `data.max_length`, unless the model's inputs are of one size.
+
+        Raises:
+            ConfigError: it is too short for this kind.
+        """
+        return asked
+
     @abstractmethod
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Clean rows -> the model's inputs, `length` (tokens) and `lost` (tokens cut off).

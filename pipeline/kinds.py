@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import classify, tokens
+from pipeline import answer, classify, tokens
 from pipeline.form import Form, Row, columns
 from pipeline.kind import Kind
 
-FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, tokens.FORM)}
+FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, tokens.FORM, answer.FORM)}
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
-    for kind in (classify.Classification, classify.Regression, tokens.Tags, tokens.Entities)
+    for kind in (
+        classify.Classification,
+        classify.Regression,
+        tokens.Tags,
+        tokens.Entities,
+        answer.Answer,
+    )
 }
 
 
@@ -26,11 +32,15 @@ def form_of(first: Sequence[Row]) -> Form:
     names = set(columns(first))
     if "tokens" in names and names & {"tags", "ner_tags"}:
         return tokens.FORM
+    if names >= {"question", "context", "answers"}:
+        return answer.FORM
     return classify.FORM
 
 
 def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
     """How rows of a form are modelled, which may depend on the model's configuration."""
+    if form is answer.FORM:
+        return answer.Answer
     if form is tokens.FORM:
         return tokens.kind_for(classes)
     return classify.Classification if classes else classify.Regression

@@ -56,7 +56,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     task = read_task(params.data, part, seed=params.seed)
     config = load_config(params.model)
     kind_class = resolve(task.form, task.classes, config)
-    card = _card(params, task, kind_class)
+    card = _card(params, task, kind_class, config)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
     check_lengths(params, getattr(processor, "model_max_length", None))
@@ -72,7 +72,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     return card
 
 
-def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
+def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str, Any]:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)
@@ -91,7 +91,7 @@ def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
         "metric": metric,
         "metrics": metrics,
         "select": source.select or kind.select or metric,
-        "max_length": params.data.max_length,
+        "max_length": kind.length(params.data.max_length, config),
         "splits": {},
         "dropped": task.dropped,
         "sources": task.origins,

@@ -89,7 +89,10 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     found = kind.predict(model, rows, tokenizer(), batch_size=7)
 
     assert sum(cut) == read("prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
-    expected = [["B-X"] * min(len(tags), 8) + ["O"] * lost for tags, lost in zip(rows["tags"], cut)]
+    expected = [
+        ["B-X"] * min(len(tags), 8) + ["O"] * lost
+        for tags, lost in zip(rows["tags"], cut, strict=True)
+    ]
     assert found.predictions.tolist() == expected
     assert found.labels.tolist() == rows["tags"][:]
 
@@ -146,7 +149,7 @@ def test_tags_are_padded_with_their_tokens(side):
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
     kind = Entities({"labels": NAMES, "max_length": 8})
 
-    with pytest.raises(ModelError, match="need a fast tokenizer.*; object is none"):
+    with pytest.raises(ModelError, match=r"need a fast tokenizer.*; object is none"):
         kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
 
 
@@ -185,7 +188,9 @@ def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
     rows = [{"tokens": ["w1", "w2"], "ner_tags": [0, i % 3]} for i in range(40)]
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rewrite(space, test="auto", metric="entity_f1")
-    with pytest.raises(ConfigError, match="auto or one of token_accuracy .* kind tags, got entity"):
+    with pytest.raises(
+        ConfigError, match=r"auto or one of token_accuracy .* kind tags, got entity"
+    ):
         prepare.main("prepared")
 
     rewrite(space, metric="auto")
