@@ -73,9 +73,9 @@ class DataSection(Section):
     ]
     label: AutoName
     kind: Annotated[
-        Literal["classify", "tokens", "answer"] | None,
+        Literal["classify", "tokens", "answer", "image"] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or one of classify, tokens, answer"),
+        Field(description="auto or one of classify, tokens, answer, image"),
     ]
     metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]

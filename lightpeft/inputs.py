@@ -77,9 +77,20 @@ def _texts(config: Any, rows: int, length: int, generator: torch.Generator) -> d
     }
 
 
+def image_tokens(config: Any) -> int:
+    """Tokens that a model makes of an image: its patches and one more.
+
+    Raises:
+        ModelError: it reads no images, or not in square patches.
+    """
+    sizes = [getattr(config, name, None) for name in ("image_size", "patch_size")]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ModelError(f"model type {config.model_type!r} reads no images in square patches")
+    return int(sizes[0] // sizes[1]) ** 2 + 1
+
+
 def _images(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    side = config.image_size
-    tokens = (side // config.patch_size) ** 2 + 1
+    side, tokens = config.image_size, image_tokens(config)
     if length != tokens:
         raise ModelError(
             f"benchmark.length must be {tokens} for this model, whose images of "

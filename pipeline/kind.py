@@ -49,7 +49,9 @@ class Kind(ABC):
         name: as in the data card.
         auto: transformers' Auto class of the model.
         processor: transformers' Auto class of what makes rows out of texts or images.
+        processor_options: keyword arguments of its `from_pretrained`.
         task_type: peft's name.
+        one_length: whether every row is as long, as images are.
         fresh_head: whether the model gets a new head, which is trained and saved whole.
         inputs: columns of the prepared rows that a batch is made from, where there are such.
         metrics: all that are measured, the default main one first.
@@ -59,7 +61,9 @@ class Kind(ABC):
     name: ClassVar[str]
     auto: ClassVar[Any]
     processor: ClassVar[Any] = AutoTokenizer
+    processor_options: ClassVar[dict[str, Any]] = {}
     task_type: ClassVar[str | None]
+    one_length: ClassVar[bool] = False
     fresh_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]

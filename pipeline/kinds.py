@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import answer, classify, tokens
+from pipeline import answer, classify, image, tokens
 from pipeline.form import Form, Row, columns
 from pipeline.kind import Kind
 
-FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, tokens.FORM, answer.FORM)}
+FORMS: dict[str, Form] = {
+    form.name: form for form in (classify.FORM, tokens.FORM, answer.FORM, image.FORM)
+}
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
     for kind in (
@@ -18,6 +20,7 @@ KINDS: dict[str, type[Kind]] = {
         tokens.Tags,
         tokens.Entities,
         answer.Answer,
+        image.ImageClassification,
     )
 }
 
@@ -34,6 +37,8 @@ def form_of(first: Sequence[Row]) -> Form:
         return tokens.FORM
     if names >= {"question", "context", "answers"}:
         return answer.FORM
+    if "image" in names:
+        return image.FORM
     return classify.FORM
 
 
@@ -41,6 +46,8 @@ def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
     """How rows of a form are modelled, which may depend on the model's configuration."""
     if form is answer.FORM:
         return answer.Answer
+    if form is image.FORM:
+        return image.ImageClassification
     if form is tokens.FORM:
         return tokens.kind_for(classes)
     return classify.Classification if classes else classify.Regression

@@ -59,7 +59,8 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     card = _card(params, task, kind_class, config)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
-    check_lengths(params, getattr(processor, "model_max_length", None))
+    exact = card["max_length"] if kind.one_length else None
+    check_lengths(params, getattr(processor, "model_max_length", None), exact)
     made = part / "made"
     for split, rows in task.splits.items():
         encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
