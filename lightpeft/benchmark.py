@@ -13,6 +13,7 @@ import contextlib
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,9 @@ from lightpeft.config import BenchmarkSection
 from lightpeft.errors import ConfigError, LightPeftError
 from lightpeft.files import write_json
 from lightpeft.geometry import read_shape
+from lightpeft.inputs import longest_row
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
-from lightpeft.random_weights import CLASSES, build, check_room
+from lightpeft.random_weights import CLASSES, build, check_room, config_of
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES, check
@@ -204,15 +206,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
-    shape = SHAPES[arguments.shape]
     if arguments.length is None:
-        arguments.length = shape.length
+        arguments.length = SHAPES[arguments.shape].length
+    _check_length(arguments.shape, arguments.length)
     values = {name: getattr(arguments, name) for name in BenchmarkSection.model_fields}
-    if shape.kind == "image" and arguments.length != shape.length:
-        raise ConfigError(
-            f"--length must be {shape.length} for {arguments.shape}, whose images are as many "
-            f"tokens, got {arguments.length}; leave it out"
-        )
     try:
         return BenchmarkSection(**values)
     except ValidationError as error:
@@ -224,7 +221,21 @@ def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
         ) from None
 
 
+def _check_length(name: str, length: int) -> None:
+    shape = SHAPES[name]
+    if shape.kind == "image" and length != shape.length:
+        raise ConfigError(
+            f"--length must be {shape.length} for {name}, whose images are as many "
+            f"tokens, got {length}; leave it out"
+        )
+    limit = longest_row(config_of(name), shape.kind)
+    if limit is not None and length > limit:
+        raise ConfigError(f"--length must be at most {limit} for {name}, got {length}")
+
+
 if __name__ == "__main__":
+    # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         main(sys.argv[1:])
     except LightPeftError as error:

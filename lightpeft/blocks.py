@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -125,13 +125,23 @@ def check_layers(model: PreTrainedModel, blocks: list[Block], experts: Iterable[
         ModelError: names the layer.
     """
     known = {True: set[str](), False: {str(layer_of(path)) for path in experts}}
+    paths = {block.path for block in blocks}
     for block in blocks:
         known[block.attention].add(str(layer_of(block.path)))
     stacks = {layer.rpartition(".")[0] for layers in known.values() for layer in layers}
     for stack in sorted(stacks):
         for name, _ in model.get_submodule(stack).named_children():
-            for attention, kind in ((True, "attention"), (False, "feed-forward")):
+            for attention in (True, False):
                 if f"{stack}.{name}" not in known[attention]:
-                    raise ModelError(
-                        f"{stack}.{name} can't be cut: it has no {kind} block that lightpeft knows"
-                    )
+                    raise _lacking(model, f"{stack}.{name}", paths, attention=attention)
+
+
+def _lacking(model: PreTrainedModel, layer: str, known: Set[str], *, attention: bool) -> ModelError:
+    """What to say of a layer without a kind of block: which module it might be, if one might."""
+    for path, module in model.get_submodule(layer).named_modules(prefix=layer):
+        for family in families_of(model):
+            block = Block(path, module, family, attention)
+            if path not in known and block.out and block.out not in _missing(block):
+                return block.refuse(f"it has {block.out} but no linear {block.ins[0]}")
+    kind = "attention" if attention else "feed-forward"
+    return ModelError(f"{layer} can't be cut: it has no {kind} block that lightpeft knows")

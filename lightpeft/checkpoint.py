@@ -83,17 +83,18 @@ def lift(folder: Path | str, out: Path | str) -> None:
 
     Weights that were cut are zeros. The same change of the weights is not the same function:
     the unpruned base also has the heads and neurons that the adapter was trained without.
+    Beside experts, PEFT on dense feed-forward linears is written as on their weights
+    (`target_parameters`), for which peft has no dropout.
 
     Raises:
-        CheckpointError: a file in `folder` is missing or damaged, `out` is `folder`, or the model
-            has experts and there are PEFT modules on dense feed-forward linears beside them.
+        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
     """
     source, target = Path(folder), Path(out)
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
     if plan.shape.experts:
-        config.target_modules = _names_for_peft(source, plan)
+        _name_for_peft(config, plan)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.inference_mode = True
     with written_beside(target) as made:
@@ -101,16 +102,18 @@ def lift(folder: Path | str, out: Path | str) -> None:
         write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
 
 
-def _names_for_peft(folder: Path, plan: PruningPlan) -> list[str]:
-    """Targets that peft takes as they are on a model with experts: no pattern, nothing dense."""
+def _name_for_peft(config: LoraConfig, plan: PruningPlan) -> None:
+    """Name targets so that peft takes them as they are on a model with experts.
+
+    There it reads a pattern, and any module that ends in `gate_proj`, as the experts' fused
+    weights; but a path to one parameter is that parameter.
+    """
     names = [name for name, cut in plan.ranks.items() if cut.kept]
     dense = [name for name in names if plan.shape.linears[name].block in plan.shape.neurons]
+    config.target_modules = [name for name in names if name not in dense]
     if dense:
-        raise CheckpointError(
-            f"{folder} has a PEFT module on {dense[0]}, which peft would read as one on the "
-            f"experts of a {plan.shape.model_type} model; use lightpeft.load"
-        )
-    return names
+        config.target_parameters = [f"{name}.weight" for name in dense]
+        config.lora_dropout = 0.0
 
 
 def read_plan(folder: Path) -> PruningPlan:

@@ -88,13 +88,14 @@ class DataSection(Section):
             raise ConfigError(f"data.text must be one column or two, got {self.text}")
         if self.task == "files" and self.train is None:
             raise ConfigError("data.train must be a file's path when data.task is files, got auto")
-        if self.task != "files":
-            for key in ("train", "validation", "test"):
-                if getattr(self, key) is not None:
-                    raise ConfigError(
-                        f"data.{key} is for data.task: files only, got {getattr(self, key)!r} "
-                        f"with data.task: {self.task}"
-                    )
+        for key in ("train", "validation", "test"):
+            path = getattr(self, key)
+            if path is not None and self.task.startswith("docstrings"):
+                raise ConfigError(
+                    f"data.{key} is not for data.task: {self.task}, which is built in, got {path!r}"
+                )
+            if path is not None and self.train is None:
+                raise ConfigError(f"data.{key} needs data.train, got {path!r} with auto")
         return self
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,6 +35,7 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         ModelError: the architecture is not supported, no block has the expected linears, or a
             block holds something that its family does not account for (names it).
     """
+    _check_plain(model)
     blocks = list(find_blocks(model))
     heads: dict[str, int] = {}
     neurons: dict[str, int] = {}
@@ -45,10 +49,9 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         if block.attention and (own := own_vectors(block)):
             per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
     experts = find_experts(model)
-    if not heads or not (neurons or experts):
+    if not blocks and not experts:
         raise ModelError(
-            f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows; "
-            f"pass the plain model, not one wrapped by peft"
+            f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows"
         )
     check_layers(model, blocks, (block.path for block in experts))
     check_experts(experts, linears)
@@ -61,6 +64,7 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
     counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
     whole = {name: weight for block in experts for name, weight in block.weights().items()}
     counted |= {part for name in whole for part in (name, name.rpartition(".")[0])}
+    _check_rest(model, blocks, counted)
     return ModelShape(
         model_type=model.config.model_type,
         heads=heads,
@@ -74,6 +78,14 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         products=products(model, counted),
         experts=per_token(experts, heads),
     )
+
+
+def _check_plain(model: PreTrainedModel) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            raise ModelError(
+                f"{name} is a PEFT module; pass the plain model, not one wrapped by peft"
+            )
 
 
 def _sizes_of_experts(whole: dict[str, Tensor]) -> dict[str, int]:
@@ -173,6 +185,18 @@ def _check_parameters(
             if not fits:
                 raise block.refuse(
                     f"its family does not account for {name} of shape {tuple(weight.shape)}"
+                )
+
+
+def _check_rest(model: PreTrainedModel, blocks: list[Block], counted: Set[str]) -> None:
+    """Refuse a layer that multiplies by anything outside its blocks: experts, another attention."""
+    for layer in dict.fromkeys(str(layer_of(block.path)) for block in blocks):
+        for name, weight in model.get_submodule(layer).named_parameters():
+            path = f"{layer}.{name}"
+            if weight.dim() > 1 and not {path, path.rpartition(".")[0]} & counted:
+                raise ModelError(
+                    f"{layer} can't be cut: its family does not account for {name} "
+                    f"of shape {tuple(weight.shape)}"
                 )
 
 

@@ -47,10 +47,12 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
     """
     generator = torch.Generator().manual_seed(rows)
     kind = kind_of(model)
+    limit = longest_row(model.config, kind)
+    if limit is not None and length > limit:
+        raise ModelError(f"benchmark.length must be at most {limit} for this model, got {length}")
     batch = _images if kind == "image" else _texts
     found = batch(model.config, rows, length, generator)
     if kind == "decoder":
-        _check_length(model.config, length, spare=1)  # decode goes one further
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
         found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
@@ -63,10 +65,19 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
     return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 
+def longest_row(config: Any, kind: Kind) -> int | None:
+    """Tokens a row that a model takes at most; None where its config names no limit, as T5's."""
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return None
+    if kind == "decoder":
+        return limit - 1  # decode goes one further
+    # RoBERTa counts positions from behind the padding token's number.
+    return limit - (config.pad_token_id or 0) - 1 if "roberta" in config.model_type else limit
+
+
 def _texts(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
     padding = getattr(config, "pad_token_id", None)
-    # RoBERTa counts positions from behind the padding token's number.
-    _check_length(config, length, spare=(padding or 0) + 1 if "roberta" in config.model_type else 0)
     ids = torch.randint(config.vocab_size - 1, (rows, length), generator=generator)
     if padding is not None:
         ids += ids >= padding
@@ -83,10 +94,10 @@ def image_tokens(config: Any) -> int:
     Raises:
         ModelError: it reads no images, or not in square patches.
     """
-    sizes = [getattr(config, name, None) for name in ("image_size", "patch_size")]
-    if not all(isinstance(size, int) for size in sizes):
+    side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+    if not isinstance(side, int) or not isinstance(patch, int):
         raise ModelError(f"model type {config.model_type!r} reads no images in square patches")
-    return int(sizes[0] // sizes[1]) ** 2 + 1
+    return (side // patch) ** 2 + 1
 
 
 def _images(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -102,12 +113,3 @@ def _images(config: Any, rows: int, length: int, generator: torch.Generator) -> 
 
 def _classes(config: Any, rows: int) -> Tensor:
     return torch.zeros(rows, dtype=torch.float32 if config.num_labels == 1 else torch.int64)
-
-
-def _check_length(config: Any, length: int, *, spare: int) -> None:
-    """T5 names no limit: its positions are relative."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and length > limit - spare:
-        raise ModelError(
-            f"benchmark.length must be at most {limit - spare} for this model, got {length}"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -28,6 +29,16 @@ CLASSES = {
 _MEMORY = Path("/proc/meminfo")
 
 
+def config_of(name: str) -> Any:
+    """The config of a named shape.
+
+    Raises:
+        ModelError: there is no shape of this name.
+    """
+    check(name)
+    return AutoConfig.for_model(**SHAPES[name].sizes)
+
+
 def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
     """A model of a named shape, its weights random and the same for a seed.
 
@@ -36,14 +47,12 @@ def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0)
     Raises:
         ModelError: there is no shape of this name.
     """
-    check(name)
-    shape = SHAPES[name]
-    config = AutoConfig.for_model(**shape.sizes)
+    config = config_of(name)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         # Left out is what costs time; constructors go on to make norms, buffers and rotary tables.
         with no_init_weights():
-            model: PreTrainedModel = CLASSES[shape.kind][0].from_config(config, dtype=dtype)
+            model: PreTrainedModel = CLASSES[SHAPES[name].kind][0].from_config(config, dtype=dtype)
         model.tie_weights()
         _fill(model)
     return model

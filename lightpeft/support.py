@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from lightpeft.families import FAMILIES, Family
+from transformers import AutoConfig
+from transformers.models.auto import modeling_auto as classes
 
-# Layouts of query, key and value that a model type comes in.
-_SHARED = {"falcon", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "mixtral", "phi3"}
-_SHARED |= {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
-_GENERATING = _SHARED | {"bart", "bloom", "gpt2", "gpt_neox", "opt", "t5", "whisper"}
+from lightpeft.families import FAMILIES, GROUP_COUNTS, Family
+
 _EAGER_ONLY = frozenset(("bloom", "deberta", "deberta-v2", "gemma2"))
 
 
@@ -34,11 +33,31 @@ def _row(model_type: str) -> tuple[str, ...]:
     families = FAMILIES[model_type]
     return (
         model_type,
-        "KV groups, or heads within them" if model_type in _SHARED else "heads",
+        "KV groups, or heads within them" if _shares(model_type) else "heads",
         " or ".join(dict.fromkeys(_neurons(family) for family in families)),
         "eager" if model_type in _EAGER_ONLY else "eager, SDPA",
-        "yes" if model_type in _GENERATING else "-",
+        "yes" if _generates(model_type) else "-",
         _stock(families),
+    )
+
+
+def _shares(model_type: str) -> bool:
+    """Whether query heads may share keys and values: the config can say how many there are."""
+    text = AutoConfig.for_model(model_type).get_text_config()
+    return any(name in vars(text) for name in GROUP_COUNTS)
+
+
+def _generates(model_type: str) -> bool:
+    """Whether transformers has a class that generates, and not only for want of a better one."""
+    if model_type in classes.MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # BERT as a decoder, and BART
+        return model_type in classes.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return any(
+        model_type in names
+        for names in (
+            classes.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            classes.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+            classes.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+        )
     )
 
 

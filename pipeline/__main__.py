@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def run(command: str, *arguments: str) -> None:
     """
     if command not in COMMANDS:
         sys.exit(f"error: unknown stage {command!r}; known: {', '.join(COMMANDS)}")
+    os.environ.setdefault("TQDM_MININTERVAL", "5")  # a line now and then, also through a pipe
     # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:

@@ -92,14 +92,17 @@ class Classification(Kind):
         texts = [rows["text"]]
         if rows["text_pair"][0] is not None:
             texts.append(rows["text_pair"])
-        whole = processor(*texts, verbose=False)["input_ids"]
-        cut = processor(*texts, truncation=True, max_length=self.card["max_length"])
+        whole, longest = processor(*texts, verbose=False), self.card["max_length"]
+        sizes = [len(ids) for ids in whole["input_ids"]]
+        # Most batches need no second pass, which takes as long as the first.
+        short = max(sizes) <= longest
+        cut = whole if short else processor(*texts, truncation=True, max_length=longest)
         made = {name: cut[name] for name in self.inputs if name in cut}
-        sizes = [(len(ids), len(kept)) for ids, kept in zip(whole, cut["input_ids"], strict=True)]
+        kept = [len(ids) for ids in cut["input_ids"]]
         return made | {
             "label": labels.encode(rows["label"], classes=self.card["labels"], split="this split"),
-            "length": [kept for _, kept in sizes],
-            "lost": [full - kept for full, kept in sizes],
+            "length": kept,
+            "lost": [full - left for full, left in zip(sizes, kept, strict=True)],
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:

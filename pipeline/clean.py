@@ -69,12 +69,17 @@ def write_clean(
     def good() -> Iterator[Row]:
         nonlocal total
         for total, row in enumerate(rows(), start=1):
-            made = template(row)
-            reason = "no label" if made is None else form.wrong(made)
-            if made is None or reason:
-                dropped.add(split, str(reason), total, place=form.place(row))
+            try:
+                made = template(row)
+            except KeyError as error:
+                raise DataError(f"row {total} of {split} has no column {error}") from None
+            clean = None if made is None else form.complete(made)
+            reason = "no label" if clean is None else form.wrong(clean)
+            if clean is None or reason:
+                place = None if clean is None else form.place(clean)
+                dropped.add(split, str(reason), total, place=place)
             else:
-                yield made
+                yield clean
 
     kept = good()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:

@@ -66,7 +66,7 @@ def _training(outcome: Outcome) -> Picture:
 
 
 def _validation(outcome: Outcome) -> Picture | None:
-    column = "validation_metric"
+    column, select = "validation_metric", outcome.card["select"]
     figure, axes = new_figure(2.6)
     ends = []
     for method in reversed(outcome.methods.values()):
@@ -78,10 +78,10 @@ def _validation(outcome: Outcome) -> Picture | None:
         ends.append(f"{method.name} ends at {values[-1]:.3f}")
     if not ends:
         return None
-    axes.set(xlabel="step (batches seen)", ylabel=f"validation {outcome.metric}")
+    axes.set(xlabel="step (batches seen)", ylabel=f"validation {select}")
     axes.grid(True, axis="y")
     axes.legend()
-    return to_picture(figure, f"Validation {outcome.metric}", "; ".join(ends))
+    return to_picture(figure, f"Validation {select}", "; ".join(ends))
 
 
 def _masks(outcome: Outcome) -> Picture:

@@ -31,7 +31,7 @@ class Source:
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
         baseline: what a trivial method reaches.
-        text, label: columns, where params.yaml leaves them to the source.
+        label: the column, where params.yaml leaves it to the source.
     """
 
     rows: dict[str, Rows]
@@ -44,7 +44,6 @@ class Source:
     select: str | None = None
     most: int | None = None
     baseline: dict[str, Any] | None = None
-    text: list[str] | None = None
     label: str | None = None
 
 
@@ -57,10 +56,11 @@ class Form:
         features: the columns, with their types.
         template: params.yaml's section and the first rows of train -> what makes a clean row of a
             found one.
+        complete: a row that a template made -> the clean one, where more is to be found out.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
         texts: columns that tell rows apart, for counting repeats.
-        place: what a found row is called beside its number, where it has a name.
+        place: what a clean row is called beside its number, where it has a name.
         chunk: rows held in memory at a time.
     """
 
@@ -68,6 +68,7 @@ class Form:
     features: Features
     template: Callable[[DataSection, Sequence[Row]], Template]
     wrong: Callable[[Row], str | None]
+    complete: Callable[[Row], Row] = field(default=lambda row: row)
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )

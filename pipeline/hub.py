@@ -1,4 +1,4 @@
-"""Labelled rows from a hub: the GLUE tasks by short names, and any data set with a label column."""
+"""Rows from a hub: the named tasks of the catalogue, and any data set by its id."""
 
 from __future__ import annotations
 
@@ -6,75 +6,87 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from lightpeft.errors import DataError
-from pipeline.form import Row, Source
+from pipeline.entry import Entry
+from pipeline.form import Row, Rows, Source
 from pipeline.offline import advice, offline_if_unreachable
 
-_GLUE_HOME = "nyu-mll/glue"
-_GLUE = {  # task -> (text columns, metric)
-    "cola": (["sentence"], "mcc"),
-    "sst2": (["sentence"], "accuracy"),
-    "mrpc": (["sentence1", "sentence2"], "f1"),
-    "stsb": (["sentence1", "sentence2"], "pearson"),
-    "qqp": (["question1", "question2"], "f1"),
-    "mnli": (["premise", "hypothesis"], "accuracy"),
-    "qnli": (["question", "sentence"], "accuracy"),
-    "rte": (["sentence1", "sentence2"], "accuracy"),
-    "wnli": (["sentence1", "sentence2"], "accuracy"),
-}
 _VALIDATION = ("validation", "validation_matched", "dev")
+_SINGLE = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
+_LABELS = ("label", "tags", "ner_tags")
 _MOST = 1000  # rows taken from train, where a split is missing
 
 
-def fetch(task: str, *, label: str | None) -> Source:
-    """Read `glue/TASK`, `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
+def source_of(entry: Entry, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
+    """A task of the catalogue with rows from wherever they are."""
+    return Source(
+        rows=rows,
+        origins=origins,
+        form=entry.kind,
+        template=entry.template,
+        classes=list(entry.classes) or None,
+        metric=entry.metric,
+        metrics=entry.metrics,
+        select=entry.select,
+        most=_MOST,
+    )
 
-    Rows without a label (GLUE's test) count as absent, so the public validation rows become test.
+
+def fetch_task(task: str, entry: Entry) -> Source:
+    """The rows of a task of the catalogue.
+
+    Raises:
+        DataError: one line: not there, not reachable, or without a split.
+    """
+    found = _load(task, entry.home, entry.configuration, entry.revision)
+    absent = sorted(set(entry.splits.values()) - set(found))
+    if absent:
+        raise DataError(f"data.task {task} has no split {absent[0]} among {', '.join(found)}")
+    rows = {split: partial(_rows, found[name]) for split, name in entry.splits.items()}
+    return source_of(entry, rows, _origins(task, entry.splits))
+
+
+def fetch(task: str, *, label: str | None) -> Source:
+    """Read `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
+
+    Splits without any label count as absent, so public validation rows may become test.
 
     Raises:
         DataError: one line: not there, not reachable, no train rows.
     """
     owner, *rest = task.split("/")
-    text: list[str] | None = None
-    metric: str | None = None
-    home, configuration = "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None
-    if owner == "glue" and (len(rest) != 1 or rest[0] not in _GLUE):
-        raise DataError(f"data.task {task} is not known; GLUE's tasks are {', '.join(_GLUE)}")
-    if owner == "glue":
-        text, metric = _GLUE[rest[0]]
-        home, configuration = _GLUE_HOME, rest[0]
-    found = _load(task, home, configuration)
-    label = label or "label"
+    found = _load(task, "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None, None)
+    label = label or _label_column(found)
     names = {split: split for split in ("train", "test") if split in found}
     if public := next((name for name in _VALIDATION if name in found), None):
         names["validation"] = public
-    labelled = {split: found[name] for split, name in names.items()}
-    labelled = {split: rows for split, rows in labelled.items() if _has_labels(rows, label)}
-    if "train" not in labelled:
+    names = {split: name for split, name in names.items() if not _unlabelled(found[name], label)}
+    if "train" not in names:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
     classes = _class_names(found, label)
     return Source(
-        rows={s: partial(_rows, rows, label, classes) for s, rows in labelled.items()},
-        origins={split: {"from": f"{task}, {names[split]}"} for split in labelled},
-        text=text,
-        label=label,
+        rows={split: partial(_rows, found[name], label, classes) for split, name in names.items()},
+        origins=_origins(task, names),
+        label=label if any(label in rows.column_names for rows in found.values()) else None,
         classes=classes,
-        metric=metric,
         most=_MOST,
     )
 
 
-def _load(task: str, home: str, configuration: str | None) -> Any:
+def _origins(task: str, splits: Any) -> dict[str, Any]:
+    return {split: {"from": f"{task}, {name}"} for split, name in splits.items()}
+
+
+def _load(task: str, home: str, configuration: str | None, revision: str | None) -> Any:
     """Call `datasets`, and say what went wrong in one line."""
     with offline_if_unreachable() as offline:
         import datasets
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-        datasets.disable_progress_bars()
         try:
-            return datasets.load_dataset(home, configuration)
+            return datasets.load_dataset(home, configuration, revision=revision)
         except DatasetNotFoundError:
             raise DataError(f"data.task {task} is not on the hub, or needs a login") from None
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
@@ -85,24 +97,46 @@ def _load(task: str, home: str, configuration: str | None) -> Any:
             raise DataError(f"data.task {task} can't be loaded: {reason}") from None
 
 
+def _label_column(found: Any) -> str:
+    """The first column of a usual name; `label` if there is none."""
+    names = {name for rows in found.values() for name in rows.column_names}
+    return next((name for name in _LABELS if name in names), _LABELS[0])
+
+
 def _class_names(found: Any, label: str) -> list[str] | None:
     """The names of the labels in the order of their numbers, where the data set says them."""
     for rows in found.values():
-        names = getattr(rows.features.get(label), "names", None)
+        feature = rows.features.get(label)
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # a class, or a list
         if names:
             return list(names)
     return None
 
 
-def _rows(rows: Dataset, label: str, classes: list[str] | None) -> Iterator[Row]:
-    """A class number becomes its name, and -1, the hub's mark of no label, None."""
+def _rows(
+    rows: Dataset, label: str | None = None, classes: list[str] | None = None
+) -> Iterator[Row]:
+    """Rows as they are, pictures not decoded.
+
+    Where there are classes, a number becomes its name, and -1, the hub's mark of no label, None.
+    """
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
     for row in rows:
-        if classes:
+        if label and classes:
             value = row.get(label)
-            row[label] = None if value is None or value < 0 else classes[value]
+            many = isinstance(value, list)
+            row[label] = [_name(n, classes) for n in value] if many else _name(value, classes)
         yield row
 
 
-def _has_labels(rows: Dataset, label: str) -> bool:
-    """Whether any row has a label; -1 in every row is the hub's way to say that none has."""
-    return label in rows.column_names and not set(rows.unique(label)) <= {None, -1}
+def _name(number: int | None, classes: list[str]) -> str | None:
+    return None if number is None or number < 0 else classes[number]
+
+
+def _unlabelled(rows: Dataset, label: str) -> bool:
+    """Whether no row has a label; -1 in every row is the hub's way to say that none has."""
+    if label not in rows.column_names:
+        return False  # a form that has no labels; another one will miss the column by name
+    return rows.features[label].dtype in _SINGLE and set(rows.unique(label)) <= {None, -1}

@@ -46,12 +46,17 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
     image = column(names[0], first, "data.text")
     label = column(section.label or "label", first, "data.label")
 
-    def clean(row: Row) -> Row:
-        found = as_stored(row.get(image))
-        text = labels.as_text(row.get(label))
-        return {"image": found, "label": text, "digest": found and digest(found)}
+    return lambda row: {"image": row.get(image), "label": row.get(label)}
 
-    return clean
+
+def complete(row: Row) -> Row:
+    """The image as it is stored, the label as text, and what tells images apart."""
+    image = as_stored(row["image"])
+    return {
+        "image": image,
+        "label": labels.as_text(row["label"]),
+        "digest": image and digest(image),
+    }
 
 
 def as_stored(image: Any) -> dict[str, Any] | None:
@@ -108,9 +113,8 @@ def wrong(row: Row) -> str | None:
 
 
 def place(row: Row) -> str | None:
-    """The path of a found row's image, if it has one."""
-    image = as_stored(row.get("image"))
-    return image and image["path"]
+    """The path of a row's image, if it has one."""
+    return row["image"] and row["image"]["path"]
 
 
 def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
@@ -135,6 +139,7 @@ FORM = Form(
         }
     ),
     template=template,
+    complete=complete,
     wrong=wrong,
     labels=classes,
     texts=("digest",),

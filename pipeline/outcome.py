@@ -77,12 +77,22 @@ class Outcome:
         return self.methods.get("light", fallback)
 
     @property
+    def phases(self) -> list[str]:
+        """What was timed: training, and inference or prefill and decode."""
+        suffix = "_speedup"
+        ratios = self.benchmark["ratios"]["vanilla"]
+        return [key.removesuffix(suffix) for key in ratios if key.endswith(suffix)]
+
+    @property
     def batch(self) -> str:
         """The largest batch size measured, as the benchmark spells it."""
         return max(self.benchmark["methods"]["vanilla"]["training"], key=int)
 
     def speedup(self, method: str, phase: str) -> dict[str, float]:
-        """How many times faster than vanilla, with quartiles, at the largest batch size."""
+        """How many times faster than vanilla, with quartiles, at the largest batch size.
+
+        `phase` is one of `phases`.
+        """
         found: dict[str, float] = self.benchmark["ratios"][method][f"{phase}_speedup"][self.batch]
         return found
 
@@ -97,15 +107,18 @@ class Outcome:
 
     def _metrics_of(self, method: Method) -> dict[str, float | int]:
         quality, lifted = method.quality, method.quality["lifted"]
-        found: dict[str, Any] = {self.metric: quality[self.metric]}
+        found: dict[str, Any] = {f"test_{self.metric}": quality[self.metric]}
         if lifted:
-            found[f"lifted_{self.metric}"] = lifted[self.metric]
+            found[f"lifted_test_{self.metric}"] = lifted[self.metric]
+        validated = [row for row in method.curve if "validation_metric" in row]
+        if validated:
+            found[f"validation_{self.card['select']}"] = validated[-1]["validation_metric"]
         found["base_parameters"] = int(quality["base_parameters"])
         found["trainable_parameters"] = int(quality["trainable_parameters"])
-        found["train_speedup"] = self.speedup(method.name, "training")["median"]
-        found["inference_speedup"] = self.speedup(method.name, "inference")["median"]
-        found["train_memory_ratio"] = self.memory(method.name, "training")
-        found["inference_memory_ratio"] = self.memory(method.name, "inference")
+        for phase in self.phases:
+            name = "train" if phase == "training" else phase
+            found[f"{name}_speedup"] = self.speedup(method.name, phase)["median"]
+            found[f"{name}_memory_ratio"] = self.memory(method.name, phase)
         if not method.plan.is_identity:
             found["estimate_share"] = self.benchmark["estimate"]["share"]
         # A null is nothing to compare with: what wasn't measured isn't there.

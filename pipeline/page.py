@@ -44,7 +44,10 @@ def render(outcome: Outcome, pictures: Mapping[str, Picture]) -> str:
         labels=list(dict.fromkeys(_label_names(outcome))),
         settings=_flat(outcome.settings),
         sources=_flat(outcome.card["sources"]),
-        dropped=_flat(outcome.card["dropped"]),
+        dropped={
+            reason: f"{found['rows']:,}, the first is row {found['first']:,}"
+            for reason, found in outcome.card["dropped"].items()
+        },
         versions=_flat(outcome.benchmark["versions"]),
         pictures=pictures,
     )
@@ -62,18 +65,10 @@ def _tiles(outcome: Outcome) -> list[dict[str, str]]:
         return [{"name": metric, "value": reached, "note": "nothing cut"}]
     difference = words.change(metric, lead.quality[metric] - vanilla.quality[metric])
     base = lead.quality["base_parameters"]
+    speeds = {key: outcome.speedup(lead.name, key)["median"] for key in outcome.phases}
     tiles = [
         (metric, reached, f"{difference}, vanilla {words.value(metric, vanilla.quality[metric])}"),
-        (
-            "training speed",
-            words.times(outcome.speedup(lead.name, "training")["median"]),
-            "vanilla's",
-        ),
-        (
-            "inference speed",
-            words.times(outcome.speedup(lead.name, "inference")["median"]),
-            "vanilla's",
-        ),
+        *((f"{phase} speed", words.times(gain), "vanilla's") for phase, gain in speeds.items()),
         (
             "training memory",
             words.share(outcome.memory(lead.name, "training")),
@@ -100,10 +95,8 @@ def _summary(outcome: Outcome, method: Method) -> dict[str, Any]:
         "lifted": words.value(metric, lifted[metric]) if lifted else "",
         "base": quality["base_parameters"],
         "trained": quality["trainable_parameters"],
-        "training": outcome.speedup(method.name, "training"),
-        "inference": outcome.speedup(method.name, "inference"),
-        "training_memory": outcome.memory(method.name, "training"),
-        "inference_memory": outcome.memory(method.name, "inference"),
+        "speeds": [outcome.speedup(method.name, phase) for phase in outcome.phases],
+        "memories": [outcome.memory(method.name, phase) for phase in outcome.phases],
         "seconds": method.seconds,
     }
 
@@ -150,7 +143,7 @@ def _speeds(outcome: Outcome) -> list[dict[str, Any]]:
         | found["methods"][name][mode][batch]
         | {"ratio": found["ratios"][name][f"{mode}_speedup"][batch]}
         for found in [outcome.benchmark]
-        for mode in ("training", "inference")
+        for mode in outcome.phases
         for batch in sorted(found["methods"]["vanilla"][mode], key=int)
         for name in outcome.methods
     ]

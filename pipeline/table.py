@@ -10,10 +10,11 @@ from lightpeft.files import read_json
 _COLUMNS = (
     ("base_parameters", "base params", "{:,}"),
     ("trainable_parameters", "trainable", "{:,}"),
-    ("train_speedup", "train speed-up", "{:.2f}x"),
-    ("inference_speedup", "inference speed-up", "{:.2f}x"),
-    ("train_memory_ratio", "train memory", "{:.2f}x"),
-    ("inference_memory_ratio", "inference memory", "{:.2f}x"),
+    *(
+        (f"{phase}_{what}", f"{phase} {title}", "{:.2f}x")
+        for what, title in (("speedup", "speed-up"), ("memory_ratio", "memory"))
+        for phase in ("train", "inference", "prefill", "decode")
+    ),
 )
 
 
@@ -25,14 +26,14 @@ def main(metrics: str, results: str) -> None:
 def table(metrics: Path, results: Path) -> str:
     """A row per method, columns aligned."""
     rows = []
-    for name, found in read_json(metrics, LightPeftError).items():
+    methods = read_json(metrics, LightPeftError)
+    columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
+    for name, found in methods.items():
         metric = next(iter(found))
         low, high = read_json(results / name / "eval.json", LightPeftError)["interval"]
-        cells = [
-            pattern.format(found[key]) if key in found else "-" for key, _, pattern in _COLUMNS
-        ]
+        cells = [pattern.format(found[key]) if key in found else "-" for key, _, pattern in columns]
         rows.append([name, f"{found[metric]:.4f} [{low:.4f}, {high:.4f}]", *cells])
-    header = ["method", metric, *(title for _, title, _ in _COLUMNS)]
+    header = ["method", metric, *(title for _, title, _ in columns)]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])

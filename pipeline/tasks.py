@@ -1,8 +1,10 @@
-"""A task of params.yaml -> clean rows in three splits. Built in, local files, or from a hub."""
+"""A task of params.yaml -> clean rows in three splits."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import runpy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,13 +17,16 @@ from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from lightpeft.files import file_hash
 from pipeline import docstrings, hub
+from pipeline.catalog import CATALOG
 from pipeline.clean import Dropped, write_clean
-from pipeline.form import Form, Source
+from pipeline.entry import Entry
+from pipeline.form import Form, Rows, Source
 from pipeline.kinds import FORMS, form_of
 from pipeline.overlap import baseline_accuracy
 from pipeline.splits import SPLITS, three_splits
 from pipeline.tables import read_rows, table_rows
 
+_BUILT_IN = ("docstrings", "files")
 _LOOKED_AT = 1000  # first rows of train, by which columns are found
 
 
@@ -82,33 +87,63 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
 
 
 def _filled(section: DataSection, source: Source) -> DataSection:
-    """The section, with the columns that the source knows in place of auto."""
-    known = {"text": section.text or source.text, "label": section.label or source.label}
-    return section.model_copy(update=known)
+    """The section, with the column that the source knows in place of auto."""
+    return section.model_copy(update={"label": section.label or source.label})
 
 
 def find(section: DataSection, *, seed: int) -> Source:
-    """The rows of a task: built in, from local files, or anything with a slash from the hub."""
-    if section.task == "docstrings":
+    """The rows of a task: built in, local files, of the catalogue, a user's own, or a hub id.
+
+    Raises:
+        ConfigError: there is no such task.
+        DataError: its rows are not there.
+    """
+    task = section.task
+    if task == "docstrings":
         return _docstrings(section, seed)
-    if section.task == "files":
-        paths = {split: getattr(section, split) for split in SPLITS}
-        given = {split: Path(path) for split, path in paths.items() if path is not None}
-        for path in given.values():  # before anything long: a wrong path is found at once
-            next(read_rows(path))
-        return Source(
-            rows={split: partial(read_rows, path) for split, path in given.items()},
-            origins={split: _origin(path) for split, path in given.items()},
-        )
-    if "/" not in section.task:
-        known = ("docstrings", "files")
-        close = difflib.get_close_matches(section.task, known, n=1)
+    entry = _own_entry(task) or CATALOG.get(task)
+    if entry is None and task != "files" and not re.match(r"(?!(super_)?glue/).+/", task):
+        close = difflib.get_close_matches(task, [*_BUILT_IN, *CATALOG], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(
-            f"data.task must be docstrings, files, or a hub id such as glue/sst2, "
-            f"got {section.task!r}{hint}"
+            f"data.task must be {', '.join(_BUILT_IN)}, a hub id such as glue/sst2, or one of "
+            f"{', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"
         )
-    return hub.fetch(section.task, label=section.label)
+    if task == "files" or section.train is not None:
+        rows, origins = _local(section)
+        if task == "files":
+            return Source(rows=rows, origins=origins)
+        if entry is None:
+            raise ConfigError(f"data.train is for data.task: files or a named task, got {task}")
+        return hub.source_of(entry, rows, origins)
+    if entry is None:
+        return hub.fetch(task, label=section.label)
+    if not entry.home:
+        raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
+    return hub.fetch_task(task, entry)
+
+
+def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Rows and origins of the files that params.yaml names."""
+    paths = {split: getattr(section, split) for split in SPLITS}
+    given = {split: Path(path) for split, path in paths.items() if path is not None}
+    for path in given.values():  # before anything long: a wrong path is found at once
+        next(read_rows(path))
+    rows: dict[str, Rows] = {split: partial(read_rows, path) for split, path in given.items()}
+    return rows, {split: _origin(path) for split, path in given.items()}
+
+
+def _own_entry(task: str) -> Entry | None:
+    """The entry that a user's own file defines, as `FILE.py:NAME`; None for any other task."""
+    file, _, name = task.rpartition(":")
+    if not file.endswith(".py"):
+        return None
+    if not Path(file).is_file():
+        raise ConfigError(f"data.task {task}: {file} is not there")
+    entry = runpy.run_path(file).get(name)
+    if not isinstance(entry, Entry):
+        raise ConfigError(f"data.task {task}: {file} defines no Entry of the name {name!r}")
+    return entry
 
 
 def _origin(path: Path) -> dict[str, str]:

@@ -133,10 +133,11 @@ class Tags(Kind):
         return class_options(self.card["labels"])
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
-        """A tag for every word; for those without a token the first class, which is O."""
+        """A tag for every word; for those without a token O, or the first where there is no O."""
         names = np.asarray(self.card["labels"])
+        unseen = OUTSIDE if OUTSIDE in self.card["labels"] else str(names[0])
         truth, words = rows["tags"], rows["words"]
-        found, loss = [[names[0]] * len(tags) for tags in truth], 0.0
+        found, loss = [[unseen] * len(tags) for tags in truth], 0.0
         for numbers, batch, output in said(self, model, rows, processor, batch_size=batch_size):
             first = (batch["labels"] != _IGNORED).cpu().numpy()
             logits = output.logits.float().cpu().numpy()
@@ -145,8 +146,7 @@ class Tags(Kind):
                 for word, tag in zip(words[number], names[best[kept]].tolist(), strict=True):
                     found[number][word] = tag
             loss += float(output.loss) * len(numbers)
-        predictions = objects([list(map(str, tags)) for tags in found])
-        return Found(labels=objects(truth), predictions=predictions, loss=loss / len(rows))
+        return Found(labels=objects(truth), predictions=objects(found), loss=loss / len(rows))
 
     def table(self, found: Found) -> pd.DataFrame:
         """Tags with a space between, one for each word."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from lightpeft.plan import Cut
+from pipeline.measures import find_measure
 from pipeline.outcome import Method, Outcome
 
-_PERCENT = ("accuracy", "f1")
+_NUMBERS = ("mcc", "pearson", "spearman", "perplexity")  # the others are shares
 
 
 def value(metric: str, number: float) -> str:
     """A metric's value: percent for shares, three decimals for the rest."""
-    return f"{100 * number:.1f} %" if metric in _PERCENT else f"{number:.3f}"
+    return f"{number:.3f}" if metric in _NUMBERS else f"{100 * number:.1f} %"
 
 
 def change(metric: str, difference: float) -> str:
     """A metric's difference in words: `0.4 points lower`, `unchanged`."""
-    amount = f"{100 * abs(difference):.1f}" if metric in _PERCENT else f"{abs(difference):.3f}"
+    plain = metric in _NUMBERS
+    amount = f"{abs(difference):.3f}" if plain else f"{100 * abs(difference):.1f}"
     if float(amount) == 0:
         return "unchanged"
-    unit = " points" if metric in _PERCENT else ""
+    unit = "" if plain else " points"
     return f"{amount}{unit} {'higher' if difference > 0 else 'lower'}"
 
 
@@ -127,19 +129,19 @@ def _blocks_cut(method: Method) -> float:
 
 def _gain(outcome: Outcome) -> str:
     name = outcome.lead.name
-    training, inference = (
-        times(outcome.speedup(name, phase)["median"]) for phase in ("training", "inference")
+    training, *others = (
+        (phase, times(outcome.speedup(name, phase)["median"])) for phase in outcome.phases
     )
     told = (
-        f"At batch size {outcome.batch}, a training step runs at {training} the speed of vanilla "
-        f"and inference at {inference}"
+        f"At batch size {outcome.batch}, a training step runs at {training[1]} the speed of "
+        f"vanilla, {' and '.join(f'{phase} at {gain}' for phase, gain in others)}"
     )
     memory = outcome.memory(name, "training")
     if memory is None:
         return f"{told}."
     return (
-        f"{told}; peak memory is {share(memory)} of vanilla's in training "
-        f"and {share(outcome.memory(name, 'inference'))} in inference."
+        f"{told}; peak memory is {share(memory)} of vanilla's in training, "
+        f"{' and '.join(f'{share(outcome.memory(name, key))} in {key}' for key, _ in others)}."
     )
 
 
@@ -161,7 +163,8 @@ def _against_random(outcome: Outcome) -> list[str]:
     metric = outcome.metric
     reached = value(metric, outcome.methods["random"].quality[metric])
     worth, _, direction = change(metric, _lost(outcome, "random")).rpartition(" ")
-    if direction != "higher":
+    better = "higher" if find_measure(metric).higher_is_better else "lower"
+    if direction != better:
         return [f"The same amounts cut at random reach {reached}: the scores earned nothing here."]
     return [f"The same amounts cut at random reach {reached}: choosing by score is worth {worth}."]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
@@ -19,7 +18,7 @@ from lightpeft.masks import Masks
 from lightpeft.plan import Cut, PruningPlan
 from lightpeft.scores import CRITERIA, Scores
 from lightpeft.surgery import load_weights, peft_weights
-from lightpeft.targets import block_targets
+from lightpeft.targets import block_targets, checked
 from lightpeft.weights import fingerprint
 
 VOCABULARY = 100
@@ -99,14 +98,21 @@ def tiny_scores(
 
 
 def random_scores(
-    model: transformers.PreTrainedModel, *, seed: int = 0, **changes: object
+    model: transformers.PreTrainedModel,
+    *,
+    seed: int = 0,
+    config: LoraConfig | None = None,
+    **changes: object,
 ) -> Scores:
-    """Scores without an estimation: random importance, PEFT weights and a head far from zero."""
+    """Scores without an estimation: random importance, PEFT weights and a head far from zero.
+
+    The PEFT method is `config`, or that of `lora` with changes.
+    """
     generator = torch.Generator().manual_seed(seed)
-    shape, config = read_shape(model), lora(**changes)
+    shape = read_shape(model)
+    config = checked(config or lora(**changes), model, shape)
     names = block_targets(shape, config.target_modules)
-    config.target_modules = "|".join(map(re.escape, names))
-    adapter = peft_weights(get_peft_model(copy.deepcopy(model), copy.deepcopy(config)))
+    adapter = peft_weights(wrapped(copy.deepcopy(model), config))
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {

@@ -10,19 +10,15 @@ from typing import Any
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES
-from builders import mask_units
+from builders import mask_units, random_scores
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
 from lightpeft.layout import ModelShape
 from lightpeft.plan import Cut, PruningPlan
-from lightpeft.scores import CRITERIA, Scores
+from lightpeft.scores import Scores
 from lightpeft.slicing import slice_base
-from lightpeft.surgery import peft_weights
-from lightpeft.targets import checked
-from lightpeft.weights import fingerprint
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
 
@@ -113,36 +109,9 @@ def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     return (found * torch.randn(found.shape, generator=generator)).mean()
 
 
-def scores_of(model: hf.PreTrainedModel, *, seed: int = 0) -> Scores:
+def scores_of(model: hf.PreTrainedModel) -> Scores:
     """Scores without an estimation: random importance, LoRA of rank 3 on every block linear."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = read_shape(model)
-    config = checked(LoraConfig(r=3, lora_alpha=6, target_modules="all-linear"), model, shape)
-    adapter = peft_weights(wrapped(copy.deepcopy(model), config))
-
-    def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
-        return {
-            criterion: {
-                path: torch.rand(size, generator=generator) for path, size in blocks.items()
-            }
-            for criterion in CRITERIA
-        }
-
-    return Scores(
-        shape=shape,
-        fingerprint=fingerprint(model, shape),
-        peft=config,
-        heads=draw(shape.heads),
-        neurons=draw(shape.neurons),
-        modules={path: float(torch.rand(1, generator=generator)) for path in shape.linears},
-        ranks={path: torch.rand(3, generator=generator) for path in shape.linears},
-        adapter={
-            path: torch.randn(weight.shape, generator=generator) * 0.5 * weight.shape[-1] ** -0.5
-            for path, weight in adapter.items()
-        },
-        curve=[{"step": 1.0}],
-        steps=2,
-    )
+    return random_scores(model, config=LoraConfig(r=3, lora_alpha=6))
 
 
 def drawn_plan(

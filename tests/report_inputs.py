@@ -165,13 +165,14 @@ def _card(params: Params, labels: tuple[str, ...], metric: str) -> dict[str, Any
         "kind": "classification" if labels else "regression",
         "labels": list(labels),
         "metric": metric,
+        "select": metric,
         "metrics": ["accuracy", "f1"] if labels else ["pearson", "spearman"],
         "max_length": 64,
         "splits": {
             name: split | {"rows": rows, "truncated": 3, "labels": counts}
             for name, rows in (("train", 12000), ("validation", 1000), ("test", 2000))
         },
-        "dropped": {"near-duplicate": 120},
+        "dropped": {"train: empty text": {"rows": 120, "first": 7}},
         "baseline": {"name": "word overlap", "accuracy": 0.6035} if labels else None,
         "sources": {"torch": "2.13.0", "sympy": "1.14"},
     }

@@ -21,13 +21,20 @@ from matrix import (
     said,
     sliced,
 )
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 
 import lightpeft
+from lightpeft.experts import wrapped
 from lightpeft.families import FAMILIES
 from lightpeft.masks import Masks
-from lightpeft.surgery import compact_weights
+from lightpeft.surgery import (
+    compact_config,
+    compact_weights,
+    lifted_weights,
+    load_weights,
+    peft_weights,
+)
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 NAMES = list(ARCHITECTURES)
@@ -59,9 +66,9 @@ def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str):
-    model, scores = parts(name)
+@pytest.mark.parametrize(("name", "attention"), KERNELS)
+def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str, attention: str):
+    model, scores = parts(name, attention)
     for plan in plans(name, scores):
         reference = masked_model(model, scores, plan)
         wanted = said(reference, name)
@@ -69,31 +76,41 @@ def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str):
 
         pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
 
-        torch.testing.assert_close(said(pruned, name), wanted, **CLOSE)
+        # T5 does not scale its attention's scores, which makes rounding errors larger.
+        torch.testing.assert_close(said(pruned, name), wanted, rtol=1e-4, atol=1e-4)
         found = gradients(pruned, name)
         # What a mask leaves of a gradient is what slicing leaves of it.
         wanted_gradients = compact_weights(full, plan)
         assert found.keys() == wanted_gradients.keys()
         for path, gradient in found.items():
             other = wanted_gradients[path]
-            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * _scale(full))
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * _scale(full))
 
 
 def _scale(gradients: dict[str, Tensor]) -> float:
     return max(1.0, *(float(gradient.abs().max()) for gradient in gradients.values()))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "phi3", "falcon, new", "llama, shared keys and values"])
-def test_lora_attached_after_pruning_works_as_on_any_model(name: str):
+@pytest.mark.parametrize("name", NAMES)
+def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     model, scores = parts(name)
-    base = sliced(model, drawn_plan(scores))
-    settings = {"fan_in_fan_out": name == "gpt2", "target_modules": "all-linear"}
-    wrapped = get_peft_model(copy.deepcopy(base), LoraConfig(init_lora_weights=False, **settings))
+    drawn = drawn_plan(scores)
+    ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
+    plan = dataclasses.replace(drawn, ranks=ranks)
+    config = compact_config(scores.peft, plan)
+    config.init_lora_weights = False  # both factors random
+    base = sliced(model, plan)
+    alone = said(base, name)
+    torch.manual_seed(0)
+    after, before = wrapped(base, config), wrapped(model, config)
+    load_weights(before, lifted_weights(peft_weights(after), plan))
+    mask_units(before.base_model.model, plan)
 
-    merged = copy.deepcopy(wrapped).merge_and_unload()
+    found = said(after, name)
 
-    assert not torch.allclose(said(wrapped, name), said(base, name))
-    torch.testing.assert_close(said(merged, name), said(wrapped, name), rtol=1e-4, atol=1e-4)
+    assert (found - alone).abs().max() > 1e-3
+    torch.testing.assert_close(found, said(before, name), **CLOSE)
+    torch.testing.assert_close(said(after.merge_and_unload(), name), found, **CLOSE)
 
 
 def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -112,9 +129,11 @@ def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     return found.sequences, torch.stack(found.logits)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if ARCHITECTURES[name].generates])
-def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str):
-    model, scores = parts(name)
+@pytest.mark.parametrize(
+    ("name", "attention"), [k for k in KERNELS if ARCHITECTURES[k[0]].generates]
+)
+def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str, attention: str):
+    model, scores = parts(name, attention)
     for plan in plans(name, scores):
         tokens, wanted = continued(masked(model, plan), name)
 
@@ -170,21 +189,24 @@ def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
 
     assert lightpeft.plan_of(again) == plan
     assert torch.equal(said(again, name), said(pruned, name))
-    if scores.shape.experts and scores.shape.neurons:
-        return  # see test_experts.py
     lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
     mask_units(stock.base_model.model, plan)
     torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)
 
 
+# All of the compiler but its last step; and with that, which needs a C++ compiler on the machine.
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["bert", "llama, shared keys and values"])
-def test_compiled_equals_eager(name: str):
+def test_compiled_equals_eager(name: str, backend: str):
     model, scores = parts(name, "sdpa")
     base = sliced(model, drawn_plan(scores, empty=True))
     wanted = said(base, name)
 
-    # All of the compiler but its last step, which needs a C++ compiler on the machine.
-    compiled: Any = torch.compile(base, fullgraph=True, backend="aot_eager")
+    compiled: Any = torch.compile(base, fullgraph=True, backend=backend)
 
     torch.testing.assert_close(said(compiled, name), wanted, **CLOSE)

@@ -151,7 +151,11 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("methods", ["light"], r"methods must include vanilla, .*, got \['light'\]"),
         ("methods", ["vanilla", "vanilla"], "methods must not repeat"),
         ("data/task", "files", "data.train must be a file's path when data.task is files, got"),
-        ("data/train", "a.csv", "data.train is for data.task: files only, got 'a.csv'"),
+        (
+            "data/train",
+            "a.csv",
+            "data.train is not for data.task: docstrings, which is b",
+        ),
         ("finetune/steps", 100, "finetune.steps counts the estimation's steps .*, got 100"),
         (
             "finetune/early_stopping",

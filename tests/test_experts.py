@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 import lightpeft
-from lightpeft.errors import CheckpointError, ModelError
+from lightpeft.errors import ModelError
 from lightpeft.families import FAMILIES, Family
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
@@ -90,28 +90,33 @@ def test_experts_carry_no_peft_modules(config: LoraConfig, message: str):
         lightpeft.estimate(build("mixtral"), config, tiny_batches(), steps=2)
 
 
+@pytest.mark.parametrize("block", [".mlp.", ".self_attn."])
 @pytest.mark.parametrize("name", [QWEN2, "qwen3_moe, dense layer"])
-def test_lifting_beside_experts_takes_attention_alone(name: str, tmp_path: Path):
+def test_lifted_adapter_of_one_kind_of_block_leaves_experts_alone(
+    name: str, block: str, tmp_path: Path
+):
     model, scores = parts(name)
-    plan = drawn_plan(scores)
-    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
-    lightpeft.save(pruned, tmp_path / "out")
-
-    # Stock peft would attach it to the experts' fused weights.
-    with pytest.raises(CheckpointError, match=r"on the experts of a qwen\d_moe model; use"):
-        lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
-
+    drawn = drawn_plan(scores)
     ranks = {
-        path: cut if ".self_attn." in path else dataclasses.replace(cut, kept=())
-        for path, cut in plan.ranks.items()
+        p: c if block in p else dataclasses.replace(c, kept=()) for p, c in drawn.ranks.items()
     }
-    plan = dataclasses.replace(plan, ranks=ranks)
-    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    plan = dataclasses.replace(drawn, ranks=ranks)
+    adapted = dataclasses.replace(scores.peft, lora_dropout=0.1)
+    scores = dataclasses.replace(scores, peft=adapted)
+    plan = dataclasses.replace(plan, scores=scores.digest)
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores).eval()
     lightpeft.save(pruned, tmp_path / "out")
+
     lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
-    stock = PeftModel.from_pretrained(model, str(tmp_path / "lifted"))
-    mask_units(stock.base_model.model, plan)
-    torch.testing.assert_close(said(stock, name), said(pruned, name), rtol=1e-5, atol=1e-5)
+
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
+    carriers = [path for path, _ in stock.named_parameters() if "lora_" in path]
+    assert carriers
+    assert not any(".experts." in path for path in carriers)
+    merged = copy.deepcopy(stock).merge_and_unload()
+    for found in (stock.base_model.model, merged):
+        mask_units(found, plan)
+        torch.testing.assert_close(said(found, name), said(pruned, name), rtol=1e-5, atol=1e-5)
 
 
 def test_block_of_experts_with_something_else_in_it_is_refused():

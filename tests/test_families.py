@@ -11,6 +11,7 @@ from builders import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.errors import ModelError
+from lightpeft.families import mask_key
 from lightpeft.geometry import read_shape
 from lightpeft.weights import fingerprint
 
@@ -118,3 +119,23 @@ def test_fingerprint_sees_a_change_in_any_linear():
         found.add(fingerprint(model, shape))
 
     assert len(found) == len(shape.linears) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "encoder_decoder", "key"),
+    [
+        ("bert.encoder.layer.0.attention.self.query", False, "attention_mask"),
+        ("model.decoder.layers.0.self_attn.q_proj", False, "attention_mask"),
+        ("model.decoder.layers.0.self_attn.q_proj", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.fc1", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.encoder_attn.q_proj", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.encoder_attn.k_proj", True, "attention_mask"),
+        ("model.encoder.layers.0.self_attn.k_proj", True, "attention_mask"),
+        ("decoder.block.0.layer.1.EncDecAttention.v", True, "attention_mask"),
+        ("decoder.block.0.layer.1.EncDecAttention.o", True, "decoder_attention_mask"),
+        ("vision_model.encoder.layers.0.mlp.fc1", False, ""),
+        ("deberta.encoder.layer.0.attention.self.pos_proj", False, ""),
+    ],
+)
+def test_a_linear_knows_the_mask_of_what_it_sees(path: str, encoder_decoder: bool, key: str):
+    assert mask_key(path, encoder_decoder=encoder_decoder) == key

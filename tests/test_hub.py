@@ -8,11 +8,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub import constants
 
 from lightpeft.config import DataSection
-from lightpeft.errors import DataError
+from lightpeft.errors import ConfigError, DataError
 from pipeline import offline
-from pipeline.hub import fetch
+from pipeline.catalog import CATALOG
+from pipeline.hub import fetch, fetch_task
 from pipeline.splits import three_splits
-from pipeline.tasks import read_task
+from pipeline.tasks import find, read_task
 
 AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
 LIMITS = {"max_length": 16, "max_bad_rows": 0.0, "max_truncated": 1.0}
@@ -46,7 +47,9 @@ def mrpc() -> DatasetDict:
 
 def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or mrpc())
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
+    )
     section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc"})
     task = read_task(section, tmp_path, seed=0)
 
@@ -62,7 +65,7 @@ def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
 def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
     rows = Dataset.from_dict({"text": ["x"] * 20_000, "label": [0, 1] * 10_000})
     found = DatasetDict({"train": rows, "test": rows.select(range(10))})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: found)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, revision: found)
     source = fetch("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
     splits, _ = three_splits(tables, source.origins, by="label", most=source.most, seed=0)
@@ -76,7 +79,9 @@ def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
 
 def test_a_configuration_can_follow_the_id(monkeypatch):
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or mrpc())
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
+    )
     fetch("someone/texts/german", label=None)
 
     assert asked == [("someone/texts", "german")]
@@ -90,7 +95,7 @@ def test_offline_is_one_line_at_once(task, monkeypatch):
     with pytest.raises(
         DataError, match=r"can't be reached; use data\.task: files.*HF_HOME"
     ) as caught:
-        fetch(task, label=None)
+        find(DataSection.model_validate(AUTO | LIMITS | {"task": task}), seed=0)
 
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20
@@ -104,14 +109,23 @@ def test_a_hub_that_answers_is_used(monkeypatch):
         assert not is_offline
 
 
-def test_an_unknown_glue_task_lists_the_known():
-    with pytest.raises(DataError, match=r"glue/sst3 is not known; GLUE's tasks are cola, sst2"):
-        fetch("glue/sst3", label=None)
+def test_an_unknown_glue_task_names_the_nearest(tmp_path):
+    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/sst3"})
+    with pytest.raises(ConfigError, match=r"got 'glue/sst3'; did you mean glue/sst2\?"):
+        read_task(section, tmp_path, seed=0)
+
+
+def test_a_split_that_the_catalogue_expects_is_missed_by_name(monkeypatch):
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, revision: DatasetDict({"train": mrpc()["train"]})
+    )
+    with pytest.raises(DataError, match="glue/mrpc has no split validation among train"):
+        fetch_task("glue/mrpc", CATALOG["glue/mrpc"])
 
 
 def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_: DatasetDict({"test": mrpc()["validation"]})
+        datasets, "load_dataset", lambda *_, revision: DatasetDict({"test": mrpc()["validation"]})
     )
     with pytest.raises(DataError, match="has no split train with labels in column 'label'"):
         fetch("someone/texts", label=None)

@@ -148,7 +148,7 @@ def test_shown_experiments_parameters_and_plots_are_there(clone):
     finally:
         (clone / "params.yaml").write_text(before)
 
-    assert "light.accuracy" in shown.splitlines()[0]
+    assert "light.test_accuracy" in shown.splitlines()[0]
     assert "prune.ratio" in shown.splitlines()[0]
     assert "results/plots" in plots
     assert "prune.ratio" in difference

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import lightpeft
 from lightpeft import families, slicing
 from lightpeft.errors import ModelError
-from lightpeft.families import FAMILIES, Family, mask_key, register_family
+from lightpeft.families import FAMILIES, Family, register_family
 from lightpeft.quirks import HeadsOfConfig
 
 LLAMA = "llama, shared keys and values"
@@ -47,6 +47,23 @@ def with_latent_keys(model: Any) -> None:
     del attention.k_proj, attention.v_proj
 
 
+def with_latent_queries(model: Any) -> None:
+    with_latent_keys(model)
+    del model.model.layers[1].self_attn.q_proj
+
+
+def with_experts_beside(model: Any) -> None:
+    model.model.layers[1].mlp.experts = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 32)])
+
+
+def with_experts_around(model: Any) -> None:
+    """As Llama 4 has them: the dense block is the shared expert."""
+    block = nn.Module()
+    block.shared_expert, block.experts = model.model.layers[1].mlp, nn.Module()
+    block.experts.gate_up_proj = nn.Parameter(torch.zeros(2, 80, 32))
+    model.model.layers[1].mlp = block
+
+
 def with_wide_values(model: Any) -> None:
     model.model.layers[1].self_attn.v_proj = nn.Linear(32, 32)
 
@@ -74,6 +91,9 @@ def with_heads_that_do_not_divide(model: Any) -> None:
         ("qwen3", with_full_width_norm, "account for q_norm.weight of shape (32,)"),
         (LLAMA, with_norm_of_neurons, "mlp can't be cut: .* account for norm.weight"),
         (LLAMA, with_latent_keys, "self_attn can't be cut: it has o_proj but no linear k_proj"),
+        (LLAMA, with_latent_queries, "self_attn can't be cut: it has o_proj but no linear q_proj"),
+        (LLAMA, with_experts_beside, "mlp can't be cut: .* account for experts.0.weight"),
+        (LLAMA, with_experts_around, "mlp.experts.gate_up_proj of shape (2, 80, 32)"),
         (LLAMA, with_wide_values, "v_proj is 32 x 32, but 8 units make it 16 x 32"),
         (LLAMA, with_fused_experts, "layers.1 can't be cut: it has no feed-forward block"),
         (LLAMA, without_attention, "layers.1 can't be cut: it has no attention block"),
@@ -94,6 +114,32 @@ def test_block_with_something_else_in_it_is_refused(
     for part in message.split(".*"):
         assert part.strip() in text
     assert "\n" not in text
+
+
+@pytest.mark.usefixtures("_registry")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("deepseek_v3", "self_attn can't be cut: it has o_proj but no linear q_proj"),  # MLA
+        ("gpt_oss", "it has no feed-forward block"),  # experts, and sinks
+        ("llama4_text", "account for feed_forward.experts.gate_up_proj of shape"),
+        ("olmo2", "self_attn can't be cut: .* account for q_norm.weight of shape (32,)"),
+        ("nemotron", "mlp can't be cut: it has down_proj but no linear gate_proj"),
+    ],
+)
+def test_model_registered_under_names_that_do_not_cover_it_is_refused(kind: str, message: str):
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 40}
+    sizes |= {"moe_intermediate_size": 8, "n_routed_experts": 8, "num_local_experts": 2}
+    config = transformers.AutoConfig.for_model(kind, **sizes, pad_token_id=0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    lightpeft.register_family(kind, families._QWEN3 if kind == "olmo2" else families._LLAMA)
+
+    with pytest.raises(ModelError) as caught:
+        lightpeft.read_shape(model)
+
+    assert str(caught.value).startswith("model.layers.0")
+    assert all(part.strip() in str(caught.value) for part in message.split(".*"))
 
 
 def test_cross_attention_of_gpt2_is_refused():
@@ -240,23 +286,3 @@ def test_view_of_a_config_follows_it_and_can_be_copied():
 
     assert (view["view"].num_attention_heads, view["view"].sliding_window) == (3, 7)
     assert view["config"].num_attention_heads == 8
-
-
-@pytest.mark.parametrize(
-    ("path", "encoder_decoder", "key"),
-    [
-        ("bert.encoder.layer.0.attention.self.query", False, "attention_mask"),
-        ("model.decoder.layers.0.self_attn.q_proj", False, "attention_mask"),
-        ("model.decoder.layers.0.self_attn.q_proj", True, "decoder_attention_mask"),
-        ("model.decoder.layers.0.fc1", True, "decoder_attention_mask"),
-        ("model.decoder.layers.0.encoder_attn.q_proj", True, "decoder_attention_mask"),
-        ("model.decoder.layers.0.encoder_attn.k_proj", True, "attention_mask"),
-        ("model.encoder.layers.0.self_attn.k_proj", True, "attention_mask"),
-        ("decoder.block.0.layer.1.EncDecAttention.v", True, "attention_mask"),
-        ("decoder.block.0.layer.1.EncDecAttention.o", True, "decoder_attention_mask"),
-        ("vision_model.encoder.layers.0.mlp.fc1", False, ""),
-        ("deberta.encoder.layer.0.attention.self.pos_proj", False, ""),
-    ],
-)
-def test_a_linear_knows_the_mask_of_what_it_sees(path: str, encoder_decoder: bool, key: str):
-    assert mask_key(path, encoder_decoder=encoder_decoder) == key

@@ -68,8 +68,9 @@ def test_metrics_are_flat_and_rounded_to_four_digits(usual):
     metrics = json.loads((usual / "metrics.json").read_text())
 
     assert metrics["light"] == {
-        "accuracy": 0.7712,
-        "lifted_accuracy": 0.7212,
+        "test_accuracy": 0.7712,
+        "lifted_test_accuracy": 0.7212,
+        "validation_accuracy": 0.7212,
         "base_parameters": 17_000_123,
         "trainable_parameters": 890_000,
         "train_speedup": 1.7432,
@@ -96,7 +97,8 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
 
     found = json.loads((tmp_path / "metrics.json").read_text())["random"]
     assert set(found) == {
-        "accuracy",
+        "test_accuracy",
+        "validation_accuracy",
         "base_parameters",
         "trainable_parameters",
         "train_speedup",
@@ -164,7 +166,7 @@ def test_a_regression_has_no_confusion_matrix(tmp_path):
 
     assert "pearson is 0.771" in text
     assert "Confusion" not in text
-    assert "pearson" in json.loads((tmp_path / "metrics.json").read_text())["light"]
+    assert "test_pearson" in json.loads((tmp_path / "metrics.json").read_text())["light"]
 
 
 def test_many_labels_get_a_matrix_with_every_cell(tmp_path):

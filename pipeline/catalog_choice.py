@@ -1,0 +1,119 @@
+"""Multiple choice: the sets that language models are compared on."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.entry import Entry, Row, Template, labelled
+
+_LABELLED = {"train": "train", "validation": "validation", "test": "test"}
+
+
+def lettered(question: str, *, stem: bool = False) -> Template:
+    """A template for `choices` {text, label} and the label of the right one in `answerKey`.
+
+    Labels are letters, and in some rows of ARC digits. A `stem` is a sentence that the right choice
+    ends; anything else is asked as a question.
+    """
+
+    def template(row: Row) -> Row | None:
+        key, letters = row["answerKey"], list(row["choices"]["label"])
+        prompt = row[question] if stem else ask(row[question])
+        made = {"prompt": prompt, "choices": list(row["choices"]["text"])}
+        return labelled(made, letters.index(key) if key in letters else None)
+
+    return template
+
+
+def ask(question: str) -> str:
+    """The prompt of a question."""
+    return f"Question: {question.strip()}\nAnswer:"
+
+
+def piqa(row: Row) -> Row | None:
+    """Which of two solutions reaches the goal."""
+    made = {"prompt": ask(row["goal"]), "choices": [row["sol1"], row["sol2"]]}
+    return labelled(made, None if row["label"] < 0 else row["label"])
+
+
+def social_iqa(row: Row) -> Row | None:
+    """A situation and a question about it; labels are 1, 2 and 3."""
+    made = {
+        "prompt": ask(f"{row['context'].strip()} {row['question']}"),
+        "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
+    }
+    label = str(row["label"]).strip()
+    return labelled(made, int(label) - 1 if label else None)
+
+
+def hellaswag(row: Row) -> Row | None:
+    """What happens next: activity and context, then one of four endings, both cleaned."""
+    context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
+    made = {"prompt": clean(context), "choices": [clean(ending) for ending in row["endings"]]}
+    return labelled(made, int(row["label"]) if row["label"] != "" else None)
+
+
+def clean(text: str) -> str:
+    """WikiHow's marks out: ` [title]` ends a sentence, others such as `[header]` mean nothing.
+
+    As in published evaluations of HellaSwag.
+    """
+    text = re.sub(r"\[.*?\]", "", text.replace(" [title]", ". "))
+    return " ".join(text.split())
+
+
+def winogrande(row: Row) -> Row | None:
+    """The sentence up to its blank; then each of two options with the rest of the sentence."""
+    before, _, after = row["sentence"].partition("_")
+    choices = [f"{row[name]}{after}" for name in ("option1", "option2")]
+    made = {"prompt": before.rstrip(), "choices": choices}
+    return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
+
+
+def boolq(row: Row) -> Row:
+    """A passage and a question without a question mark: no or yes."""
+    prompt = f"{row['passage']}\n{ask(row['question'].strip() + '?')}"
+    return {"prompt": prompt, "choices": ["no", "yes"], "label": int(row["answer"])}
+
+
+def _choice(
+    home: str,
+    template: Template,
+    *,
+    configuration: str | None = None,
+    labelled_test: bool = False,
+) -> Entry:
+    splits = _LABELLED if labelled_test else {"train": "train", "test": "validation"}
+    return Entry(
+        kind="choice",
+        home=home,
+        configuration=configuration,
+        template=template,
+        metric="accuracy",
+        splits=splits,
+    )
+
+
+_ARC = "allenai/ai2_arc"
+_WINOGRANDE = "allenai/winogrande"
+
+CHOICES = {
+    "arc-easy": _choice(_ARC, lettered("question"), configuration="ARC-Easy", labelled_test=True),
+    "arc-challenge": _choice(
+        _ARC, lettered("question"), configuration="ARC-Challenge", labelled_test=True
+    ),
+    # The authors' homes of piqa and social_iqa hold scripts; these copies hold the rows.
+    "piqa": _choice("baber/piqa", piqa),
+    "social_iqa": _choice("lighteval/siqa", social_iqa),
+    "hellaswag": _choice("Rowan/hellaswag", hellaswag),
+    "winogrande": _choice(_WINOGRANDE, winogrande, configuration="winogrande_xl"),
+    "winogrande-debiased": _choice(_WINOGRANDE, winogrande, configuration="winogrande_debiased"),
+    "openbookqa": _choice(
+        "allenai/openbookqa",
+        lettered("question_stem", stem=True),
+        configuration="main",
+        labelled_test=True,
+    ),
+    "commonsense_qa": _choice("tau/commonsense_qa", lettered("question")),
+    "boolq": _choice("google/boolq", boolq),
+}

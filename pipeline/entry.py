@@ -1,0 +1,100 @@
+"""One named task: where its rows are, what they become, and how a model is measured on them.
+
+A row of a kind has these columns, whichever data set it is from:
+
+| kind | columns |
+|---|---|
+| classify | text, text_pair (None of single texts), label: a class's name, or a score |
+| choice | prompt, choices, label: the right one's index |
+| generate | prompt, completion; or messages: a chat of {role, content} |
+| tokens | tokens, tags: one tag a token |
+| answer | id, question, context, answers: {text, answer_start}, empty lists for no answer |
+| image | image, label: a class's name |
+
+A measure over questions needs a further column `group`, equal in rows of one question. A choice of
+which several are right has a column `answers`, their texts: measures then compare texts.
+
+Prompts end without a space, or in a newline, and what follows them begins without one: a decoder
+reads both with a space between, or none after a newline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightpeft.errors import ConfigError
+from pipeline.measures import find_measure
+
+Row = dict[str, Any]
+Template = Callable[[Row], Row | None]
+
+KINDS = ("classify", "choice", "generate", "tokens", "answer", "image")
+_SPLITS = ("train", "validation", "test")
+# Most public sets keep the labels of their test rows: the public validation rows are the test.
+_PUBLIC = {"train": "train", "test": "validation"}
+_NAMED = ("tokens", "image")  # kinds that always have classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A task of the hub.
+
+    Attributes:
+        kind: how it is modelled, one of `KINDS`.
+        home: the data set's hub id; empty: rows come from the files of data.train and so on.
+        configuration: of the data set, where it has several.
+        revision: a branch of it: `refs/convert/parquet` where the main one holds a script, which
+            `datasets` no longer runs.
+        template: a row of the data set -> a row of the kind, or None if it has no label.
+        classes: in the order of their ids; empty where labels are scores, indices or texts.
+        metric: the main one, as on the task's leaderboard.
+        metrics: all that are reported; empty: the main one only.
+        select: by which validation chooses a checkpoint; empty: perplexity if the model
+            generates, otherwise the main one.
+        splits: train, and validation and test where they have labels -> the data set's names.
+            What is missing is taken from train.
+    """
+
+    kind: str
+    home: str = ""
+    configuration: str | None = None
+    revision: str | None = None
+    template: Template
+    classes: tuple[str, ...] = ()
+    metric: str
+    metrics: tuple[str, ...] = ()
+    select: str = ""
+    splits: Mapping[str, str] = field(default_factory=lambda: dict(_PUBLIC))
+
+    def __post_init__(self) -> None:
+        """Fill what is empty, and refuse what makes no task."""
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        default = "perplexity" if self.kind == "generate" else self.metric
+        object.__setattr__(self, "metrics", self.metrics or (self.metric,))
+        object.__setattr__(self, "select", self.select or default)
+        for name in (self.metric, self.select, *self.metrics):
+            find_measure(name)
+        if self.metric not in self.metrics:
+            raise ConfigError(f"metric {self.metric} is not among metrics {self.metrics}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"classes must differ, got {self.classes}")
+        if self.kind in _NAMED and not self.classes:
+            raise ConfigError(f"kind {self.kind} needs classes")
+        if "train" not in self.splits or not set(self.splits) <= set(_SPLITS):
+            raise ConfigError(
+                f"splits must be train and perhaps validation and test, got {list(self.splits)}"
+            )
+
+
+def class_name(row: Row, column: str, classes: tuple[str, ...]) -> str | None:
+    """The name of a row's class; None where the hub's mark of no label, -1 or None, stands."""
+    number = row[column]
+    return None if number is None or number < 0 else classes[number]
+
+
+def labelled(row: Row, label: Any) -> Row | None:
+    """The row with its label, or None if there is none."""
+    return None if label is None else row | {"label": label}
