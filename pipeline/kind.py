@@ -17,6 +17,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from lightpeft.errors import DataError
+
 Values = NDArray[Any]
 Row = dict[str, Any]
 Batch = dict[str, Any]
@@ -29,17 +31,40 @@ class Found:
 
     Attributes:
         labels: what is right, one entry a row.
-        predictions: what the model said, one entry a row.
-        loss: mean over the rows.
+        predictions: what the model said, one entry a row; None: it was not asked to generate.
+        loss: mean over the rows, or over the tokens where the model generates.
         scores: a share per class, shape (rows, classes), where the kind has such.
         groups: which rows are measured together, where a metric asks for it.
+        tokens: tokens of the right text and their summed negative log-likelihood, shape (rows, 2),
+            where the model generates.
     """
 
     labels: Values
-    predictions: Values
+    predictions: Values | None
     loss: float
     scores: Values | None = None
     groups: Values | None = None
+    tokens: Values | None = None
+
+    def has(self, metric: str) -> bool:
+        """Whether the metric can be computed."""
+        return all(side is not None for side in self._sides(metric))
+
+    def sides(self, metric: str) -> tuple[Values, Values]:
+        """What the metric compares, one entry a row.
+
+        Raises:
+            DataError: it needs what the model was not asked for.
+        """
+        first, second = self._sides(metric)
+        if first is None or second is None:
+            raise DataError(f"{metric} can't be measured: the model did not say what it needs")
+        return first, second
+
+    def _sides(self, metric: str) -> tuple[Values | None, Values | None]:
+        if metric != "perplexity":
+            return self.labels, self.predictions
+        return (None, None) if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
 
 
 class Kind(ABC):
@@ -55,7 +80,9 @@ class Kind(ABC):
         fresh_head: whether the model gets a new head, which is trained and saved whole.
         inputs: columns of the prepared rows that a batch is made from, where there are such.
         metrics: all that are measured, the default main one first.
+        optional: further ones, measured where data.metric names one.
         select: the metric by which validation chooses; None: the main one.
+        packs: whether data.packing may put several rows in one.
     """
 
     name: ClassVar[str]
@@ -67,7 +94,9 @@ class Kind(ABC):
     fresh_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
     select: ClassVar[str | None] = None
+    packs: ClassVar[bool] = False
 
     def __init__(self, card: dict[str, Any]) -> None:
         """Bind a kind to a data card: `labels`, `max_length`, and when prepared all else."""
@@ -96,6 +125,14 @@ class Kind(ABC):
     @abstractmethod
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
         """What the model says about rows it did not train on."""
+
+    def facts(self, train: Dataset) -> dict[str, Any]:
+        """What the data card says besides, found in the encoded rows of train."""
+        return {}
+
+    def for_validation(self) -> Kind:
+        """The same kind, of which only what validation chooses by is measured."""
+        return type(self)(self.card | {"metrics": [self.card["select"]]})
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of `from_pretrained` that the task decides."""

@@ -10,7 +10,7 @@ from typing import Any
 from sklearn.metrics import confusion_matrix
 
 from pipeline.kind import Found
-from pipeline.measures import Measure, find_measure
+from pipeline.measures import Measure, Statistics, find_measure
 
 
 def higher_is_better(metric: str) -> bool:
@@ -19,11 +19,10 @@ def higher_is_better(metric: str) -> bool:
 
 
 def score(card: dict[str, Any], found: Found) -> dict[str, float]:
-    """Every metric of the task."""
-    return {
-        name: _measure(name, card)(found.labels, found.predictions, found.groups)
-        for name in card["metrics"]
-    }
+    """Every metric of the task that the model said enough for."""
+    there = [name for name in card["metrics"] if found.has(name)]
+    counted = {name: _counted(name, card, found) for name in there}
+    return {name: measure.value(rows) for name, (measure, rows) in counted.items()}
 
 
 def interval(card: dict[str, Any], found: Found, *, resamples: int, seed: int) -> list[float]:
@@ -31,9 +30,8 @@ def interval(card: dict[str, Any], found: Found, *, resamples: int, seed: int) -
 
     One seed draws the same rows for every model, so that their values can be paired.
     """
-    measure = _measure(card["metric"], card)
-    statistics = measure.statistics(found.labels, found.predictions, found.groups)
-    return measure.interval(statistics, resamples=resamples, seed=seed)
+    measure, rows = _counted(card["metric"], card, found)
+    return measure.interval(rows, resamples=resamples, seed=seed)
 
 
 def confusion(card: dict[str, Any], found: Found) -> list[list[int]]:
@@ -45,5 +43,8 @@ def confusion(card: dict[str, Any], found: Found) -> list[list[int]]:
     return counts
 
 
-def _measure(name: str, card: dict[str, Any]) -> Measure:
-    return find_measure(name, classes=len(card["labels"]))
+def _counted(name: str, card: dict[str, Any], found: Found) -> tuple[Measure, Statistics]:
+    """A measure, and what each row counts for in it."""
+    measure = find_measure(name, classes=len(card["labels"]))
+    labels, predictions = found.sides(name)
+    return measure, measure.statistics(labels, predictions, found.groups)

@@ -126,7 +126,7 @@ class _BatchTrainer(Trainer):
     """
 
     def __init__(self, model: PeftModel, task: Task, drawn: Loader, **settings: Any) -> None:
-        self.task, self.drawn = task, drawn
+        self.task, self.drawn, self.kind = task, drawn, task.kind.for_validation()
         super().__init__(
             model, train_dataset=drawn.dataset, eval_dataset=task.validation, **settings
         )
@@ -141,8 +141,8 @@ class _BatchTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure as the stage `evaluate` does, on the validation rows."""
         task, size = self.task, self.args.per_device_eval_batch_size
-        found = task.kind.predict(self.model, task.validation, task.processor, batch_size=size)
-        values = {"loss": found.loss} | score(task.kind.card, found)
+        found = self.kind.predict(self.model, task.validation, task.processor, batch_size=size)
+        values = {"loss": found.loss} | score(self.kind.card, found)
         measured = {f"eval_{name}": value for name, value in values.items()}
         self.log(measured)
         self.control = self.callback_handler.on_evaluate(
