@@ -56,7 +56,7 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
         found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
-    head = type(model.get_base_model()).__name__
+    head = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
     if head.endswith("ForTokenClassification"):
         found["labels"] = torch.zeros_like(found["input_ids"])
     elif head.endswith("ForQuestionAnswering"):

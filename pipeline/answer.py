@@ -113,6 +113,7 @@ FORM = Form(
     template=template,
     wrong=wrong,
     labels=classes,
+    fits=lambda names: {"question", "context", "answers"} <= {*names},
     texts=("question", "context"),
 )
 

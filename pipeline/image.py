@@ -142,6 +142,7 @@ FORM = Form(
     complete=complete,
     wrong=wrong,
     labels=classes,
+    fits=lambda names: "image" in names,
     texts=("digest",),
     place=place,
     chunk=_IMAGES,

@@ -32,14 +32,8 @@ def kind_of(card: dict[str, Any]) -> Kind:
 
 def form_of(first: Sequence[Row]) -> Form:
     """The form that rows of a file have, by the names of their columns."""
-    names = set(columns(first))
-    if "tokens" in names and names & {"tags", "ner_tags"}:
-        return tokens.FORM
-    if names >= {"question", "context", "answers"}:
-        return answer.FORM
-    if "image" in names:
-        return image.FORM
-    return classify.FORM
+    names = columns(first)
+    return next((form for form in FORMS.values() if form.fits(names)), classify.FORM)
 
 
 def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:

@@ -82,6 +82,7 @@ FORM = Form(
     template=template,
     wrong=wrong,
     labels=classes,
+    fits=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
     texts=("tokens",),
 )
 

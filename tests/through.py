@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from stages import ROOT
 from transformers import PreTrainedModel
 
-from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune
+from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def run_stages(monkeypatch: Any) -> None:
-    """Every stage from `prepare` to `benchmark`, in the current folder, but memory on a CPU."""
+    """Every stage, in the current folder, but memory on a CPU."""
     monkeypatch.setattr(benchmark, "measurable", lambda device: False)
     prepare.main("prepared")
     estimate.main("prepared", "estimate", "estimate-timing.json")
@@ -54,6 +54,8 @@ def run_stages(monkeypatch: Any) -> None:
         finetune.main("prepared", "estimate", plan, f"models/{method}")
         evaluate.main("prepared", f"models/{method}", f"results/{method}")
     benchmark.main("prepared", "estimate-timing.json", "models", "benchmark.json")
+    places = ("prepared", "estimate", "plans", "models", "results", "benchmark.json")
+    report.main(*places, "metrics.json", "plots", "report.html")
 
 
 def read(path: str) -> Any:
