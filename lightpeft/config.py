@@ -78,9 +78,9 @@ class DataSection(Section):
     ]
     label: AutoName
     kind: Annotated[
-        Literal["classify", "choice", "generate"] | None,
+        Literal["classify", "choice", "generate", "tokens", "answer", "image"] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or one of classify, choice, generate"),
+        Field(description="auto or one of classify, choice, generate, tokens, answer, image"),
     ]
     metric: AutoName
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]

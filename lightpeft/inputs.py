@@ -20,6 +20,8 @@ PHASES: dict[Kind, tuple[str, ...]] = {
     "image": ("training", "inference"),
 }
 
+SPAN = ("start_positions", "end_positions")  # the labels of extractive question answering
+
 
 def kind_of(model: PeftModel) -> Kind:
     """What a model is fed, by its class."""
@@ -36,10 +38,11 @@ def phases_of(model: PeftModel) -> tuple[str, ...]:
 def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tensor]:
     """Rows of `length` random tokens without padding, on the model's device, with labels.
 
-    Labels are a class a row for encoders, and `length` tokens where the model generates: of a
-    decoder the same as go in, of an encoder-decoder as many on either side. Images have the size
-    that the model was made for, and `length` must be the tokens that this makes. For models of
-    multiple choice the rows are the choices of one question.
+    Labels are a class a row for encoders, or one a token, or where an answer begins and ends, as
+    the head asks; and `length` tokens where the model generates: of a decoder the same as go in,
+    of an encoder-decoder as many on either side. Images have the size that the model was made for,
+    and `length` must be the tokens that this makes. For models of multiple choice the rows are the
+    choices of one question.
 
     Raises:
         ModelError: the model takes no rows of this length.
@@ -58,6 +61,12 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
     elif _compares(model):
         found = {name: tensor[None] for name, tensor in found.items()}
         found["labels"] = torch.zeros(1, dtype=torch.int64)
+    head = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+    if head.endswith("ForTokenClassification"):
+        found["labels"] = torch.zeros_like(found["input_ids"])
+    elif head.endswith("ForQuestionAnswering"):
+        del found["labels"]
+        found |= {name: torch.zeros(rows, dtype=torch.int64) for name in SPAN}
     return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 
@@ -90,9 +99,20 @@ def _texts(config: Any, rows: int, length: int, generator: torch.Generator) -> d
     }
 
 
+def image_tokens(config: Any) -> int:
+    """Tokens that a model makes of an image: its patches and one more.
+
+    Raises:
+        ModelError: it reads no images, or not in square patches.
+    """
+    side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+    if not isinstance(side, int) or not isinstance(patch, int):
+        raise ModelError(f"model type {config.model_type!r} reads no images in square patches")
+    return (side // patch) ** 2 + 1
+
+
 def _images(config: Any, rows: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    side = config.image_size
-    tokens = (side // config.patch_size) ** 2 + 1
+    side, tokens = config.image_size, image_tokens(config)
     if length != tokens:
         raise ModelError(
             f"benchmark.length must be {tokens} for this model, whose images of "

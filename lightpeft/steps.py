@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from lightpeft.inputs import kind_of
+from lightpeft.inputs import SPAN, kind_of
 
 Step = Callable[[], Any]
 
@@ -39,7 +39,7 @@ def training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 def inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """A forward pass without gradients and labels, as one call; sets evaluation mode."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", *SPAN)}
     model.eval()
 
     def step() -> None:

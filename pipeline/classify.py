@@ -16,7 +16,7 @@ from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, column, columns
-from pipeline.kind import Batch, Columns, Found, Kind
+from pipeline.kind import Batch, Columns, Found, Kind, class_options
 from pipeline.outputs import check_finite, in_row_order, said
 
 
@@ -109,13 +109,8 @@ class Classification(Kind):
         return DataCollatorWithPadding(processor)
 
     def model_options(self) -> dict[str, Any]:
-        names = self.card["labels"]
-        return {
-            "num_labels": len(names),
-            "problem_type": "single_label_classification",
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: index for index, name in enumerate(names)},
-        }
+        found = class_options(self.card["labels"])
+        return found | {"problem_type": "single_label_classification"}
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
         order: list[int] = []

@@ -14,8 +14,6 @@ from lightpeft.errors import DataError
 from pipeline.common import Progress
 from pipeline.form import Form, Row, Rows, Template
 
-_CHUNK = 10_000  # rows in memory at a time
-
 
 class Dropped:
     """Counts the bad rows of a task: how many of which split and why, and the first of each."""
@@ -25,10 +23,10 @@ class Dropped:
         self.most = most
         self.counts: dict[str, dict[str, Any]] = {}
 
-    def add(self, split: str, reason: str, number: int) -> None:
-        """Count row `number` (from 1) of a split."""
-        found = self.counts.setdefault(f"{split}: {reason}", {"rows": 0, "first": number})
-        found["rows"] += 1
+    def add(self, split: str, reason: str, number: int, *, place: str | None = None) -> None:
+        """Count row `number` (from 1) of a split, which may have a name."""
+        first = {"rows": 0, "first": number} | ({"name": place} if place else {})
+        self.counts.setdefault(f"{split}: {reason}", first)["rows"] += 1
 
     def check(self, split: str, rows: int) -> None:
         """Stop if more of a split's rows are bad than may be.
@@ -39,7 +37,7 @@ class Dropped:
         mine = {key: found for key, found in self.counts.items() if key.startswith(f"{split}: ")}
         bad = sum(found["rows"] for found in mine.values())
         reasons = ", ".join(
-            f"{found['rows']:,} x {key.removeprefix(f'{split}: ')} (first: row {found['first']:,})"
+            f"{found['rows']:,} x {key.removeprefix(f'{split}: ')} (first: {first_of(found)})"
             for key, found in mine.items()
         )
         if bad == rows:
@@ -49,6 +47,11 @@ class Dropped:
                 f"{bad:,} of {rows:,} rows of {split} are bad, more than data.max_bad_rows "
                 f"{self.most:g} allows: {reasons}"
             )
+
+
+def first_of(found: dict[str, Any]) -> str:
+    """The first bad row of a kind, in words."""
+    return f"row {found['first']:,}" + (f", {found['name']}" if "name" in found else "")
 
 
 def write_clean(
@@ -70,15 +73,17 @@ def write_clean(
                 made = template(row)
             except KeyError as error:
                 raise DataError(f"row {total} of {split} has no column {error}") from None
-            reason = "no label" if made is None else form.wrong(made)
-            if made is None or reason:
-                dropped.add(split, str(reason), total)
+            clean = None if made is None else form.complete(made)
+            reason = "no label" if clean is None else form.wrong(clean)
+            if clean is None or reason:
+                place = None if clean is None else form.place(clean)
+                dropped.add(split, str(reason), total, place=place)
             else:
-                yield made
+                yield clean
 
     kept = good()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        while chunk := list(islice(kept, _CHUNK)):
+        while chunk := list(islice(kept, form.chunk)):
             columns = {name: [row.get(name) for row in chunk] for name in form.features}
             writer.write_table(pa.table(form.features.encode_batch(columns), schema=schema))
             progress.count(total, f"rows of {split} read")

@@ -54,21 +54,27 @@ class Form:
         features: the columns, with their types.
         template: params.yaml's section and the first rows of train -> what makes a clean row of a
             found one.
+        complete: a row that a template made -> the clean one, where more is to be found out.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
         fits: names of a file's columns -> whether they are this form's.
         texts: columns that tell rows apart, for counting repeats.
+        place: what a clean row is called beside its number, where it has a name.
+        chunk: rows held in memory at a time.
     """
 
     name: str
     features: Features
     template: Callable[[DataSection, Sequence[Row]], Template]
     wrong: Callable[[Row], str | None]
+    complete: Callable[[Row], Row] = field(default=lambda row: row)
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
     fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
     texts: tuple[str, ...]
+    place: Callable[[Row], str | None] = field(default=lambda row: None)
+    chunk: int = 10_000
 
 
 def column(name: str, rows: Sequence[Row], key: str) -> str:

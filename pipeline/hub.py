@@ -15,6 +15,7 @@ from pipeline.offline import advice, offline_if_unreachable
 
 _VALIDATION = ("validation", "validation_matched", "dev")
 _SINGLE = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
+_LABELS = ("label", "tags", "ner_tags")
 _MOST = 1000  # rows taken from train, where a split is missing
 
 
@@ -57,7 +58,7 @@ def fetch(task: str, *, label: str | None) -> Source:
     """
     owner, *rest = task.split("/")
     found = _load(task, "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None, None)
-    label = label or "label"
+    label = label or _label_column(found)
     names = {split: split for split in ("train", "test") if split in found}
     if public := next((name for name in _VALIDATION if name in found), None):
         names["validation"] = public
@@ -95,10 +96,17 @@ def _load(task: str, home: str, configuration: str | None, revision: str | None)
             raise DataError(f"data.task {task} can't be loaded: {reason}") from None
 
 
+def _label_column(found: Any) -> str:
+    """The first column of a usual name; `label` if there is none."""
+    names = {name for rows in found.values() for name in rows.column_names}
+    return next((name for name in _LABELS if name in names), _LABELS[0])
+
+
 def _class_names(found: Any, label: str) -> list[str] | None:
     """The names of the labels in the order of their numbers, where the data set says them."""
     for rows in found.values():
-        names = getattr(rows.features.get(label), "names", None)
+        feature = rows.features.get(label)
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # a class, or a list
         if names:
             return list(names)
     return None
@@ -117,8 +125,13 @@ def _rows(
     for row in rows:
         if label and classes:
             value = row.get(label)
-            row[label] = None if value is None or value < 0 else classes[value]
+            many = isinstance(value, list)
+            row[label] = [_name(n, classes) for n in value] if many else _name(value, classes)
         yield row
+
+
+def _name(number: int | None, classes: list[str]) -> str | None:
+    return None if number is None or number < 0 else classes[number]
 
 
 def _unlabelled(rows: Dataset, label: str) -> bool:

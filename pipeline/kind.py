@@ -7,10 +7,11 @@ knows kinds apart.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -73,7 +74,9 @@ class Kind(ABC):
         name: as in the data card.
         auto: transformers' Auto class of the model.
         processor: transformers' Auto class of what makes rows out of texts or images.
+        processor_options: keyword arguments of its `from_pretrained`.
         task_type: peft's name.
+        one_length: whether every row is as long, as images are.
         fresh_head: whether the model gets a new head, which is trained and saved whole.
         inputs: columns of the prepared rows that a batch is made from, where there are such.
         metrics: all that are measured, the default main one first.
@@ -85,7 +88,9 @@ class Kind(ABC):
     name: ClassVar[str]
     auto: ClassVar[Any]
     processor: ClassVar[Any] = AutoTokenizer
+    processor_options: ClassVar[dict[str, Any]] = {}
     task_type: ClassVar[str | None]
+    one_length: ClassVar[bool] = False
     fresh_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
@@ -96,6 +101,15 @@ class Kind(ABC):
     def __init__(self, card: dict[str, Any]) -> None:
         """Bind a kind to a data card: `labels`, `max_length`, and when prepared all else."""
         self.card = card
+
+    @classmethod
+    def length(cls, asked: int, config: Any) -> int:
+        """Tokens that a row may have: `data.max_length`, unless the model's inputs are of one size.
+
+        Raises:
+            ConfigError: it is too short for this kind.
+        """
+        return asked
 
     @abstractmethod
     def encode(self, rows: Columns, processor: Any) -> Columns:
@@ -127,3 +141,20 @@ class Kind(ABC):
     def table(self, found: Found) -> pd.DataFrame:
         """One row per test row: what is right, and what the model said."""
         return pd.DataFrame({"label": found.labels, "prediction": found.predictions})
+
+
+def class_options(names: Sequence[str]) -> dict[str, Any]:
+    """What a model is told of its classes."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def objects(rows: Sequence[Any]) -> Values:
+    """Lists or texts, one entry a row, whatever their lengths."""
+    found = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):  # at once, lists of one length would become a matrix
+        found[number] = row
+    return found

@@ -13,13 +13,23 @@ from transformers.models.auto.modeling_auto import (
 
 from lightpeft.config import DataSection
 from lightpeft.errors import ModelError
-from pipeline import choice, classify, generate
+from pipeline import answer, choice, classify, generate, image, tokens
 from pipeline.form import Form, Row, columns
 from pipeline.generation import Causal, Seq2Seq
 from pipeline.kind import Kind
 from pipeline.likelihood import Likelihood
 
-FORMS: dict[str, Form] = {form.name: form for form in (classify.FORM, choice.FORM, generate.FORM)}
+FORMS: dict[str, Form] = {
+    form.name: form
+    for form in (
+        classify.FORM,
+        choice.FORM,
+        answer.FORM,
+        tokens.FORM,
+        image.FORM,
+        generate.FORM,
+    )
+}
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
     for kind in (
@@ -29,6 +39,10 @@ KINDS: dict[str, type[Kind]] = {
         Likelihood,
         Causal,
         Seq2Seq,
+        tokens.Tags,
+        tokens.Entities,
+        answer.Answer,
+        image.ImageClassification,
     )
 }
 
@@ -58,6 +72,12 @@ def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
         return _choosing(config)
     if form is generate.FORM:
         return _writing(config)
+    if form is answer.FORM:
+        return answer.Answer
+    if form is image.FORM:
+        return image.ImageClassification
+    if form is tokens.FORM:
+        return tokens.kind_for(classes)
     return classify.Classification if classes else classify.Regression
 
 

@@ -44,16 +44,20 @@ def load_config(section: ModelSection) -> Any:
 def load_processor(section: ModelSection, kind: Kind) -> Any:
     """What makes the model's inputs: a tokenizer, or for images an image processor.
 
-    A tokenizer without a padding token, as many decoders have, pads with its end of text.
+    A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
+    on the right, where padding moves no token from its position, which some models count from the
+    left whatever they are told to ignore.
 
     Raises:
         ModelError: not there, not reachable, damaged, or with nothing to pad with.
     """
-    processor = _load(kind.processor, section.name)
-    if kind.processor is AutoTokenizer and processor.pad_token_id is None:
-        if processor.eos_token_id is None:
-            raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
-        processor.pad_token = processor.eos_token
+    processor = _load(kind.processor, section.name, **kind.processor_options)
+    if kind.processor is AutoTokenizer:
+        processor.padding_side = "right"
+        if processor.pad_token_id is None:
+            if processor.eos_token_id is None:
+                raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
+            processor.pad_token = processor.eos_token
     return processor
 
 
@@ -101,20 +105,29 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
 def _settle(model: PreTrainedModel, section: ModelSection, kind: Kind) -> None:
     """Tell the model which token is padding, and to build no cache while it trains."""
     text = model.config.get_text_config()
-    if kind.processor is AutoTokenizer and getattr(text, "pad_token_id", None) is None:
+    # A head on the last token, `score`, takes the last one that is not padding, by what the
+    # configuration says, which may be another token than the tokenizer pads with.
+    unknown = getattr(text, "pad_token_id", None) is None or hasattr(model, "score")
+    if kind.processor is AutoTokenizer and unknown:
         text.pad_token_id = load_processor(section, kind).pad_token_id
     if hasattr(text, "use_cache"):
         text.use_cache = False
 
 
-def check_lengths(params: Params, longest: int | None) -> None:
+def check_lengths(params: Params, longest: int | None, exact: int | None = None) -> None:
     """Refuse rows that the model has no positions for, before anything is trained.
 
     `benchmark.length` decides no result of an earlier stage, but would stop the run at its end.
+    It is `exact` tokens where every row has as many.
 
     Raises:
         ConfigError: names the setting.
     """
+    if exact is not None and params.benchmark.length != exact:
+        raise ConfigError(
+            f"benchmark.length must be {exact} for model.name {params.model.name}, whose images "
+            f"are as many tokens, got {params.benchmark.length}"
+        )
     lengths = {
         "data.max_length": params.data.max_length,
         "benchmark.length": params.benchmark.length,

@@ -57,15 +57,18 @@ def in_row_order(order: Sequence[int], values: Values) -> Values:
     return restored
 
 
-def check_finite(outputs: Values) -> None:
+def check_finite(outputs: Values, numbers: Sequence[int] | None = None) -> None:
     """Refuse outputs, one row each, that hold something that is not a number.
+
+    `numbers` are the rows' own, where the outputs are of a part of them.
 
     Raises:
         LightPeftError: names the row.
     """
     broken = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
     if len(broken):
+        row = broken[0] if numbers is None else numbers[broken[0]]
         raise LightPeftError(
-            f"the model's output for row {broken[0]} is not a number; lower finetune.lr, "
+            f"the model's output for row {row} is not a number; lower finetune.lr, "
             "or set model.dtype: float32"
         )

@@ -14,10 +14,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from lightpeft.config import DataSection, Params, load_params
 from lightpeft.errors import ConfigError, DataError
+from pipeline.clean import first_of
 from pipeline.common import say, write_json
 from pipeline.kind import Columns, Kind, Values
 from pipeline.kinds import resolve
@@ -55,10 +59,11 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     kind_class = resolve(task.form, task.classes, config)
     if params.data.packing:
         _check_packing(kind_class, config.model_type)
-    card = _card(params, task, kind_class)
+    card = _card(params, task, kind_class, config)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
-    check_lengths(params, getattr(processor, "model_max_length", None))
+    exact = card["max_length"] if kind.one_length else None
+    check_lengths(params, getattr(processor, "model_max_length", None), exact)
     made, keys = part / "made", {}
     for split, rows in task.splits.items():
         encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
@@ -77,7 +82,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     return card
 
 
-def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
+def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str, Any]:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)
@@ -98,7 +103,7 @@ def _card(params: Params, task: Task, kind: type[Kind]) -> dict[str, Any]:
         "metric": metric,
         "metrics": metrics,
         "select": source.select or kind.select or metric,
-        "max_length": params.data.max_length,
+        "max_length": kind.length(params.data.max_length, config),
         "splits": {},
         "dropped": task.dropped,
         "sources": task.origins,
@@ -145,7 +150,7 @@ def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
     """What the card says of one split: lengths, what was cut off, and the rows of each class."""
     columns = rows.with_format("numpy")
     lengths, lost = np.sort(columns["length"][:]), columns["lost"][:]
-    counts = np.bincount(columns["label"][:], minlength=len(classes)) if classes else ()
+    counts = _class_counts(rows, len(classes)) if classes else ()
     return {
         "rows": len(lengths),
         "mean_tokens": round(float(lengths.mean()), 2),
@@ -157,6 +162,13 @@ def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
         "most_lost": int(lost.max()),
         "labels": {name: int(n) for name, n in zip(classes, counts, strict=True)},
     }
+
+
+def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
+    """How often each class occurs, whether a row has one or a list of them."""
+    found = rows.data.column("label").combine_chunks()
+    flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
+    return np.bincount(flat.to_numpy(), minlength=classes)
 
 
 def check_truncated(split: dict[str, Any], section: DataSection, name: str) -> None:
@@ -190,7 +202,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
     classes = f"classes {', '.join(card['labels'])}" if card["labels"] else card["kind"]
     lines.append(f"{classes}; metric {card['metric']}")
     lines += [
-        f"{found['rows']:,} bad rows of {reason} (first: row {found['first']:,})"
+        f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
         for reason, found in card["dropped"].items()
     ]
     if baseline := card.get("baseline"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.errors import DataError
+from pipeline.formats import is_squad, read_conll, read_folder, read_squad
 
 Row = dict[str, Any]
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
@@ -19,20 +20,22 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, read by its ending, one at a time.
 
     CSV and TSV have a header line and hold text only, CSV with quotes as Excel writes them, TSV
-    without. JSON lines hold one object a line; a key that a line lacks is None there.
+    without. JSON lines hold one object a line; a key that a line lacks is None there. CoNLL files
+    hold words with tags, a folder an image per file, and JSON may be nested as SQuAD's is.
 
     Raises:
         DataError: one line with the file, the line number, and what is wrong.
     """
-    if path.suffix not in _READERS:
-        raise DataError(f"{path} must end in one of {', '.join(_READERS)}")
-    if not path.is_file():
-        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
-    if not path.stat().st_size:
+    reader = read_folder if path.is_dir() else _READERS.get(path.suffix)
+    if reader is None:
+        raise DataError(f"{path} must end in one of {', '.join(_READERS)}, or be a folder")
+    if not path.exists():
+        raise DataError(f"{path} is not there")
+    if path.is_file() and not path.stat().st_size:
         raise DataError(f"{path} is empty")
     empty = True
     try:
-        for row in _READERS[path.suffix](path):
+        for row in reader(path):
             empty = False
             yield row
     except UnicodeDecodeError as error:
@@ -84,6 +87,10 @@ def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
+def _read_json(path: Path) -> Iterator[Row]:
+    return read_squad(path) if is_squad(path) else _read_json_lines(path)
+
+
 def _read_json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
         yield from _objects(path, file)
@@ -119,6 +126,8 @@ _READERS = {
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
-    ".json": _read_json_lines,
+    ".json": _read_json,
     ".parquet": _read_parquet,
+    ".conll": read_conll,
+    ".txt": read_conll,
 }

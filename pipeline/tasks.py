@@ -126,10 +126,7 @@ def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
     for path in given.values():  # before anything long: a wrong path is found at once
         next(read_rows(path))
     rows: dict[str, Rows] = {split: partial(read_rows, path) for split, path in given.items()}
-    origins = {
-        split: {"from": paths[split], "sha256": file_hash(path)} for split, path in given.items()
-    }
-    return rows, origins
+    return rows, {split: _origin(path) for split, path in given.items()}
 
 
 def _own_entry(task: str) -> Entry | None:
@@ -143,6 +140,11 @@ def _own_entry(task: str) -> Entry | None:
     if not isinstance(entry, Entry):
         raise ConfigError(f"data.task {task}: {file} defines no Entry of the name {name!r}")
     return entry
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """A folder's files are hashed one by one, as rows."""
+    return {"from": str(path)} | ({} if path.is_dir() else {"sha256": file_hash(path)})
 
 
 def _docstrings(section: DataSection, seed: int) -> Source:

@@ -2,11 +2,14 @@ from functools import partial
 
 import pytest
 import torch
-from builders import tiny_model, tiny_scores
+import transformers
+from builders import lora, tiny_config, tiny_model, tiny_scores
+from peft import get_peft_model
 from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
 from lightpeft.errors import ModelError
+from lightpeft.geometry import read_shape
 from lightpeft.inputs import PHASES, kind_of, phases_of, random_batch
 from lightpeft.shapes import SHAPES
 from lightpeft.steps import inference_step, training_step
@@ -86,6 +89,30 @@ def test_random_rows_have_labels_for_a_regression_too():
     model = tiny_model(num_labels=1)
 
     assert model(**random_batch(model, rows=2, length=8)).loss.isfinite()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "llama"])
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
+def test_heads_on_every_token_have_labels_of_their_own(family, head):
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    task = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}[head]
+    model = auto.from_config(tiny_config(family))
+    linears = list(read_shape(model).linears)
+    model = get_peft_model(model, lora(task_type=task, target_modules=linears))
+    batch = random_batch(model, rows=3, length=8)
+
+    assert model(**batch).loss.isfinite()
+    shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+    if head == "TokenClassification":
+        assert shapes["labels"] == (3, 8)
+    else:
+        assert shapes["start_positions"] == shapes["end_positions"] == (3,)
+        assert "labels" not in batch
+    model.register_forward_pre_hook(lambda *seen: given.update(seen[-1]), with_kwargs=True)
+    given: dict = {}
+    inference_step(model, batch)()
+    assert given.keys() == {"input_ids", "attention_mask"}
+    training_step(model, batch)()
 
 
 @pytest.mark.parametrize("name", KINDS)

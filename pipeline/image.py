@@ -1,0 +1,183 @@
+"""A class for an image. Pixels are made when a batch is; until then files stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, Features, Value
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from lightpeft.config import DataSection
+from lightpeft.errors import ConfigError, DataError
+from lightpeft.inputs import image_tokens
+from pipeline import classify, labels
+from pipeline.form import Form, Row, Template, column
+from pipeline.kind import Batch, Columns
+
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+_IMAGES = 500  # in memory at a time
+
+
+def template(section: DataSection, first: Sequence[Row]) -> Template:
+    """Columns image and label, or as data.text and data.label name them.
+
+    An image is a path, bytes, or both as `datasets` has them. A path is from where the pipeline
+    runs, and only the path is kept.
+
+    Raises:
+        ConfigError: data.text names two columns.
+        DataError: there is no such column.
+    """
+    names = [section.text] if isinstance(section.text, str) else section.text or ["image"]
+    if len(names) != 1:
+        raise ConfigError(f"data.text must be the column of the images, got {names}")
+    image = column(names[0], first, "data.text")
+    label = column(section.label or "label", first, "data.label")
+
+    return lambda row: {"image": row.get(image), "label": row.get(label)}
+
+
+def complete(row: Row) -> Row:
+    """The image as it is stored, the label as text, and what tells images apart."""
+    image = as_stored(row["image"])
+    return {
+        "image": image,
+        "label": labels.as_text(row["label"]),
+        "digest": image and digest(image),
+    }
+
+
+def as_stored(image: Any) -> dict[str, Any] | None:
+    """Bytes or a path, whichever there is; None if there is neither."""
+    if isinstance(image, bytes | str | Path):
+        image = {"bytes" if isinstance(image, bytes) else "path": image}
+    if not isinstance(image, dict) or not (image.get("bytes") or image.get("path")):
+        return None
+    path = image.get("path")
+    return {"bytes": image.get("bytes"), "path": None if path is None else str(path)}
+
+
+def digest(image: dict[str, Any]) -> str | None:
+    """A hash of an image's file; None if it can't be read to its end."""
+    try:
+        data = image["bytes"] or Path(image["path"]).read_bytes()
+        with _opened(io.BytesIO(data)) as file:
+            file.draft("RGB", (1, 1))  # where that is faster: all of the file is read anyway
+            file.load()
+    except _DAMAGE:
+        return None
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def pixels(image: dict[str, Any]) -> Image.Image:
+    """The image upright, in three colours.
+
+    Raises:
+        DataError: it was readable at the stage `prepare`, and is not now.
+    """
+    try:
+        with _opened(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except _DAMAGE as error:
+        raise DataError(
+            f"{image['path']} can't be read any more ({error}); run the stage prepare again"
+        ) from None
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[Image.Image]:
+    """An open image; what pillow thinks of odd tags in it is kept quiet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(source) as file:
+            yield file
+
+
+def wrong(row: Row) -> str | None:
+    """Why a row is bad: label or image are missing, or it can't be read."""
+    if row["label"] is None or row["image"] is None:
+        return "no label" if row["label"] is None else "no image"
+    return None if row["digest"] else "damaged or missing image"
+
+
+def place(row: Row) -> str | None:
+    """The path of a row's image, if it has one."""
+    return row["image"] and row["image"]["path"]
+
+
+def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """The classes of train.
+
+    Raises:
+        DataError: the labels are decimals, or make no classes.
+    """
+    found = classify.classes(splits, known)
+    if not found:
+        raise DataError("data.label: labels of images must be classes, train has decimals")
+    return found
+
+
+FORM = Form(
+    name="image",
+    features=Features(
+        {
+            "image": {"bytes": Value("large_binary"), "path": Value("string")},
+            "label": Value("string"),
+            "digest": Value("string"),
+        }
+    ),
+    template=template,
+    complete=complete,
+    wrong=wrong,
+    labels=classes,
+    fits=lambda names: "image" in names,
+    texts=("digest",),
+    place=place,
+    chunk=_IMAGES,
+)
+
+
+class ImageClassification(classify.Classification):
+    """A class for each image."""
+
+    name = "image"
+    auto = AutoModelForImageClassification
+    processor = AutoImageProcessor
+    # The same pixels whether torchvision is there or not.
+    processor_options: ClassVar[dict[str, Any]] = {"backend": "pil"}
+    task_type = None
+    one_length = True
+    inputs = ("image", "label")
+
+    @classmethod
+    def length(cls, asked: int, config: Any) -> int:
+        return image_tokens(config)
+
+    def encode(self, rows: Columns, processor: Any) -> Columns:
+        """The label's number; the image stays as it is."""
+        count = len(rows["label"])
+        return {
+            "label": labels.encode(rows["label"], classes=self.card["labels"], split="this split"),
+            "length": [self.card["max_length"]] * count,
+            "lost": [0] * count,
+        }
+
+    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+        def collate(rows: list[Row]) -> Batch:
+            made = processor([pixels(row["image"]) for row in rows], return_tensors="pt")
+            truth = torch.tensor([row["label"] for row in rows])
+            return {"pixel_values": made["pixel_values"], "labels": truth}
+
+        return collate

@@ -1,0 +1,196 @@
+"""A tag for each word of a text: named entities, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+from lightpeft.config import DataSection
+from lightpeft.errors import DataError, ModelError
+from pipeline import labels
+from pipeline.form import Form, Row, Template, column, columns
+from pipeline.kind import Batch, Columns, Found, Kind, Values, class_options, objects
+from pipeline.outputs import check_finite, said
+
+OUTSIDE = "O"
+_IGNORED = -100
+
+
+def template(section: DataSection, first: Sequence[Row]) -> Template:
+    """A list of words and one of tags: tokens and tags (or ner_tags), or as data.text and .label.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    named = section.text[0] if isinstance(section.text, list) else section.text
+    words = column(named or "tokens", first, "data.text")
+    usual = "ner_tags" if "tags" not in columns(first) and "ner_tags" in columns(first) else "tags"
+    tags = column(section.label or usual, first, "data.label")
+
+    def clean(row: Row) -> Row:
+        found = row.get(tags)
+        if isinstance(found, list):
+            found = [str(tag) if isinstance(tag, int) else tag for tag in found]
+        return {"tokens": row.get(words), "tags": found}
+
+    return clean
+
+
+def wrong(row: Row) -> str | None:
+    """Why a row is bad: words or tags are missing, no lists of text, or not as many."""
+    words, tags = row["tokens"], row["tags"]
+    if words is None or tags is None:
+        return "no tokens" if words is None else "no tags"
+    if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (words, tags)):
+        return "no list of text"
+    if len(words) != len(tags):
+        return "tokens and tags of other lengths"
+    if not all(map(str.strip, tags)):
+        return "empty tag"
+    return None if any(map(str.strip, words)) else "empty text"
+
+
+def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """The tags of train by name, O first; every other split must fit them.
+
+    Raises:
+        DataError: train has one tag only, or another split one that train lacks.
+    """
+    found = {split: _unique_tags(rows) for split, rows in splits.items()}
+    names = known or sorted(found["train"], key=lambda name: (name != OUTSIDE, name))
+    if len(found["train"]) < 2:
+        raise DataError(f"data.label: train has one tag only, {found['train'][0]!r}")
+    for split, tags in found.items():
+        labels.encode(tags, classes=names, split=split)
+    return list(names)
+
+
+def _unique_tags(rows: Dataset) -> list[str]:
+    chunks = rows.data.column("tags").chunks
+    return sorted({tag for part in chunks for tag in pc.unique(pc.list_flatten(part)).to_pylist()})
+
+
+FORM = Form(
+    name="tokens",
+    features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
+    template=template,
+    wrong=wrong,
+    labels=classes,
+    fits=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
+    texts=("tokens",),
+)
+
+
+class Tags(Kind):
+    """A tag for each word, read off its first token."""
+
+    name = "tags"
+    auto = AutoModelForTokenClassification
+    task_type = "TOKEN_CLS"
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    metrics: tuple[str, ...] = ("token_accuracy",)
+
+    def encode(self, rows: Columns, processor: Any) -> Columns:
+        """Token ids of the words with a space between.
+
+        A word's first token carries its tag; `words` says which words have one: a word that is cut
+        off has none, nor has one of characters that the tokenizer drops.
+        """
+        if not getattr(processor, "is_fast", False):
+            raise ModelError(
+                f"tokens and tags need a fast tokenizer, which says where a token comes from; "
+                f"{type(processor).__name__} is none"
+            )
+        texts = [" ".join(words) for words in rows["tokens"]]
+        whole = processor(texts, verbose=False)["input_ids"]
+        limit = {"truncation": True, "max_length": self.card["max_length"]}
+        cut = processor(texts, **limit, return_offsets_mapping=True)
+        made = {name: cut[name] for name in self.inputs if name in cut}
+        made |= {name: [] for name in ("label", "labels", "words")}
+        for words, tags, places in zip(
+            rows["tokens"], rows["tags"], cut["offset_mapping"], strict=True
+        ):
+            ids = labels.encode(tags, classes=self.card["labels"], split="this split")
+            seen, first = first_tokens(words, places)
+            spread = [_IGNORED] * len(places)
+            for word, token in zip(seen, first, strict=True):
+                spread[token] = int(ids[word])
+            for name, value in (("label", ids), ("labels", spread), ("words", seen)):
+                made[name].append(value)
+        kept = [len(ids) for ids in cut["input_ids"]]
+        lost = [len(ids) - size for ids, size in zip(whole, kept, strict=True)]
+        return made | {"length": kept, "lost": lost}
+
+    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+        return DataCollatorForTokenClassification(processor)
+
+    def model_options(self) -> dict[str, Any]:
+        return class_options(self.card["labels"])
+
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+        """A tag for every word; for those without a token O, or the first where there is no O."""
+        names = np.asarray(self.card["labels"])
+        unseen = OUTSIDE if OUTSIDE in self.card["labels"] else str(names[0])
+        truth, words = rows["tags"], rows["words"]
+        found, loss = [[unseen] * len(tags) for tags in truth], 0.0
+        for numbers, batch, output in said(self, model, rows, processor, batch_size=batch_size):
+            first = (batch["labels"] != _IGNORED).cpu().numpy()
+            logits = output.logits.float().cpu().numpy()
+            check_finite(np.where(first[..., None], logits, 0.0), numbers)
+            for number, best, kept in zip(numbers, logits.argmax(axis=2), first, strict=True):
+                for word, tag in zip(words[number], names[best[kept]].tolist(), strict=True):
+                    found[number][word] = tag
+            loss += float(output.loss) * len(numbers)
+        return Found(labels=objects(truth), predictions=objects(found), loss=loss / len(rows))
+
+    def table(self, found: Found) -> pd.DataFrame:
+        """Tags with a space between, one for each word."""
+        return pd.DataFrame(
+            {"label": _joined(found.labels), "prediction": _joined(found.predictions)}
+        )
+
+
+class Entities(Tags):
+    """Tags that begin and go on with entities: O, B-TYPE and I-TYPE."""
+
+    name = "entities"
+    metrics = ("entity_f1", "token_accuracy")
+
+
+def kind_for(names: Sequence[str]) -> type[Tags]:
+    """Entities are measured whole where the tags tell them."""
+    marked = all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names)
+    return Entities if marked else Tags
+
+
+def first_tokens(
+    words: Sequence[str], places: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[int]]:
+    """The words that have a token, and the first token of each.
+
+    Args:
+        words: of a text in which one space stands between them.
+        places: where each token begins and ends in it; special tokens begin and end at one place.
+            A token may hold the space before its word, or be that space.
+    """
+    begin = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
+    end = begin + np.fromiter(map(len, words), int)
+    seen: list[int] = []
+    first: list[int] = []
+    for token, (start, stop) in enumerate(places):
+        word = int(np.searchsorted(end, start, side="right"))
+        inside = word < len(words) and start < stop and stop > begin[word]
+        if inside and (not seen or word > seen[-1]):
+            seen.append(word)
+            first.append(token)
+    return seen, first
+
+
+def _joined(rows: Values) -> list[str]:
+    return [" ".join(tags) for tags in rows]
