@@ -1,0 +1,71 @@
+"""A small decoder that really learns, offline: Llama's shape, trained from nothing on docstrings.
+
+    python -m benchmarks.decoder OUT_FOLDER
+
+About 10 M parameters see the training side of the built-in tasks of the same seed: each name, and
+some signatures, followed by the description. Nothing of validation or test is among it, nor a
+near-duplicate of that. OUT_FOLDER is a stock checkpoint with its tokenizer: a model for the
+pipeline to fine-tune on docstrings-choice or docstrings-lm. On a GPU if there is one. Where it
+was killed, the same command goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from transformers.utils import logging
+
+from benchmarks.pretraining import Settings, pretrain
+from pipeline.docstrings import pair_keys
+from pipeline.docstrings_choice import name_prompt
+from pipeline.docstrings_tasks import Sides, code_prompt, read_sides
+from pipeline.sources import Pair, versions
+
+_VALIDATED = 1000  # texts
+_AS_CODE = 4
+
+
+def training_pairs(found: Sides, everything: Iterable[Pair]) -> list[Pair]:
+    """All that was found, near-duplicates included, less what is like a row held out."""
+    held = [pair for name, side in found.items() if name != "train" for pair in side]
+    keys = set().union(*map(pair_keys, held))
+    return [pair for pair in everything if keys.isdisjoint(pair_keys(pair))]
+
+
+def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
+    """Prompt and description of each pair by its words, and of every fourth also as code.
+
+    Code is twice as long, and what its names mean is learnt from their words.
+    """
+    found = []
+    for i, pair in enumerate(pairs):
+        found.append((name_prompt(pair.name), f" {pair.description}"))
+        if i % _AS_CODE == 0:
+            found.append((code_prompt(signatures[pair]), pair.description))
+    return found
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder of the model")
+    for name in ("seed", "steps", "batch_size"):
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=getattr(Settings, name))
+    parser.add_argument("--lr", type=float, default=Settings.lr)
+    logging.disable_progress_bar()
+    given = vars(parser.parse_args())
+    out = given.pop("out")
+    settings = Settings(**given)
+    found, signatures = read_sides(settings.seed)
+    known = texts(training_pairs(found, signatures), signatures)
+    print(f"sources: {', '.join(f'{k} {v}' for k, v in versions().items())}", flush=True)
+    held = texts(found["validation"], signatures)[:_VALIDATED]
+    record = pretrain(known, held, out, settings)
+    print(f"validation perplexity {record['validation_perplexity']}, {record['seconds']} s")
+
+
+if __name__ == "__main__":
+    main()
