@@ -95,7 +95,7 @@ class DataSection(Section):
             raise ConfigError("data.train must be a file's path when data.task is files, got auto")
         for key in ("train", "validation", "test"):
             path = getattr(self, key)
-            if path is not None and self.task.startswith("docstrings"):
+            if path is not None and self.task.startswith("docstrings") and ":" not in self.task:
                 raise ConfigError(
                     f"data.{key} is not for data.task: {self.task}, which is built in, got {path!r}"
                 )

@@ -15,7 +15,7 @@ _OUTSIDE = "O"
 
 def alpaca(row: Row) -> Row:
     """Stanford's prompt, with or without an input."""
-    given = bool(row["input"].strip())
+    given = bool((row["input"] or "").strip())
     context = ", paired with an input that provides further context" if given else ""
     field = f"### Input:\n{row['input']}\n\n" if given else ""
     prompt = (
@@ -49,9 +49,14 @@ def tagged(column: str, classes: tuple[str, ...]) -> Template:
     """A template for `tokens` and a column of tag numbers."""
 
     def template(row: Row) -> Row:
-        return {"tokens": list(row["tokens"]), "tags": [classes[tag] for tag in row[column]]}
+        return {"tokens": list(row["tokens"]), "tags": [_tag(tag, classes) for tag in row[column]]}
 
     return template
+
+
+def _tag(tag: int | str, classes: tuple[str, ...]) -> str:
+    """A tag by its number; files may hold its name."""
+    return tag if isinstance(tag, str) else classes[tag]
 
 
 def squad(row: Row) -> Row:

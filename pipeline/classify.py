@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,12 @@ def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
 FORM = Form(
     name="classify",
     features=Features(
-        {"text": Value("string"), "text_pair": Value("string"), "label": Value("string")}
+        {
+            "text": Value("string"),
+            "text_pair": Value("string"),
+            "label": Value("string"),
+            "group": Value("string"),  # rows of one question, where a measure counts these
+        }
     ),
     template=template,
     wrong=wrong,
@@ -121,7 +127,9 @@ class Classification(Kind):
             loss += float(output.loss) * len(numbers)
         logits = in_row_order(order, np.concatenate(parts))
         check_finite(logits)
-        return self.found(np.asarray(rows["label"]), logits, loss / len(order))
+        found = self.found(np.asarray(rows["label"]), logits, loss / len(order))
+        groups = np.asarray(rows["group"]) if "group" in rows.column_names else None
+        return replace(found, groups=groups)
 
     def found(self, truth: Any, logits: Any, loss: float) -> Found:
         """The likeliest class of each row, and each class's probability."""

@@ -72,9 +72,15 @@ def write_clean(
             try:
                 made = template(row)
             except KeyError as error:
-                raise DataError(f"row {total} of {split} has no column {error}") from None
+                if total == 1:  # the others lack it too: it is another file
+                    raise DataError(f"row 1 of {split} has no column {error}") from None
+                dropped.add(split, f"no {error}", total)
+                continue
+            except (IndexError, TypeError, ValueError, AttributeError):
+                dropped.add(split, "a value that the task does not know", total)
+                continue
             clean = None if made is None else form.complete(made)
-            reason = "no label" if clean is None else form.wrong(clean)
+            reason = "no label" if clean is None else form.wrong(clean) or _garbled(clean)
             if clean is None or reason:
                 place = None if clean is None else form.place(clean)
                 dropped.add(split, str(reason), total, place=place)
@@ -89,3 +95,14 @@ def write_clean(
             progress.count(total, f"rows of {split} read")
     dropped.check(split, total)
     return Dataset.from_file(str(path))
+
+
+def _garbled(row: Row) -> str | None:
+    """Half of a character, as text that was cut by its units holds: no file can take it."""
+    for value in row.values():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return "text with half a character"
+    return None

@@ -52,7 +52,7 @@ class Entry:
         metric: the main one, as on the task's leaderboard.
         metrics: all that are reported; empty: the main one only.
         select: by which validation chooses a checkpoint; empty: perplexity if the model
-            generates, otherwise the main one.
+            generates, otherwise what data.metric asks for, or the main one.
         splits: train, and validation and test where they have labels -> the data set's names.
             What is missing is taken from train.
     """
@@ -72,10 +72,8 @@ class Entry:
         """Fill what is empty, and refuse what makes no task."""
         if self.kind not in KINDS:
             raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        default = "perplexity" if self.kind == "generate" else self.metric
         object.__setattr__(self, "metrics", self.metrics or (self.metric,))
-        object.__setattr__(self, "select", self.select or default)
-        for name in (self.metric, self.select, *self.metrics):
+        for name in (self.metric, *([self.select] if self.select else []), *self.metrics):
             find_measure(name)
         if self.metric not in self.metrics:
             raise ConfigError(f"metric {self.metric} is not among metrics {self.metrics}")
@@ -90,8 +88,16 @@ class Entry:
 
 
 def class_name(row: Row, column: str, classes: tuple[str, ...]) -> str | None:
-    """The name of a row's class; None where the hub's mark of no label, -1 or None, stands."""
+    """The name of a row's class; None where the hub's mark of no label, -1 or None, stands.
+
+    Files may hold the name itself, or the number as text.
+    """
     number = row[column]
+    if isinstance(number, str):
+        name = number.strip()
+        if name in classes:
+            return name
+        number = int(name)
     return None if number is None or number < 0 else classes[number]
 
 

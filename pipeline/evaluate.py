@@ -33,6 +33,7 @@ def main(prepared: str, trained: str, out: str) -> None:
     said = kind.predict(model, rows, processor, batch_size=size)
     found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
     found |= sizes(model) | {"lifted": None}
+    del base, model  # the uncut base takes their place in memory
     if params.evaluate.lifted:
         whole = lifted(params.model, kind, folder, seed=params.seed)
         there = kind.predict(whole, rows, processor, batch_size=size)

@@ -29,7 +29,7 @@ def source_of(entry: Entry, rows: dict[str, Rows], origins: dict[str, Any]) -> S
         classes=list(entry.classes) or None,
         metric=entry.metric,
         metrics=entry.metrics,
-        select=entry.select,
+        select=entry.select or None,
         most=_MOST,
     )
 
@@ -138,4 +138,7 @@ def _unlabelled(rows: Dataset, label: str) -> bool:
     """Whether no row has a label; -1 in every row is the hub's way to say that none has."""
     if label not in rows.column_names:
         return False  # a form that has no labels; another one will miss the column by name
-    return rows.features[label].dtype in _SINGLE and set(rows.unique(label)) <= {None, -1}
+    return getattr(rows.features[label], "dtype", None) in _SINGLE and set(rows.unique(label)) <= {
+        None,
+        -1,
+    }

@@ -73,7 +73,7 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
     """Labels as class ids, or as scores where there are no classes."""
     if classes:
         ids = {name: index for index, name in enumerate(classes)}
-        names = [_name(value) for value in values]
+        names = [value if value in ids else _name(value) for value in values]
         unknown = next((name for name in names if name not in ids), None)
         if unknown is not None:
             shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")

@@ -12,6 +12,7 @@ from lightpeft.errors import LightPeftError
 from lightpeft.files import read_json
 from lightpeft.plan import PruningPlan
 from lightpeft.scores import Scores
+from pipeline.measures import find_measure
 
 Row = dict[str, float]
 
@@ -116,9 +117,12 @@ class Outcome:
         found: dict[str, Any] = {f"test_{self.metric}": quality[self.metric]}
         if lifted:
             found[f"lifted_test_{self.metric}"] = lifted[self.metric]
-        validated = [row for row in method.curve if "validation_metric" in row]
+        validated = [row["validation_metric"] for row in method.curve if "validation_metric" in row]
         if validated:
-            found[f"validation_{self.card['select']}"] = validated[-1]["validation_metric"]
+            select, kept = self.card["select"], validated[-1]
+            if self.params.finetune.best_checkpoint:  # the weights of that validation were kept
+                kept = (max if find_measure(select).higher_is_better else min)(validated)
+            found[f"validation_{select}"] = kept
         found["base_parameters"] = int(quality["base_parameters"])
         found["trainable_parameters"] = int(quality["trainable_parameters"])
         for phase in self.phases:

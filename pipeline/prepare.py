@@ -130,7 +130,8 @@ def _encoded(
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
         datasets.enable_progress_bars()
-    empty = [column for column in texts if rows.data.column(column).null_count == len(rows.data)]
+    names, whole = rows.column_names, rows.data
+    empty = [column for column in names if whole.column(column).null_count == len(whole)]
     return rows.map(
         encode,
         batched=True,

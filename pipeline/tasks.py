@@ -104,6 +104,9 @@ def find(section: DataSection, *, seed: int) -> Source:
             f"data.task must be {', '.join(BUILT_IN)}, files, a hub id such as glue/sst2, or "
             f"one of {', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"
         )
+    for key in ("kind", "text", "label") if entry else ():
+        if (value := getattr(section, key)) is not None:
+            raise ConfigError(f"data.{key} must be auto with data.task: {task}, got {value!r}")
     if task == "files" or section.train is not None:
         rows, origins = _local(section)
         if task == "files":
