@@ -1,4 +1,4 @@
-"""A small decoder that really learns, offline: Llama's shape, trained from nothing on docstrings.
+"""A small decoder, offline: Llama's shape, trained from nothing on the docstrings.
 
     python -m benchmarks.decoder OUT_FOLDER
 
@@ -7,6 +7,10 @@ some signatures, followed by the description. Nothing of validation or test is a
 near-duplicate of that. OUT_FOLDER is a stock checkpoint with its tokenizer: a model for the
 pipeline to fine-tune on docstrings-choice or docstrings-lm. On a GPU if there is one. Where it
 was killed, the same command goes on from its last checkpoint.
+
+The default 4,000 steps give a validation perplexity of 139 for each token of a description: little,
+and not enough to answer docstrings-choice without fine-tuning (26 % where chance is 25 %, or 34 %
+where the false descriptions are any of the same library). More steps are `--steps`.
 """
 
 from __future__ import annotations
