@@ -9,61 +9,22 @@ neither a name nor what it has in common with the text, word by word, says which
 
 from __future__ import annotations
 
-import ast
-import gc
-import importlib.metadata
-import importlib.util
-import platform
 import random
 import re
-import sysconfig
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from lightpeft.errors import DataError
+from pipeline.sources import Pair, read_all, versions
 from pipeline.tables import Table
 
-STANDARD = "python"
-LIBRARIES = {  # name on PyPI -> package; all come with this project's own dependencies
-    "torch": "torch",
-    "transformers": "transformers",
-    "scipy": "scipy",
-    "scikit-learn": "sklearn",
-    "pandas": "pandas",
-    "numpy": "numpy",
-    "networkx": "networkx",
-    "sympy": "sympy",
-}
 ROWS = {"train": 12_000, "validation": 1_000, "test": 2_000}
 LABELS = ("no", "yes")
-_RUN = 3  # letters
-
-_SKIPPED = {"tests", "test", "testing", "idle_test", "site-packages", "dist-packages", "_vendor"}
-# modular_*.py of transformers repeat the text of the modeling files that are made from them.
-_SKIPPED_FILES = ("test_", "modular_")
-# Names that say nothing about what is done.
-_SILENT = set(
-    "apply call callback decorator do doit dummy execute fn forward func function helper impl init "
-    "inner internal main method new process run setup step wrapped wrapper".split()
-)
-# A first paragraph that is a signature, a parameter list, an example or a mere reference.
-_NO_DESCRIPTION = re.compile(r"\S+ ?\(|\S+ ?:|>>>|\.\.|see |refer to|deprecated|alias ", re.I)
-
-
-class Pair(NamedTuple):
-    """A name as words, and the first paragraph of its docstring."""
-
-    library: str
-    name: str
-    description: str
+RUN = 3  # letters that names and descriptions are compared by
 
 
 def build(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
@@ -71,40 +32,8 @@ def build(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
 
     The same seed and the same installed libraries give the same rows.
     """
-    rng = random.Random(seed)
-    with _no_garbage_collection():
-        found = [pair for library in [STANDARD, *LIBRARIES] for pair in read_library(library)]
-    return split(distinct(found, rng), seed), {STANDARD: platform.python_version()} | {
-        library: importlib.metadata.version(library) for library in LIBRARIES
-    }
-
-
-def read_library(library: str) -> list[Pair]:
-    """All usable names and descriptions of one installed library, in the order of its files."""
-    root = _root(library)
-    return [
-        Pair(library, " ".join(words), text)
-        for path in sorted(root.rglob("*.py"))
-        if not _SKIPPED.intersection(path.relative_to(root).parts)
-        and not path.name.startswith(_SKIPPED_FILES)
-        for name, doc in _documented(path)
-        if (words := name_words(name)) and (text := first_paragraph(doc))
-    ]
-
-
-def name_words(name: str) -> list[str]:
-    """Words of an identifier: `mk_tuple`, `MkTuple` are `mk tuple`; [] if it says nothing."""
-    if name.startswith("__") and name.endswith("__"):
-        return []
-    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().split("_")
-    words = [word for word in parts if word]
-    return words if len("".join(words)) > 2 and not _SILENT.issuperset(words) else []
-
-
-def first_paragraph(doc: str) -> str:
-    """The first paragraph as one line; empty if not of 30 to 300 letters or no description."""
-    text = " ".join(re.split(r"\n\s*\n", doc.strip(), maxsplit=1)[0].split())
-    return text if 30 <= len(text) <= 300 and not _NO_DESCRIPTION.match(text) else ""
+    pairs = distinct(list(read_all()), random.Random(seed))
+    return split(pairs, seed), versions()
 
 
 def stems(text: str) -> frozenset[str]:
@@ -138,10 +67,15 @@ def distinct(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
     return kept
 
 
+def split_sizes(pairs: int) -> dict[str, int]:
+    """Rows of each split where there are so many pairs, half of which are to be left over."""
+    share = min(1.0, pairs / (2 * sum(ROWS.values())))
+    return {name: 2 * (int(rows * share) // 2) for name, rows in ROWS.items()}
+
+
 def split(pairs: Sequence[Pair], seed: int) -> dict[str, Table]:
     """Balanced rows for each split; the pairs left over only lend their names to false rows."""
-    share = min(1.0, len(pairs) / (2 * sum(ROWS.values())))
-    sizes = {name: 2 * (int(rows * share) // 2) for name, rows in ROWS.items()}
+    sizes = split_sizes(len(pairs))
     donors = Donors(pairs[sum(sizes.values()) :], seed)
     rows = [
         (donors.lend(pair) if label == "no" else pair.name, pair.description, label)
@@ -186,7 +120,7 @@ class _Names:
     def __init__(self, names: list[str], random: np.random.Generator) -> None:
         self.names = names
         self.stems = _Incidence([stems(name) for name in names])
-        self.runs = _Incidence([runs(name, _RUN) for name in names])
+        self.runs = _Incidence([runs(name, RUN) for name in names])
         self.free = np.ones(len(names), dtype=bool)
         self.order = random.random(len(names))  # breaks ties
 
@@ -196,7 +130,7 @@ class _Names:
         if not usable.any():
             return None
         words = np.abs(self.stems.shared(text) - len(own & text))
-        letters, text = runs(pair.name, _RUN), runs(pair.description, _RUN)
+        letters, text = runs(pair.name, RUN), runs(pair.description, RUN)
         shares = self.runs.shared(text) / np.maximum(self.runs.sizes, 1)
         shares -= len(letters & text) / max(len(letters), 1)
         # A share differs by less than one word; the order by less than any two shares.
@@ -224,51 +158,3 @@ class _Incidence:
         columns = sorted(self._columns[item] for item in items if item in self._columns)
         counts = self._has[:, columns].sum(axis=1)
         return np.asarray(counts, dtype=np.int64).ravel()
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A syntax tree is large, full of new objects and free of cycles: a third less time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _root(library: str) -> Path:
-    """The folder of a library, found without importing it."""
-    if library == STANDARD:
-        return Path(sysconfig.get_path("stdlib"))
-    spec = importlib.util.find_spec(LIBRARIES[library])
-    if spec is None or spec.origin is None:
-        raise DataError(f"data.task docstrings reads the source of {library}; pip install it")
-    return Path(spec.origin).parent
-
-
-def _documented(path: Path) -> Iterator[tuple[str, str]]:
-    """Names and docstrings of a file's functions and classes; none where it can't be parsed."""
-    source = path.read_bytes()
-    if b'"""' not in source and b"'''" not in source:
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError):
-            return
-    yield from _definitions(tree.body)
-
-
-def _definitions(body: Sequence[ast.stmt | ast.ExceptHandler]) -> Iterator[tuple[str, str]]:
-    """Walk statements of modules and classes; what a function defines inside is its own affair."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            doc = ast.get_docstring(node, clean=False)
-            if doc:
-                yield node.name, doc
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            for block in ("body", "handlers", "orelse", "finalbody"):
-                yield from _definitions(getattr(node, block, []))

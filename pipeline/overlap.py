@@ -1,4 +1,4 @@
-"""The simple baseline of the docstrings task: how much a name and a description look alike."""
+"""The simple baseline of the docstrings tasks: how much a name and a description look alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def baseline_accuracy(train: Table, test: Table) -> float:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(_all_features(train), train["label"])
     return float(model.score(_all_features(test), test["label"]))
+
+
+def choice_baseline(train: Table, test: Table) -> float:
+    """Share of `test` where the same kind of model likes the true one of four descriptions best.
+
+    It is fitted on whether a description of `train` is the true one, from how much its overlap
+    differs from the mean of the row's choices.
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    known, asked = _choice_features(train), _choice_features(test)
+    true = np.zeros(known.shape[:2], dtype=bool)
+    true[np.arange(len(known)), train["label"]] = True
+    model.fit(known.reshape(-1, known.shape[2]), true.ravel())
+    scores = model.decision_function(asked.reshape(-1, asked.shape[2])).reshape(asked.shape[:2])
+    return float((scores.argmax(axis=1) == np.array(test["label"])).mean())
 
 
 def features(name: str, description: str) -> list[float]:
@@ -42,6 +57,12 @@ def features(name: str, description: str) -> list[float]:
 def _all_features(table: Table) -> NDArray[np.float64]:
     rows = zip(table["text"], table["text_pair"], strict=True)
     return np.array([features(name, description) for name, description in rows])
+
+
+def _choice_features(table: Table) -> NDArray[np.float64]:
+    rows = zip(table["prompt"], table["choices"], strict=True)
+    found = np.array([[features(prompt, text) for text in texts] for prompt, texts in rows])
+    return found - found.mean(axis=1, keepdims=True)
 
 
 def _shares(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:

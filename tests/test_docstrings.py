@@ -6,44 +6,9 @@ from collections import Counter
 import pytest
 
 from lightpeft.errors import DataError
-from pipeline import docstrings
-from pipeline.docstrings import (
-    Donors,
-    Pair,
-    distinct,
-    first_paragraph,
-    name_words,
-    read_library,
-    split,
-    stems,
-)
+from pipeline.docstrings import Donors, distinct, split, stems
 from pipeline.overlap import baseline_accuracy, features
-
-SOURCE = '''
-def mk_tuple(x):
-    """Make a tuple out of whatever is given.
-
-    A second paragraph.
-    """
-    def helper():
-        """Hidden inside of another function here."""
-
-class BigTree:
-    """A tree with more leaves than can be counted."""
-
-    def __init__(self):
-        """Make a tree from its leaves and branches."""
-
-    async def count_leaves(self):
-        """Too short."""
-
-if True:
-    try:
-        def parse_args():
-            """Read the options of the command line."""
-    except ImportError:
-        pass
-'''
+from pipeline.sources import Pair, read_library
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +16,6 @@ def pairs() -> list[Pair]:
     """Names and descriptions of two libraries, to be quick."""
     found = [*read_library("networkx"), *read_library("numpy")]
     return distinct(found, random.Random(0))
-
-
-def test_names_become_words():
-    assert name_words("mk_tuple") == ["mk", "tuple"]
-    assert name_words("BertModelForX2") == ["bert", "model", "for", "x2"]
-    assert name_words("HTTPServer") == ["http", "server"]
-    for silent in ("__init__", "_call", "forward", "main", "f", "__"):
-        assert name_words(silent) == []
-
-
-def test_only_a_description_of_the_right_length_is_taken():
-    assert first_paragraph("Make a tuple out\n    of what is given.\n  \n    More.") == (
-        "Make a tuple out of what is given."
-    )
-    for none in ("Too short.", "x" * 301, "mean(a, axis=None, dtype=None, out=None)",
-                 ">>> print(1 + 1) # and more of this"):  # fmt: skip
-        assert first_paragraph(none) == ""
-
-
-def test_definitions_are_read_without_import(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    (package / "tests").mkdir(parents=True)
-    (package / "a.py").write_text(SOURCE + "\nraise SystemExit\n")
-    (package / "broken.py").write_text('"""doc"""\ndef (')
-    (package / "tests" / "b.py").write_text(SOURCE)
-    monkeypatch.setattr(docstrings, "_root", lambda library: package)
-
-    assert [pair.name for pair in read_library("x")] == ["mk tuple", "big tree", "parse args"]
 
 
 def test_no_name_and_no_description_comes_twice():

@@ -1,0 +1,62 @@
+"""The library and generation tasks made from docstrings, and the sides that all tasks share."""
+
+import random
+
+import pytest
+
+from pipeline.docstrings import distinct, split, split_sizes
+from pipeline.docstrings_tasks import library_baseline, library_tables, lm_tables, sides
+from pipeline.sources import Pair, read_library
+
+
+@pytest.fixture(scope="module")
+def signatures() -> dict[Pair, str]:
+    """What two libraries hold, to be quick."""
+    return read_library("networkx") | read_library("numpy")
+
+
+@pytest.fixture(scope="module")
+def pairs(signatures) -> list[Pair]:
+    return distinct(list(signatures), random.Random(0))
+
+
+def test_each_pair_is_on_one_side_the_same_one_in_every_task(pairs, signatures):
+    found = sides(pairs)
+    rows = split(pairs, seed=0)
+
+    assert sorted(pair for side in found.values() for pair in side) == sorted(pairs)
+    for name, table in lm_tables(found, signatures).items():
+        assert table["completion"] == rows[name]["text_pair"]
+
+
+def test_a_row_to_write_is_a_signature_and_its_description(pairs, signatures):
+    table = lm_tables(sides(pairs), signatures)["train"]
+    for row, pair in enumerate(pairs[:50]):
+        assert table["prompt"][row] == f'{signatures[pair]}\n    """'
+        assert table["completion"][row] == pair.description
+
+
+def test_no_description_names_a_library():
+    names = ["PyTorch", "NumPy", "scikit-learn", "sklearn", "np.", "Python", "transformers"]
+    made = [Pair("a", f"n{i}", f"Text {i} of {name} things.") for i, name in enumerate(names)]
+    fine = [Pair(f"lib{i % 40}", f"m{i}", f"Plain Pandora text {i}.") for i in range(400)]
+    mixed = [pair for both in zip(fine, made * 60, strict=False) for pair in both]
+
+    tables = library_tables(sides(mixed))
+
+    texts = [text for table in tables.values() for text in table["text"]]
+    assert len(texts) > 100
+    assert not [text for text in texts if "Plain" not in text]
+
+
+def test_no_library_is_more_than_a_sixth_of_the_rows_asked_for(pairs):
+    sizes = split_sizes(len(pairs))
+    for name, table in library_tables(sides(pairs)).items():
+        counts = [table["label"].count(library) for library in ("networkx", "numpy")]
+        assert counts == [sizes[name] // 6] * 2
+
+
+def test_words_tell_two_libraries_apart(pairs):
+    tables = library_tables(sides(pairs))
+
+    assert library_baseline(tables["train"], tables["test"]) > 0.7
