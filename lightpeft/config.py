@@ -15,10 +15,9 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from lightpeft.errors import ConfigError
+from lightpeft.yaml_files import read_yaml
 
 AUTO = "auto"
 _UNKNOWN = ("extra_forbidden", "invalid_key")  # the second: a key that is no text
@@ -238,23 +237,23 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ConfigError: one line that names the key, its value and what is allowed.
     """
-    try:
-        raw = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; run from the folder that holds it") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not readable YAML: {reason}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections, got {type(raw).__name__}")
+    return check_params(read_yaml(path), path.name)
+
+
+def check_params(raw: dict[str, Any], source: str) -> Params:
+    """Check what params.yaml holds, or would hold; errors begin with the source.
+
+    Raises:
+        ConfigError: as `load_params`.
+    """
     try:
         return Params.model_validate(raw)
     except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
+        raise ConfigError(f"{source}: {error}") from None
     except ValidationError as error:
         # Unknown keys first: a misspelt key is also a missing one.
         found = sorted(error.errors(), key=lambda e: e["type"] not in _UNKNOWN)[0]
-        raise ConfigError(f"{path.name}: {_explain(found)}") from None
+        raise ConfigError(f"{source}: {_explain(found)}") from None
 
 
 def _explain(error: Any) -> str:

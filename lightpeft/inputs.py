@@ -49,15 +49,17 @@ def random_batch(model: PeftModel, *, rows: int, length: int) -> dict[str, Tenso
     """
     generator = torch.Generator().manual_seed(rows)
     kind = kind_of(model)
-    limit = longest_row(model.config, kind)
+    # Models of texts and images keep what texts need in a config of its own.
+    config = model.config if kind == "image" else model.config.get_text_config()
+    limit = longest_row(config, kind)
     if limit is not None and length > limit:
         raise ModelError(f"benchmark.length must be at most {limit} for this model, got {length}")
     batch = _images if kind == "image" else _texts
-    found = batch(model.config, rows, length, generator)
+    found = batch(config, rows, length, generator)
     if kind == "decoder":
         found["labels"] = found["input_ids"]
     elif kind == "seq2seq":
-        found["labels"] = _texts(model.config, rows, length, generator)["input_ids"]
+        found["labels"] = _texts(config, rows, length, generator)["input_ids"]
     elif _compares(model):
         found = {name: tensor[None] for name, tensor in found.items()}
         found["labels"] = torch.zeros(1, dtype=torch.int64)

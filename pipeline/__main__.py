@@ -13,7 +13,7 @@ from lightpeft.config import load_params
 from lightpeft.errors import LightPeftError
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
-COMMANDS = (*STAGES, "table")
+COMMANDS = (*STAGES, "table", "preset")
 
 
 def run(command: str, *arguments: str) -> None:

@@ -59,12 +59,17 @@ def distinct(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
     seen: set[str | frozenset[str]] = set()
     kept = []
     for pair in pool:
-        whole = stems(pair.description)
-        keys = {"".join(re.findall("[a-z]+", pair.name)), whole, whole - stems(pair.name)}
+        keys = pair_keys(pair)
         if seen.isdisjoint(keys):
             seen |= keys
             kept.append(pair)
     return kept
+
+
+def pair_keys(pair: Pair) -> set[str | frozenset[str]]:
+    """What two pairs must not share to be told apart: see `distinct`."""
+    whole = stems(pair.description)
+    return {"".join(re.findall("[a-z]+", pair.name)), whole, whole - stems(pair.name)}
 
 
 def split_sizes(pairs: int) -> dict[str, int]:

@@ -16,17 +16,16 @@ from datasets import Dataset
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from lightpeft.files import file_hash
-from pipeline import docstrings, hub
+from pipeline import hub
+from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG
 from pipeline.clean import Dropped, write_clean
 from pipeline.entry import Entry
 from pipeline.form import Form, Rows, Source
 from pipeline.kinds import FORMS, form_of
-from pipeline.overlap import baseline_accuracy
 from pipeline.splits import SPLITS, three_splits
-from pipeline.tables import read_rows, table_rows
+from pipeline.tables import read_rows
 
-_BUILT_IN = ("docstrings", "files")
 _LOOKED_AT = 1000  # first rows of train, by which columns are found
 
 
@@ -95,15 +94,15 @@ def find(section: DataSection, *, seed: int) -> Source:
         DataError: its rows are not there.
     """
     task = section.task
-    if task == "docstrings":
-        return _docstrings(section, seed)
+    if task in BUILT_IN:
+        return built_in(section, seed=seed)
     entry = _own_entry(task) or CATALOG.get(task)
     if entry is None and task != "files" and not re.match(r"(?!(super_)?glue/).+/", task):
-        close = difflib.get_close_matches(task, [*_BUILT_IN, *CATALOG], n=1)
+        close = difflib.get_close_matches(task, [*BUILT_IN, "files", *CATALOG], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(
-            f"data.task must be {', '.join(_BUILT_IN)}, a hub id such as glue/sst2, or one of "
-            f"{', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"
+            f"data.task must be {', '.join(BUILT_IN)}, files, a hub id such as glue/sst2, or "
+            f"one of {', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"
         )
     if task == "files" or section.train is not None:
         rows, origins = _local(section)
@@ -145,22 +144,3 @@ def _own_entry(task: str) -> Entry | None:
 def _origin(path: Path) -> dict[str, str]:
     """A folder's files are hashed one by one, as rows."""
     return {"from": str(path)} | ({} if path.is_dir() else {"sha256": file_hash(path)})
-
-
-def _docstrings(section: DataSection, seed: int) -> Source:
-    if section.text is not None or section.label is not None:
-        key = "text" if section.text is not None else "label"
-        raise ConfigError(f"data.{key} must be auto with data.task: docstrings")
-    tables, versions = docstrings.build(seed)
-    baseline = {
-        "name": "word and character overlap, logistic regression",
-        "accuracy": round(baseline_accuracy(tables["train"], tables["test"]), 4),
-    }
-    return Source(
-        rows={split: partial(table_rows, table) for split, table in tables.items()},
-        origins=versions,
-        form="classify",
-        template=dict,
-        classes=list(docstrings.LABELS),
-        baseline=baseline,
-    )

@@ -9,11 +9,9 @@ import pytest
 from choices import workspace
 from datasets import load_from_disk
 from safetensors import safe_open
-
-from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune
+from through import run_stages
 
 KIND = {"bert": "choice", "llama": "likelihood"}
-METHODS = ("light", "vanilla")
 
 
 @pytest.fixture(scope="module", params=KIND)
@@ -28,15 +26,7 @@ def space(model, tmp_path_factory):
     workspace(folder, model)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(benchmark, "measurable", lambda device: False)
-        prepare.main("prepared")
-        estimate.main("prepared", "estimate", "timing.json")
-        for method in METHODS:
-            plan = f"plans/{method}.json"
-            prune.main(method, "prepared", "estimate", plan, f"plans/{method}-cost.json")
-            finetune.main("prepared", "estimate", plan, f"models/{method}")
-            evaluate.main("prepared", f"models/{method}", f"results/{method}")
-        benchmark.main("prepared", "timing.json", "models", "benchmark.json")
+        run_stages(patch)
     return folder
 
 

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "lightpeft"
 # Each may import those before it; modules that are not named here may import all of these.
 ORDER = (
     "errors",
+    "yaml_files",
     "config",
     "files",
     "layout",

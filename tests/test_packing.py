@@ -8,10 +8,10 @@ import torch
 import transformers
 from architectures import ARCHITECTURES
 from datasets import Dataset, load_from_disk
-from writing import copying, loaded, prepared, run_stages, workspace
+from through import run_stages
+from writing import copying, loaded, prepared, workspace
 
 from lightpeft.errors import ConfigError
-from pipeline import benchmark
 from pipeline.batches import batches
 from pipeline.generation import IGNORED
 from pipeline.packing import PACKABLE, bins, pack
@@ -109,8 +109,7 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
 def test_every_stage_runs_on_packed_rows(tmp_path, monkeypatch):
     workspace(tmp_path, "llama", copying(200), data={"packing": True})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmark, "measurable", lambda place: False)
-    run_stages()
+    run_stages(monkeypatch)
 
     assert Path("results/light/eval.json").is_file()
 

@@ -10,7 +10,7 @@ from dvc_render.vega import VegaRenderer
 from report_inputs import REPOSITORY, write_run
 
 from lightpeft.errors import LightPeftError
-from pipeline import report, table, words
+from pipeline import report, table
 
 
 def tell(root: Path, arguments: list[str]) -> str:
@@ -249,25 +249,6 @@ def test_the_table_is_aligned_and_has_a_row_per_method(usual):
     assert len({len(line) for line in (header, rule, *lines)}) == 1
     assert "0.7712 [0.7532, 0.7893]" in lines[0]
     assert "1.74x" in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (words.change("accuracy", -0.0043), "0.4 points lower"),
-        (words.change("f1", 0.0004), "unchanged"),
-        (words.change("pearson", 0.0126), "0.013 higher"),
-        (words.count(22_713_216), "22.7 M"),
-        (words.count(999), "999"),
-        (words.seconds(0.0115), "11.5 ms"),
-        (words.seconds(12.34), "12.3 s"),
-        (words.seconds(125), "2 min 5 s"),
-        (words.share(0.7123), "71 %"),
-        (words.share(None), "not measured"),
-    ],
-)
-def test_numbers_are_said_as_people_read_them(said, expected):
-    assert said == expected
 
 
 @pytest.mark.parametrize(

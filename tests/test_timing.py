@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 import transformers
+from architectures import ARCHITECTURES
 from builders import lora, tiny_config, tiny_model, tiny_scores
 from peft import get_peft_model
 from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
@@ -83,6 +84,18 @@ def test_random_rows_are_as_long_as_the_model_takes_and_hold_no_padding(family, 
 
     with pytest.raises(ModelError, match=rf"length must be at most {limit} .* got {limit + 1}"):
         random_batch(model, rows=5, length=limit + 1)
+
+
+def test_random_rows_of_a_model_of_texts_and_images_are_texts():
+    config = ARCHITECTURES["gemma3"].config()
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = get_peft_model(model, lora(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    batch = random_batch(model, rows=2, length=31)
+
+    assert batch["input_ids"].shape == (2, 31)
+    assert model(**batch).loss.isfinite()
+    with pytest.raises(ModelError, match="length must be at most 31"):
+        random_batch(model, rows=2, length=32)
 
 
 def test_random_rows_have_labels_for_a_regression_too():

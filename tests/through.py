@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from stages import ROOT
 from transformers import PreTrainedModel
 
+from lightpeft.config import load_params
 from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")
@@ -48,7 +49,7 @@ def run_stages(monkeypatch: Any) -> None:
     monkeypatch.setattr(benchmark, "measurable", lambda device: False)
     prepare.main("prepared")
     estimate.main("prepared", "estimate", "estimate-timing.json")
-    for method in METHODS:
+    for method in load_params().methods:
         plan = f"plans/{method}.json"
         prune.main(method, "prepared", "estimate", plan, f"plans/{method}-cost.json")
         finetune.main("prepared", "estimate", plan, f"models/{method}")

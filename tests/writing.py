@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from lightpeft.config import load_params
-from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune
+from pipeline import prepare
 from pipeline.kind import Kind
 from pipeline.kinds import kind_of
 from pipeline.models import load_model, load_processor
@@ -109,15 +109,3 @@ def loaded(folder: Path, card: dict[str, Any]) -> tuple[Kind, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
     section, kind = load_params(folder / "params.yaml").model, kind_of(card)
     return kind, load_model(section, kind, 0)[0], load_processor(section, kind)
-
-
-def run_stages(methods: tuple[str, ...] = ("light", "vanilla", "random")) -> None:
-    """Every stage from prepare to benchmark, in this process and folder."""
-    prepare.main("prepared")
-    estimate.main("prepared", "estimate", "timing.json")
-    for method in methods:
-        plan = f"plans/{method}.json"
-        prune.main(method, "prepared", "estimate", plan, f"plans/{method}-cost.json")
-        finetune.main("prepared", "estimate", plan, f"models/{method}")
-        evaluate.main("prepared", f"models/{method}", f"results/{method}")
-    benchmark.main("prepared", "timing.json", "models", "benchmark.json")

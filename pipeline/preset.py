@@ -1,0 +1,189 @@
+"""Presets: settings for a model and a task, as overrides that `dvc exp run` takes.
+
+    dvc exp run $(python -m pipeline preset paper-roberta-large glue/rte)
+
+A preset is a file in presets/: `about` (a line), `settings` (section -> key -> value, where they
+differ from params.yaml) and `tasks` (name, as data.task -> further settings).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightpeft.config import Params, check_params
+from lightpeft.errors import ConfigError
+from lightpeft.yaml_files import read_yaml
+
+_FOLDER = Path("presets")
+_PARAMS = Path("params.yaml")
+# No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
+_REFUSED = "no-such-preset"
+_WORD = re.compile(r"[\w./:@+*-]+")  # needs no quotes, neither for a shell nor for dvc
+
+Sections = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings for one model on some tasks.
+
+    Attributes:
+        name: of its file.
+        about: a line for the list.
+        settings: for every task.
+        tasks: name, as data.task -> settings for it alone.
+    """
+
+    name: str
+    about: str
+    settings: Sections
+    tasks: dict[str, Sections]
+
+    def changes(self, task: str) -> dict[str, Any]:
+        """What differs from params.yaml: `section.key` -> value; the task's own come last.
+
+        Raises:
+            ConfigError: the preset is not for this task; names the nearest.
+        """
+        if task not in self.tasks:
+            raise ConfigError(
+                f"preset {self.name} has no task {task!r}; {_nearest(task, self.tasks)}"
+            )
+        return _flat(self.settings) | {"data.task": task} | _flat(self.tasks[task])
+
+    def params(self, task: str) -> Params:
+        """What params.yaml says with the changes.
+
+        Raises:
+            ConfigError: that would be no valid params.yaml.
+        """
+        raw = merged(read_yaml(_PARAMS), self.changes(task))
+        return check_params(raw, f"preset {self.name} for {task}")
+
+
+def read_preset(name: str) -> Preset:
+    """A preset of presets/, with every setting checked.
+
+    Raises:
+        ConfigError: there is none of this name, or it is no preset.
+    """
+    names = preset_names()
+    if name not in names:
+        raise ConfigError(f"no preset {name!r}; {_nearest(name, names)}")
+    path = _FOLDER / f"{name}.yaml"
+    raw = read_yaml(path)
+    if set(raw) != {"about", "settings", "tasks"}:
+        raise ConfigError(f"{path} must hold about, settings and tasks, got {', '.join(raw)}")
+    if not isinstance(raw["about"], str):
+        raise ConfigError(f"{path}: about must be a line of text, got {raw['about']!r}")
+    tasks = raw["tasks"]
+    if not isinstance(tasks, dict) or not tasks:
+        raise ConfigError(f"{path}: tasks must be names with their settings, got {tasks!r}")
+    for sections in (raw["settings"], *tasks.values()):
+        if not isinstance(sections, dict):
+            raise ConfigError(f"{path} must hold settings by section, got {sections!r}")
+    return Preset(name=name, about=raw["about"], settings=raw["settings"], tasks=tasks)
+
+
+def preset_names() -> list[str]:
+    """All presets.
+
+    Raises:
+        ConfigError: the folder is not here.
+    """
+    if not _FOLDER.is_dir():
+        raise ConfigError(f"{_FOLDER} does not exist; run from the folder that holds it")
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def merged(raw: Sections, changes: dict[str, Any]) -> Sections:
+    """The sections with the changes."""
+    found = copy.deepcopy(raw)
+    for name, value in changes.items():
+        section, _, key = name.rpartition(".")
+        (found.setdefault(section, {}) if section else found)[key] = value
+    return found
+
+
+def overrides(changes: dict[str, Any]) -> list[str]:
+    """`-S key=value` for each change, so that a shell and then dvc read the value that it is.
+
+    Raises:
+        ConfigError: a text that would need quotes.
+    """
+    return [f"-S {name}={_written(value, name)}" for name, value in changes.items()]
+
+
+def main(name: str = "", task: str = "") -> None:
+    """Print overrides, or without a task a preset's tasks, or without a name all presets."""
+    try:
+        lines = _lines(name, task)
+    except ConfigError:
+        print(_REFUSED)
+        raise
+    print("\n".join(lines))
+
+
+def _lines(name: str, task: str) -> list[str]:
+    if not name:
+        return [line for known in preset_names() for line in _listed(read_preset(known))]
+    preset = read_preset(name)
+    if not task and len(preset.tasks) > 1:
+        return [f"{known:{max(map(len, preset.tasks))}}  {_size(preset.params(known))}"
+                for known in preset.tasks]  # fmt: skip
+    task = task or next(iter(preset.tasks))
+    preset.params(task)
+    return overrides(preset.changes(task))
+
+
+def _listed(preset: Preset) -> list[str]:
+    indent = "    "
+    tasks = textwrap.wrap(
+        ", ".join(preset.tasks),
+        width=100,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    return [f"{preset.name}: {preset.about}", *tasks]
+
+
+def _size(params: Params) -> str:
+    training = params.finetune
+    return (
+        f"{training.steps:,} batches of {training.batch_size}, {params.estimate.steps:,} of them "
+        f"estimation, up to {params.data.max_length} tokens"
+    )
+
+
+def _flat(sections: Sections) -> dict[str, Any]:
+    found = {}
+    for section, values in sections.items():
+        if isinstance(values, dict):
+            found |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            found[section] = values
+    return found
+
+
+def _written(value: Any, name: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{','.join(_written(item, name) for item in value)}]"
+    text = str(value)
+    if not _WORD.fullmatch(text):
+        raise ConfigError(f"{name} must be a word or a list of words in a preset, got {value!r}")
+    return text
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
