@@ -1,0 +1,147 @@
+"""One task of each kind through the pipeline's own stages, vanilla and light, in one process.
+
+    python -m benchmarks.kinds [KIND ...] [--llama FOLDER]
+    python -m benchmarks.kinds table
+
+Files of data and tiny models are made on the way, from what installed packages bring, under
+benchmarks/runs/kinds-KIND/data/local. The kinds likelihood and causal need the model that
+`python -m benchmarks.decoder FOLDER` trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from ruamel.yaml import YAML
+
+from benchmarks.kinds_cases import CASES, DATA, Case
+from lightpeft.errors import LightPeftError, ModelError
+from pipeline import estimate, evaluate, finetune, prepare, prune
+from pipeline.common import read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "kinds"
+WORK = ROOT / "benchmarks" / "runs"
+METHODS = ("vanilla", "light")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    *("networkx", "numpy", "pandas", "scipy", "scikit-learn"),
+)
+_SHOWN_AS_IT_IS = ("perplexity", "pearson")  # the others are shares, shown in percent
+
+
+def write_params(changes: str) -> None:
+    """This repository's params.yaml with these lines changed, in the current folder."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for section, values in YAML(typ="safe").load(changes).items():
+        params[section].update(values)
+    params["evaluate"]["lifted"] = False  # only the time it takes is saved
+    yaml.dump(params, Path("params.yaml"))
+
+
+def run(name: str, llama: Path) -> dict[str, Any]:
+    """Make the data, prepare and estimate once, then prune, fine-tune and evaluate each method."""
+    case, folder = CASES[name], WORK / f"kinds-{name}"
+    (folder / DATA).mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    if case.needs:
+        _link(DATA / case.needs, llama)
+    write_params(case.changes)
+    start, cpu = time.monotonic(), time.process_time()
+    case.make()
+    made = time.process_time() - cpu
+    prepare.main("prepared")
+    estimate.main("prepared", "estimate", "estimate-timing.json")
+    methods = {method: _method(method) for method in METHODS}
+    card = read_json(Path("prepared/card.json"))
+    return {
+        "kind": card["kind"],
+        "metric": card["metric"],
+        "trivial": {"name": case.baseline[0], card["metric"]: round(case.baseline[1](), 4)},
+        **methods,
+        "rows": {split: found["rows"] for split, found in card["splits"].items()},
+        "settings": YAML(typ="safe").load(Path("params.yaml")),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - start),
+        "cpu_seconds": round(time.process_time() - cpu),
+        "cpu_seconds_for_data_and_model": round(made),
+    }
+
+
+def _link(place: Path, llama: Path) -> None:
+    """Put the decoder where params.yaml names it."""
+    if not (llama / "config.json").is_file():
+        raise ModelError(
+            f"{llama} holds no model: python -m benchmarks.decoder {llama}, or --llama"
+        )
+    place.unlink(missing_ok=True)
+    place.symlink_to(llama.resolve())
+
+
+def _method(method: str) -> dict[str, Any]:
+    prune.main(method, "prepared", "estimate", f"plans/{method}.json", f"plans/{method}-cost.json")
+    finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{method}")
+    evaluate.main("prepared", f"models/{method}", f"eval/{method}")
+    found = read_json(Path(f"eval/{method}/eval.json"))
+    metrics = read_json(Path("prepared/card.json"))["metrics"]
+    kept = [*metrics, "interval", "base_parameters", "trainable_parameters"]
+    return {key: found[key] for key in kept if key in found}
+
+
+def table() -> str:
+    """The README's table and, below it, the lines of params.yaml."""
+    found = {name: RESULTS / f"{name}.json" for name in CASES}
+    rows = [_line(name, CASES[name], read_json(at)) for name, at in found.items() if at.is_file()]
+    head = (
+        "| `python -m benchmarks.kinds` | model | task | metric | trivial | vanilla | light 1/3 |"
+    )
+    blocks = [f"```yaml\n# {name}\n{case.changes}```" for name, case in CASES.items()]
+    return "\n".join([head, "|---|---|---|---|---|---:|---:|", *rows, "", *blocks])
+
+
+def _line(name: str, case: Case, record: dict[str, Any]) -> str:
+    metric = record["metric"]
+    trivial = f"{_shown(metric, record['trivial'])} ({record['trivial']['name']})"
+    values = " | ".join(_shown(metric, record[method]) for method in METHODS)
+    return f"| {name} | {case.model} | {case.data} | {metric} | {trivial} | {values} |"
+
+
+def _shown(metric: str, values: dict[str, Any]) -> str:
+    value = values[metric]
+    return f"{value:.2f}" if metric in _SHOWN_AS_IT_IS else f"{100 * value:.1f}"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", choices=[*CASES, "table", []], metavar="KIND")
+    parser.add_argument("--llama", type=Path, default=WORK / "llama", help="folder of the decoder")
+    given = parser.parse_args()
+    if given.kinds == ["table"]:
+        print(table())
+        return
+    transformers.logging.disable_progress_bar()
+    llama = given.llama.resolve()
+    try:
+        for name in given.kinds or CASES:
+            write_json(RESULTS / f"{name}.json", run(name, llama))
+    except LightPeftError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

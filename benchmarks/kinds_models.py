@@ -1,0 +1,136 @@
+"""Tiny models trained from nothing for `benchmarks.kinds`, where nothing pretrained is at hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+PADDING, END = "<pad>", "</s>"
+FIRST, REST = range(5), range(5, 10)  # digits that the ViT is trained on, and those it then learns
+_SIDE = 8  # pixels of a digit
+_VOCABULARY = 2000
+
+
+def train(
+    model: PreTrainedModel, draw: Callable[[], dict[str, Any]], *, steps: int, lr: float
+) -> list[float]:
+    """All weights, with a linear rise and decay; the loss of each step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+    curve = []
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, 20 * (step + 1) / steps, 1 - step / steps)
+        loss = model(**draw()).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(float(loss.detach()))
+    return curve
+
+
+def write_digits(folder: Path) -> None:
+    """scikit-learn's 5 to 9 as train/CLASS/NUMBER.png and test/CLASS/NUMBER.png.
+
+    The last third, which other people wrote, is for the test.
+    """
+    images, labels = load_digits(return_X_y=True)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label in REST:
+            split = "train" if number < len(labels) * 2 // 3 else "test"
+            place = folder / split / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            _picture(image).save(place / f"{number:04}.png")
+
+
+def _picture(image: Any) -> Image.Image:
+    """Grey from 0 to 255 out of 0 to 16."""
+    return Image.fromarray((image.reshape(_SIDE, _SIDE) * 255 / 16).astype(np.uint8))
+
+
+def write_vit(folder: Path, *, steps: int = 600) -> None:
+    """A small ViT that tells 0 to 4 apart; no image of it is another person's, as the test is."""
+    images, labels = load_digits(return_X_y=True)
+    known = [n for n in range(len(labels) * 2 // 3) if labels[n] in FIRST]
+    processor = ViTImageProcessorPil(size={"height": _SIDE, "width": _SIDE})
+    shown = [_picture(images[n]).convert("RGB") for n in known]
+    pixels = processor(shown, return_tensors="pt")["pixel_values"]
+    truth, rng = torch.tensor(labels[known]), random.Random(0)
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=_SIDE, patch_size=2, hidden_size=128, num_hidden_layers=4,
+        num_attention_heads=8, intermediate_size=512, num_labels=len(FIRST),
+    )  # fmt: skip
+    model = ViTForImageClassification(config)
+
+    def draw() -> dict[str, Any]:
+        chosen = rng.sample(range(len(known)), 32)
+        return {"pixel_values": pixels[chosen], "labels": truth[chosen]}
+
+    train(model, draw, steps=steps, lr=1e-3)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE of the texts, each of which it ends."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=[PADDING, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    end = (END, tokenizer.token_to_id(END))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[end]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING)
+
+
+def write_bart(folder: Path, texts: Sequence[str], *, steps: int = 1500) -> list[float]:
+    """A small BART that has learnt to write a text out again."""
+    tokenizer, rng = train_tokenizer(texts), random.Random(0)
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=128, max_position_embeddings=128, dropout=0.0,
+        encoder_layers=2, encoder_attention_heads=8, encoder_ffn_dim=256,
+        decoder_layers=2, decoder_attention_heads=8, decoder_ffn_dim=256,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+        forced_eos_token_id=None,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config)
+
+    def draw() -> dict[str, Any]:
+        ids = tokenizer(rng.sample(texts, 32), padding=True, return_tensors="pt")
+        batch = {name: ids[name] for name in ("input_ids", "attention_mask")}
+        labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
+        return batch | {"labels": labels}
+
+    curve = train(model, draw, steps=steps, lr=2e-3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return curve
