@@ -109,8 +109,8 @@ def table() -> str:
     head = (
         "| `python -m benchmarks.kinds` | model | task | metric | trivial | vanilla | light 1/3 |"
     )
-    blocks = [f"```yaml\n# {name}\n{case.changes}```" for name, case in CASES.items()]
-    return "\n".join([head, "|---|---|---|---|---|---:|---:|", *rows, "", *blocks])
+    lines = "\n".join(f"# {name}\n{case.changes}" for name, case in CASES.items())
+    return "\n".join([head, "|---|---|---|---|---|---:|---:|", *rows, "", f"```yaml\n{lines}```"])
 
 
 def _line(name: str, case: Case, record: dict[str, Any]) -> str:

@@ -15,8 +15,6 @@ from peft import LoraConfig, get_peft_model
 from benchmarks import kinds_models, kinds_text
 from lightpeft.config import load_params
 from pipeline.common import read_json
-from pipeline.docstrings_choice import build_choice
-from pipeline.docstrings_tasks import build_lm
 from pipeline.kind import objects
 from pipeline.kinds import kind_of
 from pipeline.measures import find_measure
@@ -24,6 +22,10 @@ from pipeline.metrics import score
 from pipeline.models import load_model, load_processor
 
 DATA = Path("data/local")
+
+
+def _nothing() -> None:
+    """A built-in task and a model that is there need no files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +43,13 @@ class Case:
     model: str
     data: str
     changes: str
-    make: Callable[[], None]
     baseline: tuple[str, Callable[[], float]]
+    make: Callable[[], None] = _nothing
     needs: str | None = None
 
 
 def _texts(make: Callable[[kinds_text.Definition], kinds_text.Row | None]) -> Callable[[], None]:
     return lambda: kinds_text.write_rows(DATA, make, kinds_text.read_definitions())
-
-
-def _tables(build: Callable[[int], Any]) -> Callable[[], None]:
-    def make() -> None:
-        tables, _ = build(load_params().seed)
-        for split, table in tables.items():
-            rows = (
-                dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)
-            )
-            (DATA / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-    return make
 
 
 def _images() -> None:
@@ -71,6 +61,11 @@ def _calls() -> None:
     _texts(kinds_text.call_row)()
     lines = (DATA / "train.jsonl").read_text().splitlines()
     kinds_models.write_bart(DATA / "bart", [json.loads(line)["prompt"] for line in lines])
+
+
+def _on_card() -> float:
+    """What the stage prepare has found for a built-in task."""
+    return float(read_json(Path("prepared/card.json"))["baseline"]["accuracy"])
 
 
 def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
@@ -88,10 +83,6 @@ def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], flo
 
 def _commonest(rows: Dataset) -> list[int]:
     return [int(np.bincount(rows["label"]).argmax())] * len(rows)
-
-
-def _longest(rows: Dataset) -> list[int]:
-    return [int(np.argmax([len(text) for text in choices])) for choices in rows["choices"]]
 
 
 def _looks_like_code(rows: Dataset) -> list[list[str]]:
@@ -124,23 +115,26 @@ def _untrained() -> float:
 
 
 _FILES = """\
-data:
-  task: files
-  train: data/local/train.jsonl
-  validation: data/local/validation.jsonl
-  test: data/local/test.jsonl
-"""
+data: {task: files, train: data/local/train.jsonl, validation: data/local/validation.jsonl,
+       test: data/local/test.jsonl"""
 
 CASES: dict[str, Case] = {
+    "classification": Case(
+        model="MiniLM",
+        data="which library is this description from?",
+        changes="""\
+data: {task: docstrings-library, max_length: 96}
+estimate: {steps: 75}
+finetune: {steps: 300}
+""",
+        baseline=("words, logistic regression", _on_card),
+    ),
     "regression": Case(
         model="MiniLM",
-        data="how many lines of code (log2) has a function of this name and description?",
+        data="how long (log2 of lines) is the code of this signature and description?",
         changes=f"""\
-{_FILES}\
-  text:
-  - name
-  - description
-  label: log_lines
+{_FILES}, text: [signature, description], label: log_lines,
+       max_length: 96}}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
@@ -153,39 +147,35 @@ finetune: {{steps: 240, lr: 1.0e-3}}
     "choice": Case(
         model="MiniLM",
         data="which of four descriptions is this name's?",
-        changes=f"""\
-{_FILES}\
-estimate: {{steps: 60, lr: 1.0e-3}}
-finetune: {{steps: 240, lr: 1.0e-3}}
+        changes="""\
+data: {task: docstrings-choice, max_length: 40, max_truncated: 1.0}
+estimate: {steps: 100, batch_size: 8, lr: 1.0e-3}
+finetune: {steps: 400, batch_size: 8, lr: 1.0e-3, evaluate_every: 400}
 """,
-        make=_tables(build_choice),
-        baseline=("the longest", _said("label", _longest)),
+        baseline=("words and letters in common", _on_card),
     ),
     "likelihood": Case(
         model="small Llama",
         data="the same, by a decoder",
-        changes=f"""\
-model: {{name: data/local/llama}}
-{_FILES}\
-estimate: {{steps: 60, lr: 1.0e-3}}
-finetune: {{steps: 240, lr: 1.0e-3}}
+        changes="""\
+model: {name: data/local/llama}
+data: {task: docstrings-choice, max_length: 96}
+estimate: {steps: 75}
+finetune: {steps: 300}
 """,
-        make=_tables(build_choice),
         baseline=("before fine-tuning", _untrained),
         needs="llama",
     ),
     "causal": Case(
         model="small Llama",
         data="a description for this signature",
-        changes=f"""\
-model: {{name: data/local/llama}}
-{_FILES}\
-  max_length: 128
-estimate: {{steps: 60, lr: 1.0e-3}}
-finetune: {{steps: 240, lr: 1.0e-3}}
-evaluate: {{max_new_tokens: 0}}
+        changes="""\
+model: {name: data/local/llama}
+data: {task: docstrings-lm, max_length: 128}
+estimate: {steps: 75}
+finetune: {steps: 300}
+evaluate: {max_new_tokens: 0}
 """,
-        make=_tables(build_lm),
         baseline=("before fine-tuning", _untrained),
         needs="llama",
     ),
@@ -194,10 +184,9 @@ evaluate: {{max_new_tokens: 0}}
         data="the shortest call of a function of this signature",
         changes=f"""\
 model: {{name: data/local/bart}}
-{_FILES}\
-  metric: exact_match
-estimate: {{steps: 100, lr: 2.0e-3}}
-finetune: {{steps: 400, lr: 2.0e-3}}
+{_FILES}, metric: exact_match}}
+estimate: {{steps: 250, lr: 2.0e-3}}
+finetune: {{steps: 1000, lr: 2.0e-3}}
 """,
         make=_calls,
         baseline=("the signature itself", _said("completion", lambda rows: rows["prompt"])),
@@ -206,8 +195,7 @@ finetune: {{steps: 400, lr: 2.0e-3}}
         model="MiniLM",
         data="which words of this paragraph did its author mark as code?",
         changes=f"""\
-{_FILES}\
-  max_length: 96
+{_FILES}, max_length: 96}}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
@@ -218,8 +206,7 @@ finetune: {{steps: 240, lr: 1.0e-3}}
         model="MiniLM",
         data="what is this parameter, what does this function return?",
         changes=f"""\
-{_FILES}\
-  max_length: 128
+{_FILES}, max_length: 96}}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
@@ -231,10 +218,7 @@ finetune: {{steps: 240, lr: 1.0e-3}}
         data="digits 5 to 9",
         changes="""\
 model: {name: data/local/vit}
-data:
-  task: files
-  train: data/local/train
-  test: data/local/test
+data: {task: files, train: data/local/train, test: data/local/test}
 estimate: {steps: 200, lr: 2.0e-3}
 finetune: {steps: 800, lr: 2.0e-3}
 benchmark: {length: 17}

@@ -31,7 +31,7 @@ _SENTENCE = re.compile(r"(.{15,150}?)\.?(?:$|(?<=\.) )")
 
 
 _ASKED = {"Parameters": "What is {item} of {name}?", "Returns": "What does {name} return?"}
-_LONGEST = 350  # letters
+_LONGEST, _LONG_SIGNATURE, _SHORT_SIGNATURE = 250, 150, 60  # letters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,18 @@ def definitions_in(source: str, place: str) -> Iterator[Definition]:
 
 
 def length_row(found: Definition) -> Row | None:
-    """Name and description, and the binary logarithm of the lines of code below them."""
+    """Signature and description, and the binary logarithm of the lines of code below them."""
     text, code = first_paragraph(found.doc), found.node.body[1:]
-    if not text or not code:
+    signature = signature_of(found)
+    if not text or not code or len(signature) > _LONG_SIGNATURE:
         return None
     lines = (code[-1].end_lineno or 0) - code[0].lineno + 1
-    label = f"{math.log2(lines):.3f}"
-    return {"name": " ".join(name_words(found.name)), "description": text, "log_lines": label}
+    return {"signature": signature, "description": text, "log_lines": f"{math.log2(lines):.3f}"}
+
+
+def signature_of(found: Definition) -> str:
+    """A name, and the parameters as they are written."""
+    return f"{found.name}({ast.unparse(found.node.args)})"
 
 
 def markup_row(found: Definition) -> Row | None:
@@ -138,8 +143,8 @@ def call_row(found: Definition) -> Row | None:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
         if default is None
     ]
-    signature = f"{found.name}({ast.unparse(args)})"
-    if len(signature) > 60:
+    signature = signature_of(found)
+    if len(signature) > _SHORT_SIGNATURE:
         return None
     return {"prompt": signature, "completion": f"{found.name}({', '.join(needed)})"}
 
