@@ -82,6 +82,11 @@ class DataSection(Section):
         Field(description="auto or one of classify, choice, generate, tokens, answer, image"),
     ]
     metric: AutoName
+    neutral_prompt: Annotated[
+        Annotated[str, Field(pattern=r"\S")] | None,
+        WrapValidator(_or_auto),
+        Field(description="auto or a text"),
+    ]
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]
     packing: Flag
     max_bad_rows: Share

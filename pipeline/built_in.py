@@ -9,7 +9,7 @@ from functools import partial
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError
 from pipeline import docstrings
-from pipeline.docstrings_choice import build_choice
+from pipeline.docstrings_choice import build_choice, name_prompt
 from pipeline.docstrings_tasks import build_library, build_lm, library_baseline
 from pipeline.form import Source
 from pipeline.overlap import baseline_accuracy, choice_baseline
@@ -27,12 +27,14 @@ class BuiltIn:
         build: seed -> tables by split, and versions of what they come from.
         classes: in the order of their ids; None: by name, or none.
         baseline: what a trivial method is called, and train and test tables -> its accuracy.
+        neutral_prompt: what decoders compare with when they choose.
     """
 
     form: str
     build: Callable[[int], tuple[dict[str, Table], dict[str, str]]]
     classes: tuple[str, ...] | None = None
     baseline: tuple[str, Callable[[Table, Table], float]] | None = None
+    neutral_prompt: str | None = None
 
 
 BUILT_IN = {
@@ -48,7 +50,10 @@ BUILT_IN = {
         baseline=("words, logistic regression", library_baseline),
     ),
     "docstrings-choice": BuiltIn(
-        form="choice", build=build_choice, baseline=(_OVERLAP, choice_baseline)
+        form="choice",
+        build=build_choice,
+        baseline=(_OVERLAP, choice_baseline),
+        neutral_prompt=name_prompt(""),
     ),
     "docstrings-lm": BuiltIn(form="generate", build=build_lm),
 }
@@ -79,4 +84,5 @@ def built_in(section: DataSection, *, seed: int) -> Source:
         template=dict,
         classes=list(task.classes) if task.classes else None,
         baseline=found,
+        neutral_prompt=task.neutral_prompt,
     )

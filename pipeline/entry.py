@@ -53,6 +53,7 @@ class Entry:
         metrics: all that are reported; empty: the main one only.
         select: by which validation chooses a checkpoint; empty: perplexity if the model
             generates, otherwise what data.metric asks for, or the main one.
+        neutral_prompt: of choices: a prompt that asks nothing, with which decoders compare.
         splits: train, and validation and test where they have labels -> the data set's names.
             What is missing is taken from train.
     """
@@ -66,6 +67,7 @@ class Entry:
     metric: str
     metrics: tuple[str, ...] = ()
     select: str = ""
+    neutral_prompt: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: dict(_PUBLIC))
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ def main(prepared: str, trained: str, out: str) -> None:
 def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
     """The data card, with as many tokens to generate as params.yaml asks for."""
     card, asked = read_card(data), section.max_new_tokens
+    kind_of(card).check(card["metric"], section)
     return card if asked is None else card | {"max_new_tokens": asked}
 
 

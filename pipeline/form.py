@@ -31,6 +31,7 @@ class Source:
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
         baseline: what a trivial method reaches.
+        neutral_prompt: what decoders compare with when they choose; None: nothing.
     """
 
     rows: dict[str, Rows]
@@ -43,6 +44,7 @@ class Source:
     select: str | None = None
     most: int | None = None
     baseline: dict[str, Any] | None = None
+    neutral_prompt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

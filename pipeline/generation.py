@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from lightpeft.config import EvaluateSection
 from lightpeft.errors import ConfigError, DataError
 from pipeline.greedy import greedy_texts
 from pipeline.kind import Batch, Columns, Found, Kind, Row, Values
@@ -35,6 +36,13 @@ class _Generation(Kind):
     fresh_head = False
     inputs = ("input_ids", "labels", "position_ids")
     select = "perplexity"
+
+    @classmethod
+    def check(cls, metric: str, section: EvaluateSection) -> None:
+        if metric in _BY_TEXT and section.max_new_tokens == 0:
+            raise ConfigError(
+                f"evaluate.max_new_tokens must be above 0 for the metric {metric}, got 0"
+            )
 
     @abstractmethod
     def prompts(self, rows: Dataset) -> list[Ids]:
@@ -74,11 +82,6 @@ class _Generation(Kind):
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
         asked, new = set(self.card["metrics"]) & set(_BY_TEXT), self.card["max_new_tokens"]
-        if self.card["metric"] in asked and not new:
-            raise ConfigError(
-                f"evaluate.max_new_tokens must be above 0 for the metric {self.card['metric']}, "
-                f"got {new}"
-            )
         texts = None
         if asked and new:
             prompts = self.prompts(rows)

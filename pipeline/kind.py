@@ -17,6 +17,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from lightpeft.config import EvaluateSection
 from lightpeft.errors import DataError
 
 Values = NDArray[Any]
@@ -83,6 +84,7 @@ class Kind(ABC):
         optional: further ones, measured where data.metric names one.
         select: the metric by which validation chooses; None: the main one.
         packs: whether data.packing may put several rows in one.
+        neutral: whether it can compare with data.neutral_prompt.
     """
 
     name: ClassVar[str]
@@ -97,6 +99,7 @@ class Kind(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     select: ClassVar[str | None] = None
     packs: ClassVar[bool] = False
+    neutral: ClassVar[bool] = False
 
     def __init__(self, card: dict[str, Any]) -> None:
         """Bind a kind to a data card: `labels`, `max_length`, and when prepared all else."""
@@ -110,6 +113,15 @@ class Kind(ABC):
             ConfigError: it is too short for this kind.
         """
         return asked
+
+    @classmethod
+    def check(cls, metric: str, section: EvaluateSection) -> None:
+        """Whether the stage `evaluate` can measure the main metric with these settings.
+
+        Raises:
+            ConfigError: it can't.
+        """
+        return
 
     @abstractmethod
     def encode(self, rows: Columns, processor: Any) -> Columns:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,10 @@ Ids = list[int]
 class Likelihood(Choosing):
     """The choice whose tokens have the highest mean log-likelihood after the prompt.
 
+    With a neutral prompt it is the choice that the prompt makes more likely by the largest factor:
+    the log-likelihood after the prompt less that after the neutral one (PMI_DC in Holtzman et al.
+    2021, Surface form competition). A text that is likely anyway is then no better for it.
+
     Training is on the tokens of the right choice alone. Prompt and choice are tokenized as the one
     text that they make, with a space between, or nothing after a newline. Of a row that is too
     long, the start of the prompt is cut, behind the token that starts every text.
@@ -35,6 +41,7 @@ class Likelihood(Choosing):
     auto = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
     fresh_head = False
+    neutral = True
     inputs = ("prompt_ids", "choice_ids", "label")
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
@@ -74,22 +81,30 @@ class Likelihood(Choosing):
         """The loss is as in training: the mean over all tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
         asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
+        anyway, neutral = dict[tuple[int, ...], float](), self._neutral_ids(rows, processor)
+        likely = partial(log_likelihoods, model.get_base_model(), padding=processor.pad_token_id)
         with ready(model):
             for numbers in by_length(token_counts(rows), batch_size=batch_size):
                 batch = asked[numbers]
-                sums = log_likelihoods(
-                    model.get_base_model(),
-                    batch["prompt_ids"],
-                    batch["choice_ids"],
-                    padding=processor.pad_token_id,
-                )
+                sums = likely(batch["prompt_ids"], batch["choice_ids"])
+                if neutral:
+                    every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
+                    new = [[*ids] for ids in every if ids not in anyway]
+                    anyway |= dict(zip(map(tuple, new), *likely([neutral], [new]), strict=True))
                 for row, mine, choices, right in zip(
                     numbers, sums, batch["choice_ids"], batch["label"], strict=True
                 ):
-                    sizes = [len(ids) for ids in choices]
-                    values[row, : len(sizes)] = [s / n for s, n in zip(mine, sizes, strict=True)]
-                    loss, tokens = loss - mine[right], tokens + sizes[right]
+                    values[row, : len(choices)] = [
+                        total - anyway[tuple(ids)] if neutral else total / len(ids)
+                        for total, ids in zip(mine, choices, strict=True)
+                    ]
+                    loss, tokens = loss - mine[right], tokens + len(choices[right])
         return self.found(rows, values, loss / tokens)
+
+    def _neutral_ids(self, rows: Dataset, processor: Any) -> Ids:
+        """Tokens of the neutral prompt; none if there is no such."""
+        prompt = self.card.get("neutral_prompt")
+        return split(prompt, rows[0]["choices"], processor)[0] if prompt else []
 
 
 def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:

@@ -93,6 +93,12 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
             f"data.metric must be auto or one of {', '.join(known)} for a task of the kind "
             f"{kind.name}, got {metric}"
         )
+    kind.check(metric, params.evaluate)
+    neutral = params.data.neutral_prompt
+    if neutral and not kind.neutral:
+        raise ConfigError(
+            f"data.neutral_prompt must be auto for a task of the kind {kind.name}, got {neutral!r}"
+        )
     metrics = [*dict.fromkeys((*metrics, metric))]
     card = {
         "task": params.data.task,
@@ -108,7 +114,10 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
         "dropped": task.dropped,
         "sources": task.origins,
     }
-    return card | ({"baseline": source.baseline} if source.baseline else {})
+    further = {"baseline": source.baseline}
+    if kind.neutral:
+        further["neutral_prompt"] = neutral or source.neutral_prompt
+    return card | {name: value for name, value in further.items() if value is not None}
 
 
 def _check_packing(kind: type[Kind], model_type: str) -> None:

@@ -8,8 +8,12 @@ import pandas as pd
 import pytest
 from choices import workspace
 from datasets import load_from_disk
+from ruamel.yaml import YAML
 from safetensors import safe_open
 from through import run_stages
+
+from lightpeft.errors import ConfigError
+from pipeline import prepare
 
 KIND = {"bert": "choice", "llama": "likelihood"}
 
@@ -80,3 +84,19 @@ def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
     phases = ("training", "inference") if model == "bert" else ("training", "prefill", "decode")
 
     assert all(ratios[f"{phase}_speedup"]["3"]["flop_bound"] > 1 for phase in phases)
+
+
+def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for model in KIND:
+        workspace(tmp_path, model)
+        yaml, path = YAML(), tmp_path / "params.yaml"
+        params = yaml.load(path)
+        params["data"]["neutral_prompt"] = "w1"
+        yaml.dump(params, path)
+        if model == "bert":
+            with pytest.raises(ConfigError, match=r"neutral_prompt must be auto .* choice, got"):
+                prepare.main("prepared")
+        else:
+            prepare.main("prepared")
+            assert read(tmp_path / "prepared" / "card.json")["neutral_prompt"] == "w1"

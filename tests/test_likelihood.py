@@ -7,6 +7,7 @@ from builders import lora
 from choices import questions, tiny_decoder
 from datasets import Dataset
 from peft import get_peft_model
+from scipy.special import softmax
 from stages import WORDS, tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -107,6 +108,27 @@ def test_the_best_mean_over_tokens_wins_and_the_loss_is_that_of_training():
     assert many.predictions.tolist() == [int(np.argmax(row)) for row in means]
     assert one.loss == pytest.approx(loss, abs=1e-4)
     assert many.loss == pytest.approx(loss, abs=1e-4)
+
+
+def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
+    _, rows = encoded(questions(20))
+    neutral = WORDS[4]
+    kind = Likelihood({"max_length": 32, "neutral_prompt": neutral})
+    model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
+    one, many = (kind.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
+    before = tokenizer()(neutral)["input_ids"]
+    with torch.no_grad():
+        gains = [
+            [
+                alone(model, row["prompt_ids"], choice) - alone(model, before, choice)
+                for choice in row["choice_ids"]
+            ]
+            for row in rows
+        ]
+
+    np.testing.assert_allclose(one.scores, many.scores, atol=1e-4)
+    for row, found in zip(gains, many.scores, strict=True):
+        np.testing.assert_allclose(found[: len(row)], softmax(row), atol=1e-4)
 
 
 def test_only_the_right_choice_is_taught():
