@@ -29,6 +29,7 @@ from pipeline.sources import Pair, versions
 
 _VALIDATED = 1000  # texts
 _AS_CODE = 4
+_NAMELESS = 10
 
 
 def training_pairs(found: Sides, everything: Iterable[Pair]) -> list[Pair]:
@@ -41,23 +42,33 @@ def training_pairs(found: Sides, everything: Iterable[Pair]) -> list[Pair]:
 def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
     """Prompt and description of each pair by its words, and of every fourth also as code.
 
-    Code is twice as long, and what its names mean is learnt from their words.
+    Code is twice as long, and what its names mean is learnt from their words. Every tenth has no
+    name in its prompt: that is docstrings-choice's neutral prompt.
     """
     found = []
     for i, pair in enumerate(pairs):
-        found.append((name_prompt(pair.name), f" {pair.description}"))
+        name = "" if i % _NAMELESS == _NAMELESS - 1 else pair.name
+        found.append((name_prompt(name), f" {pair.description}"))
         if i % _AS_CODE == 0:
             found.append((code_prompt(signatures[pair]), pair.description))
     return found
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the model")
-    for name in ("seed", "steps", "batch_size"):
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    for name in ("steps", "batch_size"):
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=getattr(Settings, name))
+        parser.add_argument(flag, type=count, default=getattr(Settings, name))
     parser.add_argument("--lr", type=float, default=Settings.lr)
     logging.disable_progress_bar()
     given = vars(parser.parse_args())

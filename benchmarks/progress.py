@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,18 @@ from pipeline.common import read_json, write_json
 def save_progress(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     *,
     settings: dict[str, Any],
     curve: list[float],
 ) -> None:
-    """Write weights, the optimizer's state, and how far it has got."""
+    """Write weights, the optimizers' state, and how far it has got."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     save_file(weights, part / "weights.safetensors")
-    save_file(_state(optimizer), part / "optimizer.safetensors")
+    save_file(_state(optimizers), part / "optimizer.safetensors")
     write_json(part / "progress.json", {"settings": settings, "curve": curve})
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -36,7 +37,7 @@ def save_progress(
 def load_progress(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     settings: dict[str, Any],
 ) -> list[float]:
     """Put weights and state back; the curve so far, empty where nothing of these settings is."""
@@ -49,19 +50,21 @@ def load_progress(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    saved = optimizer.state_dict()
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+        which, index, name = key.split(".")
+        states[int(which)].setdefault(int(index), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
     curve: list[float] = record["curve"]
     return curve
 
 
-def _state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _state(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
-        f"{index}.{name}": value
+        f"{which}.{index}.{name}": value
+        for which, optimizer in enumerate(optimizers)
         for index, found in optimizer.state_dict()["state"].items()
         for name, value in found.items()
     }

@@ -17,9 +17,9 @@ from benchmarks.pretraining import (
     build_model,
     deepen,
     encode,
-    learning_rate,
     loss_of,
     pretrain,
+    rate,
     train,
     train_tokenizer,
 )
@@ -28,8 +28,8 @@ from pipeline.docstrings import pair_keys
 from pipeline.sources import Pair
 
 TINY = Settings(
-    steps=60, shallow_steps=40, shallow=1, batch_size=8, lr=1e-2, max_length=32, vocabulary=300,
-    hidden=32, layers=2, neurons=48, heads=4, key_value_heads=2,
+    steps=60, shallow_steps=40, shallow=1, batch_size=8, lr=2e-2, muon_lr=5e-2, max_length=32,
+    vocabulary=300, hidden=32, layers=2, neurons=48, heads=4, key_value_heads=2,
 )  # fmt: skip
 TEXTS = [(f"make {thing}:", f" Make a {thing} of {n} parts.")
          for thing in ("tuple", "tree", "list", "graph") for n in range(10)]  # fmt: skip
@@ -54,16 +54,19 @@ def test_what_is_like_a_held_out_row_is_not_trained_on():
     assert pair_keys(held[0]) & pair_keys(same[0])
 
 
-def test_every_pair_is_asked_for_by_its_words_and_every_fourth_as_code():
-    pairs = [Pair("a", f"mk tuple{i}", f"Make tuple {i}.") for i in range(5)]
+def test_pairs_are_asked_for_by_their_words_every_tenth_by_none_and_every_fourth_as_code():
+    pairs = [Pair("a", f"mk tuple{i}", f"Make tuple {i}.") for i in range(11)]
     made = texts(pairs, dict.fromkeys(pairs, "def mk_tuple(x):"))
 
-    assert [prompt for prompt, _ in made if prompt.startswith("mk")] == [
-        f"mk tuple{i}:" for i in range(5)
+    assert [prompt for prompt, _ in made if not prompt.startswith("def")] == [
+        *(f"mk tuple{i}:" for i in range(9)),
+        ":",
+        "mk tuple10:",
     ]
     assert [row for row in made if row[0].startswith("def")] == [
         ('def mk_tuple(x):\n    """', "Make tuple 0."),
         ('def mk_tuple(x):\n    """', "Make tuple 4."),
+        ('def mk_tuple(x):\n    """', "Make tuple 8."),
     ]
 
 
@@ -164,8 +167,8 @@ def test_padding_and_prompts_cost_nothing():
 
 
 def test_the_rate_rises_then_falls_to_a_twentieth():
-    settings = Settings(steps=100, warmup=0.1, lr=1.0)
-    rates = [learning_rate(step, settings) for step in range(101)]
+    settings = Settings(steps=100, warmup=0.1)
+    rates = [rate(step, settings) for step in range(101)]
 
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
