@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", choices=[*CASES, "table", []], metavar="KIND")
     parser.add_argument("--llama", type=Path, default=WORK / "llama", help="folder of the decoder")
     given = parser.parse_args()
+    if "table" in given.kinds and len(given.kinds) > 1:
+        parser.error("table stands alone")
     if given.kinds == ["table"]:
         print(table())
         return

@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
 
-PADDING, END = "<pad>", "</s>"
+from benchmarks.byte_pairs import END, train_tokenizer
+
 FIRST, REST = range(5), range(5, 10)  # digits that the ViT is trained on, and those it then learns
 _SIDE = 8  # pixels of a digit
 _VOCABULARY = 2000
@@ -96,28 +94,10 @@ def write_vit(folder: Path, *, steps: int = 800) -> None:
     processor.save_pretrained(folder)
 
 
-def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of the texts, each of which it ends."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
-        special_tokens=[PADDING, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    end = (END, tokenizer.token_to_id(END))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[end]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING)
-
-
 def write_bart(folder: Path, texts: Sequence[str], *, steps: int = 1500) -> list[float]:
     """A small BART that has learnt to write a text out again."""
-    tokenizer, rng = train_tokenizer(texts), random.Random(0)
+    tokenizer = train_tokenizer(texts, _VOCABULARY, around=f"$A {END}")
+    rng = random.Random(0)
     torch.manual_seed(0)
     config = BartConfig(
         vocab_size=len(tokenizer), d_model=128, max_position_embeddings=128, dropout=0.0,

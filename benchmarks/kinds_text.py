@@ -1,6 +1,6 @@
 """Small data sets of text for `benchmarks.kinds`, from the sources of installed libraries.
 
-A file of a library lies whole in one split, and no text comes twice.
+A file of a library lies whole in one split, and no row comes twice.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _draw(text: str, count: int) -> int:
 def write_rows(
     folder: Path, make: Callable[[Definition], Row | None], found: Iterable[Definition]
 ) -> None:
-    """Write SPLIT.jsonl of each split, each text once; every split gets what its files hold."""
+    """Write SPLIT.jsonl of each split, each row once; every split gets what its files hold."""
     seen: set[str] = set()
     lines: dict[str, list[str]] = {split: [] for split in ("train", "validation", "test")}
     for definition in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import shutil
@@ -12,28 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from benchmarks.byte_pairs import BEGIN, train_tokenizer
 from benchmarks.progress import load_progress, save_progress
 from pipeline.common import write_json
 
-BEGIN, END, PADDING = "<s>", "</s>", "<pad>"
 _IGNORED = -100  # as a label: no loss there
 _SORTED = 50  # batches whose rows are sorted by length together, so that little is padding
 _SAID = 50  # steps between two lines
@@ -68,32 +55,6 @@ class Row:
 
     ids: list[int]
     prompt: int
-
-
-def train_tokenizer(rows: Sequence[tuple[str, str]], vocabulary: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of these texts without capitals, which begins each text as Llama's does.
-
-    With neither capitals nor a first word that lacks its blank, a word of a name is the same
-    tokens in a description: little text is enough to learn that they are one.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PADDING, BEGIN, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((prompt + text for prompt, text in rows), trainer)
-    begin = (BEGIN, tokenizer.token_to_id(BEGIN))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[begin]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PADDING
-    )
 
 
 def encode(
@@ -200,7 +161,8 @@ def train(
     """
     optimizers = _optimizers(model, settings)
     source = batches(rows, settings.batch_size, random.Random(settings.seed))
-    curve = load_progress(progress, model, optimizers, asdict(settings))
+    made_from = {"settings": asdict(settings), "rows": digest(rows)}
+    curve = load_progress(progress, model, optimizers, made_from)
     start = min(steps.start + len(curve) * _SAID, steps.stop)
     for _ in range(start):
         next(source)
@@ -223,8 +185,13 @@ def train(
             print(f"step {done:5d}  loss {curve[-1]:.3f}  {left:4.0f} s left", flush=True)
             total, tokens = 0.0, 0
         if (done - steps.start) % (_SAID * _SAVED) == 0 or done == steps.stop:
-            save_progress(progress, model, optimizers, settings=asdict(settings), curve=curve)
+            save_progress(progress, model, optimizers, made_from=made_from, curve=curve)
     return curve
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """What tells these rows from those of other texts or another tokenizer."""
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -273,7 +240,8 @@ def pretrain(
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)
-    tokenizer = train_tokenizer(train_texts, settings.vocabulary)
+    texts = [prompt + text for prompt, text in train_texts]
+    tokenizer = train_tokenizer(texts, settings.vocabulary, around=f"{BEGIN} $A", lowercase=True)
     rows = encode(train_texts, tokenizer, settings.max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shallow = build_model(settings, tokenizer, layers=settings.shallow).to(device)

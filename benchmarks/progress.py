@@ -19,7 +19,7 @@ def save_progress(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     *,
-    settings: dict[str, Any],
+    made_from: dict[str, Any],
     curve: list[float],
 ) -> None:
     """Write weights, the optimizers' state, and how far it has got."""
@@ -29,7 +29,7 @@ def save_progress(
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     save_file(weights, part / "weights.safetensors")
     save_file(_state(optimizers), part / "optimizer.safetensors")
-    write_json(part / "progress.json", {"settings": settings, "curve": curve})
+    write_json(part / "progress.json", {"made_from": made_from, "curve": curve})
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
@@ -38,13 +38,13 @@ def load_progress(
     folder: Path,
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    settings: dict[str, Any],
+    made_from: dict[str, Any],
 ) -> list[float]:
-    """Put weights and state back; the curve so far, empty where nothing of these settings is."""
+    """Put weights and state back; the curve so far, empty where nothing made from the same is."""
     if not folder.is_dir():
         return []
     record = read_json(folder / "progress.json")
-    if record["settings"] != settings:
+    if record["made_from"] != made_from:
         return []
     weights = load_file(folder / "weights.safetensors")
     with torch.no_grad():

@@ -85,7 +85,7 @@ class DataSection(Section):
     neutral_prompt: Annotated[
         Annotated[str, Field(pattern=r"\S")] | None,
         WrapValidator(_or_auto),
-        Field(description="auto or a text"),
+        Field(description="auto, none or a text"),
     ]
     max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]
     packing: Flag

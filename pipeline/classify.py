@@ -84,6 +84,12 @@ FORM = Form(
 )
 
 
+def _parts(processor: Any) -> bool:
+    """Whether the tokenizer puts something between the two texts of a pair, as encoders' do."""
+    marks = processor.num_special_tokens_to_add
+    return bool(marks(pair=True) > marks(pair=False))
+
+
 class Classification(Kind):
     """A class for each row, by a head on the pooled or the last token."""
 
@@ -95,9 +101,9 @@ class Classification(Kind):
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Token ids of a text, or of a pair in one row; and the label's number."""
-        texts = [rows["text"]]
-        if rows["text_pair"][0] is not None:
-            texts.append(rows["text_pair"])
+        texts, seconds = [rows["text"]], rows["text_pair"]
+        if seconds[0] is not None:
+            texts.append(seconds if _parts(processor) else [f"\n{text}" for text in seconds])
         whole, longest = processor(*texts, verbose=False), self.card["max_length"]
         sizes = [len(ids) for ids in whole["input_ids"]]
         # Most batches need no second pass, which takes as long as the first.

@@ -94,8 +94,8 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
             f"{kind.name}, got {metric}"
         )
     kind.check(metric, params.evaluate)
-    neutral = params.data.neutral_prompt
-    if neutral and not kind.neutral:
+    neutral = params.data.neutral_prompt or source.neutral_prompt
+    if params.data.neutral_prompt not in (None, "none") and not kind.neutral:
         raise ConfigError(
             f"data.neutral_prompt must be auto for a task of the kind {kind.name}, got {neutral!r}"
         )
@@ -115,8 +115,8 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
         "sources": task.origins,
     }
     further = {"baseline": source.baseline}
-    if kind.neutral:
-        further["neutral_prompt"] = neutral or source.neutral_prompt
+    if kind.neutral and neutral != "none":
+        further["neutral_prompt"] = neutral
     return card | {name: value for name, value in further.items() if value is not None}
 
 

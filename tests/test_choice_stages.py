@@ -86,17 +86,20 @@ def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
     assert all(ratios[f"{phase}_speedup"]["3"]["flop_bound"] > 1 for phase in phases)
 
 
-def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", KIND)
+@pytest.mark.parametrize("asked", ["none", "w1"])
+def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, asked):
     monkeypatch.chdir(tmp_path)
-    for model in KIND:
-        workspace(tmp_path, model)
-        yaml, path = YAML(), tmp_path / "params.yaml"
-        params = yaml.load(path)
-        params["data"]["neutral_prompt"] = "w1"
-        yaml.dump(params, path)
-        if model == "bert":
-            with pytest.raises(ConfigError, match=r"neutral_prompt must be auto .* choice, got"):
-                prepare.main("prepared")
-        else:
+    workspace(tmp_path, model)
+    yaml, path = YAML(), tmp_path / "params.yaml"
+    params = yaml.load(path)
+    params["data"]["neutral_prompt"] = asked
+    yaml.dump(params, path)
+
+    if (model, asked) == ("bert", "w1"):
+        with pytest.raises(ConfigError, match=r"neutral_prompt must be auto .* choice, got 'w1'"):
             prepare.main("prepared")
-            assert read(tmp_path / "prepared" / "card.json")["neutral_prompt"] == "w1"
+    else:
+        prepare.main("prepared")
+        found = read(tmp_path / "prepared" / "card.json").get("neutral_prompt")
+        assert found == (None if asked == "none" else "w1")

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import pretraining
+from benchmarks.byte_pairs import BEGIN, train_tokenizer
 from benchmarks.decoder import texts, training_pairs
 from benchmarks.pretraining import (
     Row,
@@ -21,7 +22,6 @@ from benchmarks.pretraining import (
     pretrain,
     rate,
     train,
-    train_tokenizer,
 )
 from pipeline.common import read_json
 from pipeline.docstrings import pair_keys
@@ -33,6 +33,12 @@ TINY = Settings(
 )  # fmt: skip
 TEXTS = [(f"make {thing}:", f" Make a {thing} of {n} parts.")
          for thing in ("tuple", "tree", "list", "graph") for n in range(10)]  # fmt: skip
+
+
+def learnt():
+    """The tokenizer of the texts."""
+    texts = [prompt + text for prompt, text in TEXTS]
+    return train_tokenizer(texts, 300, around=f"{BEGIN} $A", lowercase=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +109,7 @@ def test_the_same_seed_gives_the_same_weights(trained, tmp_path):
 
 
 def test_any_text_survives_the_tokenizer_but_for_capitals():
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     text = "  Größe of `x` \n\t→ 日本"
 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -112,14 +118,14 @@ def test_any_text_survives_the_tokenizer_but_for_capitals():
 
 
 def test_a_word_is_the_same_tokens_in_a_name_and_in_a_description():
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     begun, within = (tokenizer(text)["input_ids"] for text in ("tuple", "Make Tuple"))
 
     assert within[-len(begun) + 1 :] == begun[1:]
 
 
 def test_a_deepened_model_repeats_the_layers_of_the_shallow_one():
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     shallow, model = (build_model(TINY, tokenizer, layers=n) for n in (2, 5))
     deepen(shallow, model)
 
@@ -131,7 +137,7 @@ def test_a_deepened_model_repeats_the_layers_of_the_shallow_one():
 
 
 def test_rows_end_and_are_cut_and_dropped_by_length():
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     rows = [*TEXTS[:1], ("make:", " part" * 50), ("make " * 50, "x")]
     short, long = encode(rows, tokenizer, 16)
 
@@ -154,7 +160,7 @@ def test_every_epoch_holds_each_row_once_in_batches_of_one_length():
 
 def test_padding_and_prompts_cost_nothing():
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     model = build_model(TINY, tokenizer, layers=2).eval()
     short, long = Row([1, 5, 6, 2], 2), Row([1, 7, 8, 9, 10, 11, 2], 3)
 
@@ -199,21 +205,28 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, tr
     assert not (tmp_path / "progress").exists()
 
 
-def test_progress_of_other_settings_is_not_gone_on_from(tmp_path, monkeypatch):
+def test_progress_of_other_settings_or_rows_is_not_gone_on_from(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_SAID", 5)
     monkeypatch.setattr(pretraining, "_SAVED", 1)
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = learnt()
     rows = encode(TEXTS, tokenizer, 32)
-    for lr in (1e-2, 1e-3):
-        settings = replace(TINY, steps=10, lr=lr)
+
+    def trained(rows, folder, **changes):
+        settings = replace(TINY, steps=10, **changes)
         torch.manual_seed(0)
         model = build_model(settings, tokenizer, layers=1)
-        curve = train(model, rows, settings, steps=range(10), progress=tmp_path / "progress")
-        assert len(curve) == 2
+        return train(model, rows, settings, steps=range(10), progress=tmp_path / folder)
+
+    first = trained(rows, "progress")
+    for number, (others, changes) in enumerate([(rows, {"muon_lr": 1e-3}), (rows[8:], {})]):
+        again = trained(others, "progress", **changes)
+        assert again == trained(others, f"fresh {number}", **changes)
+        assert again != first
+        assert trained(others, "progress", **changes) == again
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
-    model = build_model(TINY, train_tokenizer(TEXTS, 300), layers=2)
+    model = build_model(TINY, learnt(), layers=2)
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
 

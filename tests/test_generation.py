@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 from stages import set_params
-from writing import STAGES, copying, loaded, prepared, workspace, write_rows
+from writing import STAGES, copying, loaded, prepared, workspace
 
 from lightpeft.config import load_params
 from lightpeft.errors import ConfigError, DataError, ModelError
@@ -273,4 +273,3 @@ def test_chats_run_through_the_template(tmp_path, monkeypatch):
 
     assert found.labels.tolist() == [row["messages"][-1]["content"] for row in test]
     assert len(found.predictions) == len(test)
-    write_rows(folder / "train.jsonl", rows)

@@ -12,8 +12,10 @@ from through import params, predictions, read, run_stages
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from benchmarks.byte_pairs import train_tokenizer
 from lightpeft.config import ModelSection
 from lightpeft.errors import ModelError
 from pipeline.kinds import kind_of
@@ -124,6 +126,21 @@ def test_classes_are_learnt_through_all_stages(tmp_path, monkeypatch, family):
     found, table = read("results/light/eval.json"), predictions()
     assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
     assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+
+
+@pytest.mark.parametrize(("around", "seen"), [("<s> $A", "<s>a b\nc d"), (None, "a b[SEP]c d")])
+def test_the_texts_of_a_pair_do_not_run_into_each_other(around, seen):
+    words = train_tokenizer(["a b", "c d"], 300, around=around or "<s> $A")
+    if not around:
+        words.add_special_tokens({"sep_token": "[SEP]"})
+        words.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", words.sep_token_id)]
+        )
+    columns = {"text": ["a b"], "text_pair": ["c d"], "label": ["no"]}
+
+    found = kind_of(CARD | {"labels": ["no"], "max_length": 32}).encode(columns, words)
+
+    assert words.decode(found["input_ids"][0]) == seen
 
 
 def test_a_tokenizer_with_nothing_to_pad_with_is_one_line(tmp_path):
