@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.errors import ConfigError, DataError, ModelError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, column, columns
 from pipeline.kind import Batch, Columns, Found, Kind, Values
@@ -163,7 +163,8 @@ def choice_counts(rows: Dataset) -> Values:
 class Choice(Choosing):
     """The best of pairs of the prompt and each choice, compared by a head on the pooled token.
 
-    Of a pair that is too long, the longer part is cut: nearly always the prompt, at its end.
+    Of a pair that is too long, the prompt loses its start, as a question stands behind its passage.
+    A choice loses its end only where it takes more than half of the room for both.
 
     A batch has as many choices a row as its longest row. Those that a row lacks are blank, a single
     padding token. In training they are wrong choices like others, only easy ones to know; when a
@@ -177,14 +178,26 @@ class Choice(Choosing):
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Per row a list of pairs; `length` and `lost` are of the longest."""
+        if not processor.is_fast:
+            raise ModelError(
+                f"{type(processor).__name__} can't tell which text a token is from, so a long "
+                f"prompt can't be cut; take a model with a fast tokenizer"
+            )
         counts = [len(choices) for choices in rows["choices"]]
         prompts = [p for p, n in zip(rows["prompt"], counts, strict=True) for _ in range(n)]
         choices = [choice for choices in rows["choices"] for choice in choices]
-        whole = processor(prompts, choices, verbose=False)["input_ids"]
-        cut = processor(prompts, choices, truncation=True, max_length=self.card["max_length"])
-        made = {name: _by_row(cut[name], counts) for name in self.inputs if name in cut}
+        whole = processor(prompts, choices, verbose=False)
+        kept = [
+            kept_tokens(whole.sequence_ids(number), self.card["max_length"])
+            for number in range(len(choices))
+        ]
+        made = {}
+        for name in self.inputs:
+            if name in whole:
+                pairs = zip(whole[name], kept, strict=True)
+                made[name] = _by_row([[pair[n] for n in mine] for pair, mine in pairs], counts)
         longest = [max(map(len, pairs)) for pairs in made["input_ids"]]
-        before = [max(map(len, pairs)) for pairs in _by_row(whole, counts)]
+        before = [max(map(len, pairs)) for pairs in _by_row(whole["input_ids"], counts)]
         return made | {
             "label": rows["label"],
             "length": longest,
@@ -213,6 +226,23 @@ class Choice(Choosing):
         logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
         right = logits[np.arange(len(rows)), np.asarray(rows["label"])]
         return self.found(rows, logits, float((logsumexp(logits, axis=1) - right).mean()))
+
+
+def kept_tokens(parts: Sequence[int | None], most: int) -> list[int]:
+    """Numbers of the tokens that stay where `most` may.
+
+    The prompt loses its start, but keeps half of the room that special tokens leave; then the
+    choice loses its end.
+
+    Args:
+        parts: what each token is of: 0 the prompt, 1 the choice, None neither.
+        most: tokens that a pair may have.
+    """
+    prompt, choice = ([n for n, part in enumerate(parts) if part == side] for side in (0, 1))
+    room = most - (len(parts) - len(prompt) - len(choice))
+    left = min(len(prompt), max(room - len(choice), room // 2))
+    cut = {*prompt[: len(prompt) - left], *choice[room - left :]}
+    return [n for n in range(len(parts)) if n not in cut]
 
 
 def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:

@@ -12,6 +12,7 @@ from choices import questions, section, write
 from datasets import Dataset
 from peft import get_peft_model
 from stages import tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from lightpeft.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.inputs import random_batch
@@ -135,14 +136,60 @@ def test_the_model_decides_and_one_that_can_not_is_refused():
             resolve(FORM, [], transformers.AutoConfig.for_model(name))
 
 
-def test_of_a_long_pair_the_longer_part_is_cut_and_the_worst_pair_counts():
-    long = {"question": "w1 " * 20, "choices": ["w2 w3", "w4 " * 12], "label": 0}
-    _, rows = encoded([long], most=10)
-    first, second = rows[0]["input_ids"]
+def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
+    question = {"question": "w1 " * 20 + "w5 w6 w7 w8 w9", "choices": ["w2 w3", "w4 " * 12]}
+    _, rows = encoded([question | {"label": 0}], most=10)
+    first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
-    assert (rows[0]["length"], rows[0]["lost"]) == (10, 22)
-    assert tokenizer().decode(first) == " ".join(["w1"] * 8 + ["w2", "w3"])
-    assert tokenizer().decode(second) == " ".join(["w1"] * 5 + ["w4"] * 5)
+    assert first == "w1 w1 w1 w5 w6 w7 w8 w9 w2 w3"
+    assert second == "w5 w6 w7 w8 w9 w4 w4 w4 w4 w4"
+    assert (rows[0]["length"], rows[0]["lost"]) == (10, 27)
+
+
+def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
+    choices = ["w2 w3 w4 w5 w6 w7 w8 w9", "w2"]
+    _, rows = encoded([{"question": "good bad", "choices": choices, "label": 0}], most=8)
+    first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
+
+    assert (first, second) == ("good bad w2 w3 w4 w5 w6 w7", "good bad w2")
+    assert (rows[0]["length"], rows[0]["lost"]) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("pair", "names", "text", "types"),
+    [
+        (
+            "[CLS] $A [SEP] $B:1 [SEP]:1",
+            ["token_type_ids"],
+            "[CLS] w7 w8 w9 [SEP] w2 w3 [SEP]",
+            [0] * 5 + [1] * 3,
+        ),
+        ("[CLS] $A [SEP] [SEP] $B [SEP]", [], "[CLS] w8 w9 [SEP] [SEP] w2 w3 [SEP]", None),
+    ],
+    ids=["bert", "roberta"],
+)
+def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types):
+    words = tokenizer()
+    words.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
+    marks = [(mark, words.convert_tokens_to_ids(mark)) for mark in ("[CLS]", "[SEP]")]
+    made = TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
+    words.backend_tokenizer.post_processor = made
+    words.model_input_names = [*words.model_input_names, *names]
+    row = {"prompt": ["w5 w6 w7 w8 w9"], "choices": [["w2 w3", "w4"]], "label": [0]}
+    found = Choice({"max_length": 8}).encode(row, words)
+
+    assert words.decode(found["input_ids"][0][0]) == text
+    assert found["attention_mask"][0][0] == [1] * 8
+    assert ("token_type_ids" in found) == (types is not None)
+    assert types is None or found["token_type_ids"][0][0] == types
+    assert (found["length"], found["lost"]) == ([8], [2 if types else 3])
+
+
+def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused():
+    slow = type("Slow", (), {"is_fast": False})()
+
+    with pytest.raises(ModelError, match="Slow can't tell which text a token is from"):
+        Choice({"max_length": 8}).encode({"prompt": [], "choices": [], "label": []}, slow)
 
 
 def test_a_batch_is_as_wide_as_its_longest_row():
