@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.entry import Entry, Row, Template, labelled
+from pipeline.entry import Entry, Row, Template, labelled, text_of
 
 _LABELLED = {"train": "train", "validation": "validation", "test": "test"}
 
@@ -18,7 +18,8 @@ def lettered(question: str, *, stem: bool = False) -> Template:
 
     def template(row: Row) -> Row | None:
         key, letters = row["answerKey"], list(row["choices"]["label"])
-        prompt = row[question] if stem else ask(row[question])
+        asked = text_of(row, question)
+        prompt = asked if stem else ask(asked)
         made = {"prompt": prompt, "choices": list(row["choices"]["text"])}
         return labelled(made, letters.index(key) if key in letters else None)
 
@@ -32,14 +33,14 @@ def ask(question: str) -> str:
 
 def piqa(row: Row) -> Row | None:
     """Which of two solutions reaches the goal."""
-    made = {"prompt": ask(row["goal"]), "choices": [row["sol1"], row["sol2"]]}
+    made = {"prompt": ask(text_of(row, "goal")), "choices": [row["sol1"], row["sol2"]]}
     return labelled(made, None if row["label"] < 0 else row["label"])
 
 
 def social_iqa(row: Row) -> Row | None:
     """A situation and a question about it; labels are 1, 2 and 3."""
     made = {
-        "prompt": ask(f"{row['context'].strip()} {row['question']}"),
+        "prompt": ask(f"{text_of(row, 'context').strip()} {text_of(row, 'question')}"),
         "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
     }
     label = str(row["label"]).strip()
@@ -48,7 +49,8 @@ def social_iqa(row: Row) -> Row | None:
 
 def hellaswag(row: Row) -> Row | None:
     """What happens next: activity and context, then one of four endings, both cleaned."""
-    context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
+    activity, first = text_of(row, "activity_label"), text_of(row, "ctx_a")
+    context = f"{activity}: {first} {text_of(row, 'ctx_b', blank=True).capitalize()}"
     made = {"prompt": clean(context), "choices": [clean(ending) for ending in row["endings"]]}
     return labelled(made, int(row["label"]) if row["label"] != "" else None)
 
@@ -64,15 +66,15 @@ def clean(text: str) -> str:
 
 def winogrande(row: Row) -> Row | None:
     """The sentence up to its blank; then each of two options with the rest of the sentence."""
-    before, _, after = row["sentence"].partition("_")
-    choices = [f"{row[name]}{after}" for name in ("option1", "option2")]
+    before, _, after = text_of(row, "sentence").partition("_")
+    choices = [f"{text_of(row, name)}{after}" for name in ("option1", "option2")]
     made = {"prompt": before.rstrip(), "choices": choices}
     return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
 
 
 def boolq(row: Row) -> Row:
     """A passage and a question without a question mark: no or yes."""
-    prompt = f"{row['passage']}\n{ask(row['question'].strip() + '?')}"
+    prompt = f"{text_of(row, 'passage')}\n{ask(text_of(row, 'question').strip() + '?')}"
     return {"prompt": prompt, "choices": ["no", "yes"], "label": int(row["answer"])}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from lightpeft.errors import DataError
-from pipeline.entry import Entry, Row, Template, class_name, labelled
+from pipeline.entry import Entry, Row, Template, class_name, labelled, text_of
 
 _GLUE_HOME = "nyu-mll/glue"
 _SUPER_HOME = "aps/super_glue"
@@ -25,8 +25,9 @@ def texts(*columns: str, classes: tuple[str, ...]) -> Template:
         label = class_name(row, "label", classes) if classes else row["label"]
         if label is None or label == _NO_SCORE:
             return None
-        pair = row[columns[1]] if len(columns) > 1 else None
-        return {"text": row[columns[0]], "text_pair": pair, "label": label}
+        # A missing text is an empty one, a bad row; None would say that there is no pair.
+        found = ["" if row[name] is None else row[name] for name in columns]
+        return {"text": found[0], "text_pair": found[1] if found[1:] else None, "label": label}
 
     return template
 
@@ -34,22 +35,23 @@ def texts(*columns: str, classes: tuple[str, ...]) -> Template:
 def multirc(row: Row) -> Row | None:
     """A paragraph, and a question with one answer: is it right? A question's answers, one group."""
     group = f"{row['idx']['paragraph']}-{row['idx']['question']}"
-    pair = f"{row['question']} {row['answer']}"
-    made = {"text": row["paragraph"], "text_pair": pair, "group": group}
+    pair = f"{text_of(row, 'question')} {text_of(row, 'answer')}"
+    made = {"text": text_of(row, "paragraph"), "text_pair": pair, "group": group}
     return labelled(made, class_name(row, "label", _TRUTH))
 
 
 def wic(row: Row) -> Row | None:
     """The word stands before the first sentence."""
-    made = {"text": f"{row['word']}: {row['sentence1']}", "text_pair": row["sentence2"]}
+    first = f"{text_of(row, 'word')}: {text_of(row, 'sentence1')}"
+    made = {"text": first, "text_pair": text_of(row, "sentence2")}
     return labelled(made, class_name(row, "label", _TRUTH))
 
 
 def wsc(row: Row) -> Row | None:
     """The noun is marked by stars and the pronoun by hashes: does #it# mean the *cat*?"""
-    marks = sorted([(row["span1_index"], row["span1_text"], "*"),
-                    (row["span2_index"], row["span2_text"], "#")])  # fmt: skip
-    text = row["text"]
+    marks = sorted([(row["span1_index"], text_of(row, "span1_text"), "*"),
+                    (row["span2_index"], text_of(row, "span2_text"), "#")])  # fmt: skip
+    text = text_of(row, "text")
     for index, span, mark in reversed(marks):  # the later one first: it moves no other
         text = _mark(text, index, span, mark=mark)
     return labelled({"text": text, "text_pair": None}, class_name(row, "label", _TRUTH))
@@ -71,9 +73,12 @@ def _mark(text: str, index: int, span: str, *, mark: str) -> str:
 
 def copa(row: Row) -> Row | None:
     """The premise goes on with because or so, and an alternative in lower case."""
-    link = {"cause": "because", "effect": "so"}[row["question"]]
-    choices = [row[name][:1].lower() + row[name][1:] for name in ("choice1", "choice2")]
-    made = {"prompt": f"{row['premise'].strip().rstrip('.')} {link}", "choices": choices}
+    links = {"cause": "because", "effect": "so"}
+    if (asked := row["question"]) not in links:
+        raise ValueError(f"question must be one of {', '.join(links)}, got {asked!r}")
+    premise = text_of(row, "premise").strip().rstrip(".")
+    choices = [text[:1].lower() + text[1:] for text in (row["choice1"], row["choice2"])]
+    made = {"prompt": f"{premise} {links[asked]}", "choices": choices}
     return labelled(made, None if row["label"] < 0 else row["label"])
 
 
@@ -89,9 +94,9 @@ def record(row: Row) -> Row | None:
     if not right:
         return None
     # The summary's points follow the article, each behind a line @highlight.
-    passage = re.sub(r"(?<=[.?!\"'])\n@highlight\n", " ", row["passage"])
+    passage = re.sub(r"(?<=[.?!\"'])\n@highlight\n", " ", text_of(row, "passage"))
     passage = passage.replace("\n@highlight\n", ". ")
-    question = row["query"].replace("@placeholder", "_")
+    question = text_of(row, "query").replace("@placeholder", "_")
     prompt = f"{passage}\nWhich name fills the blank? {question}\nAnswer:"
     return {"prompt": prompt, "choices": choices, "label": right[0], "answers": answers}
 

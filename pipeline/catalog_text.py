@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.catalog_choice import ask
-from pipeline.entry import Entry, Row, Template, class_name, labelled
+from pipeline.entry import Entry, Row, Template, class_name, labelled, text_of
 
 _ALL = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}
@@ -15,20 +15,20 @@ _OUTSIDE = "O"
 
 def alpaca(row: Row) -> Row:
     """Stanford's prompt, with or without an input."""
-    given = bool((row["input"] or "").strip())
-    context = ", paired with an input that provides further context" if given else ""
-    field = f"### Input:\n{row['input']}\n\n" if given else ""
+    given = "" if row["input"] is None else text_of(row, "input", blank=True)
+    context = ", paired with an input that provides further context" if given.strip() else ""
+    field = f"### Input:\n{given}\n\n" if given.strip() else ""
     prompt = (
         f"Below is an instruction that describes a task{context}. "
         "Write a response that appropriately completes the request.\n\n"
-        f"### Instruction:\n{row['instruction']}\n\n{field}### Response:\n"
+        f"### Instruction:\n{text_of(row, 'instruction')}\n\n{field}### Response:\n"
     )
     return {"prompt": prompt, "completion": row["output"]}
 
 
 def gsm8k(row: Row) -> Row:
     """The worked answer as published, with its <<sums>>; the final number stands after ####."""
-    return {"prompt": ask(row["question"]), "completion": row["answer"]}
+    return {"prompt": ask(text_of(row, "question")), "completion": row["answer"]}
 
 
 def chat(row: Row) -> Row:
@@ -40,7 +40,8 @@ def summary(document: str, short: str) -> Template:
     """A template for a long and a short column; `summarize:` is what T5 was trained with."""
 
     def template(row: Row) -> Row:
-        return {"prompt": f"summarize: {row[document]}\nsummary:", "completion": row[short]}
+        prompt = f"summarize: {text_of(row, document)}\nsummary:"
+        return {"prompt": prompt, "completion": row[short]}
 
     return template
 

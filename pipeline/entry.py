@@ -89,6 +89,20 @@ class Entry:
             )
 
 
+def text_of(row: Row, column: str, *, blank: bool = False) -> str:
+    """A column's text, as it stands, for templates that make one text of several columns.
+
+    Formatted, a missing text would be the word None, and a blank one could hide among the others.
+
+    Raises:
+        ValueError: there is no text, or a blank one where it must not be; the row is a bad one.
+    """
+    text = row[column]
+    if not isinstance(text, str) or not (blank or text.strip()):
+        raise ValueError(f"{column} must be text, got {text!r}")
+    return text
+
+
 def class_name(row: Row, column: str, classes: tuple[str, ...]) -> str | None:
     """The name of a row's class; None where the hub's mark of no label, -1 or None, stands.
 

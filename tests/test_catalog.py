@@ -1,5 +1,8 @@
 """Every named task: a row as its data set has it, and what becomes of it."""
 
+import contextlib
+import itertools
+
 import pytest
 from hub_rows import CLASSIFY, OTHERS, SUPER
 
@@ -7,6 +10,7 @@ from lightpeft.errors import ConfigError, DataError
 from pipeline import catalog
 from pipeline.catalog import CATALOG, register_task
 from pipeline.entry import Entry
+from pipeline.kinds import FORMS
 from pipeline.measures import MEASURES
 
 ROWS = CLASSIFY | SUPER | OTHERS
@@ -18,6 +22,9 @@ COLUMNS = {
     "answer": [{"id", "question", "context", "answers"}],
     "image": [{"image", "label"}],
 }
+
+TEXTS = ("classify", "choice", "generate")
+MAY_BE_EMPTY = [("alpaca", "input", None), ("alpaca", "input", " "), ("hellaswag", "ctx_b", " ")]
 
 
 def entry(**changed) -> Entry:
@@ -62,6 +69,17 @@ def test_a_row_of_the_hub_becomes_a_row_of_the_kind(name):
 )
 def test_a_row_without_its_label_is_none(name, unlabelled):
     assert CATALOG[name].template(ROWS[name][0] | unlabelled) is None
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind in TEXTS])
+def test_a_missing_or_blank_text_is_a_bad_row_and_no_word_of_it(name):
+    (row, expected), form = ROWS[name], FORMS[CATALOG[name].kind]
+    texts = [column for column, value in row.items() if isinstance(value, str)]
+    for column, value in itertools.product(texts, (None, " ")):
+        with contextlib.suppress(IndexError, TypeError, ValueError, AttributeError):
+            made = CATALOG[name].template(row | {column: value})
+            known = made in (None, expected) or (name, column, value) in MAY_BE_EMPTY
+            assert known or form.wrong(form.complete(made)), (column, value)
 
 
 def test_every_task_is_measured_by_known_measures_and_fits_its_kind():
