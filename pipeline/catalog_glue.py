@@ -86,8 +86,9 @@ def record(row: Row) -> Row | None:
     """A cloze: which entity of the passage is the blank?
 
     A choice among all entities. Several may be right, as one thing has several names: the first of
-    these is the label, to learn from, and `answers` are what the chosen one is measured against, as
-    the official script does. Without an answer among the entities, a row has no label.
+    these is the label, to learn from; the others take no part in training. `answers` are what the
+    chosen one is measured against, as the official script does. Without an answer among the
+    entities, a row has no label.
     """
     answers, choices = (list(dict.fromkeys(row[name])) for name in ("answers", "entities"))
     right = [choices.index(answer) for answer in answers if answer in choices]

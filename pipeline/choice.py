@@ -168,13 +168,14 @@ class Choice(Choosing):
 
     A batch has as many choices a row as its longest row. Those that a row lacks are blank, a single
     padding token. In training they are wrong choices like others, only easy ones to know; when a
-    model is measured they take no part.
+    model is measured they take no part. Other right choices, where rows have `answers`, are not
+    `taught`: left out of training, which would count them as wrong.
     """
 
     name = "choice"
     auto = AutoModelForMultipleChoice
     task_type = None  # peft has none; load_model names the head
-    inputs = ("input_ids", "attention_mask", "token_type_ids", "label")
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "taught", "label")
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Per row a list of pairs; `length` and `lost` are of the longest."""
@@ -198,8 +199,10 @@ class Choice(Choosing):
                 made[name] = _by_row([[pair[n] for n in mine] for pair, mine in pairs], counts)
         longest = [max(map(len, pairs)) for pairs in made["input_ids"]]
         before = [max(map(len, pairs)) for pairs in _by_row(whole["input_ids"], counts)]
+        answers = rows.get("answers") or [None] * len(counts)
         return made | {
             "label": rows["label"],
+            "taught": [*map(_teaching, rows["choices"], rows["label"], answers)],
             "length": longest,
             "lost": [full - kept for full, kept in zip(before, longest, strict=True)],
         }
@@ -211,6 +214,7 @@ class Choice(Choosing):
         blank |= {"token_type_ids": [0], "label": []}
 
         def collate(rows: list[Row]) -> Batch:
+            rows = [_taught(row) for row in rows]
             most = max(len(row["input_ids"]) for row in rows)
             return pad([_filled(row, blank, most - len(row["input_ids"])) for row in rows])
 
@@ -220,7 +224,8 @@ class Choice(Choosing):
         """The loss is the cross-entropy over a row's own choices."""
         counts = choice_counts(rows)
         logits = np.full((len(rows), counts.max()), -np.inf)
-        for numbers, _, output in said(self, model, rows, processor, batch_size=batch_size):
+        every = rows.remove_columns("taught")
+        for numbers, _, output in said(self, model, every, processor, batch_size=batch_size):
             values = output.logits.float().cpu().numpy()
             logits[numbers, : values.shape[1]] = values
         logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
@@ -249,6 +254,23 @@ def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
     """A value for every choice -> a list of them for every row."""
     every = iter(values)
     return [[next(every) for _ in range(count)] for count in counts]
+
+
+def _teaching(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
+    """Which choices a row trains on: all but those that are right beside the labelled one."""
+    others = {*(answers or ())} - {choices[label]}
+    return [choice not in others for choice in choices]
+
+
+def _taught(row: Row) -> Row:
+    """The row with the choices that it trains on; without the column `taught`, these are all."""
+    taught = row.get("taught", [True] * len(row["input_ids"]))
+    kept = [number for number, so in enumerate(taught) if so]
+    return {
+        name: kept.index(value) if name == "label" else [value[number] for number in kept]
+        for name, value in row.items()
+        if name != "taught"
+    }
 
 
 def _filled(row: Row, blank: dict[str, list[int]], lacking: int) -> Row:

@@ -243,6 +243,18 @@ def test_where_several_choices_are_right_texts_are_compared():
     assert json.loads(kind.table(said).to_json())["label"]["0"] == ["a", "b"]
 
 
+def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(model):
+    question = {"prompt": ["w1"], "choices": [["w2", "w3", "w4", "w5"]], "label": [2]}
+    question["answers"] = [["w4", "w2"]]
+    kind = Choice({"max_length": 16})
+    rows = Dataset.from_dict(question | kind.encode(question, tokenizer()))
+    batch = next(iter(loader(rows, kind, tokenizer(), [[0]])))
+
+    assert [tokenizer().decode(ids) for ids in batch["input_ids"][0]] == ["w1 w3", "w1 w4", "w1 w5"]
+    assert batch["labels"].tolist() == [1]
+    assert kind.predict(model, rows, tokenizer(), batch_size=1).scores.shape == (1, 4)
+
+
 def test_the_benchmark_feeds_the_choices_of_one_question(model):
     batch = random_batch(model, rows=3, length=7)
 
