@@ -19,7 +19,7 @@ def lettered(question: str, *, stem: bool = False) -> Template:
     def template(row: Row) -> Row | None:
         key, letters = row["answerKey"], list(row["choices"]["label"])
         asked = text_of(row, question)
-        prompt = asked if stem else ask(asked)
+        prompt = asked.strip() if stem else ask(asked)
         made = {"prompt": prompt, "choices": list(row["choices"]["text"])}
         return labelled(made, letters.index(key) if key in letters else None)
 
@@ -65,10 +65,21 @@ def clean(text: str) -> str:
 
 
 def winogrande(row: Row) -> Row | None:
-    """The sentence up to its blank; then each of two options with the rest of the sentence."""
-    before, _, after = text_of(row, "sentence").partition("_")
-    choices = [f"{text_of(row, name)}{after}" for name in ("option1", "option2")]
-    made = {"prompt": before.rstrip(), "choices": choices}
+    """The sentence up to its blank; then each of two options with the rest of the sentence.
+
+    Of a sentence that starts with its blank, all is the prompt. Encoders and decoders judge an
+    option together with the rest; published evaluations of decoders are partial: they compare how
+    likely only the rest is, after either option.
+
+    Raises:
+        ValueError: there is no blank.
+    """
+    sentence = text_of(row, "sentence").strip()
+    before, blank, after = sentence.partition("_")
+    if not blank:
+        raise ValueError(f"sentence must have a blank, _, got {sentence!r}")
+    choices = [f"{text_of(row, name).strip()}{after}" for name in ("option1", "option2")]
+    made = {"prompt": before.rstrip() or sentence, "choices": choices}
     return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
 
 

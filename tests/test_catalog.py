@@ -116,6 +116,22 @@ def test_arc_has_letters_or_digits():
     assert CATALOG["arc-easy"].template(row | {"answerKey": "2"})["label"] == 1
 
 
+def test_a_stem_ends_without_a_space():
+    row = OTHERS["openbookqa"][0] | {"question_stem": " The sun is "}
+
+    assert CATALOG["openbookqa"].template(row)["prompt"] == "The sun is"
+
+
+def test_a_sentence_that_starts_with_its_blank_is_a_prompt_and_one_without_is_a_bad_row():
+    template, row = CATALOG["winogrande"].template, OTHERS["winogrande"][0]
+    made = template(row | {"sentence": "_ was hungry, so Ian ate."})
+
+    assert made["prompt"] == "_ was hungry, so Ian ate."
+    assert made["choices"][0] == "Ian was hungry, so Ian ate."
+    with pytest.raises(ValueError, match=r"a blank, _, got 'Ian ate\.'"):
+        template(row | {"sentence": "Ian ate."})
+
+
 def test_alpaca_without_input_leaves_its_part_out():
     row = {"instruction": "Name a colour.", "input": "", "output": "Red.", "text": ""}
     made = CATALOG["alpaca"].template(row)
