@@ -37,11 +37,14 @@ def chat(row: Row) -> Row:
 
 
 def summary(document: str, short: str) -> Template:
-    """A template for a long and a short column; `summarize:` is what T5 was trained with."""
+    """A template for a long and a short column; `summarize:` is what T5 was trained with.
+
+    A decoder would go on with the long text, so it gets a cue.
+    """
 
     def template(row: Row) -> Row:
-        prompt = f"summarize: {text_of(row, document)}\nsummary:"
-        return {"prompt": prompt, "completion": row[short]}
+        prompt = f"summarize: {text_of(row, document)}"
+        return {"prompt": prompt, "cue": "\nsummary:", "completion": row[short]}
 
     return template
 

@@ -6,13 +6,14 @@ A row of a kind has these columns, whichever data set it is from:
 |---|---|
 | classify | text, text_pair (None of single texts), label: a class's name, or a score |
 | choice | prompt, choices, label: the right one's index |
-| generate | prompt, completion; or messages: a chat of {role, content} |
+| generate | prompt, completion, perhaps cue; or messages: a chat of {role, content} |
 | tokens | tokens, tags: one tag a token |
 | answer | id, question, context, answers: {text, answer_start}, empty lists for no answer |
 | image | image, label: a class's name |
 
 A measure over questions needs a further column `group`, equal in rows of one question. A choice of
-which several are right has a column `answers`, their texts: measures then compare texts.
+which several are right has a column `answers`, their texts: measures then compare texts. A `cue`
+stands behind the prompt of decoders, and encoder-decoders do not read it.
 
 Prompts end without a space, or in a newline, and what follows them begins without one: a decoder
 reads both with a space between, or none after a newline.

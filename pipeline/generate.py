@@ -146,6 +146,7 @@ FORM = Form(
     features=Features(
         {
             "prompt": _TEXT,
+            "cue": _TEXT,  # behind the prompt, of decoders only
             "completion": _TEXT,
             "messages": List({"role": _TEXT, "content": _TEXT}),
         }

@@ -64,8 +64,10 @@ def _chat_text(messages: Any, processor: Any) -> tuple[str, str]:
 
 
 def _joined(rows: Columns) -> list[tuple[str, str]]:
-    """Prompts, and completions with the space before them: none at a start or after a newline."""
-    pairs = zip(rows["prompt"], rows["completion"], strict=True)
+    """Prompts with cues; completions with the space before them, but at a start or a new line."""
+    cues = rows.get("cue") or [None] * len(rows["prompt"])
+    prompts = [f"{prompt}{cue or ''}" for prompt, cue in zip(rows["prompt"], cues, strict=True)]
+    pairs = zip(prompts, rows["completion"], strict=True)
     return [
         (prompt, text if not prompt or prompt[-1].isspace() or text[0].isspace() else f" {text}")
         for prompt, text in pairs

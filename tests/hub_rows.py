@@ -123,7 +123,7 @@ SUPER: Pairs = {
     ),
 }
 
-_SUMMARY = {"prompt": "summarize: Long text.\nsummary:", "completion": "Short."}
+_SUMMARY = {"prompt": "summarize: Long text.", "cue": "\nsummary:", "completion": "Short."}
 _SQUAD = {
     "id": "57",
     "question": "Who?",

@@ -17,7 +17,7 @@ ROWS = CLASSIFY | SUPER | OTHERS
 COLUMNS = {
     "classify": [{"text", "text_pair", "label"}, {"text", "text_pair", "label", "group"}],
     "choice": [{"prompt", "choices", "label"}, {"prompt", "choices", "label", "answers"}],
-    "generate": [{"prompt", "completion"}, {"messages"}],
+    "generate": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
     "tokens": [{"tokens", "tags"}],
     "answer": [{"id", "question", "context", "answers"}],
     "image": [{"image", "label"}],

@@ -23,6 +23,8 @@ TURNS = [
     {"role": "assistant", "content": "w5 w6"},
 ]
 
+KINDS = (Causal, Seq2Seq)
+
 
 def pairs(*rows: tuple[str, str]) -> dict:
     prompts, completions = zip(*rows, strict=True)
@@ -64,6 +66,14 @@ def test_only_the_completion_and_the_end_of_text_are_learned_from():
     assert made["labels"] == [[IGNORED] * 2 + ids("w3 </s>"), [IGNORED, *ids("w4 w5 </s>")]]
     assert made["length"] == [4, 4]
     assert made["lost"] == [0, 0]
+
+
+def test_a_cue_is_for_decoders_only():
+    row = pairs(("w1 w2", "w3")) | {"cue": ["\nw9"]}
+    decoder, reader = (kind({"max_length": 16}).encode(row, tokenizer()) for kind in KINDS)
+
+    assert decoder["input_ids"] == [ids("w1 w2 w9 w3 </s>")]
+    assert reader["input_ids"] == [ids("w1 w2")]
 
 
 def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
