@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.entry import Entry, Row, Template, labelled, text_of
+from pipeline.form import ask
 
 _LABELLED = {"train": "train", "validation": "validation", "test": "test"}
 
@@ -24,11 +25,6 @@ def lettered(question: str, *, stem: bool = False) -> Template:
         return labelled(made, letters.index(key) if key in letters else None)
 
     return template
-
-
-def ask(question: str) -> str:
-    """The prompt of a question."""
-    return f"Question: {question.strip()}\nAnswer:"
 
 
 def piqa(row: Row) -> Row | None:

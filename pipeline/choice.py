@@ -15,19 +15,20 @@ from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoi
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError, ModelError
 from pipeline import labels
-from pipeline.form import Form, Row, Template, column, columns
+from pipeline.form import Form, Row, Template, ask, column, columns
 from pipeline.kind import Batch, Columns, Found, Kind, Values
 from pipeline.outputs import check_finite, said
 
 _CHOICES = "choices"
-_PROMPTS = ("prompt", "question")
+_QUESTION = "question"
+_PROMPTS = ("prompt", _QUESTION)
 
 
 def template(section: DataSection, first: Sequence[Row]) -> Template:
     """A prompt, `choices` (a list, in CSV and TSV a JSON list), and the right one's number.
 
-    Two columns of data.text, such as a passage and a question, become one prompt. Labels count
-    from 0; letters count from A.
+    Two columns of data.text, such as a passage and a question, become one prompt, and a column
+    `question` at its end is asked as named tasks ask. Labels count from 0; letters count from A.
     """
     column(_CHOICES, first, "data.kind choice")
     label = column(section.label or "label", first, "data.label")
@@ -42,12 +43,18 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
         parts = ["" if row.get(name) is None else row[name] for name in text]
         bad = [part for part in parts if not (isinstance(part, str) and part.strip())]
         return {
-            "prompt": bad[0] if bad else " ".join(map(str.strip, parts)),
+            "prompt": bad[0] if bad else _joined(parts, asked=text[-1] == _QUESTION),
             "choices": _listed(row.get(_CHOICES)),
             "label": _number(row.get(label)),
         }
 
     return clean
+
+
+def _joined(parts: Sequence[str], *, asked: bool) -> str:
+    """One prompt; a question stands on a line of its own."""
+    texts = [part.strip() for part in parts]
+    return "\n".join([*texts[:-1], ask(texts[-1])]) if asked else " ".join(texts)
 
 
 def _prompt(first: Sequence[Row], label: str) -> str:

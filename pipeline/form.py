@@ -96,3 +96,8 @@ def column(name: str, rows: Sequence[Row], key: str) -> str:
 def columns(rows: Sequence[Row]) -> list[str]:
     """Names of all columns, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def ask(question: str) -> str:
+    """The prompt of a question: a model that writes would go on asking without the last word."""
+    return f"Question: {question.strip()}\nAnswer:"

@@ -10,7 +10,7 @@ from datasets import Features, List, Value
 
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
-from pipeline.form import Form, Row, Template, column, columns
+from pipeline.form import Form, Row, Template, ask, column, columns
 
 # Columns that say that a question and its answer are of another form.
 _OTHERS = {"label", "choices", "context"}
@@ -49,7 +49,7 @@ def question(row: Row) -> Row:
     """A question and its answer."""
     asked = row.get("question")
     if isinstance(asked, str):
-        asked = f"Question: {asked.strip()}\nAnswer:"
+        asked = ask(asked)
     return _row(asked, row.get("answer"))
 
 

@@ -60,14 +60,22 @@ def encoded(rows: list[dict], *, most: int = 16) -> tuple[Choice, Dataset]:
 def test_labels_are_numbers_digits_or_letters(label, number):
     row = {"question": " why? ", "choices": '["a", 2, " c "]', "label": label}
 
-    assert cleaned(row) == {"prompt": "why?", "choices": ["a", "2", "c"], "label": number}
+    prompt = "Question: why?\nAnswer:"
+    assert cleaned(row) == {"prompt": prompt, "choices": ["a", "2", "c"], "label": number}
+
+
+def test_a_prompt_stays_as_it_is():
+    row = {"prompt": " The sun is ", "question": "w1", "choices": ["a", "b"], "label": 0}
+
+    assert cleaned(row)["prompt"] == "The sun is"
 
 
 def test_two_columns_make_one_prompt(tmp_path):
     row = {"passage": "It rains.", "question": "Why?", "choices": ["a", "b"], "gold": 0}
     asked = {"text": ["passage", "question"], "label": "gold"}
 
-    assert cleaned(row, **asked)["prompt"] == "It rains. Why?"
+    assert cleaned(row, **asked)["prompt"] == "It rains.\nQuestion: Why?\nAnswer:"
+    assert cleaned(row, text=["question", "passage"], label="gold")["prompt"] == "Why? It rains."
     assert FORM.wrong(cleaned(row | {"question": " "}, **asked)) == "empty prompt"
 
 
