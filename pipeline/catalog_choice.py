@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pipeline.entry import Entry, Row, Template, labelled, text_of
-from pipeline.form import ask
+from pipeline.entry import Entry, labelled, text_of
+from pipeline.form import Row, Template, ask
 
 _LABELLED = {"train": "train", "validation": "validation", "test": "test"}
 

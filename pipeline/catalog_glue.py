@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 from lightpeft.errors import DataError
-from pipeline.entry import Entry, Row, Template, class_name, labelled, text_of
+from pipeline.entry import Entry, class_name, labelled, text_of
+from pipeline.form import Row, Template
 
 _GLUE_HOME = "nyu-mll/glue"
 _SUPER_HOME = "aps/super_glue"

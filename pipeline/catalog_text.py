@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.entry import Entry, Row, Template, class_name, labelled, text_of
-from pipeline.form import ask
+from pipeline.entry import Entry, class_name, labelled, text_of
+from pipeline.form import Row, Template, ask
 
 _ALL = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}

@@ -21,15 +21,13 @@ reads both with a space between, or none after a newline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightpeft.errors import ConfigError
+from pipeline.form import Row, Template
 from pipeline.measures import find_measure
-
-Row = dict[str, Any]
-Template = Callable[[Row], Row | None]
 
 KINDS = ("classify", "choice", "generate", "tokens", "answer", "image")
 _SPLITS = ("train", "validation", "test")

@@ -6,11 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lightpeft.errors import DataError
-
-Row = dict[str, Any]
+from pipeline.form import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not all that is space: a word may be a space that does not break
 _SQUAD = re.compile(r'\s*\{[^[]*"data"\s*:\s*\[\s*\{.*"paragraphs"', re.DOTALL)

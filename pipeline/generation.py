@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lightpeft.config import EvaluateSection
 from lightpeft.errors import ConfigError, DataError
+from pipeline.form import Row
 from pipeline.greedy import greedy_texts
-from pipeline.kind import Batch, Columns, Found, Kind, Row, Values
+from pipeline.kind import IGNORED, Batch, Columns, Found, Kind, Values
 from pipeline.outputs import check_finite, in_row_order, shown
 from pipeline.token_pairs import Ids, chat_texts, end_of_text, ended, fitted, token_pairs
 
-IGNORED = -100  # labels that count for nothing
 _BY_TEXT = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 
 

@@ -19,11 +19,13 @@ from transformers import AutoTokenizer
 
 from lightpeft.config import EvaluateSection
 from lightpeft.errors import DataError
+from pipeline.form import Row
 
 Values = NDArray[Any]
-Row = dict[str, Any]
 Batch = dict[str, Any]
 Columns = dict[str, list[Any]]
+
+IGNORED = -100  # transformers' label of what is not in the loss
 
 
 @dataclass(frozen=True, kw_only=True)

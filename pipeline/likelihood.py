@@ -17,10 +17,9 @@ from transformers import AutoModelForCausalLM
 from lightpeft.errors import DataError, ModelError
 from pipeline.batches import by_length, token_counts
 from pipeline.choice import Choosing, choice_counts
-from pipeline.kind import Batch, Columns, Found, Row
+from pipeline.form import Row
+from pipeline.kind import IGNORED, Batch, Columns, Found
 from pipeline.outputs import ready
-
-_IGNORED = -100  # transformers' label of tokens that are not in the loss
 
 Ids = list[int]
 
@@ -72,7 +71,7 @@ class Likelihood(Choosing):
             ids, mask = padded(both, processor.pad_token_id)
             starts = torch.tensor([len(row["prompt_ids"]) for row in rows])[:, None]
             taught = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
-            labels = ids.masked_fill(~taught, _IGNORED)
+            labels = ids.masked_fill(~taught, IGNORED)
             return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
         return collate

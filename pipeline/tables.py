@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.errors import DataError
+from pipeline.form import Row
 from pipeline.formats import is_squad, read_conll, read_folder, read_squad
 
-Row = dict[str, Any]
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
 _CHUNK = 10_000  # rows of a Parquet file in memory
 

@@ -15,11 +15,19 @@ from lightpeft.config import DataSection
 from lightpeft.errors import DataError, ModelError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, column, columns
-from pipeline.kind import Batch, Columns, Found, Kind, Values, class_options, objects
+from pipeline.kind import (
+    IGNORED,
+    Batch,
+    Columns,
+    Found,
+    Kind,
+    Values,
+    class_options,
+    objects,
+)
 from pipeline.outputs import check_finite, said
 
 OUTSIDE = "O"
-_IGNORED = -100
 
 
 def template(section: DataSection, first: Sequence[Row]) -> Template:
@@ -118,7 +126,7 @@ class Tags(Kind):
         ):
             ids = labels.encode(tags, classes=self.card["labels"], split="this split")
             seen, first = first_tokens(words, places)
-            spread = [_IGNORED] * len(places)
+            spread = [IGNORED] * len(places)
             for word, token in zip(seen, first, strict=True):
                 spread[token] = int(ids[word])
             for name, value in (("label", ids), ("labels", spread), ("words", seen)):
@@ -140,7 +148,7 @@ class Tags(Kind):
         truth, words = rows["tags"], rows["words"]
         found, loss = [[unseen] * len(tags) for tags in truth], 0.0
         for numbers, batch, output in said(self, model, rows, processor, batch_size=batch_size):
-            first = (batch["labels"] != _IGNORED).cpu().numpy()
+            first = (batch["labels"] != IGNORED).cpu().numpy()
             logits = output.logits.float().cpu().numpy()
             check_finite(np.where(first[..., None], logits, 0.0), numbers)
             for number, best, kept in zip(numbers, logits.argmax(axis=2), first, strict=True):

@@ -16,8 +16,8 @@ from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
 from lightpeft.targets import checked
 from pipeline import estimate, evaluate, finetune, greedy, prune
-from pipeline.generation import IGNORED, Causal
-from pipeline.kind import Found
+from pipeline.generation import Causal
+from pipeline.kind import IGNORED, Found
 from pipeline.kinds import resolve
 from pipeline.metrics import higher_is_better, interval, score
 from pipeline.prepare import main as prepare

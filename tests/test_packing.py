@@ -13,7 +13,7 @@ from writing import copying, loaded, prepared, workspace
 
 from lightpeft.errors import ConfigError
 from pipeline.batches import batches
-from pipeline.generation import IGNORED
+from pipeline.kind import IGNORED
 from pipeline.packing import PACKABLE, bins, pack
 
 DECODERS = [name for name, made in ARCHITECTURES.items() if made.kind == "decoder"]

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from writing import ids, tokenizer
 
 from lightpeft.errors import DataError, ModelError
-from pipeline.generation import IGNORED, Causal, Seq2Seq
+from pipeline.generation import Causal, Seq2Seq
+from pipeline.kind import IGNORED
 from pipeline.token_pairs import chat_texts, fitted, token_pairs, without_middle
 
 END = ids("</s>")
