@@ -15,7 +15,8 @@ from pipeline.hub import fetch, fetch_task
 from pipeline.splits import three_splits
 from pipeline.tasks import find, read_task
 
-AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
+_UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
+AUTO = dict.fromkeys(_UNSET, "auto")
 LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 

@@ -12,7 +12,8 @@ from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from pipeline.tasks import Task, read_task
 
-AUTO = dict.fromkeys(("train", "validation", "test", "text", "label", "kind", "metric"), "auto")
+_UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
+AUTO = dict.fromkeys(_UNSET, "auto")
 LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
