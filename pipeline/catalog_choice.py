@@ -63,10 +63,14 @@ def clean(text: str) -> str:
 
 
 def winogrande(row: Row) -> Row | None:
-    """The sentence up to its blank; then each of two options with the rest of the sentence."""
+    """The sentence up to its blank; then each of two options with the rest of the sentence.
+
+    Sentences come in twins, equal but for a word or two: they have their options in common.
+    """
     before, _, after = row["sentence"].partition("_")
     choices = [f"{row[name]}{after}" for name in ("option1", "option2")]
-    made = {"prompt": before.rstrip(), "choices": choices}
+    group = " / ".join(sorted([row["option1"], row["option2"]]))
+    made = {"prompt": before.rstrip(), "choices": choices, "group": group}
     return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
 
 

@@ -5,7 +5,6 @@ Rows go from file to file in pieces, so memory does not grow with their number.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from lightpeft.config import DataSection, Params, load_params
 from lightpeft.errors import ConfigError, DataError
 from pipeline.clean import first_of
 from pipeline.common import say, write_json
+from pipeline.form import text_key
 from pipeline.kind import Columns, Kind, Values
 from pipeline.kinds import resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
@@ -134,7 +134,7 @@ def _encoded(
 
     def encode(columns: Columns) -> Columns:
         keys = zip(*(columns[column] for column in texts), strict=True)
-        return kind.encode(columns, processor) | {"key": [_key(key) for key in keys]}
+        return kind.encode(columns, processor) | {"key": [text_key(key) for key in keys]}
 
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
@@ -149,11 +149,6 @@ def _encoded(
         new_fingerprint=name,  # the same rows are the same bytes
         desc=f"[prepare] encoding {name}",
     )
-
-
-def _key(texts: tuple[Any, ...]) -> int:
-    digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, signed=True)
 
 
 def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def test_a_tag_that_train_lacks_is_named(space):
 
 
 def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
-    rows = [{"tokens": ["w1", "w2"], "ner_tags": [0, i % 3]} for i in range(40)]
+    rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 3]} for i in range(40)]
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rewrite(space, test="auto", metric="entity_f1")
     with pytest.raises(
