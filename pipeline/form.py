@@ -63,6 +63,7 @@ class Form:
         complete: a row that a template made -> the clean one, where more is to be found out.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
+        label: column of what is a class, or a list of such; None: there is none.
         fits: names of a file's columns -> whether they are this form's.
         texts: columns that tell rows apart, for counting repeats.
         together: columns whose equal values keep rows in one split; empty: those of `texts`.
@@ -78,6 +79,7 @@ class Form:
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
+    label: str | None = None
     fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
     texts: tuple[str, ...]
     together: tuple[str, ...] = ()

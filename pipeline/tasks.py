@@ -19,7 +19,7 @@ from lightpeft.files import file_hash
 from pipeline import hub
 from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG
-from pipeline.clean import Dropped, write_clean
+from pipeline.clean import Dropped, drop_unknown, write_clean
 from pipeline.entry import Entry
 from pipeline.form import Form, Rows, Source
 from pipeline.kinds import FORMS, form_of
@@ -69,6 +69,10 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
         path = folder / f"{split}.arrow"
         tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
     classes = form.labels(tables, source.classes)
+    for split in tables if form.label else ():
+        tables[split] = drop_unknown(
+            tables[split], split=split, column=form.label, classes=classes, dropped=dropped
+        )
     draw = Draw(
         together=_together(form, source, tables["train"]),
         by="label" if classes and "label" in form.features else None,

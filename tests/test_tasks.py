@@ -192,8 +192,8 @@ def test_a_wrong_task_is_one_line(tmp_path, labels, changes, message):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (["a", "b"] * 5, "c", "'c' in test is not in train: a, b"),
-        ([0.5, 1.5] * 5, "c", "'c' in test is no number"),
+        (["a", "b"] * 5, "c", r"1 x label that train does not have \(first: row 1, 'c'\)"),
+        ([0.5, 1.5] * 5, "c", r"1 x label that is no number \(first: row 1, 'c'\)"),
     ],
 )
 def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
@@ -201,6 +201,32 @@ def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
 
     with pytest.raises(DataError, match=message):
         task(tmp_path, labels=train, test=path)
+
+
+def unseen(folder: Path, **changes: Any) -> Task:
+    """Of 13 test rows, number 2 has no label, and 3 and 6 one that train has not."""
+    labels = ["a", None, "c", "b", "a", "d", *["b"] * 7]
+    path = jsonl(folder / "test.jsonl", text=[f"t{i}" for i in range(13)], label=labels)
+    return task(folder, labels=["a", "b"] * 10, test=path, **changes)
+
+
+def test_a_few_labels_unseen_in_train_are_bad_rows(tmp_path):
+    found = unseen(tmp_path, max_bad_rows=0.25)
+
+    assert found.dropped == {
+        "test: no label": {"rows": 1, "first": 2},
+        "test: label that train does not have": {"rows": 2, "first": 3, "name": "'c'"},
+    }
+    assert found.splits["test"]["text"][:] == ["t0", "t3", "t4", *(f"t{i}" for i in range(6, 13))]
+    assert found.classes == ["a", "b"]
+
+
+def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):
+    message = "3 of 13 rows of test are bad, more than data.max_bad_rows 0.2 allows: 1 x no label"
+    with pytest.raises(DataError, match=message) as caught:
+        unseen(tmp_path, max_bad_rows=0.2)
+
+    assert str(caught.value).endswith("2 x label that train does not have (first: row 3, 'c')")
 
 
 def test_too_many_text_columns_are_listed(tmp_path):
