@@ -27,6 +27,7 @@ from pipeline.kind import Columns, Kind, Values
 from pipeline.kinds import resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
 from pipeline.packing import check_packable, pack
+from pipeline.prepared import repeats_told
 from pipeline.tasks import Task, read_task
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
@@ -210,6 +211,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
         f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
         for reason, found in card["dropped"].items()
     ]
+    lines += repeats_told(card)
     if baseline := card.get("baseline"):
         lines.append(f"{baseline['name']}: {baseline['accuracy']:.1%} of test")
     return lines
