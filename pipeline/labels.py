@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,24 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
         decimals = False
     if decimals:
         return []
-    names = sorted({_name(value) for value in values}, key=None if None in numbers else int)
+    names = in_order({_name(value) for value in values})
     if len(names) > max(2, rows // 2):
         raise DataError(
             f"data.label: {len(names)} different labels in {rows} rows of train, "
             f"such as {values[0]!r}; is it the label column?"
         )
     return names
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names as text, or by size where all are whole numbers."""
+    found = list(names)
+    return sorted(found, key=int if are_numbers(found) else None)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return all(isinstance(_number(name), int) for name in names)
 
 
 def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list[int] | list[float]:

@@ -24,7 +24,7 @@ from pipeline.clean import first_of
 from pipeline.common import say, write_json
 from pipeline.form import text_key
 from pipeline.kind import Columns, Kind, Values
-from pipeline.kinds import resolve
+from pipeline.kinds import kind_of, resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
 from pipeline.packing import check_packable, pack
 from pipeline.prepared import repeats_told
@@ -211,7 +211,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
         f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
         for reason, found in card["dropped"].items()
     ]
-    lines += repeats_told(card)
+    lines += [*kind_of(card).advice(), *repeats_told(card)]
     if baseline := card.get("baseline"):
         lines.append(f"{baseline['name']}: {baseline['accuracy']:.1%} of test")
     return lines

@@ -56,12 +56,12 @@ def wrong(row: Row) -> str | None:
 
 
 def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The tags of train by name, O first.
+    """The tags of train by name, O first; numbers by size.
 
     Raises:
         DataError: train has one tag only.
     """
-    found = sorted(labels.distinct(splits["train"].data.column("tags")))
+    found = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
     if len(found) < 2:
         raise DataError(f"data.label: train has one tag only, {found[0]!r}")
     return list(known or sorted(found, key=lambda name: name != OUTSIDE))
@@ -118,6 +118,12 @@ class Tags(Kind):
         kept = [len(ids) for ids in cut["input_ids"]]
         lost = [len(ids) - size for ids, size in zip(whole, kept, strict=True)]
         return made | {"length": kept, "lost": lost}
+
+    def advice(self) -> list[str]:
+        """Numbers in place of tags do not say where an entity begins."""
+        if not labels.are_numbers(self.card["labels"]):
+            return []
+        return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
         return DataCollatorForTokenClassification(processor)

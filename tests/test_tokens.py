@@ -201,8 +201,8 @@ def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
     assert (card["splits"]["test"]["rows"], card["labels"]) == (9, NAMES)
 
 
-def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
-    rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 3]} for i in range(40)]
+def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, capsys):
+    rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 11]} for i in range(60)]
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rewrite(space, test="auto", metric="entity_f1")
     with pytest.raises(
@@ -216,9 +216,18 @@ def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
     card = read("prepared/card.json")
     assert (card["kind"], card["labels"], card["metrics"]) == (
         "tags",
-        ["0", "1", "2"],
+        [str(number) for number in range(11)],
         ["token_accuracy"],
     )
+    assert (
+        "[prepare] tags are numbers: entity F1 needs names such as B-PER" in capsys.readouterr().out
+    )
+
+
+def test_tags_with_names_need_no_advice(space, capsys):
+    prepare.main("prepared")
+
+    assert "needs names" not in capsys.readouterr().out
 
 
 def test_one_tag_is_no_task(space):
