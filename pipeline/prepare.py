@@ -1,6 +1,7 @@
 """Stage `prepare`: a task -> encoded rows in three splits, with a data card.
 
-Rows go from file to file in pieces, so memory does not grow with their number.
+Rows go from file to file in pieces, so memory does not grow with their number (except where a
+source lies in memory as a whole: SQuAD's own JSON, the built-in tasks).
 """
 
 from __future__ import annotations
