@@ -115,6 +115,7 @@ FORM = Form(
     labels=classes,
     fits=lambda names: {"question", "context", "answers"} <= {*names},
     texts=("question", "context"),
+    together=("context",),
 )
 
 

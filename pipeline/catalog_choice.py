@@ -65,7 +65,8 @@ def winogrande(row: Row) -> Row | None:
 
     Of a sentence that starts with its blank, all is the prompt. Encoders and decoders judge an
     option together with the rest; published evaluations of decoders are partial: they compare how
-    likely only the rest is, after either option.
+    likely only the rest is, after either option. Sentences come in twins, equal but for a word or
+    two: they have their options in common.
 
     Raises:
         ValueError: there is no blank.
@@ -74,8 +75,12 @@ def winogrande(row: Row) -> Row | None:
     before, blank, after = sentence.partition("_")
     if not blank:
         raise ValueError(f"sentence must have a blank, _, got {sentence!r}")
-    choices = [f"{text_of(row, name).strip()}{after}" for name in ("option1", "option2")]
-    made = {"prompt": before.rstrip() or sentence, "choices": choices}
+    options = [text_of(row, name).strip() for name in ("option1", "option2")]
+    made = {
+        "prompt": before.rstrip() or sentence,
+        "choices": [f"{option}{after}" for option in options],
+        "group": " / ".join(sorted(options)),
+    }
     return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
 
 

@@ -100,7 +100,8 @@ def record(row: Row) -> Row | None:
     passage = passage.replace("\n@highlight\n", ". ")
     question = text_of(row, "query").replace("@placeholder", "_")
     prompt = f"{passage}\nWhich name fills the blank? {question}\nAnswer:"
-    return {"prompt": prompt, "choices": choices, "label": right[0], "answers": answers}
+    made = {"prompt": prompt, "choices": choices, "label": right[0], "answers": answers}
+    return made | {"group": str(row["idx"]["passage"])}
 
 
 def _glue(
@@ -124,6 +125,7 @@ def _super(
     *,
     classes: tuple[str, ...] = (),
     metrics: tuple[str, ...] = ("accuracy",),
+    together: str = "",
 ) -> Entry:
     return Entry(
         kind="classify" if classes else "choice",
@@ -133,6 +135,7 @@ def _super(
         classes=classes,
         metric=metrics[0],
         metrics=metrics,
+        together=together,
     )
 
 
@@ -185,7 +188,11 @@ SUPER_GLUE = {
     ),
     "super_glue/copa": _super("copa", copa),
     "super_glue/multirc": _super(
-        "multirc", multirc, classes=_TRUTH, metrics=("multirc_f1a", "multirc_em", "accuracy")
+        "multirc",
+        multirc,
+        classes=_TRUTH,
+        metrics=("multirc_f1a", "multirc_em", "accuracy"),
+        together="text",  # the paragraph, which has several questions
     ),
     "super_glue/record": _super("record", record, metrics=("record_f1", "record_em")),
     "super_glue/rte": _super("rte", texts(*_HYPOTHESIS, classes=_ENTAILMENT), classes=_ENTAILMENT),

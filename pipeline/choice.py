@@ -124,6 +124,7 @@ FORM = Form(
             "choices": List(Value("string")),
             "label": Value("int64"),
             "answers": List(Value("string")),  # texts, where several choices are right
+            "group": Value("string"),  # rows of one passage, or about the same two options
         }
     ),
     template=template,

@@ -57,13 +57,11 @@ def wrong(row: Row) -> str | None:
 
 
 def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The classes of train, empty for a regression; every other split must fit them."""
+    """The classes of train, empty for a regression."""
     found = pc.value_counts(splits["train"].data.column("label")).to_pylist()
     names = labels.class_names({row["values"]: row["counts"] for row in found}, known)
     if names and len(found) < 2:
         raise DataError("data.label: the label column of train has one class only")
-    for split, rows in splits.items():
-        labels.encode(rows.unique("label"), classes=names, split=split)
     return names
 
 
@@ -80,6 +78,7 @@ FORM = Form(
     template=template,
     wrong=wrong,
     labels=classes,
+    label="label",
     texts=("text", "text_pair"),
 )
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from lightpeft.errors import DataError
+from pipeline import labels
 from pipeline.common import Progress
 from pipeline.form import Form, Row, Rows, Template
 
@@ -22,18 +26,29 @@ class Dropped:
         """`most` is the share of a split's rows that may be bad."""
         self.most = most
         self.counts: dict[str, dict[str, Any]] = {}
+        self._numbers: dict[str, array[int]] = {}
+        self._rows: dict[str, int] = {}
 
     def add(self, split: str, reason: str, number: int, *, place: str | None = None) -> None:
         """Count row `number` (from 1) of a split, which may have a name."""
         first = {"rows": 0, "first": number} | ({"name": place} if place else {})
         self.counts.setdefault(f"{split}: {reason}", first)["rows"] += 1
+        self._numbers.setdefault(split, array("q")).append(number)
 
-    def check(self, split: str, rows: int) -> None:
-        """Stop if more of a split's rows are bad than may be.
+    def number(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers (from 1) that clean rows (from 0) had among all rows of a split."""
+        bad = np.array(self._numbers.get(split, ()), np.int64)
+        good_before = bad - 1 - np.arange(len(bad))
+        return rows + 1 + np.searchsorted(good_before, rows, side="right")
+
+    def check(self, split: str, rows: int | None = None) -> None:
+        """Stop if more of a split's rows are bad than may be; `rows` are to be told once.
 
         Raises:
             DataError: names the reasons, the counts and the first row of each.
         """
+        rows = self._rows[split] if rows is None else rows
+        self._rows[split] = rows
         mine = {key: found for key, found in self.counts.items() if key.startswith(f"{split}: ")}
         bad = sum(found["rows"] for found in mine.values())
         reasons = ", ".join(
@@ -95,6 +110,27 @@ def write_clean(
             progress.count(total, f"rows of {split} read")
     dropped.check(split, total)
     return Dataset.from_file(str(path))
+
+
+def drop_unknown(
+    rows: Dataset, *, split: str, column: str, classes: Sequence[str], dropped: Dropped
+) -> Dataset:
+    """The rows whose label, or all of whose labels, train has; others are bad rows.
+
+    Raises:
+        DataError: too many rows are bad, or none is good.
+    """
+    cells = rows.data.column(column)
+    wrong = labels.unknown(labels.distinct(cells), classes)
+    if not wrong:
+        return rows
+    bad, value = labels.rows_with(cells, wrong)
+    whose = "the task" if split == "train" else "train"
+    reason = f"label that {whose} does not have" if classes else "label that is no number"
+    for number in dropped.number(split, np.flatnonzero(bad)):
+        dropped.add(split, reason, int(number), place=repr(value))
+    dropped.check(split)
+    return rows.select(np.flatnonzero(~bad))
 
 
 def _garbled(row: Row) -> str | None:

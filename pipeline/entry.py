@@ -11,9 +11,10 @@ A row of a kind has these columns, whichever data set it is from:
 | answer | id, question, context, answers: {text, answer_start}, empty lists for no answer |
 | image | image, label: a class's name |
 
-A measure over questions needs a further column `group`, equal in rows of one question. A choice of
-which several are right has a column `answers`, their texts: measures then compare texts. A `cue`
-stands behind the prompt of decoders, and encoder-decoders do not read it.
+Rows to classify and choices may have a further column `group`, equal in rows of one question or
+passage: a measure over questions needs it, and splits that are drawn from train keep such rows
+together. A choice of which several are right has a column `answers`, their texts: measures then
+compare texts. A `cue` stands behind the prompt of decoders, and encoder-decoders do not read it.
 
 Prompts end without a space, or in a newline, and what follows them begins without one: a decoder
 reads both with a space between, or none after a newline.
@@ -55,6 +56,8 @@ class Entry:
         neutral_prompt: of choices: a prompt that asks nothing, with which decoders compare.
         splits: train, and validation and test where they have labels -> the data set's names.
             What is missing is taken from train.
+        together: column of the kind whose equal values keep rows in one split; empty: `group`, or
+            where rows have none, their texts (the context of answers).
     """
 
     kind: str
@@ -68,6 +71,7 @@ class Entry:
     select: str = ""
     neutral_prompt: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: dict(_PUBLIC))
+    together: str = ""
 
     def __post_init__(self) -> None:
         """Fill what is empty, and refuse what makes no task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from peft import PeftModel
 
 from lightpeft import checkpoint
 from lightpeft.config import EvaluateSection, ModelSection, load_params
+from lightpeft.errors import DataError
 from lightpeft.surgery import peft_weights
 from pipeline.common import say, write_json
 from pipeline.kind import Found, Kind
@@ -37,7 +39,7 @@ def main(prepared: str, trained: str, out: str) -> None:
     if params.evaluate.lifted:
         whole = lifted(params.model, kind, folder, seed=params.seed)
         there = kind.predict(whole, rows, processor, batch_size=size)
-        found["lifted"] = score(kind.card, there)
+        found["lifted"] = _finite(score(kind.card, there))
     _write(Path(out), found, kind.table(said))
     metric = kind.card["metric"]
     say(f"evaluate {Path(out).name}", f"test {metric} {found[metric]:.4f}")
@@ -51,17 +53,32 @@ def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
 
 
 def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Every metric, the main one's interval, and for classes the confusion matrix."""
+    """Every metric, the main one's interval, and for classes the confusion matrix.
+
+    Raises:
+        DataError: a metric is not finite, as the perplexity of a model that diverged.
+    """
     card = kind.card
+    values = _finite(score(card, said))
+    limits = interval(card, said, resamples=resamples, seed=seed)
+    _finite({f"{card['metric']} (of resampled rows)": limit for limit in limits})
     return {
         "split": "test",
         "rows": len(said.labels),
         "metric": card["metric"],
-        **score(card, said),
-        "interval": interval(card, said, resamples=resamples, seed=seed),
+        **values,
+        "interval": limits,
         "labels": card["labels"],
         "confusion": confusion(card, said) if card["labels"] and said.scores is not None else None,
     }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    """The values, if JSON can hold them."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DataError(f"test {name} must be finite, got {value}; lower finetune.lr")
+    return values
 
 
 def lifted(section: ModelSection, kind: Kind, folder: Path, *, seed: int) -> PeftModel:

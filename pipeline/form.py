@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ class Source:
         classes: in the order of their ids.
         metric, metrics, select: the main one, all, and the one that validation chooses by.
         most: rows taken from train at most, for a split that is missing.
+        together: column of the form whose equal values keep rows in one split; None: `group` where
+            rows have one, or the form's own.
         baseline: what a trivial method reaches.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
     """
@@ -43,6 +46,7 @@ class Source:
     metrics: tuple[str, ...] = ()
     select: str | None = None
     most: int | None = None
+    together: str | None = None
     baseline: dict[str, Any] | None = None
     neutral_prompt: str | None = None
 
@@ -59,8 +63,10 @@ class Form:
         complete: a row that a template made -> the clean one, where more is to be found out.
         wrong: why a clean row is bad, in two or three words; None if it is not.
         labels: clean splits and the known classes -> the classes; [] where there are none.
+        label: column of what is a class, or a list of such; None: there is none.
         fits: names of a file's columns -> whether they are this form's.
         texts: columns that tell rows apart, for counting repeats.
+        together: columns whose equal values keep rows in one split; empty: those of `texts`.
         place: what a clean row is called beside its number, where it has a name.
         chunk: rows held in memory at a time.
     """
@@ -73,8 +79,10 @@ class Form:
     labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
+    label: str | None = None
     fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
     texts: tuple[str, ...]
+    together: tuple[str, ...] = ()
     place: Callable[[Row], str | None] = field(default=lambda row: None)
     chunk: int = 10_000
 
@@ -101,3 +109,9 @@ def columns(rows: Sequence[Row]) -> list[str]:
 def ask(question: str) -> str:
     """The prompt of a question: a model that writes would go on asking without the last word."""
     return f"Question: {question.strip()}\nAnswer:"
+
+
+def text_key(texts: tuple[Any, ...]) -> int:
+    """A hash of a row's texts, the same in every process."""
+    digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)

@@ -42,7 +42,10 @@ def is_squad(path: Path) -> bool:
 
 
 def read_squad(path: Path) -> Iterator[Row]:
-    """The questions of SQuAD's own nested JSON, each with its paragraph."""
+    """The questions of SQuAD's own nested JSON, each with its paragraph.
+
+    The file is one JSON value, and is read into memory as a whole.
+    """
     with path.open(encoding="utf-8-sig") as file:
         try:
             articles = json.load(file)["data"]

@@ -31,6 +31,7 @@ def source_of(entry: Entry, rows: dict[str, Rows], origins: dict[str, Any]) -> S
         metrics=entry.metrics,
         select=entry.select or None,
         most=_MOST,
+        together=entry.together or None,
         neutral_prompt=entry.neutral_prompt,
     )
 

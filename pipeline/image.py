@@ -142,6 +142,7 @@ FORM = Form(
     complete=complete,
     wrong=wrong,
     labels=classes,
+    label="label",
     fits=lambda names: "image" in names,
     texts=("digest",),
     place=place,

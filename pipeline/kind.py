@@ -144,6 +144,10 @@ class Kind(ABC):
         """What the data card says besides, found in the encoded rows of train."""
         return {}
 
+    def advice(self) -> list[str]:
+        """Lines for whoever prepares such rows."""
+        return []
+
     def for_validation(self) -> Kind:
         """The same kind, of which only what validation chooses by is measured."""
         return type(self)(self.card | {"metrics": [self.card["select"]]})

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lightpeft.errors import DataError
 
@@ -60,13 +65,24 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
         decimals = False
     if decimals:
         return []
-    names = sorted({_name(value) for value in values}, key=None if None in numbers else int)
+    names = in_order({_name(value) for value in values})
     if len(names) > max(2, rows // 2):
         raise DataError(
             f"data.label: {len(names)} different labels in {rows} rows of train, "
             f"such as {values[0]!r}; is it the label column?"
         )
     return names
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names as text, or by size where all are whole numbers."""
+    found = list(names)
+    return sorted(found, key=int if are_numbers(found) else None)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return all(isinstance(_number(name), int) for name in names)
 
 
 def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list[int] | list[float]:
@@ -84,6 +100,38 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
         wrong = values[numbers.index(None)]
         raise DataError(f"data.label: {wrong!r} in {split} is no number; train holds decimals")
     return [float(number) for number in numbers if number is not None]
+
+
+def unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
+    """Those that are none of the classes, or no numbers where there are no classes."""
+    if not classes:
+        return [value for value in values if _number(value) is None]
+    known = set(classes)
+    return [value for value in values if value not in known and _name(value) not in known]
+
+
+def distinct(column: pa.ChunkedArray) -> list[Any]:
+    """The different values of a column, or of the lists in it."""
+    return list({v: None for part in column.chunks for v in pc.unique(_flat(part)).to_pylist()})
+
+
+def rows_with(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[np.bool_], Any]:
+    """Which rows of a column are or hold one of the values, and the first of them that is there."""
+    masks, first = [], None
+    for part in column.chunks:
+        flat, listed = _flat(part), pa.types.is_list(part.type)
+        found = pc.is_in(flat, pa.array(values, flat.type))
+        whose = pc.list_parent_indices(part) if listed else np.arange(len(part))
+        mask = np.zeros(len(part), bool)
+        mask[np.asarray(whose)[np.asarray(found)]] = True
+        if first is None and mask.any():
+            first = flat[pc.index(found, True).as_py()].as_py()
+        masks.append(mask)
+    return np.concatenate(masks), first
+
+
+def _flat(part: pa.Array) -> pa.Array:
+    return pc.list_flatten(part) if pa.types.is_list(part.type) else part
 
 
 def _name(value: Any) -> str:

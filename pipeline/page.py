@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline import words
 from pipeline.drawing import Picture
 from pipeline.outcome import Method, Outcome
+from pipeline.prepared import repeats_told
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,6 +49,7 @@ def render(outcome: Outcome, pictures: Mapping[str, Picture]) -> str:
             reason: f"{found['rows']:,}, the first is row {found['first']:,}"
             for reason, found in outcome.card["dropped"].items()
         },
+        repeats=repeats_told(outcome.card),
         versions=_flat(outcome.benchmark["versions"]),
         pictures=pictures,
     )

@@ -1,11 +1,11 @@
 """Stage `prepare`: a task -> encoded rows in three splits, with a data card.
 
-Rows go from file to file in pieces, so memory does not grow with their number.
+Rows go from file to file in pieces, so memory does not grow with their number (except where a
+source lies in memory as a whole: SQuAD's own JSON, the built-in tasks).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -23,10 +23,12 @@ from lightpeft.config import DataSection, Params, load_params
 from lightpeft.errors import ConfigError, DataError
 from pipeline.clean import first_of
 from pipeline.common import say, write_json
+from pipeline.form import text_key
 from pipeline.kind import Columns, Kind, Values
-from pipeline.kinds import resolve
+from pipeline.kinds import kind_of, resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
 from pipeline.packing import check_packable, pack
+from pipeline.prepared import repeats_told
 from pipeline.tasks import Task, read_task
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
@@ -134,7 +136,7 @@ def _encoded(
 
     def encode(columns: Columns) -> Columns:
         keys = zip(*(columns[column] for column in texts), strict=True)
-        return kind.encode(columns, processor) | {"key": [_key(key) for key in keys]}
+        return kind.encode(columns, processor) | {"key": [text_key(key) for key in keys]}
 
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
@@ -149,11 +151,6 @@ def _encoded(
         new_fingerprint=name,  # the same rows are the same bytes
         desc=f"[prepare] encoding {name}",
     )
-
-
-def _key(texts: tuple[Any, ...]) -> int:
-    digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, signed=True)
 
 
 def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
@@ -215,6 +212,7 @@ def _lines(card: dict[str, Any]) -> list[str]:
         f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
         for reason, found in card["dropped"].items()
     ]
+    lines += [*kind_of(card).advice(), *repeats_told(card)]
     if baseline := card.get("baseline"):
         lines.append(f"{baseline['name']}: {baseline['accuracy']:.1%} of test")
     return lines

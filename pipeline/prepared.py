@@ -41,3 +41,13 @@ def read_rows(data: Path, split: str) -> Dataset:
         raise DataError(
             f"{data / split} is damaged or missing ({reason}); run the stage prepare again"
         ) from None
+
+
+def repeats_told(card: dict[str, Any]) -> list[str]:
+    """How many rows of validation and test repeat train, in a line; nothing if none does."""
+    told = [
+        f"{count:,} of {card['splits'][split]['rows']:,} rows of {split}"
+        for split, count in card.get("repeats_of_train", {}).items()
+        if count
+    ]
+    return [f"{' and '.join(told)} have a text that train has too"] if told else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,64 +10,115 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from lightpeft.errors import DataError
+from pipeline.form import text_key
 
 SPLITS = ("train", "validation", "test")
+_CHUNK = 10_000  # rows in memory
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How rows of train are drawn for a split that is missing.
+
+    Attributes:
+        together: columns whose equal values keep rows on one side; empty: none does.
+        by: a column of which each value keeps its share; None: none does.
+        most: rows at most; None: a tenth.
+        seed: of the order in which they are drawn.
+    """
+
+    together: tuple[str, ...] = ()
+    by: str | None = None
+    most: int | None = None
+    seed: int
 
 
 def three_splits(
-    tables: dict[str, Dataset],
-    origins: dict[str, Any],
-    *,
-    by: str | None,
-    most: int | None,
-    seed: int,
+    tables: dict[str, Dataset], origins: dict[str, Any], draw: Draw
 ) -> tuple[dict[str, Dataset], dict[str, Any]]:
     """Make up for splits that are not given, and say where each came from.
 
-    Without test, validation becomes test. What is still missing is a seeded tenth of train, at
-    most `most` rows, with the same share of each value of column `by`.
+    Without test, validation becomes test. What is still missing is a seeded tenth of train.
+
+    Raises:
+        DataError: train has too few rows, or too few that do not belong together.
     """
     tables, origins = dict(tables), dict(origins)
     if "test" not in tables and "validation" in tables:
         tables["test"] = tables.pop("validation")
         origins["test"] = origins.pop("validation")
-    generator, codes = np.random.default_rng(seed), _codes(tables["train"], by)
-    tenth = len(tables["train"]) // 10
-    count = min(tenth, most or tenth)
-    for split in ("test", "validation"):
-        if split not in tables:
-            train = tables["train"]
-            taken = take(codes, count, generator=generator)
-            left = np.setdiff1d(np.arange(len(train)), taken)
-            tables[split], tables["train"] = train.select(taken), train.select(left)
-            codes = codes[left]
+    missing = [split for split in ("test", "validation") if split not in tables]
+    if missing:
+        train = tables["train"]
+        codes, keys, left = _codes(train, draw.by), _keys(train, draw.together), _numbers(train)
+        count, generator = len(train) // 10, np.random.default_rng(draw.seed)
+        for split in missing:
+            size = min(count, draw.most or count)
+            taken = take(codes[left], keys[left], count=size, generator=generator)
+            tables[split], left = train.select(left[taken]), np.delete(left, taken)
             origins[split] = {"from": f"{len(taken)} seeded rows of train"}
+        tables["train"] = train.select(left)
     return {split: tables[split] for split in SPLITS}, origins
 
 
-def take(
-    codes: NDArray[np.int64], count: int, *, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def take(codes: Codes, keys: Codes, *, count: int, generator: np.random.Generator) -> Codes:
     """Choose about `count` rows, the same share of each code but never all of one.
+
+    Rows of one key are chosen together; their code is that of the first of them.
 
     Returns:
         Their numbers, ascending.
     """
-    taken = []
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        share = max(round(count * len(rows) / len(codes)), 1)
-        taken.append(generator.permutation(rows)[: min(share, len(rows) - 1)])
-    found = np.sort(np.concatenate(taken))
+    _, first, group, sizes = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first)  # of the groups, as their first rows come
+    code, sizes = codes[first[order]], sizes[order]
+    taken = np.zeros(len(order), bool)
+    for value in np.unique(code):
+        mine = np.flatnonzero(code == value)
+        share = max(round(count * sizes[mine].sum() / len(codes)), 1)
+        taken[_filling(generator.permutation(mine), sizes, share)] = len(mine) > 1
+    chosen = np.empty(len(order), bool)
+    chosen[order] = taken
+    found = np.flatnonzero(chosen[group])
     if not len(found):
-        raise DataError(f"train has {len(codes)} rows, too few to take another split from")
+        rows = f"{len(codes)} rows"
+        if len(order) < len(codes):
+            rows += f" in groups of one context, passage or text, {len(order)} in all"
+        raise DataError(f"train has {rows}, too few to take another split from")
     return found
 
 
-def _codes(rows: Dataset, by: str | None) -> NDArray[np.int64]:
+def _filling(groups: Codes, sizes: Codes, room: int) -> Codes:
+    """The first groups that fit one after the other in so many rows; the smallest if none does."""
+    found = [groups[:0]]
+    while room and len(fitting := groups[sizes[groups] <= room]):
+        filled = np.cumsum(sizes[fitting])
+        count = int(np.searchsorted(filled, room, side="right"))
+        found.append(fitting[:count])
+        room, groups = room - int(filled[count - 1]), fitting[count:]
+    return np.concatenate(found) if len(found) > 1 else groups[[np.argmin(sizes[groups])]]
+
+
+def _numbers(rows: Dataset) -> Codes:
+    return np.arange(len(rows))
+
+
+def _codes(rows: Dataset, by: str | None) -> Codes:
     """A number for each different value of a column."""
     if by is None:
         return np.zeros(len(rows), np.int64)
     numbers = {value: number for number, value in enumerate(sorted(rows.unique(by)))}
-    chunks = rows.select_columns([by]).iter(10_000)
+    chunks = rows.select_columns([by]).iter(_CHUNK)
     return np.concatenate([[numbers[value] for value in chunk[by]] for chunk in chunks])
+
+
+def _keys(rows: Dataset, together: tuple[str, ...]) -> Codes:
+    """A number for each row, the same where the columns are."""
+    if not together:
+        return _numbers(rows)
+    chunks = rows.select_columns([*together]).iter(_CHUNK)
+    cells = (zip(*(chunk[name] for name in together), strict=True) for chunk in chunks)
+    return np.concatenate([np.fromiter(map(text_key, rows), np.int64) for rows in cells])

@@ -19,11 +19,11 @@ from lightpeft.files import file_hash
 from pipeline import hub
 from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG
-from pipeline.clean import Dropped, write_clean
+from pipeline.clean import Dropped, drop_unknown, write_clean
 from pipeline.entry import Entry
 from pipeline.form import Form, Rows, Source
 from pipeline.kinds import FORMS, form_of
-from pipeline.splits import SPLITS, three_splits
+from pipeline.splits import SPLITS, Draw, three_splits
 from pipeline.tables import read_rows
 
 _LOOKED_AT = 1000  # first rows of train, by which columns are found
@@ -69,13 +69,17 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
         path = folder / f"{split}.arrow"
         tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
     classes = form.labels(tables, source.classes)
-    splits, origins = three_splits(
-        tables,
-        source.origins,
+    for split in tables if form.label else ():
+        tables[split] = drop_unknown(
+            tables[split], split=split, column=form.label, classes=classes, dropped=dropped
+        )
+    draw = Draw(
+        together=_together(form, source, tables["train"]),
         by="label" if classes and "label" in form.features else None,
         most=source.most,
         seed=seed,
     )
+    splits, origins = three_splits(tables, source.origins, draw)
     return Task(
         form=form,
         splits=splits,
@@ -119,6 +123,19 @@ def find(section: DataSection, *, seed: int) -> Source:
     if not entry.home:
         raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
     return hub.fetch_task(task, entry)
+
+
+def _together(form: Form, source: Source, train: Dataset) -> tuple[str, ...]:
+    """Columns whose equal values keep rows in one split."""
+    if source.together is not None:
+        if source.together not in form.features:
+            raise ConfigError(
+                f"together must be a column of the kind {form.name}, one of "
+                f"{', '.join(form.features)}; got {source.together!r}"
+            )
+        return (source.together,)
+    grouped = "group" in form.features and train.data.column("group").null_count < len(train)
+    return ("group",) if grouped else form.together or form.texts
 
 
 def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:

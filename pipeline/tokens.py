@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -65,23 +64,15 @@ def wrong(row: Row) -> str | None:
 
 
 def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The tags of train by name, O first; every other split must fit them.
+    """The tags of train by name, O first; numbers by size.
 
     Raises:
-        DataError: train has one tag only, or another split one that train lacks.
+        DataError: train has one tag only.
     """
-    found = {split: _unique_tags(rows) for split, rows in splits.items()}
-    names = known or sorted(found["train"], key=lambda name: (name != OUTSIDE, name))
-    if len(found["train"]) < 2:
-        raise DataError(f"data.label: train has one tag only, {found['train'][0]!r}")
-    for split, tags in found.items():
-        labels.encode(tags, classes=names, split=split)
-    return list(names)
-
-
-def _unique_tags(rows: Dataset) -> list[str]:
-    chunks = rows.data.column("tags").chunks
-    return sorted({tag for part in chunks for tag in pc.unique(pc.list_flatten(part)).to_pylist()})
+    found = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
+    if len(found) < 2:
+        raise DataError(f"data.label: train has one tag only, {found[0]!r}")
+    return list(known or sorted(found, key=lambda name: name != OUTSIDE))
 
 
 FORM = Form(
@@ -90,6 +81,7 @@ FORM = Form(
     template=template,
     wrong=wrong,
     labels=classes,
+    label="tags",
     fits=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
     texts=("tokens",),
 )
@@ -134,6 +126,12 @@ class Tags(Kind):
         kept = [len(ids) for ids in cut["input_ids"]]
         lost = [len(ids) - size for ids, size in zip(whole, kept, strict=True)]
         return made | {"length": kept, "lost": lost}
+
+    def advice(self) -> list[str]:
+        """Numbers in place of tags do not say where an entity begins."""
+        if not labels.are_numbers(self.card["labels"]):
+            return []
+        return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
         return DataCollatorForTokenClassification(processor)

@@ -84,6 +84,7 @@ SUPER: Pairs = {
             "choices": ["Bob", "Lee", "Ann Lee"],
             "label": 2,
             "answers": ["Ann Lee", "Lee"],
+            "group": "0",
         },
     ),
     "super_glue/wic": (
@@ -142,6 +143,7 @@ _WINO = _choice(
     ["Ian was hungry.", "the fish was hungry."],
     1,
 )
+_WINO[1]["group"] = "Ian / the fish"
 _ARC = _choice(
     {"id": "Mercury_1", "question": "Where? ", "choices": _LETTERS, "answerKey": "B"},
     "Question: Where?\nAnswer:",

@@ -16,7 +16,11 @@ from pipeline.measures import MEASURES
 ROWS = CLASSIFY | SUPER | OTHERS
 COLUMNS = {
     "classify": [{"text", "text_pair", "label"}, {"text", "text_pair", "label", "group"}],
-    "choice": [{"prompt", "choices", "label"}, {"prompt", "choices", "label", "answers"}],
+    "choice": [
+        {"prompt", "choices", "label"},
+        {"prompt", "choices", "label", "group"},
+        {"prompt", "choices", "label", "answers", "group"},
+    ],
     "generate": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
     "tokens": [{"tokens", "tags"}],
     "answer": [{"id", "question", "context", "answers"}],

@@ -14,10 +14,11 @@ TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Y
 
 
 def made(folder, row: dict, **settings) -> dict:
-    """What a file with 20 such rows becomes: its first row, without empty columns."""
+    """What a file with such a row becomes, as every split: its row, without empty columns."""
     path = folder / "train.jsonl"
-    write_rows(path, [row] * 20)
-    task = read(folder, train=str(path), **settings)
+    write_rows(path, [row])
+    files = dict.fromkeys(("train", "validation", "test"), str(path))
+    task = read(folder, **files, **settings)
     assert task.form is generate.FORM
     assert task.classes == []
     return {name: value for name, value in task.splits["train"][0].items() if value is not None}
@@ -123,7 +124,8 @@ def test_a_template_leaves_what_is_no_text_to_the_count_of_bad_rows(row):
 
 
 def test_bad_rows_are_counted_and_named(tmp_path):
-    rows = [{"prompt": "2", "completion": "4"}] * 30 + [{"prompt": "3", "completion": ""}]
+    rows = [{"prompt": f"{n}", "completion": "4"} for n in range(30)]
+    rows.append({"prompt": "3", "completion": ""})
     path = tmp_path / "train.jsonl"
     write_rows(path, rows)
 

@@ -16,9 +16,10 @@ from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
 from lightpeft.targets import checked
 from pipeline import estimate, evaluate, finetune, greedy, prune
+from pipeline.evaluate import measure
 from pipeline.generation import Causal
 from pipeline.kind import IGNORED, Found
-from pipeline.kinds import resolve
+from pipeline.kinds import kind_of, resolve
 from pipeline.metrics import higher_is_better, interval, score
 from pipeline.prepare import main as prepare
 
@@ -89,6 +90,18 @@ def one_by_one(network, prompt, words, *, new: int) -> str:
         if written[-1] == words.eos_token_id:
             break
     return words.decode(written, skip_special_tokens=True).strip()
+
+
+def test_an_infinite_perplexity_is_one_line_that_names_it():
+    said = Found(
+        labels=np.array(["a", "b"]),
+        predictions=None,
+        loss=900.0,
+        tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
+    )
+    kind = kind_of(PERPLEXITY | {"kind": "causal"})
+    with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
+        measure(kind, said, resamples=10, seed=0)
 
 
 def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():

@@ -12,12 +12,11 @@ from lightpeft.errors import ConfigError, DataError
 from pipeline import offline
 from pipeline.catalog import CATALOG
 from pipeline.hub import fetch, fetch_task
-from pipeline.splits import three_splits
+from pipeline.splits import Draw, three_splits
 from pipeline.tasks import find, read_task
 
-AUTO = dict.fromkeys(
-    ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt"), "auto"
-)
+_UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
+AUTO = dict.fromkeys(_UNSET, "auto")
 LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
@@ -65,12 +64,12 @@ def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
 
 
 def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
-    rows = Dataset.from_dict({"text": ["x"] * 20_000, "label": [0, 1] * 10_000})
+    rows = Dataset.from_dict({"text": [f"x{i}" for i in range(20_000)], "label": [0, 1] * 10_000})
     found = DatasetDict({"train": rows, "test": rows.select(range(10))})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, revision: found)
     source = fetch("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
-    splits, _ = three_splits(tables, source.origins, by="label", most=source.most, seed=0)
+    splits, _ = three_splits(tables, source.origins, Draw(by="label", most=source.most, seed=0))
 
     assert {name: len(table["label"]) for name, table in splits.items()} == {
         "train": 19_000,

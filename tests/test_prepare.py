@@ -98,13 +98,21 @@ def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
         assert row["text"].startswith(("bad", "good")[row["label"]])
 
 
-def test_rows_of_test_that_are_in_train_are_counted(workspace):
+def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
     (workspace / "test.csv").write_text("text,label\nbad w0 ,0\ngood w99,1\n")
     settings(workspace, test="test.csv", validation="train.csv")
     prepare.main("out")
     card = read_json(workspace / "out" / "card.json", DataError)
 
     assert card["repeats_of_train"] == {"validation": 100, "test": 1}
+    told = "100 of 100 rows of validation and 1 of 2 rows of test have a text that train has too"
+    assert f"[prepare] {told}\n" in capsys.readouterr().out
+
+
+def test_where_no_row_repeats_train_nothing_is_told(workspace, capsys):
+    prepare.main("out")
+
+    assert "train has too" not in capsys.readouterr().out
 
 
 def test_what_was_there_is_replaced_only_by_something_whole(workspace):

@@ -107,6 +107,16 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     assert "not measured" in (tmp_path / "report.html").read_text()
 
 
+def test_rows_that_repeat_train_are_told_beside_the_data(tmp_path, page):
+    arguments = write_run(tmp_path)
+    repeats = {"validation": 0, "test": 21}
+    change(tmp_path / "prepared/card.json", repeats_of_train=repeats)
+    told = "21 of 2,000 rows of test have a text that train has too"
+
+    assert told in tell(tmp_path, arguments)
+    assert "that train has too" not in page
+
+
 def test_the_page_stands_alone(page):
     linked = [
         value

@@ -12,9 +12,8 @@ from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError
 from pipeline.tasks import Task, read_task
 
-AUTO = dict.fromkeys(
-    ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt"), "auto"
-)
+_UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
+AUTO = dict.fromkeys(_UNSET, "auto")
 LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
@@ -144,11 +143,18 @@ def test_auto_finds_a_pair_beside_numbers(tmp_path):
 
 
 def test_columns_can_be_named(tmp_path):
-    train = jsonl(tmp_path / "a.jsonl", a=["x"] * 20, b=["y"] * 20, gold=[0, 1] * 10, c=["z"] * 20)
+    train = jsonl(
+        tmp_path / "a.jsonl",
+        a=[f"x {i}" for i in range(20)],
+        b=["y"] * 20,
+        gold=[0, 1] * 10,
+        c=["z"] * 20,
+    )
     asked = {"train": train, "text": ["b", "a"], "label": "gold"}
     found = read(tmp_path, **asked)
 
-    assert (found.splits["test"]["text"][0], found.splits["test"]["text_pair"][0]) == ("y", "x")
+    test = found.splits["test"]
+    assert (test["text"][0], test["text_pair"][0][:2]) == ("y", "x ")
 
 
 @pytest.mark.parametrize(
@@ -186,8 +192,8 @@ def test_a_wrong_task_is_one_line(tmp_path, labels, changes, message):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (["a", "b"] * 5, "c", "'c' in test is not in train: a, b"),
-        ([0.5, 1.5] * 5, "c", "'c' in test is no number"),
+        (["a", "b"] * 5, "c", r"1 x label that train does not have \(first: row 1, 'c'\)"),
+        ([0.5, 1.5] * 5, "c", r"1 x label that is no number \(first: row 1, 'c'\)"),
     ],
 )
 def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
@@ -195,6 +201,32 @@ def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
 
     with pytest.raises(DataError, match=message):
         task(tmp_path, labels=train, test=path)
+
+
+def unseen(folder: Path, **changes: Any) -> Task:
+    """Of 13 test rows, number 2 has no label, and 3 and 6 one that train has not."""
+    labels = ["a", None, "c", "b", "a", "d", *["b"] * 7]
+    path = jsonl(folder / "test.jsonl", text=[f"t{i}" for i in range(13)], label=labels)
+    return task(folder, labels=["a", "b"] * 10, test=path, **changes)
+
+
+def test_a_few_labels_unseen_in_train_are_bad_rows(tmp_path):
+    found = unseen(tmp_path, max_bad_rows=0.25)
+
+    assert found.dropped == {
+        "test: no label": {"rows": 1, "first": 2},
+        "test: label that train does not have": {"rows": 2, "first": 3, "name": "'c'"},
+    }
+    assert found.splits["test"]["text"][:] == ["t0", "t3", "t4", *(f"t{i}" for i in range(6, 13))]
+    assert found.classes == ["a", "b"]
+
+
+def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):
+    message = "3 of 13 rows of test are bad, more than data.max_bad_rows 0.2 allows: 1 x no label"
+    with pytest.raises(DataError, match=message) as caught:
+        unseen(tmp_path, max_bad_rows=0.2)
+
+    assert str(caught.value).endswith("2 x label that train does not have (first: row 3, 'c')")
 
 
 def test_too_many_text_columns_are_listed(tmp_path):
@@ -225,7 +257,8 @@ def test_a_task_can_be_a_user_s_own(tmp_path):
 
 
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
-    pairs = {"sentence1": ["a", "b"] * 20, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
+    texts = [f"a {i}" for i in range(40)]
+    pairs = {"sentence1": texts, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
     found = read(tmp_path, task="glue/mrpc", train=jsonl(tmp_path / "a.jsonl", **pairs))
 
     assert found.classes == ["not_equivalent", "equivalent"]
@@ -234,7 +267,7 @@ def test_a_named_task_can_be_read_from_local_files(tmp_path):
 
 def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
     labels = ["0", "equivalent", 1, *[0, 1] * 20, 7, "x", None, [1]]
-    rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in labels]
+    rows = [{"sentence1": f"a {i}", "sentence2": "b", "label": x} for i, x in enumerate(labels)]
     rows += [{"sentence1": "a", "sentence2": "b"}, rows[0] | {"sentence1": "\ud83d"}]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -256,7 +289,7 @@ def test_columns_of_a_named_task_are_its_own(tmp_path):
 
 def test_rows_of_one_question_stay_a_group(tmp_path):
     rows = [
-        {"paragraph": "p", "question": "q", "answer": "a", "label": i % 2,
+        {"paragraph": f"p {i // 4}", "question": "q", "answer": "a", "label": i % 2,
          "idx": {"paragraph": i // 4, "question": 0}}
         for i in range(40)
     ]  # fmt: skip

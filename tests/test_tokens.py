@@ -180,12 +180,29 @@ def test_bad_rows_are_counted_and_named(space):
 def test_a_tag_that_train_lacks_is_named(space):
     (space / "test.conll").write_text("w1 O\nw2 B-Y\n")
 
-    with pytest.raises(DataError, match=r"'B-Y' in test is not in train: O, B-X, I-X"):
+    with pytest.raises(DataError, match=r"1 x label that train does not have .*row 1, 'B-Y'"):
         prepare.main("prepared")
 
 
-def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
-    rows = [{"tokens": ["w1", "w2"], "ner_tags": [0, i % 3]} for i in range(40)]
+def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
+    rows = [(["w1", "w2"], ["O", "B-X"])] * 9
+    rows.insert(4, (["w1", "w2", "w1"], ["O", "B-Y", "B-Z"]))
+    rows.insert(2, (["w1"], []))
+    lines = [json.dumps({"tokens": words, "tags": tags}) for words, tags in rows]
+    (space / "test.jsonl").write_text("\n".join(lines))
+    rewrite(space, test="test.jsonl", max_bad_rows=0.2)
+    prepare.main("prepared")
+    card = read("prepared/card.json")
+
+    assert card["dropped"] == {
+        "test: tokens and tags of other lengths": {"rows": 1, "first": 3},
+        "test: label that train does not have": {"rows": 1, "first": 6, "name": "'B-Y'"},
+    }
+    assert (card["splits"]["test"]["rows"], card["labels"]) == (9, NAMES)
+
+
+def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, capsys):
+    rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 11]} for i in range(60)]
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rewrite(space, test="auto", metric="entity_f1")
     with pytest.raises(
@@ -199,9 +216,18 @@ def test_tags_that_tell_no_entities_are_measured_word_by_word(space):
     card = read("prepared/card.json")
     assert (card["kind"], card["labels"], card["metrics"]) == (
         "tags",
-        ["0", "1", "2"],
+        [str(number) for number in range(11)],
         ["token_accuracy"],
     )
+    assert (
+        "[prepare] tags are numbers: entity F1 needs names such as B-PER" in capsys.readouterr().out
+    )
+
+
+def test_tags_with_names_need_no_advice(space, capsys):
+    prepare.main("prepared")
+
+    assert "needs names" not in capsys.readouterr().out
 
 
 def test_one_tag_is_no_task(space):
