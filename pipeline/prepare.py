@@ -71,7 +71,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
         encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
         card["splits"][split] = describe(encoded, task.classes)
         check_truncated(card["splits"][split], params.data, split)
-        keys[split] = encoded.with_format("numpy")["key"][:]
+        keys[split] = numbers(encoded, "key")
         if split == "train":
             card |= kind.facts(encoded)
             if params.data.packing:
@@ -155,8 +155,7 @@ def _encoded(
 
 def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
     """What the card says of one split: lengths, what was cut off, and the rows of each class."""
-    columns = rows.with_format("numpy")
-    lengths, lost = np.sort(columns["length"][:]), columns["lost"][:]
+    lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "lost")
     counts = _class_counts(rows, len(classes)) if classes else ()
     return {
         "rows": len(lengths),
@@ -169,6 +168,11 @@ def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
         "most_lost": int(lost.max()),
         "labels": {name: int(n) for name, n in zip(classes, counts, strict=True)},
     }
+
+
+def numbers(rows: Dataset, column: str) -> Values:
+    """A column as it lies in the table of all rows; `datasets` would make a list of it first."""
+    return rows.data.column(column).to_numpy()
 
 
 def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
