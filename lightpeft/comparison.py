@@ -122,6 +122,9 @@ def _memory_ratio(
     mine, baseline = used[method], used[BASELINE]
     if mine is None or baseline is None:
         return None
+    # A tiny model is lost in what a process takes and gives back by itself.
+    if any(found[f"{phase}_bytes"] < found["model_bytes"] for found in (mine, baseline)):
+        return None
     return float(mine[f"{phase}_bytes"] / baseline[f"{phase}_bytes"])
 
 

@@ -16,21 +16,6 @@ from pipeline.kind import Kind
 _WINDOW = 50
 
 
-def batches(
-    dataset: Dataset,
-    kind: Kind,
-    processor: Any,
-    *,
-    batch_size: int,
-    seed: int,
-    grouped: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Full, shuffled, padded batches without end: what the estimation trains on."""
-    lengths = token_counts(dataset)
-    rows = shuffled(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
-    return iter(loader(dataset, kind, processor, rows))
-
-
 def loader(
     dataset: Dataset, kind: Kind, processor: Any, rows: Iterable[list[int]]
 ) -> DataLoader[dict[str, Any]]:

@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from lightpeft.config import PeftSection, load_params
 from lightpeft.estimation import estimate
-from pipeline.batches import batches
+from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import Progress, device, seed_everything, write_json
 from pipeline.kind import Kind
 from pipeline.kinds import kind_of
@@ -36,14 +36,11 @@ def main(prepared: str, out: str, timing_out: str) -> None:
     section, data = params.estimate, Path(prepared)
     kind = kind_of(read_card(data))
     model, head = load_model(params.model, kind, params.seed)
-    drawn = batches(
-        read_rows(data, "train"),
-        kind,
-        load_processor(params.model, kind),
-        batch_size=section.batch_size,
-        seed=params.seed,
-        grouped=True,
+    rows = read_rows(data, "train")
+    order = shuffled(
+        token_counts(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
     )
+    drawn = loader(rows, kind, load_processor(params.model, kind), order)
     start = time.monotonic()
     seed_everything(params.seed)
     scores = estimate(

@@ -13,7 +13,7 @@ from lightpeft.scores import Scores
 from lightpeft.selection import make_plan
 from lightpeft.surgery import check_base
 from lightpeft.verification import verify
-from pipeline.batches import batches
+from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import device, say
 from pipeline.kinds import kind_of
 from pipeline.models import load_model, load_processor
@@ -69,10 +69,10 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     model, _ = load_model(params.model, kind, params.seed)
     check_base(model, plan)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, kind)
-    drawn = batches(
-        rows, kind, processor, batch_size=min(_VERIFIED_ROWS, len(rows)), seed=params.seed
-    )
-    return verify(model.to(device()), plan, next(drawn))
+    size = min(_VERIFIED_ROWS, len(rows))
+    order = shuffled(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
+    batch = next(iter(loader(rows, kind, processor, order)))
+    return verify(model.to(device()), plan, batch)
 
 
 def main(method: str, prepared: str, estimate: str, out: str, cost_out: str) -> None:

@@ -89,26 +89,14 @@ def train(
             weight.data = weight.data.float()
     span = Span(seen=task.seen, steps=steps, accumulation=settings.gradient_accumulation)
     start, seconds = latest(folder)
-    select = task.kind.card["select"]
-    watch = Watch(
-        task.name,
-        select,
-        span=span,
-        patience=settings.early_stopping,
-        seconds=seconds,
-    )
+    select, dtype = task.kind.card["select"], model.get_base_model().dtype
+    watch = Watch(task.name, select, span=span, patience=settings.early_stopping, seconds=seconds)
+    place = {"seed": seed, "output_dir": str(folder)}
     trainer = _BatchTrainer(
         model,
         task,
         _drawn(task, settings, steps=steps, seed=seed),
-        args=_arguments(
-            settings,
-            span,
-            metric=select,
-            dtype=model.get_base_model().dtype,
-            seed=seed,
-            output_dir=str(folder),
-        ),
+        args=_arguments(settings, span, metric=select, dtype=dtype, **place),
         callbacks=[watch],
     )
     if start is not None:

@@ -19,7 +19,7 @@ import lightpeft
 from lightpeft.config import load_params
 from lightpeft.files import write_json
 from lightpeft.scores import Scores
-from pipeline.batches import batches
+from pipeline.batches import loader, shuffled, token_counts
 from pipeline.kinds import kind_of
 from pipeline.models import load_model
 
@@ -112,11 +112,11 @@ def base_model(folder: Path, kind: str = "classification") -> Any:
 def _scores(folder: Path, kind: str) -> Scores:
     model, head = base_model(folder, kind)
     torch.manual_seed(0)
+    found = rows(60, seed=0, kind=kind)
+    order = shuffled(token_counts(found), batch_size=8, seed=0, grouped=False)
     return lightpeft.estimate(
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
-        batches(
-            rows(60, seed=0, kind=kind), kind_of(card(kind)), tokenizer(), batch_size=8, seed=0
-        ),
+        loader(found, kind_of(card(kind)), tokenizer(), order),
         steps=4,
     )

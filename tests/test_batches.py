@@ -3,7 +3,7 @@ from itertools import islice
 import torch
 from stages import card, rows, tokenizer
 
-from pipeline.batches import batches, by_length, loader, shuffled
+from pipeline.batches import by_length, loader, shuffled
 from pipeline.kinds import kind_of
 
 KIND = kind_of(card())
@@ -75,8 +75,9 @@ def test_regression_labels_stay_decimals():
 
 def test_drawing_batches_leaves_the_training_s_random_state_alone():
     state = torch.get_rng_state()
-    drawn = batches(rows(20, seed=0), KIND, tokenizer(), batch_size=4, seed=0, grouped=True)
-    seen = [next(drawn)["input_ids"].shape[0] for _ in range(12)]
+    order = shuffled(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
+    drawn = loader(rows(20, seed=0), KIND, tokenizer(), order)
+    seen = [batch["input_ids"].shape[0] for batch in islice(drawn, 12)]
 
     assert seen == [4] * 12
     assert torch.equal(torch.get_rng_state(), state)

@@ -90,7 +90,11 @@ def test_models_are_compared_in_time_memory_and_flops():
     found = compare(
         builds,
         SETTINGS,
-        memory=lambda m: {"inference_bytes": sizes[m], "training_bytes": 2 * sizes[m]},
+        memory=lambda m: {
+            "model_bytes": 200,
+            "inference_bytes": sizes[m],
+            "training_bytes": 2 * sizes[m],
+        },
         progress=said.append,
     )
 
@@ -112,6 +116,19 @@ def test_models_are_compared_in_time_memory_and_flops():
             assert gain["of_bound"] == gain["median"] / gain["flop_bound"]
             assert found["ratios"]["vanilla"][f"{phase}_speedup"][rows]["median"] == 1
     assert said[:2] == ["memory of vanilla", "memory of light"]
+
+
+def test_memory_below_that_of_the_weights_is_no_measurement():
+    sizes = {"vanilla": 190, "light": 250}  # bytes; a process gave some back meanwhile
+
+    found = compare(
+        {"vanilla": partial(_pruned, 0.0), "light": partial(_pruned, 0.5)},
+        SETTINGS,
+        memory=lambda m: {"model_bytes": 200, "inference_bytes": sizes[m], "training_bytes": 400},
+    )
+
+    assert found["ratios"]["light"]["inference_memory"] is None
+    assert found["ratios"]["light"]["training_memory"] == 1.0
 
 
 def test_memory_may_be_left_out():
@@ -147,8 +164,8 @@ def test_a_failure_in_the_fresh_process_is_passed_on_as_one_line():
 def test_the_command_compares_a_shape_and_writes_a_table_and_json(
     tiny_bert, tmp_path, monkeypatch, capsys
 ):
-    sizes = iter([{"rows": 3, "inference_bytes": 2**21, "training_bytes": 2**22} for _ in "12"])
-    monkeypatch.setattr(benchmark, "in_fresh_process", lambda command: next(sizes))
+    sizes = {"model_bytes": 2**20, "inference_bytes": 2**21, "training_bytes": 2**22}
+    monkeypatch.setattr(benchmark, "in_fresh_process", lambda command: {"rows": 3} | sizes)
     monkeypatch.setattr(benchmark, "measurable", lambda device: True)
     out = tmp_path / "found.json"
 

@@ -35,7 +35,7 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
 
     def measured(command):
         commands.append(command)
-        return {"rows": 32, "inference_bytes": 10, "training_bytes": 20}
+        return {"rows": 32, "model_bytes": 5, "inference_bytes": 10, "training_bytes": 20}
 
     monkeypatch.setattr(benchmark, "in_fresh_process", measured)
     monkeypatch.setattr(benchmark, "measurable", lambda device: True)

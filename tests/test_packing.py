@@ -12,7 +12,7 @@ from through import run_stages
 from writing import copying, loaded, prepared, workspace
 
 from lightpeft.errors import ConfigError
-from pipeline.batches import batches
+from pipeline.batches import loader
 from pipeline.kind import IGNORED
 from pipeline.packing import PACKABLE, bins, pack
 
@@ -92,7 +92,7 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
         kind, network, words = loaded(folder, card)
         rows = load_from_disk("prepared/train")
         sizes.append((card["splits"]["train"]["rows"], len(rows)))
-        batch = next(batches(rows, kind, words, batch_size=len(rows), seed=0))
+        batch = next(iter(loader(rows, kind, words, [list(range(len(rows)))])))
         loss = network(**batch).loss
         loss.backward()
         losses.append(loss)
