@@ -31,6 +31,7 @@ def main(prepared: str, trained: str, out: str) -> None:
     kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)
+    kind.check(kind.card["metric"], params.evaluate, base.config)
     model = checkpoint.load(base, folder)
     said = kind.predict(model, rows, processor, batch_size=size)
     found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
@@ -48,7 +49,6 @@ def main(prepared: str, trained: str, out: str) -> None:
 def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
     """The data card, with as many tokens to generate as params.yaml asks for."""
     card, asked = read_card(data), section.max_new_tokens
-    kind_of(card).check(card["metric"], section)
     return card if asked is None else card | {"max_new_tokens": asked}
 
 

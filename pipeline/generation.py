@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from lightpeft.config import EvaluateSection
 from lightpeft.errors import ConfigError, DataError
 from pipeline.form import Row
-from pipeline.greedy import greedy_texts
+from pipeline.greedy import check_room, greedy_texts
 from pipeline.kind import IGNORED, Batch, Columns, Found, Kind, Values
 from pipeline.outputs import check_finite, in_row_order, shown
 from pipeline.token_pairs import Ids, chat_texts, end_of_text, ended, fitted, token_pairs
@@ -38,7 +38,8 @@ class _Generation(Kind):
     select = "perplexity"
 
     @classmethod
-    def check(cls, metric: str, section: EvaluateSection) -> None:
+    def check(cls, metric: str, section: EvaluateSection, config: Any) -> None:
+        check_room(config, section.max_new_tokens or 0)
         if metric in _BY_TEXT and section.max_new_tokens == 0:
             raise ConfigError(
                 f"evaluate.max_new_tokens must be above 0 for the metric {metric}, got 0"

@@ -65,17 +65,25 @@ def _with_room(model: Any, prompts: Sequence[Ids], new: int) -> list[Ids]:
     Raises:
         ConfigError: not even without a prompt.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is None:
+    limit = check_room(model.config, new)
+    if limit is None or model.config.is_encoder_decoder:
         return list(prompts)
-    if new >= limit:
+    return [without_middle(ids, limit - new) for ids in prompts]
+
+
+def check_room(config: Any, new: int) -> int | None:
+    """How many positions a model has, if their number is limited.
+
+    Raises:
+        ConfigError: not more than `new` tokens to generate.
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and new >= limit:
         raise ConfigError(
             f"evaluate.max_new_tokens must be below {limit}, which model.name has positions for, "
             f"got {new}"
         )
-    if model.config.is_encoder_decoder:
-        return list(prompts)
-    return [without_middle(ids, limit - new) for ids in prompts]
+    return limit
 
 
 def _batch(prompts: list[Ids], processor: Any, model: Any) -> dict[str, Tensor]:

@@ -117,8 +117,8 @@ class Kind(ABC):
         return asked
 
     @classmethod
-    def check(cls, metric: str, section: EvaluateSection) -> None:
-        """Whether the stage `evaluate` can measure the main metric with these settings.
+    def check(cls, metric: str, section: EvaluateSection, config: Any) -> None:
+        """Whether a model of this config can be measured by the metric with these settings.
 
         Raises:
             ConfigError: it can't.

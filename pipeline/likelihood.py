@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lightpeft.errors import DataError, ModelError
+from lightpeft.errors import ConfigError, DataError, ModelError
 from pipeline.batches import by_length, token_counts
 from pipeline.choice import Choosing, choice_counts
 from pipeline.form import Row
@@ -50,13 +50,14 @@ class Likelihood(Choosing):
                 f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
                 f"can't choose with it; take a model with a fast tokenizer"
             )
+        neutral, most = self._neutral_ids(rows["choices"][0], processor), self.card["max_length"]
         made: Columns = {name: [] for name in (*self.inputs, "length", "lost")}
         for prompt, choices, label in zip(
             rows["prompt"], rows["choices"], rows["label"], strict=True
         ):
             before, after = split(prompt, choices, processor)
             full = len(before) + max(map(len, after))
-            before, after = shortened(before, after, self.card["max_length"], processor)
+            before, after = shortened(before, after, most, processor, neutral=len(neutral))
             kept = len(before) + max(map(len, after))
             for name, value in zip(made, (before, after, label, kept, full - kept), strict=True):
                 made[name].append(value)
@@ -80,7 +81,10 @@ class Likelihood(Choosing):
         """The loss is as in training: the mean over all tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
         asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
-        anyway, neutral = dict[tuple[int, ...], float](), self._neutral_ids(rows, processor)
+        anyway, neutral = (
+            dict[tuple[int, ...], float](),
+            self._neutral_ids(rows[0]["choices"], processor),
+        )
         likely = partial(log_likelihoods, model.get_base_model(), padding=processor.pad_token_id)
         with ready(model):
             for numbers in by_length(token_counts(rows), batch_size=batch_size):
@@ -100,10 +104,20 @@ class Likelihood(Choosing):
                     loss, tokens = loss - mine[right], tokens + len(choices[right])
         return self.found(rows, values, loss / tokens)
 
-    def _neutral_ids(self, rows: Dataset, processor: Any) -> Ids:
-        """Tokens of the neutral prompt; none if there is no such."""
-        prompt = self.card.get("neutral_prompt")
-        return split(prompt, rows[0]["choices"], processor)[0] if prompt else []
+    def _neutral_ids(self, choices: Sequence[str], processor: Any) -> Ids:
+        """Tokens of the neutral prompt before one of the choices; none if there is no such prompt.
+
+        Raises:
+            ConfigError: they leave choices less than half of the room.
+        """
+        prompt, most = self.card.get("neutral_prompt"), self.card["max_length"]
+        found = split(prompt, choices, processor)[0] if prompt else []
+        if len(found) > most // 2:
+            raise ConfigError(
+                f"data.neutral_prompt must be at most {most // 2} tokens, half of data.max_length, "
+                f"got {len(found)}"
+            )
+        return found
 
 
 def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
@@ -138,16 +152,19 @@ def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, lis
     return ids[0][:start], [row[start:end] for row, end in zip(ids, ends, strict=True)]
 
 
-def shortened(prompt: Ids, choices: list[Ids], most: int, processor: Any) -> tuple[Ids, list[Ids]]:
+def shortened(
+    prompt: Ids, choices: list[Ids], most: int, processor: Any, *, neutral: int = 0
+) -> tuple[Ids, list[Ids]]:
     """At most `most` tokens: the prompt loses its start, then choices lose their end.
 
+    Choices also fit behind a prompt of `neutral` tokens.
     The prompt keeps the token that starts every text, and half of the room if choices are long.
     """
     room = max(most - max(map(len, choices)), most // 2)
     if len(prompt) > room:
         head = prompt[:1] if prompt[0] in processor.all_special_ids else []
         prompt = head + prompt[len(prompt) - room + len(head) :]
-    return prompt, [ids[: most - len(prompt)] for ids in choices]
+    return prompt, [ids[: most - max(len(prompt), neutral)] for ids in choices]
 
 
 def log_likelihoods(

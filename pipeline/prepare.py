@@ -95,7 +95,7 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
             f"data.metric must be auto or one of {', '.join(known)} for a task of the kind "
             f"{kind.name}, got {metric}"
         )
-    kind.check(metric, params.evaluate)
+    kind.check(metric, params.evaluate, config)
     neutral = params.data.neutral_prompt or source.neutral_prompt
     if params.data.neutral_prompt not in (None, "none") and not kind.neutral:
         raise ConfigError(

@@ -266,6 +266,9 @@ def test_generation_can_be_left_out(tmp_path, monkeypatch):
     set_params(folder, evaluate=nothing, data=data() | {"metric": "exact_match"})
     with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
         prepare("again")
+    set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 5000}, data=data())
+    with pytest.raises(ConfigError, match=r"max_new_tokens must be below \d+.*got 5000"):
+        prepare("again")
 
 
 def test_chats_run_through_the_template(tmp_path, monkeypatch):

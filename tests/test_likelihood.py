@@ -12,7 +12,7 @@ from stages import WORDS, tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lightpeft.errors import DataError, ModelError
+from lightpeft.errors import ConfigError, DataError, ModelError
 from pipeline.likelihood import Likelihood, log_likelihoods, split
 
 DECODERS = {
@@ -129,6 +129,19 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
     np.testing.assert_allclose(one.scores, many.scores, atol=1e-4)
     for row, found in zip(gains, many.scores, strict=True):
         np.testing.assert_allclose(found[: len(row)], softmax(row), atol=1e-4)
+
+
+def test_choices_fit_behind_a_long_neutral_prompt_too():
+    rows = {"prompt": ["w1"], "choices": [["w2 " * 30, "w3"]], "label": [0]}
+    kind = Likelihood({"max_length": 12, "neutral_prompt": "w4 " * 5})
+    made = kind.encode(rows, tokenizer())
+
+    assert list(map(len, made["choice_ids"][0])) == [7, 1]
+    assert made["lost"] == [30 - 7]
+
+    kind = Likelihood({"max_length": 12, "neutral_prompt": "w4 " * 7})
+    with pytest.raises(ConfigError, match=r"neutral_prompt must be at most 6 tokens.*got 7"):
+        kind.encode(rows, tokenizer())
 
 
 def test_only_the_right_choice_is_taught():
