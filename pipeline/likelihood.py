@@ -22,6 +22,7 @@ from pipeline.kind import IGNORED, Batch, Columns, Found
 from pipeline.outputs import ready
 
 Ids = list[int]
+_Known = dict[tuple[int, ...], float]  # tokens of a text -> its log-likelihood
 
 
 class Likelihood(Choosing):
@@ -81,19 +82,15 @@ class Likelihood(Choosing):
         """The loss is as in training: the mean over all tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
         asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
-        anyway, neutral = (
-            dict[tuple[int, ...], float](),
-            self._neutral_ids(rows[0]["choices"], processor),
-        )
+        neutral, anyway = self._neutral_ids(rows[0]["choices"], processor), _Known()
         likely = partial(log_likelihoods, model.get_base_model(), padding=processor.pad_token_id)
         with ready(model):
             for numbers in by_length(token_counts(rows), batch_size=batch_size):
                 batch = asked[numbers]
                 sums = likely(batch["prompt_ids"], batch["choice_ids"])
-                if neutral:
-                    every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
-                    new = [[*ids] for ids in every if ids not in anyway]
-                    anyway |= dict(zip(map(tuple, new), *likely([neutral], [new]), strict=True))
+                every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
+                if neutral and (new := [[*ids] for ids in every if ids not in anyway]):
+                    anyway |= zip(map(tuple, new), *likely([neutral], [new]), strict=True)
                 for row, mine, choices, right in zip(
                     numbers, sums, batch["choice_ids"], batch["label"], strict=True
                 ):

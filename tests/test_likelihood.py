@@ -5,7 +5,7 @@ import pytest
 import torch
 from builders import lora
 from choices import questions, tiny_decoder
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import get_peft_model
 from scipy.special import softmax
 from stages import WORDS, tokenizer
@@ -112,6 +112,7 @@ def test_the_best_mean_over_tokens_wins_and_the_loss_is_that_of_training():
 
 def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
     _, rows = encoded(questions(20))
+    rows = concatenate_datasets([rows, rows])  # each choice comes again, when it is known
     neutral = WORDS[4]
     kind = Likelihood({"max_length": 32, "neutral_prompt": neutral})
     model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
