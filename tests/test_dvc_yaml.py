@@ -46,7 +46,8 @@ def test_a_stage_depends_on_exactly_the_parameters_that_it_uses(stage):
     )
     used = set(re.findall(r"\bparams\.(?!yaml)(\w+)", source))
 
-    assert set(STAGE[stage]["params"]) == used
+    # A single key is named where the rest of its section changes nothing.
+    assert {name.partition(".")[0] for name in STAGE[stage]["params"]} == used
 
 
 def _helpers(stage: str) -> set[str]:
