@@ -13,7 +13,10 @@ from lightpeft.config import load_params
 from lightpeft.errors import LightPeftError
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
-COMMANDS = (*STAGES, "table", "preset")
+PRESET = "preset"
+COMMANDS = (*STAGES, "table", PRESET)
+# No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
+NO_PRESET = "no-such-preset"
 
 
 def run(command: str, *arguments: str) -> None:
@@ -28,11 +31,14 @@ def run(command: str, *arguments: str) -> None:
     # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
-        load_params()
+        if command != PRESET:  # which replaces what params.yaml says
+            load_params()
         main = import_module(f"pipeline.{command}").main
         _check(command, main, arguments)
         main(*arguments)
     except LightPeftError as error:
+        if command == PRESET:
+            print(NO_PRESET)
         sys.exit(f"error: {error}")
 
 

@@ -3,7 +3,8 @@
     dvc exp run $(python -m pipeline preset paper-roberta-large glue/rte)
 
 A preset is a file in presets/: `about` (a line), `settings` (section -> key -> value, where they
-differ from params.yaml) and `tasks` (name, as data.task -> further settings).
+differ from defaults.yaml) and `tasks` (name, as data.task -> further settings). All other settings
+are printed as well: dvc leaves in params.yaml what it is told, and a preset must not inherit that.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from lightpeft.errors import ConfigError
 from lightpeft.yaml_files import read_yaml
 
 _FOLDER = Path("presets")
-_PARAMS = Path("params.yaml")
-# No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
-_REFUSED = "no-such-preset"
-_WORD = re.compile(r"[\w./:@+*-]+")  # needs no quotes, neither for a shell nor for dvc
+_DEFAULTS = Path(__file__).with_name("defaults.yaml")
+_WORD = re.compile(r"[\w./:@+*-]+")  # a shell leaves it as it is
+_NO_TEXT = ("true", "false", "null")
 
 Sections = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Preset:
     tasks: dict[str, Sections]
 
     def changes(self, task: str) -> dict[str, Any]:
-        """What differs from params.yaml: `section.key` -> value; the task's own come last.
+        """What the preset itself sets: `section.key` -> value; the task's own come last.
 
         Raises:
             ConfigError: the preset is not for this task; names the nearest.
@@ -58,14 +58,24 @@ class Preset:
             )
         return _flat(self.settings) | {"data.task": task} | _flat(self.tasks[task])
 
+    def rest(self, task: str) -> dict[str, Any]:
+        """What it leaves at the default, as `changes`."""
+        own = self.changes(task)
+        return {name: value for name, value in _flat(defaults()).items() if name not in own}
+
     def params(self, task: str) -> Params:
-        """What params.yaml says with the changes.
+        """What params.yaml says after the changes and the rest.
 
         Raises:
             ConfigError: that would be no valid params.yaml.
         """
-        raw = merged(read_yaml(_PARAMS), self.changes(task))
+        raw = merged(defaults(), self.changes(task))
         return check_params(raw, f"preset {self.name} for {task}")
+
+
+def defaults() -> Sections:
+    """params.yaml as it comes, whatever runs have left in it since."""
+    return read_yaml(_DEFAULTS)
 
 
 def read_preset(name: str) -> Preset:
@@ -80,11 +90,12 @@ def read_preset(name: str) -> Preset:
     path = _FOLDER / f"{name}.yaml"
     raw = read_yaml(path)
     if set(raw) != {"about", "settings", "tasks"}:
-        raise ConfigError(f"{path} must hold about, settings and tasks, got {', '.join(raw)}")
+        keys = ", ".join(map(str, raw))
+        raise ConfigError(f"{path} must hold about, settings and tasks, got {keys}")
     if not isinstance(raw["about"], str):
         raise ConfigError(f"{path}: about must be a line of text, got {raw['about']!r}")
     tasks = raw["tasks"]
-    if not isinstance(tasks, dict) or not tasks:
+    if not isinstance(tasks, dict) or not tasks or not all(isinstance(t, str) for t in tasks):
         raise ConfigError(f"{path}: tasks must be names with their settings, got {tasks!r}")
     for sections in (raw["settings"], *tasks.values()):
         if not isinstance(sections, dict):
@@ -108,7 +119,9 @@ def merged(raw: Sections, changes: dict[str, Any]) -> Sections:
     found = copy.deepcopy(raw)
     for name, value in changes.items():
         section, _, key = name.rpartition(".")
-        (found.setdefault(section, {}) if section else found)[key] = value
+        if section and not isinstance(found.get(section), dict):
+            found[section] = {}
+        (found[section] if section else found)[key] = value
     return found
 
 
@@ -116,19 +129,14 @@ def overrides(changes: dict[str, Any]) -> list[str]:
     """`-S key=value` for each change, so that a shell and then dvc read the value that it is.
 
     Raises:
-        ConfigError: a text that would need quotes.
+        ConfigError: a text that a shell would split.
     """
     return [f"-S {name}={_written(value, name)}" for name, value in changes.items()]
 
 
 def main(name: str = "", task: str = "") -> None:
     """Print overrides, or without a task a preset's tasks, or without a name all presets."""
-    try:
-        lines = _lines(name, task)
-    except ConfigError:
-        print(_REFUSED)
-        raise
-    print("\n".join(lines))
+    print("\n".join(_lines(name, task)))
 
 
 def _lines(name: str, task: str) -> list[str]:
@@ -140,7 +148,7 @@ def _lines(name: str, task: str) -> list[str]:
                 for known in preset.tasks]  # fmt: skip
     task = task or next(iter(preset.tasks))
     preset.params(task)
-    return overrides(preset.changes(task))
+    return [*overrides(preset.changes(task)), "", *overrides(preset.rest(task))]
 
 
 def _listed(preset: Preset) -> list[str]:
@@ -169,7 +177,7 @@ def _flat(sections: Sections) -> dict[str, Any]:
         if isinstance(values, dict):
             found |= {f"{section}.{key}": value for key, value in values.items()}
         else:
-            found[section] = values
+            found[str(section)] = values
     return found
 
 
@@ -181,7 +189,16 @@ def _written(value: Any, name: str) -> str:
     text = str(value)
     if not _WORD.fullmatch(text):
         raise ConfigError(f"{name} must be a word or a list of words in a preset, got {value!r}")
-    return text
+    return f'"{text}"' if isinstance(value, str) and not _reads_as_text(text) else text
+
+
+def _reads_as_text(word: str) -> bool:
+    """Whether dvc takes a word for text without quotes, which reach it through `$(...)`."""
+    try:
+        float(word)
+    except ValueError:
+        return word.isascii() and word.lower() not in _NO_TEXT
+    return False
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

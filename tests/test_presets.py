@@ -1,7 +1,5 @@
-"""Presets: each fits the schema, its task and the tiny twin of its model, and dvc reads it."""
+"""Presets: each fits the schema, its task and the tiny twin of its model."""
 
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -9,24 +7,21 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from builders import random_scores
-from dvc.cli.parser import get_main_parser
-from dvc.utils.cli_parse import to_path_overrides
-from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from imports import ROOT
 from ruamel.yaml import YAML
 
-from lightpeft.config import Params, load_params
+from lightpeft.config import Params
 from lightpeft.families import FAMILIES
 from lightpeft.inputs import longest_row
 from lightpeft.random_weights import config_of
 from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES
-from pipeline.__main__ import STAGES, run
+from pipeline.__main__ import run
 from pipeline.catalog import CATALOG
 from pipeline.estimate import lora_config
 from pipeline.kinds import FORMS, resolve
 from pipeline.models import head_modules
-from pipeline.preset import merged, overrides, preset_names, read_preset
+from pipeline.preset import defaults, preset_names, read_preset
 from pipeline.prune import ratios
 
 # model.name -> its tiny twin in tests/architectures.py, and its shape where one is published here.
@@ -58,15 +53,10 @@ def _root(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with params.yaml and no preset, as the current one."""
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    """A folder with no preset and no params.yaml, as the current one."""
     (tmp_path / "presets").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def raw_params() -> dict:
-    return YAML(typ="safe").load(ROOT / "params.yaml")
 
 
 def at(sections: dict, name: str) -> object:
@@ -89,12 +79,6 @@ def twin_scores(twin: str, kind: type, peft: object) -> object:
     return random_scores(model, config=lora_config(peft, kind, head))
 
 
-def told(words: list[str]) -> tuple[list[str], list[str]]:
-    """What `dvc exp run` takes as -S of these words of a command line, and what as stages."""
-    found = get_main_parser().parse_args(["exp", "run", *words])
-    return found.set_param, found.targets
-
-
 def test_the_presets_are_of_the_paper_and_of_todays_models():
     assert preset_names() == PRESETS
     assert {read_preset(name).params(task).model.name for name, task in CASES} == set(MODELS)
@@ -102,26 +86,9 @@ def test_the_presets_are_of_the_paper_and_of_todays_models():
     assert sorted(paper) == sorted(t for t in CATALOG if t.startswith(("glue/", "super_glue/")))
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
-def test_dvc_reads_what_is_printed_as_the_preset_says(name, task, tmp_path):
-    preset = read_preset(name)
-    path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text())
-    words = " ".join(overrides(preset.changes(task))).split()
-    settings, stages = told(words)
-    by_file = to_path_overrides(settings)
-
-    assert not stages
-    assert not any(one.is_sweep_override() for one in to_hydra_overrides(by_file["params.yaml"]))
-    apply_overrides(path, by_file.pop("params.yaml"))
-    assert not by_file
-    assert YAML(typ="safe").load(path) == merged(raw_params(), preset.changes(task))
-    assert load_params(path) == preset.params(task)
-
-
 @pytest.mark.parametrize("name", PRESETS)
-def test_settings_hold_only_what_differs_from_params_yaml(name):
-    preset, usual = read_preset(name), raw_params()
+def test_settings_hold_only_what_differs_from_the_defaults(name):
+    preset, usual = read_preset(name), defaults()
     task = next(iter(preset.tasks))
     common = preset.changes(task).keys() - {
         f"{section}.{key}" for section, keys in preset.tasks[task].items() for key in keys
@@ -184,26 +151,6 @@ def test_the_papers_setting_is_the_line_of_the_readme(name):
     assert preset.settings["estimate"]["lr"] == preset.settings["finetune"]["lr"] == 3e-4
 
 
-def test_a_shell_splits_the_printed_overrides_into_words_before_torch_is_imported():
-    code = (
-        "import sys, pipeline.__main__ as m\n"
-        "m.run('preset', 'gemma-3-4b', 'hellaswag')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run(
-        ["bash", "-c", 'printf "%s\\n" $("$0" -c "$1")', sys.executable, code],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    found, stages = told(done.stdout.splitlines())
-
-    assert (done.stderr, stages) == ("", [])
-    assert "peft.targets=.*language_model.*" in found
-    assert "benchmark.batch_sizes=[1,8]" in found
-    assert [f"-S {word}" for word in found] == overrides(
-        read_preset("gemma-3-4b").changes("hellaswag")
-    )
-
-
 def test_all_presets_are_listed_with_their_tasks(capsys):
     run("preset")
 
@@ -223,39 +170,29 @@ def test_a_preset_alone_lists_its_tasks(capsys):
     assert next(line for line in lines if line.startswith("glue/rte")).endswith(rte)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["paper-robert", "glue/rte"], "no preset 'paper-robert'; did you mean paper-rob"),
-        (["zzz", "glue/rte"], "no preset 'zzz'; known: gemma-3-4b, llama-3-8b, "),
-        (["../params"], r"no preset '\.\./params'; "),
-        (["paper-roberta-large", "rte"], "large has no task 'rte'; did you mean glue/rte"),
-        (["qwen3-8b", "xyz"], "preset qwen3-8b has no task 'xyz'; known: arc-challenge, "),
-    ],
-)  # fmt: skip
-def test_a_wrong_name_is_one_line_and_names_a_stage_that_dvc_does_not_find(words, message, capsys):
-    with pytest.raises(SystemExit, match=f"^error: .*{message}") as stopped:
-        run("preset", *words)
-
-    assert "\n" not in str(stopped.value)
-    settings, stages = told(capsys.readouterr().out.split())
-    assert settings == []
-    assert stages == ["no-such-preset"]
-    assert not {*stages} & {*STAGES}
-
-
 def test_a_preset_of_ones_own_with_one_task_needs_no_task(folder, capsys):
     mine = MINE % ("seed: 7, model: {name: a/b-1.x}", "peft: {targets: [query, key]}")
     (folder / "presets" / "mine.yaml").write_text(mine)
 
     run("preset", "mine")
 
-    assert capsys.readouterr().out.splitlines() == [
+    own, rest = capsys.readouterr().out.split("\n\n")
+    assert own.splitlines() == [
         "-S seed=7",
         "-S model.name=a/b-1.x",
         "-S data.task=docstrings",
         "-S peft.targets=[query,key]",
     ]
+    assert rest.startswith("-S methods=[light,vanilla,random]\n-S model.dtype=auto\n-S data.train=")
+
+
+def test_a_preset_needs_no_good_params_yaml(folder, capsys):
+    (folder / "presets" / "mine.yaml").write_text(MINE % ("", ""))
+    (folder / "params.yaml").write_text("prune: [")
+
+    run("preset", "mine")
+
+    assert capsys.readouterr().out.startswith("-S data.task=docstrings\n\n-S seed=0\n")
 
 
 @pytest.mark.parametrize(
@@ -264,20 +201,26 @@ def test_a_preset_of_ones_own_with_one_task_needs_no_task(folder, capsys):
         (MINE % ("prune: {head: 0.1}", ""), "unknown key prune.head; did you mean prune.heads"),
         (MINE % ("", "finetune: {steps: 9}"), "finetune.steps counts the estimation's steps"),
         (MINE % ("speed: {up: 2}", ""), "preset mine for docstrings: unknown key speed; "),
+        (MINE % ("seed: {up: 2}", ""), "seed must be a whole number from 0"),
+        (MINE % ("data: {train: null}", ""), "data.train must be auto or a name, got None"),
+        (MINE % ("1: 2, data: {3: 4}", ""), "unknown key"),
         (MINE % ("data: {train: my rows.csv, task: files}", ""), "data.train is not for"),
         (MINE % ("model: {name: my model}", ""), "model.name must be a word or a list of words"),
         ("about: mine\nsettings: {}\n", "must hold about, settings and tasks, got about, settings"),
         ("about: 1\nsettings: {}\ntasks: {a: {}}\n", "about must be a line of text, got 1"),
         ("about: mine\nsettings: {}\ntasks: {}\n", "tasks must be names with their settings"),
+        ("about: mine\nsettings: {}\ntasks: {1: {}}\n", "tasks must be names with their settings"),
+        ("1: mine\n", "must hold about, settings and tasks, got 1"),
         ("about: mine\nsettings: {}\ntasks: {a: 1}\n", "must hold settings by section, got 1"),
         ("- a\n", "must hold sections, got list"),
     ],
 )
-def test_a_wrong_preset_of_ones_own_is_one_line(text, message, folder):
+def test_a_wrong_preset_of_ones_own_is_one_line(text, message, folder, capsys):
     (folder / "presets" / "mine.yaml").write_text(text)
 
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         run("preset", "mine")
+    assert capsys.readouterr().out == "no-such-preset\n"
 
 
 def test_a_folder_without_presets_is_one_line(folder):
