@@ -106,6 +106,11 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def in_a_line(error: BaseException) -> str:
+    """An exception of foreign code: its type and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
 def ask(question: str) -> str:
     """The prompt of a question: a model that writes would go on asking without the last word."""
     return f"Question: {question.strip()}\nAnswer:"

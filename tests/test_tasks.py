@@ -237,25 +237,6 @@ def test_too_many_text_columns_are_listed(tmp_path):
         read(tmp_path, train=train)
 
 
-OWN = """
-from pipeline.entry import Entry
-
-def template(row):
-    return {"text": row["joke"], "text_pair": None, "label": ["flat", "funny"][row["laughs"] > 2]}
-
-JOKES = Entry(kind="classify", template=template, classes=("flat", "funny"), metric="f1")
-"""
-
-
-def test_a_task_can_be_a_user_s_own(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    train = jsonl(tmp_path / "a.jsonl", joke=[f"j{i}" for i in range(40)], laughs=[1, 5] * 20)
-    found = read(tmp_path, task=f"{tmp_path}/own.py:JOKES", train=train)
-
-    assert (found.classes, found.source.metric) == (["flat", "funny"], "f1")
-    assert Counter(labels_of(found)) == {"flat": 20, "funny": 20}
-
-
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
     texts = [f"a {i}" for i in range(40)]
     pairs = {"sentence1": texts, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
@@ -305,15 +286,11 @@ def test_rows_of_one_question_stay_a_group(tmp_path):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("none.py:JOKES", r"none\.py is not there"),
-        ("OWN:PUNS", "defines no Entry of the name 'PUNS'"),
-        ("OWN:JOKES", "row 1 of train has no column 'joke'"),
         ("arc-eesy", "did you mean arc-easy"),
         ("someone/else", "data.train is for data.task: files or a named task, got someone/else"),
     ],
 )
 def test_a_task_that_does_not_fit_is_one_line(tmp_path, task, message):
-    (tmp_path / "own.py").write_text(OWN)
     train = jsonl(tmp_path / "a.jsonl", text=["x"], label=[0])
     with pytest.raises((ConfigError, DataError), match=message):
-        read(tmp_path, task=task.replace("OWN", f"{tmp_path}/own.py"), train=train)
+        read(tmp_path, task=task, train=train)
