@@ -2,11 +2,12 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from test_tasks import jsonl, labels_of, read
 
-from lightpeft.errors import ConfigError
+from lightpeft.errors import ConfigError, DataError
 
 OWN = """
 from pipeline.entry import Entry
@@ -73,3 +74,35 @@ def test_an_own_file_that_does_not_work_is_one_line(own, text, message):
 def test_an_own_file_that_is_not_there_is_one_line(own):
     with pytest.raises(ConfigError, match=r"none\.py is not there"):
         own(OWN, task="none.py:JOKES")
+
+
+def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
+    rows = {"joke": [f"j{i}" for i in range(40)], "laughs": [1, 5] * 20}
+    train = Path(jsonl(tmp_path / "b.jsonl", **rows))
+    train.write_text('{"text": "x", "n": 1}\n' + train.read_text())
+
+    found = own(OWN, train=str(train), max_bad_rows=0.1)
+    assert found.dropped == {
+        "train: no 'joke'": {"rows": 1, "first": 1, "name": "which has text, n"}
+    }
+    with pytest.raises(DataError, match=r"1 of 41 rows.*1 x no 'joke' \(first: row 1, which has"):
+        own(OWN, train=str(train))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{}[row['joke']]", r"40 x a value that the .* know \(first: row 1, KeyError: 'j0'\)"),
+        ("int(row['joke'])", r"row 1, ValueError: invalid literal for int\(\) with .* 'j0'"),
+        ("row['pun']", r"no row that can be used: 40 x no 'pun' \(first: row 1, which has joke, "),
+        ("1 // 0", r"template does not work for row 1 of train: ZeroDivisionError: integer div"),
+        ("row['joke'], 1", r"row 1 of train: TypeError: it must return a dict.* got \('j0', 1\)"),
+        ("{'text': row['joke']}", "row 1 of train: KeyError: 'label'"),
+        ("{'text': ['a'], 'label': 'flat'}", r"40 x text of another type \(first: row 1\)"),
+    ],
+)
+def test_a_template_that_does_not_work_is_one_line(own, body, message):
+    with pytest.raises(DataError, match=message) as caught:
+        own(f"{OWN}\nJOKES = jokes(lambda row: ({body}))")
+
+    assert "\n" not in str(caught.value)

@@ -255,6 +255,8 @@ def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
     found = read(tmp_path, task="glue/mrpc", train=str(path), max_bad_rows=0.2)
 
     assert len(labels_of(found)) == 43
+    unknown = found.dropped["train: a value that the task does not know"]
+    assert unknown["name"] == "IndexError: tuple index out of range"
     assert {reason: bad["rows"] for reason, bad in found.dropped.items()} == {
         "train: a value that the task does not know": 3,
         "train: no label": 1,
