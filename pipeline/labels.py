@@ -67,9 +67,10 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
         return []
     names = in_order({_name(value) for value in values})
     if len(names) > max(2, rows // 2):
+        hint = "; data.metric: pearson takes them as scores" if are_numbers(names) else ""
         raise DataError(
             f"data.label: {len(names)} different labels in {rows} rows of train, "
-            f"such as {values[0]!r}; is it the label column?"
+            f"such as {values[0]!r}; is it the label column?{hint}"
         )
     return names
 

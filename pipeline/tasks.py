@@ -21,7 +21,7 @@ from pipeline import hub
 from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG
 from pipeline.clean import Dropped, drop_unknown, write_clean
-from pipeline.entry import Entry
+from pipeline.entry import SCORES, Entry
 from pipeline.form import Form, Rows, Source, in_a_line
 from pipeline.kinds import FORMS, form_of
 from pipeline.splits import SPLITS, Draw, three_splits
@@ -69,7 +69,12 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
     for split, rows in source.rows.items():
         path = folder / f"{split}.arrow"
         tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
-    classes = form.labels(tables, source.classes)
+    classes = form.labels(tables, _known(section, form, source))
+    if form.label and not classes and source.metric not in (None, *SCORES):
+        raise DataError(
+            f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
+            "labels of train are decimals"
+        )
     for split in tables if form.label else ():
         tables[split] = drop_unknown(
             tables[split], split=split, column=form.label, classes=classes, dropped=dropped
@@ -124,6 +129,12 @@ def find(section: DataSection, *, seed: int) -> Source:
     if not entry.home:
         raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
     return hub.fetch_task(task, entry)
+
+
+def _known(section: DataSection, form: Form, source: Source) -> list[str] | None:
+    """The classes that are known; none at all where the main metric is one of scores."""
+    scores = form.name == "classify" and {section.metric, source.metric} & {*SCORES}
+    return [] if scores and source.classes is None else source.classes
 
 
 def _together(form: Form, source: Source, train: Dataset) -> tuple[str, ...]:

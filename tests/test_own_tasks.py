@@ -106,3 +106,12 @@ def test_a_template_that_does_not_work_is_one_line(own, body, message):
         own(f"{OWN}\nJOKES = jokes(lambda row: ({body}))")
 
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_an_own_task_are_scores_or_classes_as_its_metric_says(own):
+    scores = "Entry(kind='classify', template=lambda row: template(row) | {'label': row['laughs']}"
+
+    assert own(f"{OWN}\nJOKES = {scores}, metric='spearman')").classes == []
+    assert own(f"{OWN}\nJOKES = {scores}, metric='f1')").classes == ["1", "5"]
+    with pytest.raises(DataError, match="is measured by f1, which needs classes, but labels of tr"):
+        own(f"{OWN}\nJOKES = {scores.replace(']}', '] / 2}')}, metric='f1')")
