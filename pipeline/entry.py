@@ -128,18 +128,37 @@ def text_of(row: Row, column: str, *, blank: bool = False) -> str:
     return text
 
 
-def class_name(row: Row, column: str, classes: tuple[str, ...]) -> str | None:
-    """The name of a row's class; None where the hub's mark of no label, -1 or None, stands.
+def cell(row: Row, *columns: str) -> Any:
+    """The value of the first of these columns that the row has: readers of files have other names.
 
-    Files may hold the name itself, or the number as text.
+    Raises:
+        KeyError: it has none; names the first.
     """
-    number = row[column]
-    if isinstance(number, str):
-        name = number.strip()
-        if name in classes:
-            return name
-        number = int(name)
-    return None if number is None or number < 0 else classes[number]
+    return row[next((name for name in columns if name in row), columns[0])]
+
+
+def whole(value: Any) -> int | None:
+    """A whole number; None where the hub's mark of no label stands: -1, None or no text.
+
+    Files may hold it as text, or as False or True.
+
+    Raises:
+        ValueError: it is something else; the row is a bad one.
+    """
+    if isinstance(value, str):
+        text = value.strip().lower()
+        value = int({"": "-1", "false": "0", "true": "1"}.get(text, text))
+    if value is not None and value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return None if value is None or value < 0 else int(value)
+
+
+def class_name(value: Any, classes: tuple[str, ...]) -> str | None:
+    """The name of a class by its number; files may hold the name. None where there is no label."""
+    if isinstance(value, str) and value.strip() in classes:
+        return value.strip()
+    number = whole(value)
+    return None if number is None else classes[number]
 
 
 def labelled(row: Row, label: Any) -> Row | None:

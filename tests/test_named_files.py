@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from hub_rows import CLASSIFY, OTHERS, SUPER
+from PIL import Image
 from test_tasks import jsonl, labels_of, read
 
 from lightpeft.errors import ConfigError
+from pipeline.catalog import CATALOG
 
 
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
@@ -61,3 +64,68 @@ def test_rows_of_one_question_stay_a_group(tmp_path):
     assert {group for rows in found.splits.values() for group in rows["group"]} == {
         f"{number}-0" for number in range(10)
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["glue/sst2", "super_glue/boolq", "super_glue/copa", "super_glue/wsc", "super_glue/wic",
+     "boolq", "piqa", "social_iqa", "winogrande"],
+)  # fmt: skip
+def test_a_named_task_takes_numbers_and_booleans_as_text(name):
+    row, expected = (CLASSIFY | SUPER | OTHERS)[name]
+
+    assert CATALOG[name].template({key: str(value) for key, value in row.items()}) == expected
+    with pytest.raises(ValueError, match="maybe"):
+        CATALOG[name].template(row | {"answer" if "answer" in row else "label": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("false", "False"),
+        (" True", "True"),
+        (False, "False"),
+        (1.0, "True"),
+        ("", None),
+        (-1, None),
+    ],
+)
+def test_a_truth_may_be_a_boolean_or_its_text(value, label):
+    made = CATALOG["super_glue/boolq"].template(CLASSIFY["super_glue/boolq"][0] | {"label": value})
+
+    assert made is None if label is None else made["label"] == label
+
+
+@pytest.mark.parametrize("name", ["squad", "squad_v2"])
+def test_squad_is_read_from_its_own_file(tmp_path, name):
+    answers = [{"text": "Bob", "answer_start": 8}]
+    asked = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(2)]
+    asked.append({"id": "2", "question": "Why?", "is_impossible": True, "answers": []})
+    paragraphs = [{"context": f"Ann saw Bob {n} times.", "qas": asked} for n in range(20)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": [{"title": "A", "paragraphs": paragraphs}]}))
+    train = read(tmp_path, task=name, train=str(path)).splits["train"]
+
+    assert train[0]["answers"] == {"text": ["Bob"], "answer_start": [8]}
+    assert train[2]["answers"] == {"text": [], "answer_start": []}
+
+
+def test_conll2003_is_read_from_a_conll_file(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("".join(f"EU NNP B-ORG\nrejects VBZ O\n{n} CD O\n\n" for n in range(20)))
+    train = read(tmp_path, task="conll2003", train=str(path)).splits["train"]
+
+    assert train["tags"][0] == ["B-ORG", "O", "O"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "beans"])
+def test_images_of_a_named_task_are_read_from_a_folder(tmp_path, name):
+    classes = CATALOG[name].classes[:2]
+    for number in range(20):
+        path = tmp_path / "images" / classes[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(path)
+    found = read(tmp_path, task=name, train=str(tmp_path / "images"))
+
+    assert found.classes == list(CATALOG[name].classes)
+    assert set(labels_of(found)) == set(classes)
