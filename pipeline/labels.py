@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lightpeft.errors import DataError
 
 _SHOWN = 8
+_NEARLY_ALL = 0.95
 
 
 def is_missing(value: Any) -> bool:
@@ -39,11 +40,10 @@ def as_text(value: Any) -> str | None:
 
 
 def is_text(values: Sequence[Any]) -> bool:
-    """Whether a column holds text: strings that are not all numbers."""
+    """Whether a column holds text: nearly all are strings, which are not all numbers."""
     present = [value for value in values if not is_missing(value)]
-    return all(isinstance(value, str) for value in present) and any(
-        _number(value) is None for value in present
-    )
+    texts = [value for value in present if isinstance(value, str)]
+    return len(texts) >= _NEARLY_ALL * len(present) and any(_number(text) is None for text in texts)
 
 
 def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:

@@ -159,6 +159,15 @@ def test_auto_finds_a_pair_beside_numbers(tmp_path):
     assert train["text_pair"][0].startswith("right")
 
 
+def test_one_number_among_texts_is_a_bad_row_and_the_column_one_of_text(tmp_path):
+    texts = [*(f"text {i}" for i in range(39)), 3]
+    train = jsonl(tmp_path / "a.jsonl", n=[*range(39), "x"], text=texts, label=[0, 1] * 20)
+
+    assert read(tmp_path, train=train, max_bad_rows=0.1).dropped == {
+        "train: text of another type": {"rows": 1, "first": 40}
+    }
+
+
 def test_columns_can_be_named(tmp_path):
     train = jsonl(
         tmp_path / "a.jsonl",
