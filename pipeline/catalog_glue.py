@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-from lightpeft.errors import DataError
 from pipeline.entry import Entry, class_name, labelled, text_of, whole
 from pipeline.form import Row, Template
 
@@ -50,8 +49,8 @@ def wic(row: Row) -> Row | None:
 
 def wsc(row: Row) -> Row | None:
     """The noun is marked by stars and the pronoun by hashes: does #it# mean the *cat*?"""
-    marks = sorted([(whole(row["span1_index"]), text_of(row, "span1_text"), "*"),
-                    (whole(row["span2_index"]), text_of(row, "span2_text"), "#")])  # fmt: skip
+    marks = sorted([(int(row["span1_index"]), text_of(row, "span1_text"), "*"),
+                    (int(row["span2_index"]), text_of(row, "span2_text"), "#")])  # fmt: skip
     text = text_of(row, "text")
     for index, span, mark in reversed(marks):  # the later one first: it moves no other
         text = _mark(text, index, span, mark=mark)
@@ -63,10 +62,13 @@ def _mark(text: str, index: int, span: str, *, mark: str) -> str:
 
     The spans of a few rows are names in two parts, which stand nowhere in the text: there, the word
     is marked.
+
+    Raises:
+        ValueError: there is no such word; the row is a bad one.
     """
     words = list(re.finditer(r"\S+", text))
-    if index >= len(words):
-        raise DataError(f"wsc: {text!r} has no word {index}")
+    if not 0 <= index < len(words):
+        raise ValueError(f"{text!r} has no word {index}")
     found = list(re.finditer(re.escape(span), text)) or [words[index]]
     near = min(found, key=lambda match: abs(match.start() - words[index].start()))
     return f"{text[: near.start()]}{mark}{near.group()}{mark}{text[near.end() :]}"
