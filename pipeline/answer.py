@@ -16,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 from lightpeft.config import DataSection
 from lightpeft.errors import ConfigError, DataError, ModelError
-from pipeline.form import Form, Row, Template, column
+from pipeline.form import Form, Row, Template, as_lists, column
 from pipeline.kind import Batch, Columns, Found, Kind, objects
 from pipeline.outputs import check_finite, said
 from pipeline.windows import SHORTEST, Window, best_spans, span_loss, windows
@@ -43,17 +43,6 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
         return texts | {"answers": as_lists(row.get(answers))}
 
     return clean
-
-
-def as_lists(answers: Any) -> Any:
-    """Lists of texts and of their places, from those, from one of each, or a list of pairs."""
-    names = ("text", "answer_start")
-    if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
-        return {name: [answer.get(name) for answer in answers] for name in names}
-    if isinstance(answers, dict):
-        values = {name: answers.get(name) for name in names}
-        return {k: value if isinstance(value, list) else [value] for k, value in values.items()}
-    return answers
 
 
 def wrong(row: Row) -> str | None:

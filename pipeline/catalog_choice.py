@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.entry import Entry, labelled, text_of
+from pipeline.entry import Entry, labelled, text_of, whole
 from pipeline.form import Row, Template, ask
 
 _LABELLED = {"train": "train", "validation": "validation", "test": "test"}
@@ -30,7 +30,7 @@ def lettered(question: str, *, stem: bool = False) -> Template:
 def piqa(row: Row) -> Row | None:
     """Which of two solutions reaches the goal."""
     made = {"prompt": ask(text_of(row, "goal")), "choices": [row["sol1"], row["sol2"]]}
-    return labelled(made, None if row["label"] < 0 else row["label"])
+    return labelled(made, whole(row["label"]))
 
 
 def social_iqa(row: Row) -> Row | None:
@@ -39,8 +39,8 @@ def social_iqa(row: Row) -> Row | None:
         "prompt": ask(f"{text_of(row, 'context').strip()} {text_of(row, 'question')}"),
         "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
     }
-    label = str(row["label"]).strip()
-    return labelled(made, int(label) - 1 if label else None)
+    label = whole(row["label"])
+    return labelled(made, None if label is None else label - 1)
 
 
 def hellaswag(row: Row) -> Row | None:
@@ -48,7 +48,7 @@ def hellaswag(row: Row) -> Row | None:
     activity, first = text_of(row, "activity_label"), text_of(row, "ctx_a")
     context = f"{activity}: {first} {text_of(row, 'ctx_b', blank=True).capitalize()}"
     made = {"prompt": clean(context), "choices": [clean(ending) for ending in row["endings"]]}
-    return labelled(made, int(row["label"]) if row["label"] != "" else None)
+    return labelled(made, whole(row["label"]))
 
 
 def clean(text: str) -> str:
@@ -81,13 +81,14 @@ def winogrande(row: Row) -> Row | None:
         "choices": [f"{option}{after}" for option in options],
         "group": " / ".join(sorted(options)),
     }
-    return labelled(made, int(row["answer"]) - 1 if row["answer"] else None)
+    answer = whole(row["answer"])
+    return labelled(made, None if answer is None else answer - 1)
 
 
-def boolq(row: Row) -> Row:
+def boolq(row: Row) -> Row | None:
     """A passage and a question without a question mark: no or yes."""
     prompt = f"{text_of(row, 'passage')}\n{ask(text_of(row, 'question').strip() + '?')}"
-    return {"prompt": prompt, "choices": ["no", "yes"], "label": int(row["answer"])}
+    return labelled({"prompt": prompt, "choices": ["no", "yes"]}, whole(row["answer"]))
 
 
 def _choice(

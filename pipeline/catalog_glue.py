@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 
-from lightpeft.errors import DataError
-from pipeline.entry import Entry, class_name, labelled, text_of
+from pipeline.entry import Entry, class_name, labelled, text_of, whole
 from pipeline.form import Row, Template
 
 _GLUE_HOME = "nyu-mll/glue"
 _SUPER_HOME = "aps/super_glue"
 _ENTAILMENT = ("entailment", "not_entailment")
 _TRUTH = ("False", "True")
-_NO_SCORE = -1.0  # in STS-B's test rows
+_NO_SCORE = (-1.0, "-1", "-1.0")  # in STS-B's test rows
 _MNLI = ("entailment", "neutral", "contradiction")
 
 
@@ -23,8 +22,8 @@ def texts(*columns: str, classes: tuple[str, ...]) -> Template:
     """A template for one or two columns of text and a class number in `label`, or a score."""
 
     def template(row: Row) -> Row | None:
-        label = class_name(row, "label", classes) if classes else row["label"]
-        if label is None or label == _NO_SCORE:
+        label = class_name(row["label"], classes) if classes else row["label"]
+        if label is None or label in _NO_SCORE:
             return None
         # A missing text is an empty one, a bad row; None would say that there is no pair.
         found = ["" if row[name] is None else row[name] for name in columns]
@@ -38,24 +37,24 @@ def multirc(row: Row) -> Row | None:
     group = f"{row['idx']['paragraph']}-{row['idx']['question']}"
     pair = f"{text_of(row, 'question')} {text_of(row, 'answer')}"
     made = {"text": text_of(row, "paragraph"), "text_pair": pair, "group": group}
-    return labelled(made, class_name(row, "label", _TRUTH))
+    return labelled(made, class_name(row["label"], _TRUTH))
 
 
 def wic(row: Row) -> Row | None:
     """The word stands before the first sentence."""
     first = f"{text_of(row, 'word')}: {text_of(row, 'sentence1')}"
     made = {"text": first, "text_pair": text_of(row, "sentence2")}
-    return labelled(made, class_name(row, "label", _TRUTH))
+    return labelled(made, class_name(row["label"], _TRUTH))
 
 
 def wsc(row: Row) -> Row | None:
     """The noun is marked by stars and the pronoun by hashes: does #it# mean the *cat*?"""
-    marks = sorted([(row["span1_index"], text_of(row, "span1_text"), "*"),
-                    (row["span2_index"], text_of(row, "span2_text"), "#")])  # fmt: skip
+    marks = sorted([(int(row["span1_index"]), text_of(row, "span1_text"), "*"),
+                    (int(row["span2_index"]), text_of(row, "span2_text"), "#")])  # fmt: skip
     text = text_of(row, "text")
     for index, span, mark in reversed(marks):  # the later one first: it moves no other
         text = _mark(text, index, span, mark=mark)
-    return labelled({"text": text, "text_pair": None}, class_name(row, "label", _TRUTH))
+    return labelled({"text": text, "text_pair": None}, class_name(row["label"], _TRUTH))
 
 
 def _mark(text: str, index: int, span: str, *, mark: str) -> str:
@@ -63,10 +62,13 @@ def _mark(text: str, index: int, span: str, *, mark: str) -> str:
 
     The spans of a few rows are names in two parts, which stand nowhere in the text: there, the word
     is marked.
+
+    Raises:
+        ValueError: there is no such word; the row is a bad one.
     """
     words = list(re.finditer(r"\S+", text))
-    if index >= len(words):
-        raise DataError(f"wsc: {text!r} has no word {index}")
+    if not 0 <= index < len(words):
+        raise ValueError(f"{text!r} has no word {index}")
     found = list(re.finditer(re.escape(span), text)) or [words[index]]
     near = min(found, key=lambda match: abs(match.start() - words[index].start()))
     return f"{text[: near.start()]}{mark}{near.group()}{mark}{text[near.end() :]}"
@@ -80,7 +82,7 @@ def copa(row: Row) -> Row | None:
     premise = text_of(row, "premise").strip().rstrip(".")
     choices = [text[:1].lower() + text[1:] for text in (row["choice1"], row["choice2"])]
     made = {"prompt": f"{premise} {links[asked]}", "choices": choices}
-    return labelled(made, None if row["label"] < 0 else row["label"])
+    return labelled(made, whole(row["label"]))
 
 
 def record(row: Row) -> Row | None:

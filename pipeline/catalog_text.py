@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.entry import Entry, class_name, labelled, text_of
-from pipeline.form import Row, Template, ask
+from pipeline.entry import Entry, cell, class_name, labelled, text_of
+from pipeline.form import Row, Template, as_lists, ask
 
 _ALL = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}
@@ -50,10 +50,11 @@ def summary(document: str, short: str) -> Template:
 
 
 def tagged(column: str, classes: tuple[str, ...]) -> Template:
-    """A template for `tokens` and a column of tag numbers."""
+    """A template for `tokens` and a column of tag numbers, which in files may be `tags`."""
 
     def template(row: Row) -> Row:
-        return {"tokens": list(row["tokens"]), "tags": [_tag(tag, classes) for tag in row[column]]}
+        tags = [_tag(tag, classes) for tag in cell(row, column, "tags")]
+        return {"tokens": list(row["tokens"]), "tags": tags}
 
     return template
 
@@ -65,15 +66,16 @@ def _tag(tag: int | str, classes: tuple[str, ...]) -> str:
 
 def squad(row: Row) -> Row:
     """As SQuAD has it; a question of SQuAD 2 without an answer has empty lists."""
-    answers = {key: list(row["answers"][key]) for key in ("text", "answer_start")}
-    return {key: row[key] for key in ("id", "question", "context")} | {"answers": answers}
+    texts = {key: row[key] for key in ("question", "context")}
+    return {"id": row.get("id")} | texts | {"answers": as_lists(row["answers"])}
 
 
 def picture(image: str, label: str, classes: tuple[str, ...]) -> Template:
-    """A template for a column of images and one of class numbers."""
+    """A template for a column of images and one of class numbers; folders have image and label."""
 
     def template(row: Row) -> Row | None:
-        return labelled({"image": row[image]}, class_name(row, label, classes))
+        name = class_name(cell(row, label, "label"), classes)
+        return labelled({"image": cell(row, image, "image")}, name)
 
     return template
 

@@ -13,10 +13,12 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.errors import DataError
+from lightpeft.errors import DataError, LightPeftError
 from pipeline import labels
 from pipeline.common import Progress
-from pipeline.form import Form, Row, Rows, Template
+from pipeline.form import Form, Row, Rows, Template, in_a_line
+
+_UNKNOWN = "a value that the task does not know"
 
 
 class Dropped:
@@ -75,9 +77,9 @@ def write_clean(
     """Write the good rows of a split to an Arrow file, and open it without reading it in.
 
     Raises:
-        DataError: too many rows are bad, or none is good.
+        DataError: too many rows are bad, or none is good; or the template does not work.
     """
-    form, template = make
+    form, _ = make
     schema, progress = form.features.arrow_schema, Progress("prepare", 0)
     total = 0
 
@@ -85,20 +87,16 @@ def write_clean(
         nonlocal total
         for total, row in enumerate(rows(), start=1):
             try:
-                made = template(row)
-            except KeyError as error:
-                if total == 1:  # the others lack it too: it is another file
-                    raise DataError(f"row 1 of {split} has no column {error}") from None
-                dropped.add(split, f"no {error}", total)
-                continue
-            except (IndexError, TypeError, ValueError, AttributeError):
-                dropped.add(split, "a value that the task does not know", total)
-                continue
-            clean = None if made is None else form.complete(made)
-            reason = "no label" if clean is None else form.wrong(clean) or _garbled(clean)
-            if clean is None or reason:
-                place = None if clean is None else form.place(clean)
-                dropped.add(split, str(reason), total, place=place)
+                clean, reason, place = _cleaned(row, make)
+            except LightPeftError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"the task's template does not work for row {total:,} of {split}: "
+                    f"{in_a_line(error)}"
+                ) from error
+            if clean is None:
+                dropped.add(split, reason, total, place=place)
             else:
                 yield clean
 
@@ -110,6 +108,27 @@ def write_clean(
             progress.count(total, f"rows of {split} read")
     dropped.check(split, total)
     return Dataset.from_file(str(path))
+
+
+def _cleaned(row: Row, make: tuple[Form, Template]) -> tuple[Row | None, str, str | None]:
+    """The clean row; or None, why it is a bad one, and what it is called beside its number."""
+    form, template = make
+    try:
+        made = template(row)
+    except KeyError as error:
+        known = [*row, *row.values()]  # the key of a dict may also be a value that it lacks
+        if not any(key in known for key in error.args):
+            return None, f"no {error}", f"which has {', '.join(row)}"
+        return None, _UNKNOWN, in_a_line(error)
+    except (IndexError, TypeError, ValueError, AttributeError) as error:
+        return None, _UNKNOWN, in_a_line(error)
+    if made is None:
+        return None, "no label", None
+    if not isinstance(made, dict):
+        raise TypeError(f"it must return a dict or None, got {made!r}")
+    clean = form.complete(made)
+    reason = form.wrong(clean) or _garbled(clean)
+    return (None, reason, form.place(clean)) if reason else (clean, "", None)
 
 
 def drop_unknown(

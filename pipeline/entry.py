@@ -30,10 +30,20 @@ from lightpeft.errors import ConfigError
 from pipeline.form import Row, Template
 from pipeline.measures import find_measure
 
-KINDS = ("classify", "choice", "generate", "tokens", "answer", "image")
 _SPLITS = ("train", "validation", "test")
 # Most public sets keep the labels of their test rows: the public validation rows are the test.
 _PUBLIC = {"train": "train", "test": "validation"}
+_CLASSES = ("accuracy", "f1", "f1_macro", "mcc")
+_WORDS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
+KINDS = {  # what can be measured of each
+    "classify": (*_CLASSES, "multirc_f1a", "multirc_em"),
+    "choice": (*_CLASSES, "record_em", "record_f1"),
+    "generate": (*_WORDS, "perplexity"),
+    "tokens": ("entity_f1", "token_accuracy"),
+    "answer": ("squad_f1", "squad_em"),
+    "image": _CLASSES,
+}
+SCORES = ("pearson", "spearman")  # what can be measured of classify where labels are scores
 _NAMED = ("tokens", "image")  # kinds that always have classes
 
 
@@ -78,8 +88,7 @@ class Entry:
         if self.kind not in KINDS:
             raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         object.__setattr__(self, "metrics", self.metrics or (self.metric,))
-        for name in (self.metric, *([self.select] if self.select else []), *self.metrics):
-            find_measure(name)
+        self._check_measures()
         if self.metric not in self.metrics:
             raise ConfigError(f"metric {self.metric} is not among metrics {self.metrics}")
         if len(set(self.classes)) < len(self.classes):
@@ -90,6 +99,19 @@ class Entry:
             raise ConfigError(
                 f"splits must be train and perhaps validation and test, got {list(self.splits)}"
             )
+
+    def _check_measures(self) -> None:
+        """Refuse measures of other labels and predictions than the kind's."""
+        scores = self.kind == "classify" and self.metric in SCORES
+        if scores and self.classes:
+            raise ConfigError(f"metric {self.metric} is of scores, so classes must be empty")
+        known = SCORES if scores else KINDS[self.kind]
+        for name in (self.metric, *([self.select] if self.select else []), *self.metrics):
+            if find_measure(name).name not in known:
+                raise ConfigError(
+                    f"metric, metrics and select of {'scores' if scores else f'kind {self.kind}'} "
+                    f"must be of {', '.join(known)}; got {name}"
+                )
 
 
 def text_of(row: Row, column: str, *, blank: bool = False) -> str:
@@ -106,18 +128,37 @@ def text_of(row: Row, column: str, *, blank: bool = False) -> str:
     return text
 
 
-def class_name(row: Row, column: str, classes: tuple[str, ...]) -> str | None:
-    """The name of a row's class; None where the hub's mark of no label, -1 or None, stands.
+def cell(row: Row, *columns: str) -> Any:
+    """The value of the first of these columns that the row has: readers of files have other names.
 
-    Files may hold the name itself, or the number as text.
+    Raises:
+        KeyError: it has none; names the first.
     """
-    number = row[column]
-    if isinstance(number, str):
-        name = number.strip()
-        if name in classes:
-            return name
-        number = int(name)
-    return None if number is None or number < 0 else classes[number]
+    return row[next((name for name in columns if name in row), columns[0])]
+
+
+def whole(value: Any) -> int | None:
+    """A whole number; None where the hub's mark of no label stands: -1, None or no text.
+
+    Files may hold it as text, or as False or True.
+
+    Raises:
+        ValueError: it is something else; the row is a bad one.
+    """
+    if isinstance(value, str):
+        text = value.strip().lower()
+        value = int({"": "-1", "false": "0", "true": "1"}.get(text, text))
+    if value is not None and value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return None if value is None or value < 0 else int(value)
+
+
+def class_name(value: Any, classes: tuple[str, ...]) -> str | None:
+    """The name of a class by its number; files may hold the name. None where there is no label."""
+    if isinstance(value, str) and value.strip() in classes:
+        return value.strip()
+    number = whole(value)
+    return None if number is None else classes[number]
 
 
 def labelled(row: Row, label: Any) -> Row | None:

@@ -106,6 +106,22 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def as_lists(answers: Any) -> Any:
+    """Lists of texts and of their places, from those, from one of each, or a list of pairs."""
+    names = ("text", "answer_start")
+    if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
+        return {name: [answer.get(name) for answer in answers] for name in names}
+    if isinstance(answers, dict):
+        values = {name: answers.get(name) for name in names}
+        return {k: value if isinstance(value, list) else [value] for k, value in values.items()}
+    return answers
+
+
+def in_a_line(error: BaseException) -> str:
+    """An exception of foreign code: its type and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
 def ask(question: str) -> str:
     """The prompt of a question: a model that writes would go on asking without the last word."""
     return f"Question: {question.strip()}\nAnswer:"

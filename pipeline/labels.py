@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lightpeft.errors import DataError
 
 _SHOWN = 8
+_NEARLY_ALL = 0.95
 
 
 def is_missing(value: Any) -> bool:
@@ -39,11 +40,10 @@ def as_text(value: Any) -> str | None:
 
 
 def is_text(values: Sequence[Any]) -> bool:
-    """Whether a column holds text: strings that are not all numbers."""
+    """Whether a column holds text: nearly all are strings, which are not all numbers."""
     present = [value for value in values if not is_missing(value)]
-    return all(isinstance(value, str) for value in present) and any(
-        _number(value) is None for value in present
-    )
+    texts = [value for value in present if isinstance(value, str)]
+    return len(texts) >= _NEARLY_ALL * len(present) and any(_number(text) is None for text in texts)
 
 
 def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
@@ -67,9 +67,10 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
         return []
     names = in_order({_name(value) for value in values})
     if len(names) > max(2, rows // 2):
+        hint = "; data.metric: pearson takes them as scores" if are_numbers(names) else ""
         raise DataError(
             f"data.label: {len(names)} different labels in {rows} rows of train, "
-            f"such as {values[0]!r}; is it the label column?"
+            f"such as {values[0]!r}; is it the label column?{hint}"
         )
     return names
 

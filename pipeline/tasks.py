@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import runpy
+import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,14 +15,14 @@ from typing import Any
 from datasets import Dataset
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.errors import ConfigError, DataError, LightPeftError
 from lightpeft.files import file_hash
 from pipeline import hub
 from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG
 from pipeline.clean import Dropped, drop_unknown, write_clean
-from pipeline.entry import Entry
-from pipeline.form import Form, Rows, Source
+from pipeline.entry import SCORES, Entry
+from pipeline.form import Form, Rows, Source, in_a_line
 from pipeline.kinds import FORMS, form_of
 from pipeline.splits import SPLITS, Draw, three_splits
 from pipeline.tables import read_rows
@@ -68,7 +69,12 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
     for split, rows in source.rows.items():
         path = folder / f"{split}.arrow"
         tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
-    classes = form.labels(tables, source.classes)
+    classes = form.labels(tables, _known(section, form, source))
+    if form.label and not classes and source.metric not in (None, *SCORES):
+        raise DataError(
+            f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
+            "labels of train are decimals"
+        )
     for split in tables if form.label else ():
         tables[split] = drop_unknown(
             tables[split], split=split, column=form.label, classes=classes, dropped=dropped
@@ -125,6 +131,12 @@ def find(section: DataSection, *, seed: int) -> Source:
     return hub.fetch_task(task, entry)
 
 
+def _known(section: DataSection, form: Form, source: Source) -> list[str] | None:
+    """The classes that are known; none at all where the main metric is one of scores."""
+    scores = form.name == "classify" and {section.metric, source.metric} & {*SCORES}
+    return [] if scores and source.classes is None else source.classes
+
+
 def _together(form: Form, source: Source, train: Dataset) -> tuple[str, ...]:
     """Columns whose equal values keep rows in one split."""
     if source.together is not None:
@@ -149,13 +161,23 @@ def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
 
 
 def _own_entry(task: str) -> Entry | None:
-    """The entry that a user's own file defines, as `FILE.py:NAME`; None for any other task."""
+    """The entry that a user's own file defines, as `FILE.py:NAME`; None for any other task.
+
+    The file may import what is beside it, also when its template is called.
+    """
     file, _, name = task.rpartition(":")
     if not file.endswith(".py"):
         return None
     if not Path(file).is_file():
         raise ConfigError(f"data.task {task}: {file} is not there")
-    entry = runpy.run_path(file).get(name)
+    if (folder := str(Path(file).resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # behind all others: what is beside the file hides no library
+    try:
+        entry = runpy.run_path(file).get(name)
+    except LightPeftError as error:
+        raise ConfigError(f"data.task {task}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"data.task {task}: {in_a_line(error)}") from error
     if not isinstance(entry, Entry):
         raise ConfigError(f"data.task {task}: {file} defines no Entry of the name {name!r}")
     return entry

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from hub_rows import CLASSIFY, OTHERS, SUPER
 
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.errors import ConfigError
 from pipeline import catalog
 from pipeline.catalog import CATALOG, register_task
 from pipeline.entry import Entry
@@ -176,8 +176,9 @@ def test_wsc_marks_the_word_where_a_span_stands_nowhere():
     made = CATALOG["super_glue/wsc"].template(row | {"span1_index": 0, "span1_text": "Ann and Bob"})
 
     assert made["text"] == "*Ann,* and Bob left; #they# ran."
-    with pytest.raises(DataError, match="has no word 99"):
-        CATALOG["super_glue/wsc"].template(row | {"span2_index": 99})
+    for index in (99, -1):
+        with pytest.raises(ValueError, match=f"has no word {index}"):
+            CATALOG["super_glue/wsc"].template(row | {"span2_index": index})
 
 
 def test_a_task_can_be_registered_from_outside(monkeypatch):
@@ -198,6 +199,15 @@ def test_a_task_can_be_registered_from_outside(monkeypatch):
         ({"kind": "poem"}, r"kind must be one of classify.*got 'poem'"),
         ({"metric": "bleu"}, "metric 'bleu' is not known"),
         ({"metrics": ("accuracy",)}, "f1 is not among metrics"),
+        ({"metric": "squad_f1"}, "of kind classify must be of accuracy, .*; got squad_f1"),
+        ({"metrics": ("f1", "pearson")}, "of kind classify must be of .*; got pearson"),
+        ({"select": "perplexity"}, "got perplexity"),
+        ({"metric": "pearson"}, "metric pearson is of scores, so classes must be empty"),
+        (
+            {"metric": "pearson", "classes": (), "metrics": ("pearson", "f1")},
+            "of scores must be of pearson, spearman; got f1",
+        ),
+        ({"kind": "choice", "metric": "pearson"}, "of kind choice must be .*; got pearson"),
         ({"classes": ("a", "a")}, "classes must differ"),
         ({"kind": "image", "classes": ()}, "kind image needs classes"),
         ({"splits": {"test": "test"}}, r"splits must be train.*got \['test'\]"),

@@ -70,6 +70,23 @@ def test_decimals_are_a_regression(tmp_path, labels):
     assert {float(label) for label in labels_of(found)} == {0.5, 1.0, 4.0}
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_whole_numbers_are_scores_where_the_metric_is_one_of_scores(tmp_path, metric):
+    labels = [*range(39), "high"]
+    found = task(tmp_path, labels=labels, metric=metric, max_bad_rows=0.1)
+
+    assert found.classes == []
+    assert {float(label) for label in labels_of(found)} == set(range(39))
+    assert found.dropped == {
+        "train: label that is no number": {"rows": 1, "first": 40, "name": "'high'"}
+    }
+
+
+def test_many_whole_numbers_ask_for_a_metric_of_scores(tmp_path):
+    with pytest.raises(DataError, match=r"label column\?; data\.metric: pearson takes them as sc"):
+        task(tmp_path, labels=[*range(40)])
+
+
 def test_missing_splits_are_seeded_tenths_by_class(tmp_path):
     labels = ["a"] * 80 + ["b"] * 20
     first, again = (task(tmp_path, labels=labels).splits for _ in range(2))
@@ -140,6 +157,15 @@ def test_auto_finds_a_pair_beside_numbers(tmp_path):
 
     assert train["text"][0].startswith("left")
     assert train["text_pair"][0].startswith("right")
+
+
+def test_one_number_among_texts_is_a_bad_row_and_the_column_one_of_text(tmp_path):
+    texts = [*(f"text {i}" for i in range(39)), 3]
+    train = jsonl(tmp_path / "a.jsonl", n=[*range(39), "x"], text=texts, label=[0, 1] * 20)
+
+    assert read(tmp_path, train=train, max_bad_rows=0.1).dropped == {
+        "train: text of another type": {"rows": 1, "first": 40}
+    }
 
 
 def test_columns_can_be_named(tmp_path):
@@ -237,83 +263,14 @@ def test_too_many_text_columns_are_listed(tmp_path):
         read(tmp_path, train=train)
 
 
-OWN = """
-from pipeline.entry import Entry
-
-def template(row):
-    return {"text": row["joke"], "text_pair": None, "label": ["flat", "funny"][row["laughs"] > 2]}
-
-JOKES = Entry(kind="classify", template=template, classes=("flat", "funny"), metric="f1")
-"""
-
-
-def test_a_task_can_be_a_user_s_own(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    train = jsonl(tmp_path / "a.jsonl", joke=[f"j{i}" for i in range(40)], laughs=[1, 5] * 20)
-    found = read(tmp_path, task=f"{tmp_path}/own.py:JOKES", train=train)
-
-    assert (found.classes, found.source.metric) == (["flat", "funny"], "f1")
-    assert Counter(labels_of(found)) == {"flat": 20, "funny": 20}
-
-
-def test_a_named_task_can_be_read_from_local_files(tmp_path):
-    texts = [f"a {i}" for i in range(40)]
-    pairs = {"sentence1": texts, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
-    found = read(tmp_path, task="glue/mrpc", train=jsonl(tmp_path / "a.jsonl", **pairs))
-
-    assert found.classes == ["not_equivalent", "equivalent"]
-    assert set(found.splits["train"]["text_pair"]) == {"c", "d"}
-
-
-def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
-    labels = ["0", "equivalent", 1, *[0, 1] * 20, 7, "x", None, [1]]
-    rows = [{"sentence1": f"a {i}", "sentence2": "b", "label": x} for i, x in enumerate(labels)]
-    rows += [{"sentence1": "a", "sentence2": "b"}, rows[0] | {"sentence1": "\ud83d"}]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(tmp_path, task="glue/mrpc", train=str(path), max_bad_rows=0.2)
-
-    assert len(labels_of(found)) == 43
-    assert {reason: bad["rows"] for reason, bad in found.dropped.items()} == {
-        "train: a value that the task does not know": 3,
-        "train: no label": 1,
-        "train: no 'label'": 1,
-        "train: text with half a character": 1,
-    }
-
-
-def test_columns_of_a_named_task_are_its_own(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.kind must be auto with data\.task: glue/sst2"):
-        read(tmp_path, task="glue/sst2", kind="choice")
-
-
-def test_rows_of_one_question_stay_a_group(tmp_path):
-    rows = [
-        {"paragraph": f"p {i // 4}", "question": "q", "answer": "a", "label": i % 2,
-         "idx": {"paragraph": i // 4, "question": 0}}
-        for i in range(40)
-    ]  # fmt: skip
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(tmp_path, task="super_glue/multirc", train=str(path))
-
-    assert {group for rows in found.splits.values() for group in rows["group"]} == {
-        f"{number}-0" for number in range(10)
-    }
-
-
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("none.py:JOKES", r"none\.py is not there"),
-        ("OWN:PUNS", "defines no Entry of the name 'PUNS'"),
-        ("OWN:JOKES", "row 1 of train has no column 'joke'"),
         ("arc-eesy", "did you mean arc-easy"),
         ("someone/else", "data.train is for data.task: files or a named task, got someone/else"),
     ],
 )
 def test_a_task_that_does_not_fit_is_one_line(tmp_path, task, message):
-    (tmp_path / "own.py").write_text(OWN)
     train = jsonl(tmp_path / "a.jsonl", text=["x"], label=[0])
     with pytest.raises((ConfigError, DataError), match=message):
-        read(tmp_path, task=task.replace("OWN", f"{tmp_path}/own.py"), train=train)
+        read(tmp_path, task=task, train=train)
