@@ -125,8 +125,8 @@ CASES: dict[str, Case] = {
         data="which library is this description from?",
         changes="""\
 data: {task: docstrings-library, max_length: 96}
-estimate: {steps: 75}
-finetune: {steps: 300}
+estimate: {steps: 225, lr: 2.0e-3}
+finetune: {steps: 900, lr: 2.0e-3}
 """,
         baseline=("words, logistic regression", _on_card),
     ),
@@ -161,8 +161,8 @@ finetune: {steps: 400, batch_size: 8, lr: 1.0e-3, evaluate_every: 400}
         changes="""\
 model: {name: data/local/llama}
 data: {task: docstrings-choice, max_length: 96}
-estimate: {steps: 75}
-finetune: {steps: 300}
+estimate: {steps: 150, lr: 1.0e-3}
+finetune: {steps: 600, lr: 1.0e-3}
 """,
         baseline=("before fine-tuning", _untrained),
         needs="llama",
@@ -173,8 +173,8 @@ finetune: {steps: 300}
         changes="""\
 model: {name: data/local/llama}
 data: {task: docstrings-lm, max_length: 128}
-estimate: {steps: 75}
-finetune: {steps: 300}
+estimate: {steps: 150, lr: 1.0e-3}
+finetune: {steps: 600, lr: 1.0e-3}
 evaluate: {max_new_tokens: 0}
 """,
         baseline=("before fine-tuning", _untrained),

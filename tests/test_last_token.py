@@ -114,12 +114,12 @@ def test_classes_are_learnt_through_all_stages(tmp_path, monkeypatch, family):
     saved(tmp_path, family)
     tokenizer(padding_side="left").save_pretrained(tmp_path / "base")
     draw, lines = random.Random(0), ["text,label"]
-    for number in range(100):
+    for number in range(200):
         label = ("bad", "good")[number % 2]
         lines.append(f"{' '.join(draw.choices(WORDS[5:], k=draw.randint(2, 14)))} {label},{label}")
     (tmp_path / "train.csv").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
-    params(tmp_path, data={"train": "train.csv", "max_length": 16})
+    params(tmp_path, data={"train": "train.csv", "max_length": 16}, finetune={"steps": 60})
 
     run_stages(monkeypatch)
 
