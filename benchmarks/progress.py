@@ -44,7 +44,7 @@ def load_progress(
     if not folder.is_dir():
         return []
     record = read_json(folder / "progress.json")
-    if record["made_from"] != made_from:
+    if record.get("made_from") != made_from:
         return []
     weights = load_file(folder / "weights.safetensors")
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The named tasks of the hub: what `data.task` may be besides ids, files and what is built in.
 
-A task is one entry. Add yours here; or leave it in a file of your own, which every stage reads
-where `data.task` is `FILE.py:NAME`; or, in a Python process that calls stages, give it a name:
+A task is one entry. Add yours here; or leave it in a file of your own, which `prepare` reads where
+`data.task` is `FILE.py:NAME`; or, in a Python process that calls stages, give it a name:
 
     register_task("jokes", Entry(kind="classify", home="me/jokes", template=..., metric="f1", ...))
 """

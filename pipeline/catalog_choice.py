@@ -35,9 +35,11 @@ def piqa(row: Row) -> Row | None:
 
 def social_iqa(row: Row) -> Row | None:
     """A situation and a question about it; labels are 1, 2 and 3."""
+    context = text_of(row, "context").strip()
     made = {
-        "prompt": ask(f"{text_of(row, 'context').strip()} {text_of(row, 'question')}"),
+        "prompt": ask(f"{context} {text_of(row, 'question')}"),
         "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
+        "group": context,
     }
     label = whole(row["label"])
     return labelled(made, None if label is None else label - 1)
@@ -87,8 +89,10 @@ def winogrande(row: Row) -> Row | None:
 
 def boolq(row: Row) -> Row | None:
     """A passage and a question without a question mark: no or yes."""
-    prompt = f"{text_of(row, 'passage')}\n{ask(text_of(row, 'question').strip() + '?')}"
-    return labelled({"prompt": prompt, "choices": ["no", "yes"]}, whole(row["answer"]))
+    passage = text_of(row, "passage")
+    prompt = f"{passage}\n{ask(text_of(row, 'question').strip() + '?')}"
+    made = {"prompt": prompt, "choices": ["no", "yes"], "group": passage}
+    return labelled(made, whole(row["answer"]))
 
 
 def _choice(

@@ -51,10 +51,11 @@ def wsc(row: Row) -> Row | None:
     """The noun is marked by stars and the pronoun by hashes: does #it# mean the *cat*?"""
     marks = sorted([(int(row["span1_index"]), text_of(row, "span1_text"), "*"),
                     (int(row["span2_index"]), text_of(row, "span2_text"), "#")])  # fmt: skip
-    text = text_of(row, "text")
+    text = whole = text_of(row, "text")
     for index, span, mark in reversed(marks):  # the later one first: it moves no other
         text = _mark(text, index, span, mark=mark)
-    return labelled({"text": text, "text_pair": None}, class_name(row["label"], _TRUTH))
+    made = {"text": text, "text_pair": None, "group": whole}
+    return labelled(made, class_name(row["label"], _TRUTH))
 
 
 def _mark(text: str, index: int, span: str, *, mark: str) -> str:
@@ -107,7 +108,12 @@ def record(row: Row) -> Row | None:
 
 
 def _glue(
-    name: str, *columns: str, classes: tuple[str, ...], metrics: tuple[str, ...], test: str = ""
+    name: str,
+    *columns: str,
+    classes: tuple[str, ...],
+    metrics: tuple[str, ...],
+    test: str = "",
+    together: str = "",
 ) -> Entry:
     return Entry(
         kind="classify",
@@ -118,6 +124,7 @@ def _glue(
         metric=metrics[0],
         metrics=metrics,
         splits={"train": "train", "test": test or "validation"},
+        together=together,
     )
 
 
@@ -167,10 +174,20 @@ GLUE = {
         metrics=_SAME,
     ),
     "glue/mnli": _glue(
-        "mnli", *_HYPOTHESIS, classes=_MNLI, metrics=_RIGHT, test="validation_matched"
+        "mnli",
+        *_HYPOTHESIS,
+        classes=_MNLI,
+        metrics=_RIGHT,
+        test="validation_matched",
+        together="text",
     ),
     "glue/mnli-mismatched": _glue(
-        "mnli", *_HYPOTHESIS, classes=_MNLI, metrics=_RIGHT, test="validation_mismatched"
+        "mnli",
+        *_HYPOTHESIS,
+        classes=_MNLI,
+        metrics=_RIGHT,
+        test="validation_mismatched",
+        together="text",
     ),
     "glue/qnli": _glue("qnli", "question", "sentence", classes=_ENTAILMENT, metrics=_RIGHT),
     "glue/rte": _glue("rte", *_SENTENCES, classes=_ENTAILMENT, metrics=_RIGHT),
@@ -180,7 +197,10 @@ GLUE = {
 }
 SUPER_GLUE = {
     "super_glue/boolq": _super(
-        "boolq", texts("question", "passage", classes=_TRUTH), classes=_TRUTH
+        "boolq",
+        texts("question", "passage", classes=_TRUTH),
+        classes=_TRUTH,
+        together="text_pair",  # the passage
     ),
     "super_glue/cb": _super(
         "cb",

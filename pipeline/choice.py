@@ -46,6 +46,7 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
             "prompt": bad[0] if bad else _joined(parts, asked=text[-1] == _QUESTION),
             "choices": _listed(row.get(_CHOICES)),
             "label": _number(row.get(label)),
+            "group": parts[0] if len(parts) == 2 and not bad else None,
         }
 
     return clean
@@ -131,6 +132,7 @@ FORM = Form(
     wrong=wrong,
     fits=lambda names: _CHOICES in names,
     texts=("prompt", "choices", "answers"),
+    together=("prompt",),
 )
 
 

@@ -116,8 +116,8 @@ def _cleaned(row: Row, make: tuple[Form, Template]) -> tuple[Row | None, str, st
     try:
         made = template(row)
     except KeyError as error:
-        known = [*row, *row.values()]  # the key of a dict may also be a value that it lacks
-        if not any(key in known for key in error.args):
+        cells = [value for value in row.values() if isinstance(value, str | int)]
+        if not {*error.args} & {*row, *cells}:  # a key may also be a value that a dict lacks
             return None, f"no {error}", f"which has {', '.join(row)}"
         return None, _UNKNOWN, in_a_line(error)
     except (IndexError, TypeError, ValueError, AttributeError) as error:

@@ -40,7 +40,8 @@ def main(prepared: str, trained: str, out: str) -> None:
     if params.evaluate.lifted:
         whole = lifted(params.model, kind, folder, seed=params.seed)
         there = kind.predict(whole, rows, processor, batch_size=size)
-        found["lifted"] = _finite(score(kind.card, there))
+        found["lifted"] = score(kind.card, there)
+        _finite({f"{name} of the lifted adapter": value for name, value in found["lifted"].items()})
     _write(Path(out), found, kind.table(said))
     metric = kind.card["metric"]
     say(f"evaluate {Path(out).name}", f"test {metric} {found[metric]:.4f}")

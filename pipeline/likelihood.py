@@ -107,7 +107,7 @@ class Likelihood(Choosing):
         Raises:
             ConfigError: they leave choices less than half of the room.
         """
-        prompt, most = self.card.get("neutral_prompt"), self.card["max_length"]
+        prompt, most = self.card.get("neutral_prompt", "").rstrip(" "), self.card["max_length"]
         found = split(prompt, choices, processor)[0] if prompt else []
         if len(found) > most // 2:
             raise ConfigError(

@@ -99,7 +99,8 @@ def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str
     neutral = params.data.neutral_prompt or source.neutral_prompt
     if params.data.neutral_prompt not in (None, "none") and not kind.neutral:
         raise ConfigError(
-            f"data.neutral_prompt must be auto for a task of the kind {kind.name}, got {neutral!r}"
+            f"data.neutral_prompt must be auto or none for a task of the kind {kind.name}, "
+            f"got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
     card = {

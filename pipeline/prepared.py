@@ -50,4 +50,4 @@ def repeats_told(card: dict[str, Any]) -> list[str]:
         for split, count in card.get("repeats_of_train", {}).items()
         if count
     ]
-    return [f"{' and '.join(told)} have a text that train has too"] if told else []
+    return [f"{' and '.join(told)} repeat a row of train"] if told else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 
@@ -70,23 +71,20 @@ def take(codes: Codes, keys: Codes, *, count: int, generator: np.random.Generato
     Returns:
         Their numbers, ascending.
     """
-    _, first, group, sizes = np.unique(
-        keys, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(first)  # of the groups, as their first rows come
-    code, sizes = codes[first[order]], sizes[order]
-    taken = np.zeros(len(order), bool)
+    group = pd.factorize(keys)[0]  # numbered as their first rows come
+    sizes = np.bincount(group)
+    code = np.empty(len(sizes), np.int64)
+    code[group[::-1]] = codes[::-1]  # what is written last stays: the first row's
+    taken = np.zeros(len(sizes), bool)
     for value in np.unique(code):
         mine = np.flatnonzero(code == value)
         share = max(round(count * sizes[mine].sum() / len(codes)), 1)
         taken[_filling(generator.permutation(mine), sizes, share)] = len(mine) > 1
-    chosen = np.empty(len(order), bool)
-    chosen[order] = taken
-    found = np.flatnonzero(chosen[group])
+    found = np.flatnonzero(taken[group])
     if not len(found):
         rows = f"{len(codes)} rows"
-        if len(order) < len(codes):
-            rows += f" in groups of one context, passage or text, {len(order)} in all"
+        if len(sizes) < len(codes):
+            rows += f" in groups of one context, passage or text, {len(sizes)} in all"
         raise DataError(f"train has {rows}, too few to take another split from")
     return found
 

@@ -133,7 +133,7 @@ def find(section: DataSection, *, seed: int) -> Source:
 
 def _known(section: DataSection, form: Form, source: Source) -> list[str] | None:
     """The classes that are known; none at all where the main metric is one of scores."""
-    scores = form.name == "classify" and {section.metric, source.metric} & {*SCORES}
+    scores = form.name == "classify" and (source.metric or section.metric) in SCORES
     return [] if scores and source.classes is None else source.classes
 
 
@@ -146,8 +146,11 @@ def _together(form: Form, source: Source, train: Dataset) -> tuple[str, ...]:
                 f"{', '.join(form.features)}; got {source.together!r}"
             )
         return (source.together,)
-    grouped = "group" in form.features and train.data.column("group").null_count < len(train)
-    return ("group",) if grouped else form.together or form.texts
+    alone = form.together or form.texts
+    lacking = train.data.column("group").null_count if "group" in form.features else len(train)
+    if lacking == len(train):
+        return alone
+    return ("group", *alone) if lacking else ("group",)
 
 
 def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:

@@ -18,8 +18,8 @@ def _pair(first: str, second: str, label: str, *, number: int = 1) -> tuple[Row,
     return row, {"text": "It rains.", "text_pair": "It is wet.", "label": label}
 
 
-def _choice(row: Row, prompt: str, choices: list[str], label: int) -> tuple[Row, Row]:
-    return row, {"prompt": prompt, "choices": choices, "label": label}
+def _choice(row: Row, prompt: str, choices: list[str], label: int, **group: str) -> tuple[Row, Row]:
+    return row, {"prompt": prompt, "choices": choices, "label": label, **group}
 
 
 CLASSIFY: Pairs = {
@@ -120,6 +120,7 @@ SUPER: Pairs = {
             "text": 'The "*city councilmen* refused  the demonstrators a permit: #they#.',
             "text_pair": None,
             "label": "True",
+            "group": 'The "city councilmen refused  the demonstrators a permit: they.',
         },
     ),
 }
@@ -173,6 +174,7 @@ OTHERS: Pairs = {
         "Question: Tracy didn't go home. What does Tracy need?\nAnswer:",
         ["a plan", "a home", "a place"],
         2,
+        group="Tracy didn't go home.",
     ),
     "hellaswag": _choice(
         {
@@ -216,6 +218,7 @@ OTHERS: Pairs = {
         "Some goats do.\nQuestion: do goats faint?\nAnswer:",
         ["no", "yes"],
         1,
+        group="Some goats do.",
     ),
     "alpaca": (
         {"instruction": "Translate.", "input": "Hut", "output": "Hat", "text": "Below ..."},

@@ -61,7 +61,8 @@ def test_labels_are_numbers_digits_or_letters(label, number):
     row = {"question": " why? ", "choices": '["a", 2, " c "]', "label": label}
 
     prompt = "Question: why?\nAnswer:"
-    assert cleaned(row) == {"prompt": prompt, "choices": ["a", "2", "c"], "label": number}
+    found = {"prompt": prompt, "choices": ["a", "2", "c"], "label": number}
+    assert cleaned(row) == found | {"group": None}
 
 
 def test_a_prompt_stays_as_it_is():
@@ -75,6 +76,7 @@ def test_two_columns_make_one_prompt(tmp_path):
     asked = {"text": ["passage", "question"], "label": "gold"}
 
     assert cleaned(row, **asked)["prompt"] == "It rains.\nQuestion: Why?\nAnswer:"
+    assert cleaned(row, **asked)["group"] == "It rains."
     assert cleaned(row, text=["question", "passage"], label="gold")["prompt"] == "Why? It rains."
     assert FORM.wrong(cleaned(row | {"question": " "}, **asked)) == "empty prompt"
 

@@ -97,7 +97,7 @@ def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, asked):
     yaml.dump(params, path)
 
     if (model, asked) == ("bert", "w1"):
-        with pytest.raises(ConfigError, match=r"neutral_prompt must be auto .* choice, got 'w1'"):
+        with pytest.raises(ConfigError, match=r"neutral_prompt must be auto or none .*, got 'w1'"):
             prepare.main("prepared")
     else:
         prepare.main("prepared")

@@ -105,7 +105,7 @@ def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
     card = read_json(workspace / "out" / "card.json", DataError)
 
     assert card["repeats_of_train"] == {"validation": 100, "test": 1}
-    told = "100 of 100 rows of validation and 1 of 2 rows of test have a text that train has too"
+    told = "100 of 100 rows of validation and 1 of 2 rows of test repeat a row of train"
     assert f"[prepare] {told}\n" in capsys.readouterr().out
 
 

@@ -111,7 +111,7 @@ def test_rows_that_repeat_train_are_told_beside_the_data(tmp_path, page):
     arguments = write_run(tmp_path)
     repeats = {"validation": 0, "test": 21}
     change(tmp_path / "prepared/card.json", repeats_of_train=repeats)
-    told = "21 of 2,000 rows of test have a text that train has too"
+    told = "21 of 2,000 rows of test repeat a row of train"
 
     assert told in tell(tmp_path, arguments)
     assert "that train has too" not in page

@@ -86,6 +86,22 @@ def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
         assert all(len(splits) == 1 for splits in places.values())
 
 
+@pytest.mark.parametrize("text", [["passage", "question"], ["question"]])
+def test_choices_on_one_passage_or_prompt_stay_in_one_split(tmp_path, text):
+    columns = {
+        "passage": [f"Ann met Bob {row // 4} times." for row in range(200)],
+        "question": [f"Who met {row // 2}?" for row in range(200)],
+        "choices": [["Ann", f"{row}"] for row in range(200)],
+        "label": [0] * 200,
+    }
+    train = jsonl(tmp_path / "c.jsonl", **columns)
+    found = read(tmp_path, train=train, text=text, kind="choice").splits
+
+    places = sides(found, "group" if len(text) == 2 else "prompt")
+    assert len(places) == (50 if len(text) == 2 else 100)
+    assert all(len(splits) == 1 for splits in places.values())
+
+
 def test_a_text_that_comes_twice_stays_in_one_split(tmp_path):
     texts = [f"text {row // 2}" for row in range(200)]
     train = jsonl(tmp_path / "a.jsonl", text=texts, label=["a", "a", "b", "b"] * 50)
