@@ -10,8 +10,8 @@ was killed, the same command goes on from its last checkpoint.
 
 The default 1,200 steps give a validation perplexity of 96 for each token of a description, and
 answer 41.8 % of docstrings-choice's test questions without fine-tuning, compared with the neutral
-prompt (chance is 25 %). A step takes 0.3 s with two layers and 0.7 s with six on two idle cores,
-ten minutes in all. `--steps` sets more or fewer.
+prompt (chance is 25 %). They took 41 minutes on a core that other work shared
+(benchmarks/results/decoder.json). `--steps` sets more or fewer.
 """
 
 from __future__ import annotations
