@@ -24,7 +24,7 @@ import transformers
 from ruamel.yaml import YAML
 
 from benchmarks.kinds_cases import CASES, DATA, Case
-from lightpeft.errors import LightPeftError, ModelError
+from lightpeft.core.errors import LightPeftError, ModelError
 from pipeline import estimate, evaluate, finetune, prepare, prune
 from pipeline.common import read_json, write_json
 

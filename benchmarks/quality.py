@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from pipeline import estimate, evaluate, finetune, prepare, prune
 from pipeline.common import read_json, write_json
 

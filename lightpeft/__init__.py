@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "estimate": "estimation",
-    "make_plan": "selection",
-    "prune": "surgery",
-    "plan_of": "surgery",
-    "verify": "verification",
-    "save": "checkpoint",
-    "load": "checkpoint",
-    "lift": "checkpoint",
-    "read_shape": "geometry",
-    "Family": "families",
-    "register_family": "families",
-    "Scores": "scores",
-    "PruningPlan": "plan",
-    "LightPeftError": "errors",
+    "estimate": "lightpeft.estimation",
+    "make_plan": "lightpeft.selection",
+    "prune": "lightpeft.surgery",
+    "plan_of": "lightpeft.surgery",
+    "verify": "lightpeft.verification",
+    "save": "lightpeft.checkpoint",
+    "load": "lightpeft.checkpoint",
+    "lift": "lightpeft.checkpoint",
+    "read_shape": "lightpeft.geometry",
+    "Family": "lightpeft.families",
+    "register_family": "lightpeft.families",
+    "Scores": "lightpeft.core.scores",
+    "PruningPlan": "lightpeft.core.plan",
+    "LightPeftError": "lightpeft.core.errors",
 }
 __all__ = list(_HOME)
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: `import lightpeft` alone loads neither torch nor transformers."""
     if name not in _HOME:
         raise AttributeError(f"module 'lightpeft' has no attribute {name!r}")
-    return getattr(import_module(f"lightpeft.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -25,13 +25,13 @@ from pydantic import ValidationError
 
 from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
-from lightpeft.errors import ConfigError, LightPeftError
-from lightpeft.files import write_json
+from lightpeft.core.errors import ConfigError, LightPeftError
+from lightpeft.core.scores import CRITERIA, Scores
+from lightpeft.core.serialization import write_json
 from lightpeft.geometry import read_shape
 from lightpeft.inputs import longest_row
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.random_weights import CLASSES, build, check_room, config_of
-from lightpeft.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.families import HEAD_SIZES, Family, families_of
 
 

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.errors import CheckpointError, ModelError, PlanError
-from lightpeft.files import read_plan_mark, read_tensors, write_tensors, written_beside
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import WEIGHTS, read_lora
+from lightpeft.core.errors import CheckpointError, ModelError, PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import WEIGHTS, read_lora
+from lightpeft.core.serialization import read_plan_mark, read_tensors, write_tensors, written_beside
 from lightpeft.surgery import (
     Quantize,
     check_weights,

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from lightpeft.yaml_files import read_yaml
 
 AUTO = "auto"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from lightpeft.errors import PlanError
-from lightpeft.layout import LinearShape, ModelShape
+from lightpeft.core.errors import PlanError
+from lightpeft.core.shape import LinearShape, ModelShape
 
 PARTS = ("embeddings", "attention", "feed_forward", "adapter", "norms", "head")
 

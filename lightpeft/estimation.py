@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.errors import ScoresError
+from lightpeft.core.errors import ScoresError
+from lightpeft.core.scores import Scores
+from lightpeft.core.shape import ModelShape
 from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector
-from lightpeft.layout import ModelShape
 from lightpeft.masks import Masks
-from lightpeft.scores import Scores
 from lightpeft.slicing import by_unit
 from lightpeft.surgery import peft_weights
 from lightpeft.targets import checked

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.blocks import layer_of
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.families import EXPERTS_PER_TOKEN, families_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 
 Fused = Literal["", "blocks", "mixed"]
 Quirk = Literal["", "config", "alibi", "bias_table"]

@@ -18,10 +18,10 @@ from lightpeft.blocks import (
     linear_at,
     own_vectors,
 )
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.experts import check_experts, find_experts, per_token
 from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
-from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.outside import others, products
 from lightpeft.weights import sizes
 

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lightpeft.errors import ModelError, ScoresError
+from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.families import mask_key
 from lightpeft.masks import Masks
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.shapes import Kind
 
 # In the order of a table; `prefill` and `decode` are what generation is made of.

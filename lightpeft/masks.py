@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.layout import ModelShape
+from lightpeft.core.shape import ModelShape
 
 
 class Masks:

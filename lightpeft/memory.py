@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from lightpeft.inputs import phases_of, random_batch
 from lightpeft.timing import STEPS
 

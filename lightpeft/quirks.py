@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.blocks import child, family_at, head_size, layer_of
+from lightpeft.core.plan import PruningPlan
 from lightpeft.families import (
     BIAS_TABLE,
     GROUP_COUNTS,
@@ -16,7 +17,6 @@ from lightpeft.families import (
     HEAD_COUNTS,
     HEAD_WIDTHS,
 )
-from lightpeft.plan import PruningPlan
 
 
 def settle(model: PreTrainedModel, plan: PruningPlan) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.shapes import SHAPES, check
 
 # Kind of a shape -> the class that builds it and peft's name of its task.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightpeft.errors import PlanError
-from lightpeft.plan import Cut, PruningPlan
-from lightpeft.scores import CRITERIA, Scores
+from lightpeft.core.errors import PlanError
+from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.scores import CRITERIA, Scores
 
 
 def make_plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 
 Kind = Literal["encoder", "decoder", "seq2seq", "image"]
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.blocks import family_at
-from lightpeft.layout import LinearShape
-from lightpeft.plan import PruningPlan
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.shape import LinearShape
 from lightpeft.quirks import settle
 from lightpeft.weights import sizes
 

@@ -18,12 +18,12 @@ from peft import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.errors import ModelError, PlanError
+from lightpeft.core.errors import ModelError, PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.shape import LinearShape
 from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
-from lightpeft.layout import LinearShape
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
 from lightpeft.slicing import kept_rows, slice_base
 from lightpeft.verification import verify as check_sliced
 from lightpeft.weights import fingerprint, is_quantized

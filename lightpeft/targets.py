@@ -11,8 +11,8 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.errors import ModelError
-from lightpeft.layout import ModelShape
+from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import ModelShape
 
 # Every other setting of LoraConfig must be at its default.
 _SETTINGS = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
+from lightpeft.core.plan import PruningPlan
 from lightpeft.masks import Masks
-from lightpeft.plan import PruningPlan
 from lightpeft.slicing import slice_base
 
 # Of the largest output: what other summation orders leave, over dozens of layers.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.errors import ModelError
-from lightpeft.layout import ModelShape
+from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import ModelShape
 
 _SAMPLE = 256
 _QUANTIZED = "quantized-"

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

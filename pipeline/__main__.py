@@ -10,7 +10,7 @@ from importlib import import_module
 from inspect import signature
 
 from lightpeft.config import load_params
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 PRESET = "preset"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline.form import Form, Row, Template, as_lists, column
 from pipeline.kind import Batch, Columns, Found, Kind, objects
 from pipeline.outputs import check_finite, said

@@ -19,7 +19,7 @@ from peft import PeftModel
 from lightpeft import checkpoint
 from lightpeft.comparison import compare
 from lightpeft.config import Params, load_params
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.speedup import estimation
 from pipeline.common import device, read_json, say, write_json

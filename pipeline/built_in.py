@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline import docstrings
 from pipeline.docstrings_choice import build_choice, name_prompt
 from pipeline.docstrings_tasks import build_library, build_lm, library_baseline

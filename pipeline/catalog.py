@@ -8,7 +8,7 @@ A task is one entry. Add yours here; or leave it in a file of your own, which `p
 
 from __future__ import annotations
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.catalog_choice import CHOICES
 from pipeline.catalog_glue import GLUE, SUPER_GLUE
 from pipeline.catalog_text import ANSWERS, GENERATION, IMAGES, TOKENS

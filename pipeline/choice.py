@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, ask, column, columns
 from pipeline.kind import Batch, Columns, Found, Kind, Values

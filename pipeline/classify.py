@@ -14,7 +14,7 @@ from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, column, columns
 from pipeline.kind import Batch, Columns, Found, Kind, class_options

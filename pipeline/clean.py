@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.errors import DataError, LightPeftError
+from lightpeft.core.errors import DataError, LightPeftError
 from pipeline import labels
 from pipeline.common import Progress
 from pipeline.form import Form, Row, Rows, Template, in_a_line

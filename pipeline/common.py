@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import transformers
 
-from lightpeft import files
-from lightpeft.errors import DataError
+from lightpeft.core import serialization as files
+from lightpeft.core.errors import DataError
 
 
 def say(stage: str, text: str) -> None:

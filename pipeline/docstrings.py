@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.sources import Pair, read_all, versions
 from pipeline.tables import Table
 

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.form import Row, Template
 from pipeline.measures import find_measure
 

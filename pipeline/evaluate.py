@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from lightpeft import checkpoint
 from lightpeft.config import EvaluateSection, ModelSection, load_params
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from lightpeft.surgery import peft_weights
 from pipeline.common import say, write_json
 from pipeline.kind import Found, Kind

@@ -16,8 +16,8 @@ import lightpeft
 import pipeline
 from lightpeft import checkpoint
 from lightpeft.config import Params, load_params
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 from lightpeft.surgery import prune
 from pipeline.common import say, seed_everything, write_json
 from pipeline.kinds import kind_of

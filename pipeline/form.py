@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, Features
 
 from lightpeft.config import DataSection
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 
 Row = dict[str, Any]
 Rows = Callable[[], Iterator[Row]]  # starts anew at each call

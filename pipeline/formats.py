@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.form import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not all that is space: a word may be a space that does not break

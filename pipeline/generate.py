@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Features, List, Value
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline.form import Form, Row, Template, ask, column, columns
 
 # Columns that say that a question and its answer are of another form.

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lightpeft.config import EvaluateSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline.form import Row
 from pipeline.greedy import check_room, greedy_texts
 from pipeline.kind import IGNORED, Batch, Columns, Found, Kind, Values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.batches import by_length
 from pipeline.outputs import ready
 from pipeline.token_pairs import Ids, without_middle

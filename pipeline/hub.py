@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.entry import Entry
 from pipeline.form import Row, Rows, Source
 from pipeline.offline import advice, offline_if_unreachable

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from lightpeft.inputs import image_tokens
 from pipeline import classify, labels
 from pipeline.form import Form, Row, Template, column

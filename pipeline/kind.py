@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from lightpeft.config import EvaluateSection
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.form import Row
 
 Values = NDArray[Any]

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from pipeline import answer, choice, classify, generate, image, tokens
 from pipeline.form import Form, Row, columns
 from pipeline.generation import Causal, Seq2Seq

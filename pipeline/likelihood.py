@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline.batches import by_length, token_counts
 from pipeline.choice import Choosing, choice_counts
 from pipeline.form import Row

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from lightpeft.config import ModelSection, Params
-from lightpeft.errors import ConfigError, ModelError
-from lightpeft.files import file_hash
+from lightpeft.core.errors import ConfigError, ModelError
+from lightpeft.core.serialization import file_hash
 from pipeline.kind import Kind
 from pipeline.offline import advice, offline_if_unreachable
 

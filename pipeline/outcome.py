@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.config import Params
-from lightpeft.errors import LightPeftError
-from lightpeft.files import read_json
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.errors import LightPeftError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import read_json
 from pipeline.measures import find_measure
 
 Row = dict[str, float]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from pipeline.batches import by_length, loader, token_counts
 from pipeline.common import device
 from pipeline.kind import Batch, Kind, Values

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.kind import Columns
 
 # Model types of transformers that keep rows apart where positions start again, in each kernel;

@@ -20,7 +20,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from lightpeft.config import DataSection, Params, load_params
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline.clean import first_of
 from pipeline.common import say, write_json
 from pipeline.form import text_key

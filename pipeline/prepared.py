@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from pyarrow import ArrowException
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.common import read_json
 
 _KEYS = ("kind", "labels", "metric", "metrics", "select", "max_length")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.config import Params, check_params
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from lightpeft.yaml_files import read_yaml
 
 _FOLDER = Path("presets")

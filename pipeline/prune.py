@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.config import Params, PruneSection, load_params
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import write_json
 from lightpeft.cost import cost
-from lightpeft.files import write_json
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
 from lightpeft.selection import make_plan
 from lightpeft.surgery import check_base
 from lightpeft.verification import verify

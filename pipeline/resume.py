@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightpeft.errors import LightPeftError
-from lightpeft.files import file_hash
+from lightpeft.core.errors import LightPeftError
+from lightpeft.core.serialization import file_hash
 from pipeline.common import write_json
 
 _WHOLE = "whole.json"

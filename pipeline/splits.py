@@ -10,7 +10,7 @@ import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.form import text_key
 
 SPLITS = ("train", "validation", "test")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightpeft.errors import LightPeftError
-from lightpeft.files import read_json
+from lightpeft.core.errors import LightPeftError
+from lightpeft.core.serialization import read_json
 
 _COLUMNS = (
     ("base_parameters", "base params", "{:,}"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.form import Row
 from pipeline.formats import is_squad, read_conll, read_folder, read_squad
 

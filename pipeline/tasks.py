@@ -15,8 +15,8 @@ from typing import Any
 from datasets import Dataset
 
 from lightpeft.config import DataSection
-from lightpeft.errors import ConfigError, DataError, LightPeftError
-from lightpeft.files import file_hash
+from lightpeft.core.errors import ConfigError, DataError, LightPeftError
+from lightpeft.core.serialization import file_hash
 from pipeline import hub
 from pipeline.built_in import BUILT_IN, built_in
 from pipeline.catalog import CATALOG

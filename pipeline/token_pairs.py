@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from lightpeft.errors import DataError, ModelError
+from lightpeft.core.errors import DataError, ModelError
 from pipeline.kind import Columns
 
 Ids = list[int]

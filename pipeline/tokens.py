@@ -11,7 +11,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from lightpeft.config import DataSection
-from lightpeft.errors import DataError, ModelError
+from lightpeft.core.errors import DataError, ModelError
 from pipeline import labels
 from pipeline.form import Form, Row, Template, column, columns
 from pipeline.kind import (

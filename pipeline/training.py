@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lightpeft import checkpoint
 from lightpeft.config import FinetuneSection
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import say
 from pipeline.kind import Kind

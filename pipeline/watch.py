@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from pipeline.common import Progress, say
 from pipeline.metrics import higher_is_better
 from pipeline.resume import mark_whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightpeft.plan import Cut
+from lightpeft.core.plan import Cut
 from pipeline.measures import find_measure
 from pipeline.outcome import Method, Outcome
 

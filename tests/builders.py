@@ -11,12 +11,12 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
+from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.scores import CRITERIA, Scores
+from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
-from lightpeft.layout import LinearShape, ModelShape
 from lightpeft.masks import Masks
-from lightpeft.plan import Cut, PruningPlan
-from lightpeft.scores import CRITERIA, Scores
 from lightpeft.surgery import load_weights, peft_weights
 from lightpeft.targets import block_targets, checked
 from lightpeft.weights import fingerprint

@@ -14,10 +14,10 @@ from builders import mask_units, random_scores
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.shape import ModelShape
 from lightpeft.geometry import read_shape
-from lightpeft.layout import ModelShape
-from lightpeft.plan import Cut, PruningPlan
-from lightpeft.scores import Scores
 from lightpeft.slicing import slice_base
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}

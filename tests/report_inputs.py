@@ -12,9 +12,9 @@ from peft import LoraConfig
 from ruamel.yaml import YAML
 
 from lightpeft.config import Params, load_params
-from lightpeft.files import write_json
-from lightpeft.layout import LinearShape, ModelShape
-from lightpeft.scores import Scores
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import write_json
+from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.selection import make_plan
 from pipeline.outcome import Places
 from pipeline.prune import cost_table, ratios

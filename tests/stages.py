@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 import lightpeft
 from lightpeft.config import load_params
-from lightpeft.files import write_json
-from lightpeft.scores import Scores
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import write_json
 from pipeline.batches import loader, shuffled, token_counts
 from pipeline.kinds import kind_of
 from pipeline.models import load_model

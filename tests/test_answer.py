@@ -16,7 +16,7 @@ from through import params, predictions, read, run_stages
 from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline import prepare
 from pipeline.answer import Answer, training_windows, wrong
 from pipeline.kinds import kind_of

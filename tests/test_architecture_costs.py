@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
-from lightpeft.errors import ScoresError
+from lightpeft.core.errors import ScoresError
 from lightpeft.importance import Collector, module_importance
 from lightpeft.masks import Masks
 from lightpeft.work import plan_cost

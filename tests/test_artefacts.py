@@ -12,7 +12,7 @@ import pytest
 import transformers
 from stages import ROOT, set_params, tokenizer, workspace
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from pipeline import finetune, prune
 
 WEIGHTS = "adapter_model.safetensors"

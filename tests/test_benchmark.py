@@ -14,7 +14,7 @@ import lightpeft
 from lightpeft import benchmark, memory
 from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
-from lightpeft.errors import ConfigError, LightPeftError
+from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.inputs import PHASES
 from lightpeft.shapes import SHAPES, Shape
 from lightpeft.speedup import break_even, estimation, speedup, spread

@@ -4,9 +4,9 @@ import pytest
 from stages import base_model, workspace
 
 import lightpeft
-from lightpeft.files import write_json
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import write_json
 from pipeline import benchmark
 
 METHODS = ("light", "vanilla")

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from hub_rows import CLASSIFY, OTHERS, SUPER
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline import catalog
 from pipeline.catalog import CATALOG, register_task
 from pipeline.entry import Entry

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft import checkpoint
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.surgery import slice_base
 
 HERE = Path(__file__).resolve().parent

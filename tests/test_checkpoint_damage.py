@@ -14,8 +14,8 @@ from builders import pruned_model, tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
 import lightpeft
-from lightpeft.errors import CheckpointError, LightPeftError, ModelError
-from lightpeft.files import read_plan_mark
+from lightpeft.core.errors import CheckpointError, LightPeftError, ModelError
+from lightpeft.core.serialization import read_plan_mark
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 

@@ -14,7 +14,7 @@ from peft import get_peft_model
 from stages import tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from lightpeft.errors import ConfigError, DataError, LightPeftError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.inputs import random_batch
 from pipeline.batches import loader
 from pipeline.choice import FORM, Choice, template

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from through import run_stages
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline import prepare
 
 KIND = {"bert": "choice", "llama": "likelihood"}

@@ -6,8 +6,8 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
+from lightpeft.core.errors import PlanError
 from lightpeft.cost import PARTS, cost
-from lightpeft.errors import PlanError
 from lightpeft.work import plan_cost
 
 ROWS, LENGTH = 4, 11

@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightpeft
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.importance import Collector, _Sums
 from lightpeft.masks import Masks
 

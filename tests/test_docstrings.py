@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.docstrings import Donors, distinct, split, stems
 from pipeline.overlap import baseline_accuracy, features
 from pipeline.sources import Pair, read_library

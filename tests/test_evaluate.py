@@ -10,7 +10,7 @@ from datasets import load_from_disk
 from stages import base_model, card, set_params, tokenizer, workspace
 
 import lightpeft
-from lightpeft.errors import CheckpointError
+from lightpeft.core.errors import CheckpointError
 from pipeline import evaluate, finetune
 from pipeline.kinds import kind_of
 

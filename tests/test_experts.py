@@ -14,10 +14,10 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 import lightpeft
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 from lightpeft.families import FAMILIES, Family
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
 
 QWEN2 = "qwen2_moe, shared expert and dense layer"
 RATIOS = {"heads": 0.5, "modules": 0.25, "ranks": 0.5}

@@ -10,7 +10,7 @@ import transformers
 from builders import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.families import mask_key
 from lightpeft.geometry import read_shape
 from lightpeft.weights import fingerprint

@@ -17,9 +17,9 @@ from stages import ROOT, SPLITS, base_model, card, rows, set_params, tokenizer, 
 
 import lightpeft
 from lightpeft.config import load_params
-from lightpeft.errors import ConfigError, LightPeftError
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.errors import ConfigError, LightPeftError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 from lightpeft.surgery import peft_weights
 from pipeline import finetune, training
 from pipeline.kinds import kind_of

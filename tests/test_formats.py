@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.tables import read_rows
 
 

@@ -6,7 +6,7 @@ import pytest
 from test_tasks import read, section
 from writing import write_rows
 
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline import classify, generate
 from pipeline.kinds import form_of
 

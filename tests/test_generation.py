@@ -11,7 +11,7 @@ from stages import set_params
 from writing import STAGES, copying, loaded, prepared, workspace
 
 from lightpeft.config import load_params
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from lightpeft.experts import wrapped
 from lightpeft.geometry import read_shape
 from lightpeft.targets import checked

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from builders import made_up_scores
 
-from lightpeft.errors import PlanError
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.errors import PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 from lightpeft.selection import make_plan
 
 

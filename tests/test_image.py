@@ -14,7 +14,7 @@ from through import params, predictions, read, run_stages
 from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from lightpeft.config import load_params
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline import prepare
 from pipeline.image import as_stored, digest, pixels
 from pipeline.kinds import kind_of

@@ -12,7 +12,7 @@ from builders import lora, tiny_batch, tiny_model
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from lightpeft.errors import ScoresError
+from lightpeft.core.errors import ScoresError
 from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector, module_importance, rank_importance
 from lightpeft.masks import Masks

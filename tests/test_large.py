@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 import lightpeft
 from lightpeft import slicing
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 
 LLAMA = "llama, shared keys and values"
 RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.5, "ranks": 0}

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from benchmarks.byte_pairs import train_tokenizer
 from lightpeft.config import ModelSection
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from pipeline.kinds import kind_of
 from pipeline.models import load_model, load_processor
 

@@ -12,7 +12,7 @@ from stages import WORDS, tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline.likelihood import Likelihood, log_likelihoods, split
 
 DECODERS = {

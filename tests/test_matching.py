@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from lightpeft.errors import DataError
+from lightpeft.core.errors import DataError
 from pipeline.matching import bio_spans, final_number, same_number, squad_em, squad_f1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline.measures import MEASURES, find_measure
 
 GROUPED = ("multirc_f1a", "multirc_em")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from pipeline import metrics
 from pipeline.kind import Found
 from pipeline.outputs import check_finite

@@ -17,7 +17,7 @@ from stages import tokenizer
 from transformers import AutoModel
 
 from lightpeft.config import ModelSection
-from lightpeft.errors import ConfigError, ModelError
+from lightpeft.core.errors import ConfigError, ModelError
 from pipeline import models
 from pipeline.kinds import kind_of
 from pipeline.models import head_modules, load_model, load_processor

@@ -7,7 +7,7 @@ from hub_rows import CLASSIFY, OTHERS, SUPER
 from PIL import Image
 from test_tasks import jsonl, labels_of, read
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.catalog import CATALOG
 
 

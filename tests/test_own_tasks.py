@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_tasks import jsonl, labels_of, read
 
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 
 OWN = """
 from pipeline.entry import Entry

@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from through import run_stages
 from writing import copying, loaded, prepared, workspace
 
-from lightpeft.errors import ConfigError
+from lightpeft.core.errors import ConfigError
 from pipeline.batches import loader
 from pipeline.kind import IGNORED
 from pipeline.packing import PACKABLE, bins, pack

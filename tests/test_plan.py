@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from builders import random_scores, tiny_model, uneven_plan
 
-from lightpeft.errors import PlanError
-from lightpeft.plan import Cut, PruningPlan
+from lightpeft.core.errors import PlanError
+from lightpeft.core.plan import Cut, PruningPlan
 
 ATTENTION = "bert.encoder.layer.0.attention"
 

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from stages import tokenizer
 from transformers import AutoTokenizer
 
-from lightpeft.errors import ConfigError, DataError
-from lightpeft.files import read_json
+from lightpeft.core.errors import ConfigError, DataError
+from lightpeft.core.serialization import read_json
 from pipeline import prepare
 
 

@@ -16,9 +16,9 @@ from quantizers import MISSING, QUANTIZERS, Packed
 from torch import nn
 
 import lightpeft
-from lightpeft.errors import CheckpointError, ModelError, PlanError
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import Scores
+from lightpeft.core.errors import CheckpointError, ModelError, PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
 from lightpeft.weights import fingerprint
 
 pytestmark = [

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import lightpeft
 from lightpeft import families, slicing
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.families import FAMILIES, Family, register_family
 from lightpeft.quirks import HeadsOfConfig
 

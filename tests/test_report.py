@@ -9,7 +9,7 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from report_inputs import REPOSITORY, write_run
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 from pipeline import report, table
 
 

@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
-from lightpeft.errors import ScoresError
-from lightpeft.scores import Scores
+from lightpeft.core.errors import ScoresError
+from lightpeft.core.scores import Scores
 
 FIRST = "bert.encoder.layer.0.attention"
 

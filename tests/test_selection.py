@@ -9,9 +9,9 @@ import pytest
 import torch
 from builders import made_up_scores
 
-from lightpeft.errors import PlanError
-from lightpeft.plan import PruningPlan
-from lightpeft.scores import CRITERIA, Scores
+from lightpeft.core.errors import PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.selection import make_plan
 
 NOTHING: dict[str, Any] = {"heads": 0, "neurons": 0, "modules": 0, "ranks": 0}

@@ -7,7 +7,7 @@ from tiny_shapes import KINDS, tiny_shape
 
 import lightpeft
 from lightpeft import random_weights
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.random_weights import CLASSES, build, check_room
 from lightpeft.shapes import SHAPES
 

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from test_tasks import jsonl, read
 
-from lightpeft.errors import ConfigError, DataError
+from lightpeft.core.errors import ConfigError, DataError
 from pipeline.catalog import CATALOG
 from pipeline.entry import Entry
 from pipeline.splits import SPLITS, Draw, take, three_splits

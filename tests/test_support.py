@@ -16,8 +16,8 @@ from imports import ROOT
 from matrix import batch_of, build, drawn_plan, outputs, scores_of, shares_heads
 from transformers import PreTrainedModel
 
+from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.families import FAMILIES
-from lightpeft.plan import Cut, PruningPlan
 from lightpeft.slicing import slice_base
 from lightpeft.support import table
 

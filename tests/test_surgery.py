@@ -21,8 +21,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 import lightpeft
-from lightpeft.errors import LightPeftError, ModelError, PlanError
-from lightpeft.plan import Cut, PruningPlan
+from lightpeft.core.errors import LightPeftError, ModelError, PlanError
+from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.surgery import compact_weights, lifted_weights, peft_weights
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -9,7 +9,7 @@ from peft import get_peft_model
 from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
-from lightpeft.errors import ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.geometry import read_shape
 from lightpeft.inputs import PHASES, kind_of, phases_of, random_batch
 from lightpeft.shapes import SHAPES

@@ -11,7 +11,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 from writing import ids, tokenizer
 
-from lightpeft.errors import DataError, ModelError
+from lightpeft.core.errors import DataError, ModelError
 from pipeline.generation import Causal, Seq2Seq
 from pipeline.kind import IGNORED
 from pipeline.token_pairs import chat_texts, fitted, token_pairs, without_middle

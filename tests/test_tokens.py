@@ -14,7 +14,7 @@ from stages import tokenizer
 from through import params, predictions, read, run_stages
 from transformers import AutoModel
 
-from lightpeft.errors import ConfigError, DataError, ModelError
+from lightpeft.core.errors import ConfigError, DataError, ModelError
 from pipeline import prepare
 from pipeline.kinds import kind_of
 from pipeline.tokens import Entities, Tags, first_tokens, kind_for

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightpeft.errors import PlanError
-from lightpeft.files import read_json, write_json
-from lightpeft.layout import ModelShape
-from lightpeft.scores import shape_from_json, shape_to_json
+from lightpeft.core.errors import PlanError
+from lightpeft.core.scores import shape_from_json, shape_to_json
+from lightpeft.core.serialization import read_json, write_json
+from lightpeft.core.shape import ModelShape
 
 _FORMAT = "lightpeft-plan-2"
 

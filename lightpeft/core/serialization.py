@@ -16,7 +16,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lightpeft.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError
 
 
 def write_json(path: Path, value: Any) -> None:

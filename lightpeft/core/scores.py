@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from lightpeft.errors import LightPeftError, ScoresError
-from lightpeft.files import read_json, read_tensors, write_json, write_tensors
-from lightpeft.layout import LinearShape, ModelShape
+from lightpeft.core.errors import LightPeftError, ScoresError
+from lightpeft.core.serialization import read_json, read_tensors, write_json, write_tensors
+from lightpeft.core.shape import LinearShape, ModelShape
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
