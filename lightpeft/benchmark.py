@@ -28,16 +28,16 @@ from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.serialization import write_json
-from lightpeft.geometry import read_shape
 from lightpeft.inputs import longest_row
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.inspection import read_shape
 from lightpeft.random_weights import CLASSES, build, check_room, config_of
 from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE
 from lightpeft.surgery import prune
 from lightpeft.text_table import table
-from lightpeft.weights import fingerprint
 
 METHODS = (BASELINE, "pruned")
 

@@ -13,6 +13,7 @@ from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import WEIGHTS, read_lora
 from lightpeft.core.serialization import read_plan_mark, read_tensors, write_tensors, written_beside
+from lightpeft.modeling.lora_targets import check_settings
 from lightpeft.surgery import (
     Quantize,
     check_weights,
@@ -23,7 +24,6 @@ from lightpeft.surgery import (
     peft_weights,
     plan_of,
 )
-from lightpeft.targets import check_settings
 
 PLAN = "plan.json"
 

@@ -19,14 +19,14 @@ from transformers.pytorch_utils import Conv1D
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.experts import wrapped
-from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector
-from lightpeft.masks import Masks
+from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.lora_targets import checked
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.moe import wrapped
 from lightpeft.slicing import by_unit
 from lightpeft.surgery import peft_weights
-from lightpeft.targets import checked
-from lightpeft.weights import fingerprint
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50

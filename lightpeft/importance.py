@@ -10,8 +10,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
-from lightpeft.families import mask_key
-from lightpeft.masks import Masks
+from lightpeft.modeling.families import mask_key
+from lightpeft.modeling.masks import Masks
 
 _TINY = 1e-12
 

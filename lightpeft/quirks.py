@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.blocks import child, family_at, head_size, layer_of
 from lightpeft.core.plan import PruningPlan
-from lightpeft.families import (
+from lightpeft.modeling.blocks import child, family_at, head_size, layer_of
+from lightpeft.modeling.families import (
     BIAS_TABLE,
     GROUP_COUNTS,
     GROUP_SIZES,

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.blocks import family_at
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import LinearShape
+from lightpeft.modeling.blocks import family_at
+from lightpeft.modeling.fingerprint import sizes
 from lightpeft.quirks import settle
-from lightpeft.weights import sizes
 
 
 def kept_rows(linear: LinearShape, kept: Sequence[int]) -> Tensor:

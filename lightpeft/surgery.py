@@ -22,11 +22,11 @@ from lightpeft.core.errors import ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import LinearShape
-from lightpeft.experts import wrapped
-from lightpeft.geometry import read_shape
+from lightpeft.modeling.fingerprint import fingerprint, is_quantized
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.moe import wrapped
 from lightpeft.slicing import kept_rows, slice_base
 from lightpeft.verification import verify as check_sliced
-from lightpeft.weights import fingerprint, is_quantized
 
 Quantize = Callable[[PreTrainedModel], object]
 _PREFIX = "base_model.model."

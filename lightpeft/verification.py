@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
-from lightpeft.masks import Masks
+from lightpeft.modeling.masks import Masks
 from lightpeft.slicing import slice_base
 
 # Of the largest output: what other summation orders leave, over dozens of layers.

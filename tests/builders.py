@@ -14,12 +14,12 @@ import lightpeft
 from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import LinearShape, ModelShape
-from lightpeft.experts import wrapped
-from lightpeft.geometry import read_shape
-from lightpeft.masks import Masks
+from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.lora_targets import block_targets, checked
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.moe import wrapped
 from lightpeft.surgery import load_weights, peft_weights
-from lightpeft.targets import block_targets, checked
-from lightpeft.weights import fingerprint
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.geometry import read_shape
+from lightpeft.modeling.inspection import read_shape
 from lightpeft.slicing import slice_base
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.errors import ScoresError
 from lightpeft.importance import Collector, module_importance
-from lightpeft.masks import Masks
+from lightpeft.modeling.masks import Masks
 from lightpeft.work import plan_cost
 
 NAMES = list(ARCHITECTURES)

@@ -25,9 +25,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 import lightpeft
-from lightpeft.experts import wrapped
-from lightpeft.families import FAMILIES
-from lightpeft.masks import Masks
+from lightpeft.modeling.families import FAMILIES
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.moe import wrapped
 from lightpeft.surgery import (
     compact_config,
     compact_weights,

@@ -11,9 +11,9 @@ from builders import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.core.errors import ModelError
-from lightpeft.families import mask_key
-from lightpeft.geometry import read_shape
-from lightpeft.weights import fingerprint
+from lightpeft.modeling.families import mask_key
+from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.inspection import read_shape
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,9 +12,9 @@ from writing import STAGES, copying, loaded, prepared, workspace
 
 from lightpeft.config import load_params
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from lightpeft.experts import wrapped
-from lightpeft.geometry import read_shape
-from lightpeft.targets import checked
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.lora_targets import checked
+from lightpeft.modeling.moe import wrapped
 from pipeline import estimate, evaluate, finetune, greedy, prune
 from pipeline.evaluate import measure
 from pipeline.generation import Causal

@@ -13,9 +13,9 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
-from lightpeft.geometry import read_shape
 from lightpeft.importance import Collector, module_importance, rank_importance
-from lightpeft.masks import Masks
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.masks import Masks
 
 QUERY = "bert.encoder.layer.1.attention.self.query"
 EARLIER = "bert.encoder.layer.0.attention.self.key"

@@ -9,8 +9,8 @@ import torch
 from builders import FAMILIES, lora, tiny_batch, tiny_model
 from peft import get_peft_model
 
-from lightpeft.geometry import read_shape
-from lightpeft.masks import Masks
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.masks import Masks
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lightpeft
-from lightpeft.families import FAMILIES
+from lightpeft.modeling.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lightpeft"

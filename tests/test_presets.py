@@ -11,8 +11,8 @@ from imports import ROOT
 from ruamel.yaml import YAML
 
 from lightpeft.config import Params
-from lightpeft.families import FAMILIES
 from lightpeft.inputs import longest_row
+from lightpeft.modeling.families import FAMILIES
 from lightpeft.random_weights import config_of
 from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES

@@ -19,7 +19,7 @@ import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.weights import fingerprint
+from lightpeft.modeling.fingerprint import fingerprint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without"),

@@ -15,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lightpeft
-from lightpeft import families, slicing
+from lightpeft import slicing
 from lightpeft.core.errors import ModelError
-from lightpeft.families import FAMILIES, Family, register_family
+from lightpeft.modeling import families
+from lightpeft.modeling.families import FAMILIES, Family, register_family
 from lightpeft.quirks import HeadsOfConfig
 
 LLAMA = "llama, shared keys and values"

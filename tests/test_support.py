@@ -17,7 +17,7 @@ from matrix import batch_of, build, drawn_plan, outputs, scores_of, shares_heads
 from transformers import PreTrainedModel
 
 from lightpeft.core.plan import Cut, PruningPlan
-from lightpeft.families import FAMILIES
+from lightpeft.modeling.families import FAMILIES
 from lightpeft.slicing import slice_base
 from lightpeft.support import table
 

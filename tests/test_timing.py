@@ -10,8 +10,8 @@ from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
 from lightpeft.core.errors import ModelError
-from lightpeft.geometry import read_shape
 from lightpeft.inputs import PHASES, kind_of, phases_of, random_batch
+from lightpeft.modeling.inspection import read_shape
 from lightpeft.shapes import SHAPES
 from lightpeft.steps import inference_step, training_step
 from lightpeft.timing import take_turns

@@ -8,7 +8,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.blocks import (
+from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.modeling.blocks import (
     Block,
     check_layers,
     child,
@@ -18,12 +20,10 @@ from lightpeft.blocks import (
     linear_at,
     own_vectors,
 )
-from lightpeft.core.errors import ModelError
-from lightpeft.core.shape import LinearShape, ModelShape
-from lightpeft.experts import check_experts, find_experts, per_token
-from lightpeft.families import BIAS_TABLE, HEAD_SIZES, repeats_of
-from lightpeft.outside import others, products
-from lightpeft.weights import sizes
+from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, repeats_of
+from lightpeft.modeling.fingerprint import sizes
+from lightpeft.modeling.moe import check_experts, find_experts, per_token
+from lightpeft.modeling.non_block_parameters import others, products
 
 
 def read_shape(model: PreTrainedModel) -> ModelShape:

@@ -10,9 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.blocks import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.families import EXPERTS_PER_TOKEN, families_of
+from lightpeft.modeling.blocks import layer_of
+from lightpeft.modeling.families import EXPERTS_PER_TOKEN, families_of
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.families import EMBEDDING_PARTS, ROW_PARTS, TOKEN_HEADS
-from lightpeft.weights import sizes
+from lightpeft.modeling.families import EMBEDDING_PARTS, ROW_PARTS, TOKEN_HEADS
+from lightpeft.modeling.fingerprint import sizes
 
 _MULTIPLYING = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Heads that a task starts from fresh weights; other classes with a head were pretrained with it.

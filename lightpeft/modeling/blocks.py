@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.errors import ModelError
-from lightpeft.families import HEAD_SIZES, Family, families_of
+from lightpeft.modeling.families import HEAD_SIZES, Family, families_of
 
 
 @dataclass(frozen=True)
