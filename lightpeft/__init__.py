@@ -5,7 +5,7 @@ from typing import Any
 
 _HOME = {
     "estimate": "lightpeft.estimation",
-    "make_plan": "lightpeft.selection",
+    "make_plan": "lightpeft.planning.make_plan",
     "prune": "lightpeft.surgery",
     "plan_of": "lightpeft.surgery",
     "verify": "lightpeft.verification",

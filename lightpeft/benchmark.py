@@ -32,8 +32,8 @@ from lightpeft.inputs import longest_row
 from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import read_shape
+from lightpeft.planning.make_plan import make_plan
 from lightpeft.random_weights import CLASSES, build, check_room, config_of
-from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE
 from lightpeft.surgery import prune

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
-from lightpeft.cost import CostTable
+from lightpeft.planning.cost import CostTable
 from lightpeft.speedup import BASELINE, speedup, spread
 from lightpeft.timing import measure
 from lightpeft.work import Work, plan_cost

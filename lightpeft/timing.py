@@ -64,7 +64,7 @@ def measure(
     """Time all models, all of one kind and on one device.
 
     Returns:
-        Phase of that kind (`lightpeft.inputs.PHASES`) -> rows a batch -> model -> seconds of each
+        Phase of that kind (`random_batches.PHASES`) -> rows a batch -> model -> seconds of each
         round.
     """
     first = next(iter(models.values()))

@@ -27,8 +27,7 @@ def verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) 
     rows and columns.
 
     Args:
-        model: the base model of the plan (`lightpeft.surgery.check_base` makes sure); sliced in
-            place.
+        model: the base model of the plan (`check_base` makes sure); sliced in place.
         plan: what to keep.
         batch: the model's keyword arguments; labels don't matter.
 

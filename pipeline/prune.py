@@ -9,8 +9,8 @@ from lightpeft.config import Params, PruneSection, load_params
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
-from lightpeft.cost import cost
-from lightpeft.selection import make_plan
+from lightpeft.planning.cost import cost
+from lightpeft.planning.make_plan import make_plan
 from lightpeft.surgery import check_base
 from lightpeft.verification import verify
 from pipeline.batches import loader, shuffled, token_counts

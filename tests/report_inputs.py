@@ -15,7 +15,7 @@ from lightpeft.config import Params, load_params
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
-from lightpeft.selection import make_plan
+from lightpeft.planning.make_plan import make_plan
 from pipeline.outcome import Places
 from pipeline.prune import cost_table, ratios
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
 from lightpeft.core.errors import PlanError
-from lightpeft.cost import PARTS, cost
+from lightpeft.planning.cost import PARTS, cost
 from lightpeft.work import plan_cost
 
 ROWS, LENGTH = 4, 11

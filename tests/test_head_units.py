@@ -11,7 +11,7 @@ from builders import made_up_scores
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.selection import make_plan
+from lightpeft.planning.make_plan import make_plan
 
 
 def plan_of(scores: Scores, **changes: Any) -> PruningPlan:

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from lightpeft.config import Params
 from lightpeft.inputs import longest_row
 from lightpeft.modeling.families import FAMILIES
+from lightpeft.planning.make_plan import make_plan
 from lightpeft.random_weights import config_of
-from lightpeft.selection import make_plan
 from lightpeft.shapes import SHAPES
 from pipeline.__main__ import run
 from pipeline.catalog import CATALOG

@@ -5,7 +5,7 @@ from builders import made_up_scores, tiny_model, tiny_scores
 from imports import ROOT
 
 from lightpeft.config import PruneSection, load_params
-from lightpeft.selection import make_plan
+from lightpeft.planning.make_plan import make_plan
 from pipeline.prune import cost_table, ratios
 
 

@@ -12,7 +12,7 @@ from builders import made_up_scores
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
-from lightpeft.selection import make_plan
+from lightpeft.planning.make_plan import make_plan
 
 NOTHING: dict[str, Any] = {"heads": 0, "neurons": 0, "modules": 0, "ranks": 0}
 

@@ -101,7 +101,7 @@ class PruningPlan:
         return len(self._group_sizes(block)) or 1
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """What `lightpeft.cost.cost` is told: units, KV groups and ranks that are left."""
+        """What `lightpeft.planning.cost.cost` is told: units, KV groups and ranks that are left."""
         return {
             "heads": {block: len(self.stays(block)) for block in self.heads},
             "groups": {block: self.groups_of(block) for block in self.heads},
