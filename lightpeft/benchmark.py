@@ -33,10 +33,10 @@ from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.planning.make_plan import make_plan
+from lightpeft.pruning.prune import prune
 from lightpeft.random_weights import CLASSES, build, check_room, config_of
 from lightpeft.shapes import SHAPES, check
 from lightpeft.speedup import BASELINE
-from lightpeft.surgery import prune
 from lightpeft.text_table import table
 
 METHODS = (BASELINE, "pruned")

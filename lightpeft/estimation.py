@@ -25,8 +25,8 @@ from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.moe import wrapped
-from lightpeft.slicing import by_unit
-from lightpeft.surgery import peft_weights
+from lightpeft.pruning.prune import peft_weights
+from lightpeft.pruning.slicing import by_unit
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50

@@ -13,7 +13,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.decoding import Reads, last_logits, reads
 from lightpeft.inputs import phases_of, random_batch
 from lightpeft.planning.cost import CostTable, cost
-from lightpeft.surgery import plan_of
+from lightpeft.pruning.prune import plan_of
 
 
 @dataclass(frozen=True, kw_only=True)

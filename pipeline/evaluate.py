@@ -12,10 +12,10 @@ import pandas as pd
 import transformers
 from peft import PeftModel
 
-from lightpeft import checkpoint
 from lightpeft.config import EvaluateSection, ModelSection, load_params
 from lightpeft.core.errors import DataError
-from lightpeft.surgery import peft_weights
+from lightpeft.pruning import checkpoint
+from lightpeft.pruning.prune import peft_weights
 from pipeline.common import say, write_json
 from pipeline.kind import Found, Kind
 from pipeline.kinds import kind_of

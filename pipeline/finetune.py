@@ -14,11 +14,11 @@ import transformers
 
 import lightpeft
 import pipeline
-from lightpeft import checkpoint
 from lightpeft.config import Params, load_params
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.surgery import prune
+from lightpeft.pruning import checkpoint
+from lightpeft.pruning.prune import prune
 from pipeline.common import say, seed_everything, write_json
 from pipeline.kinds import kind_of
 from pipeline.models import load_model, load_processor

@@ -11,8 +11,8 @@ from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
-from lightpeft.surgery import check_base
-from lightpeft.verification import verify
+from lightpeft.pruning.prune import check_base
+from lightpeft.pruning.verification import verify
 from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import device, say
 from pipeline.kinds import kind_of

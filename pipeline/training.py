@@ -13,9 +13,9 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from lightpeft import checkpoint
 from lightpeft.config import FinetuneSection
 from lightpeft.core.errors import ConfigError
+from lightpeft.pruning import checkpoint
 from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import say
 from pipeline.kind import Kind

@@ -19,7 +19,7 @@ from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import block_targets, checked
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.moe import wrapped
-from lightpeft.surgery import load_weights, peft_weights
+from lightpeft.pruning.prune import load_weights, peft_weights
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")

@@ -18,7 +18,7 @@ from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.inspection import read_shape
-from lightpeft.slicing import slice_base
+from lightpeft.pruning.slicing import slice_base
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
 

@@ -28,7 +28,7 @@ import lightpeft
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.moe import wrapped
-from lightpeft.surgery import (
+from lightpeft.pruning.prune import (
     compact_config,
     compact_weights,
     lifted_weights,

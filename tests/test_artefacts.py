@@ -98,7 +98,7 @@ def test_wrong_artefacts_are_one_line_and_exit_code_1(space, damage, message):
 def test_a_cut_that_is_not_the_mask_stops_the_stage_and_leaves_what_was_there(space, monkeypatch):
     set_params(space)
     before = (space / "plans" / "light.json").read_bytes()
-    monkeypatch.setattr("lightpeft.verification.slice_base", lambda model, plan: None)
+    monkeypatch.setattr("lightpeft.pruning.verification.slice_base", lambda model, plan: None)
 
     with pytest.raises(ModelError, match="pruned, the model's outputs differ from the masked"):
         prune.main("light", "prepared", "estimate", "plans/light.json", "plans/light-cost.json")

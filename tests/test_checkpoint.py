@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import lightpeft
-from lightpeft import checkpoint
 from lightpeft.core.errors import ModelError
-from lightpeft.surgery import slice_base
+from lightpeft.pruning import checkpoint
+from lightpeft.pruning.prune import slice_base
 
 HERE = Path(__file__).resolve().parent
 

@@ -20,7 +20,7 @@ from lightpeft.config import load_params
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.surgery import peft_weights
+from lightpeft.pruning.prune import peft_weights
 from pipeline import finetune, training
 from pipeline.kinds import kind_of
 from pipeline.resume import checkpoint_folder, locked

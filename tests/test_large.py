@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lightpeft
-from lightpeft import slicing
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from lightpeft.pruning import slicing
 
 LLAMA = "llama, shared keys and values"
 RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.5, "ranks": 0}

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lightpeft
-from lightpeft import slicing
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
-from lightpeft.quirks import HeadsOfConfig
+from lightpeft.pruning import slicing
+from lightpeft.pruning.head_counts import HeadsOfConfig
 
 LLAMA = "llama, shared keys and values"
 PLAIN: dict[str, Any] = {

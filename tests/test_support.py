@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.modeling.families import FAMILIES
-from lightpeft.slicing import slice_base
+from lightpeft.pruning.slicing import slice_base
 from lightpeft.support import table
 
 HEAD_KEYS = ("num_attention_heads", "num_key_value_heads", "num_heads")

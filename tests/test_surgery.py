@@ -23,7 +23,7 @@ from torch import Tensor
 import lightpeft
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import Cut, PruningPlan
-from lightpeft.surgery import compact_weights, lifted_weights, peft_weights
+from lightpeft.pruning.prune import compact_weights, lifted_weights, peft_weights
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -33,7 +33,7 @@ class Family:
         beside_heads: modules inside the attention block that are as wide as one head.
         whole: children of a block of experts that no plan cuts: the experts' fused weights, which
             no linear reads and no mask reaches, and the router.
-        quirk: what else has to change with the number of heads (`lightpeft.quirks`).
+        quirk: what else has to change with the number of heads (`lightpeft.pruning.head_counts`).
         stock: what the stock config can say when every layer keeps as much: `heads`, `neurons`.
     """
 

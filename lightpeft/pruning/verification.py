@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.masks import Masks
-from lightpeft.slicing import slice_base
+from lightpeft.pruning.slicing import slice_base
 
 # Of the largest output: what other summation orders leave, over dozens of layers.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

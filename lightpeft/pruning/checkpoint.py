@@ -14,7 +14,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import WEIGHTS, read_lora
 from lightpeft.core.serialization import read_plan_mark, read_tensors, write_tensors, written_beside
 from lightpeft.modeling.lora_targets import check_settings
-from lightpeft.surgery import (
+from lightpeft.pruning.prune import (
     Quantize,
     check_weights,
     compact_config,

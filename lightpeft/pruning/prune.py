@@ -25,8 +25,8 @@ from lightpeft.core.shape import LinearShape
 from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.moe import wrapped
-from lightpeft.slicing import kept_rows, slice_base
-from lightpeft.verification import verify as check_sliced
+from lightpeft.pruning.slicing import kept_rows, slice_base
+from lightpeft.pruning.verification import verify as check_sliced
 
 Quantize = Callable[[PreTrainedModel], object]
 _PREFIX = "base_model.model."
@@ -86,7 +86,7 @@ def cut(
 ) -> None:
     """Slice the base, then `quantize` it; each linear's old weight goes before the next is cut.
 
-    With a `batch` the sliced base is checked on it, see `lightpeft.verification.verify`.
+    With a `batch` the sliced base is checked on it, see `lightpeft.pruning.verification.verify`.
 
     Raises:
         ModelError, PlanError: the model, the plan and the PEFT weights do not belong together;

@@ -13,7 +13,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import LinearShape
 from lightpeft.modeling.blocks import family_at
 from lightpeft.modeling.fingerprint import sizes
-from lightpeft.quirks import settle
+from lightpeft.pruning.head_counts import settle
 
 
 def kept_rows(linear: LinearShape, kept: Sequence[int]) -> Tensor:
