@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "estimate": "lightpeft.estimation",
+    "estimate": "lightpeft.estimation.estimate",
     "make_plan": "lightpeft.planning.make_plan",
     "prune": "lightpeft.pruning.prune",
     "plan_of": "lightpeft.pruning.prune",

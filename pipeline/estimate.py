@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import LoraConfig
 
 from lightpeft.config import PeftSection, load_params
-from lightpeft.estimation import estimate
+from lightpeft.estimation.estimate import estimate
 from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import Progress, device, seed_everything, write_json
 from pipeline.kind import Kind

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
 from lightpeft.core.errors import ScoresError
-from lightpeft.importance import Collector, module_importance
+from lightpeft.estimation.importance import Collector, module_importance
 from lightpeft.modeling.masks import Masks
 from lightpeft.work import plan_cost
 

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightpeft
 from lightpeft.core.errors import ModelError
-from lightpeft.importance import Collector, _Sums
+from lightpeft.estimation.importance import Collector, _Sums
 from lightpeft.modeling.masks import Masks
 
 LLAMA = "llama, shared keys and values"

@@ -21,7 +21,7 @@ from peft import AdaLoraConfig, get_peft_model
 import lightpeft
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.scores import Scores
-from lightpeft.importance import rank_importance
+from lightpeft.estimation.importance import rank_importance
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FIRST = "bert.encoder.layer.0.attention"

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
-from lightpeft.importance import Collector, module_importance, rank_importance
+from lightpeft.estimation.importance import Collector, module_importance, rank_importance
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.masks import Masks
 

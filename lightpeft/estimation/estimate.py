@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.importance import Collector
+from lightpeft.estimation.importance import Collector
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
