@@ -23,20 +23,20 @@ import torch
 from peft import LoraConfig, PeftModel
 from pydantic import ValidationError
 
-from lightpeft.comparison import compare
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.serialization import write_json
-from lightpeft.inputs import longest_row
-from lightpeft.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.planning.make_plan import make_plan
+from lightpeft.profiling.compare import compare
+from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.profiling.random_batches import longest_row
+from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
 from lightpeft.random_weights import CLASSES, build, check_room, config_of
 from lightpeft.shapes import SHAPES, check
-from lightpeft.speedup import BASELINE
 from lightpeft.text_table import table
 
 METHODS = (BASELINE, "pruned")

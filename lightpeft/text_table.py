@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightpeft.inputs import PHASES
+from lightpeft.profiling.random_batches import PHASES
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -16,12 +16,12 @@ import torch
 import transformers
 from peft import PeftModel
 
-from lightpeft.comparison import compare
 from lightpeft.config import Params, load_params
 from lightpeft.core.errors import ConfigError
-from lightpeft.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.profiling.compare import compare
+from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.profiling.speedup import estimation
 from lightpeft.pruning import checkpoint
-from lightpeft.speedup import estimation
 from pipeline.common import device, read_json, say, write_json
 from pipeline.kind import Kind
 from pipeline.kinds import kind_of

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
-from lightpeft.inputs import image_tokens
+from lightpeft.profiling.random_batches import image_tokens
 from pipeline import classify, labels
 from pipeline.form import Form, Row, Template, column
 from pipeline.kind import Batch, Columns

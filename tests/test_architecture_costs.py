@@ -17,7 +17,7 @@ import lightpeft
 from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.importance import Collector, module_importance
 from lightpeft.modeling.masks import Masks
-from lightpeft.work import plan_cost
+from lightpeft.profiling.workload import plan_cost
 
 NAMES = list(ARCHITECTURES)
 NO_LOSS = {"clip_text_model", "clip_vision_model"}  # transformers gives them no head

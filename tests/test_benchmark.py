@@ -11,14 +11,15 @@ from imports import ROOT, reached
 from tiny_shapes import KINDS, length_of, tiny_shape
 
 import lightpeft
-from lightpeft import benchmark, memory
-from lightpeft.comparison import compare
+from lightpeft import benchmark
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
-from lightpeft.inputs import PHASES
+from lightpeft.profiling import memory
+from lightpeft.profiling.compare import compare
+from lightpeft.profiling.random_batches import PHASES
+from lightpeft.profiling.speedup import break_even, estimation, speedup, spread
+from lightpeft.profiling.workload import plan_cost
 from lightpeft.shapes import SHAPES, Shape
-from lightpeft.speedup import break_even, estimation, speedup, spread
-from lightpeft.work import plan_cost
 
 SETTINGS = BenchmarkSection(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
 TINY = {

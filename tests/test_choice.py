@@ -15,7 +15,7 @@ from stages import tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from lightpeft.core.errors import ConfigError, DataError, LightPeftError, ModelError
-from lightpeft.inputs import random_batch
+from lightpeft.profiling.random_batches import random_batch
 from pipeline.batches import loader
 from pipeline.choice import FORM, Choice, template
 from pipeline.kinds import resolve

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.errors import PlanError
 from lightpeft.planning.cost import PARTS, cost
-from lightpeft.work import plan_cost
+from lightpeft.profiling.workload import plan_cost
 
 ROWS, LENGTH = 4, 11
 HEAD = ["pooler", "classifier"]

@@ -11,9 +11,9 @@ from imports import ROOT
 from ruamel.yaml import YAML
 
 from lightpeft.config import Params
-from lightpeft.inputs import longest_row
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
+from lightpeft.profiling.random_batches import longest_row
 from lightpeft.random_weights import config_of
 from lightpeft.shapes import SHAPES
 from pipeline.__main__ import run

@@ -10,11 +10,11 @@ from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
 from lightpeft.core.errors import ModelError
-from lightpeft.inputs import PHASES, kind_of, phases_of, random_batch
 from lightpeft.modeling.inspection import read_shape
+from lightpeft.profiling.random_batches import PHASES, kind_of, phases_of, random_batch
+from lightpeft.profiling.step_functions import inference_step, training_step
+from lightpeft.profiling.timing import take_turns
 from lightpeft.shapes import SHAPES
-from lightpeft.steps import inference_step, training_step
-from lightpeft.timing import take_turns
 
 
 def _pruned():

@@ -12,8 +12,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lightpeft.inputs import kind_of
-from lightpeft.steps import Step, precision
+from lightpeft.profiling.random_batches import kind_of
+from lightpeft.profiling.step_functions import Step, precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
-from lightpeft.decoding import decode_step, prefill_step
-from lightpeft.inputs import phases_of, random_batch
-from lightpeft.steps import Step, inference_step, training_step
+from lightpeft.profiling.decoding import decode_step, prefill_step
+from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.step_functions import Step, inference_step, training_step
 
 STEPS = {
     "training": training_step,

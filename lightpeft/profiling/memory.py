@@ -17,8 +17,8 @@ from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import LightPeftError
-from lightpeft.inputs import phases_of, random_batch
-from lightpeft.timing import STEPS
+from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.timing import STEPS
 
 # Every tensor from this size is mapped by itself and given back when freed, so that a process's
 # RSS is what is alive, and not what glibc keeps for later.

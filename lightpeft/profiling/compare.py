@@ -14,9 +14,9 @@ from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
 from lightpeft.planning.cost import CostTable
-from lightpeft.speedup import BASELINE, speedup, spread
-from lightpeft.timing import measure
-from lightpeft.work import Work, plan_cost
+from lightpeft.profiling.speedup import BASELINE, speedup, spread
+from lightpeft.profiling.timing import measure
+from lightpeft.profiling.workload import Work, plan_cost
 
 Seconds = Mapping[int, Mapping[str, list[float]]]
 

@@ -10,9 +10,9 @@ from peft import PeftModel
 
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.plan import PruningPlan
-from lightpeft.decoding import Reads, last_logits, reads
-from lightpeft.inputs import phases_of, random_batch
 from lightpeft.planning.cost import CostTable, cost
+from lightpeft.profiling.decoding import Reads, last_logits, reads
+from lightpeft.profiling.random_batches import phases_of, random_batch
 from lightpeft.pruning.prune import plan_of
 
 

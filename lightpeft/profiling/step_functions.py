@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from lightpeft.inputs import SPAN, kind_of
+from lightpeft.profiling.random_batches import SPAN, kind_of
 
 Step = Callable[[], Any]
 
