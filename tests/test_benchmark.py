@@ -11,7 +11,8 @@ from imports import ROOT, reached
 from tiny_shapes import KINDS, length_of, tiny_shape
 
 import lightpeft
-from lightpeft import benchmark
+from lightpeft.benchmark import run as benchmark
+from lightpeft.benchmark.model_sizes import SHAPES, Shape
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.profiling import memory
@@ -19,7 +20,6 @@ from lightpeft.profiling.compare import compare
 from lightpeft.profiling.random_batches import PHASES
 from lightpeft.profiling.speedup import break_even, estimation, speedup, spread
 from lightpeft.profiling.workload import plan_cost
-from lightpeft.shapes import SHAPES, Shape
 
 SETTINGS = BenchmarkSection(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
 TINY = {
@@ -289,7 +289,7 @@ def test_the_command_ends_with_one_line_and_code_1():
 
 def test_the_benchmark_needs_neither_dvc_nor_datasets():
     names = set()
-    for path in reached("lightpeft/benchmark.py"):
+    for path in reached("lightpeft/benchmark/run.py"):
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}

@@ -5,11 +5,11 @@ import torch
 from tiny_shapes import GENERATING, LENGTH, tiny_drawn, tiny_shape
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightpeft.benchmark.model_sizes import SHAPES
 from lightpeft.config import BenchmarkSection
 from lightpeft.profiling.decoding import decode_step, prefill_step, reads
 from lightpeft.profiling.random_batches import random_batch
 from lightpeft.profiling.workload import Work
-from lightpeft.shapes import SHAPES
 
 ROWS = 3
 GROUPED = ("llama-3-8b", "qwen3-0.6b", "gemma-3-4b")

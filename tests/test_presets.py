@@ -10,12 +10,12 @@ from builders import random_scores
 from imports import ROOT
 from ruamel.yaml import YAML
 
+from lightpeft.benchmark.model_sizes import SHAPES
+from lightpeft.benchmark.random_models import config_of
 from lightpeft.config import Params
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.random_batches import longest_row
-from lightpeft.random_weights import config_of
-from lightpeft.shapes import SHAPES
 from pipeline.__main__ import run
 from pipeline.catalog import CATALOG
 from pipeline.estimate import lora_config

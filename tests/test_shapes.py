@@ -6,10 +6,10 @@ import transformers
 from tiny_shapes import KINDS, tiny_shape
 
 import lightpeft
-from lightpeft import random_weights
+from lightpeft.benchmark import random_models as random_weights
+from lightpeft.benchmark.model_sizes import SHAPES
+from lightpeft.benchmark.random_models import CLASSES, build, check_room
 from lightpeft.core.errors import ModelError
-from lightpeft.random_weights import CLASSES, build, check_room
-from lightpeft.shapes import SHAPES
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 # What the published checkpoints have: encoders with a head of two classes, ViT with its thousand.

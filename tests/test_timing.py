@@ -9,12 +9,12 @@ from peft import get_peft_model
 from tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
 
 import lightpeft
+from lightpeft.benchmark.model_sizes import SHAPES
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.profiling.random_batches import PHASES, kind_of, phases_of, random_batch
 from lightpeft.profiling.step_functions import inference_step, training_step
 from lightpeft.profiling.timing import take_turns
-from lightpeft.shapes import SHAPES
 
 
 def _pruned():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 
-from lightpeft import benchmark
-from lightpeft.shapes import SHAPES, Shape
+from lightpeft.benchmark import run as benchmark
+from lightpeft.benchmark.model_sizes import SHAPES, Shape
 
 LENGTH = 9
 KINDS = ("minilm", "modernbert-base", "opt-1.3b", "llama-2-7b", "llama-3-8b", "qwen3-0.6b")

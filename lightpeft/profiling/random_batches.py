@@ -9,8 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightpeft.benchmark.model_sizes import Kind
 from lightpeft.core.errors import ModelError
-from lightpeft.shapes import Kind
 
 # In the order of a table; `prefill` and `decode` are what generation is made of.
 PHASES: dict[Kind, tuple[str, ...]] = {

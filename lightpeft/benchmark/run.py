@@ -13,7 +13,6 @@ import contextlib
 import json
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,9 @@ import torch
 from peft import LoraConfig, PeftModel
 from pydantic import ValidationError
 
+from lightpeft.benchmark.model_sizes import SHAPES, check
+from lightpeft.benchmark.random_models import CLASSES, build, check_room, config_of
+from lightpeft.benchmark.table import table
 from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
@@ -35,9 +37,6 @@ from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.profiling.random_batches import longest_row
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
-from lightpeft.random_weights import CLASSES, build, check_room, config_of
-from lightpeft.shapes import SHAPES, check
-from lightpeft.text_table import table
 
 METHODS = (BASELINE, "pruned")
 
@@ -231,12 +230,3 @@ def _check_length(name: str, length: int) -> None:
     limit = longest_row(config_of(name), shape.kind)
     if limit is not None and length > limit:
         raise ConfigError(f"--length must be at most {limit} for {name}, got {length}")
-
-
-if __name__ == "__main__":
-    # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-    try:
-        main(sys.argv[1:])
-    except LightPeftError as error:
-        sys.exit(f"error: {error}")

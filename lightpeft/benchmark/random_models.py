@@ -16,8 +16,8 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from lightpeft.benchmark.model_sizes import SHAPES, check
 from lightpeft.core.errors import ModelError
-from lightpeft.shapes import SHAPES, check
 
 # Kind of a shape -> the class that builds it and peft's name of its task.
 CLASSES = {
