@@ -20,6 +20,7 @@ from lightpeft.config import Params, load_params
 from lightpeft.core.errors import ConfigError
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation
 from lightpeft.pruning import checkpoint
 from pipeline.common import device, read_json, say, write_json
@@ -41,19 +42,20 @@ def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> N
         method: partial(trained_model, params, kind, Path(models) / method, place)
         for method in params.methods
     }
+    settings = ProfilingSettings(**params.benchmark.model_dump())
     if only:
-        print(json.dumps(peak_memory(builds[only], params.benchmark, device=place)))
+        print(json.dumps(peak_memory(builds[only], settings, device=place)))
         return
 
     def memory(method: str) -> dict[str, Any]:
         if place.type == "cuda":
-            return peak_memory(builds[method], params.benchmark, device=place)
+            return peak_memory(builds[method], settings, device=place)
         stage = [sys.executable, "-m", "pipeline", "benchmark"]
         return in_fresh_process([*stage, prepared, timing, models, out, method])
 
     found = compare(
         builds,
-        params.benchmark,
+        settings,
         memory=memory if measurable(place) else None,
         progress=partial(say, "benchmark"),
     )

@@ -13,15 +13,15 @@ from tiny_shapes import KINDS, length_of, tiny_shape
 import lightpeft
 from lightpeft.benchmark import run as benchmark
 from lightpeft.benchmark.model_sizes import SHAPES, Shape
-from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.profiling import memory
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.random_batches import PHASES
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import break_even, estimation, speedup, spread
 from lightpeft.profiling.workload import plan_cost
 
-SETTINGS = BenchmarkSection(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
+SETTINGS = ProfilingSettings(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
 TINY = {
     "model_type": "bert",
     "vocab_size": 60,
@@ -249,7 +249,7 @@ def test_another_failure_is_not_called_a_full_device(monkeypatch):
         (["--ratio", "1.2"], r"--ratio: must be in \[0, 1\), got 1\.2"),
         (["--ratio", "much"], r"--ratio: must be in \[0, 1\), got much"),
         (["--rank", "0"], r"--rank: must be a whole number from 1, got 0"),
-        (["--rounds", "2"], r"--rounds must be a whole number from 3, got 2"),
+        (["--rounds", "2"], r"--rounds must be an integer >= 3, got 2"),
         (["--batch-sizes", "0"], r"--batch-sizes: must be a whole number from 1, got 0"),
         (["--head-unit", "heads"], r"--head-unit: invalid choice: 'heads'"),
         (

@@ -6,9 +6,9 @@ from tiny_shapes import GENERATING, LENGTH, tiny_drawn, tiny_shape
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightpeft.benchmark.model_sizes import SHAPES
-from lightpeft.config import BenchmarkSection
 from lightpeft.profiling.decoding import decode_step, prefill_step, reads
 from lightpeft.profiling.random_batches import random_batch
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.workload import Work
 
 ROWS = 3
@@ -122,7 +122,7 @@ def test_a_step_of_an_encoder_decoder_reads_neither_the_encoder_nor_what_reads_i
 def test_flops_of_a_phase_are_those_that_torch_counts(name, phase):
     model, batch = _parts(name, "pruned", "--head-unit", "head")
     model.get_base_model().set_attn_implementation("eager")
-    settings = BenchmarkSection(batch_sizes=[ROWS], length=LENGTH, warmup=0, rounds=3)
+    settings = ProfilingSettings(batch_sizes=[ROWS], length=LENGTH, warmup=0, rounds=3)
     step = {"prefill": prefill_step, "decode": decode_step}[phase](model, batch)
 
     with FlopCounterMode(display=False) as counter:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lightpeft.core.errors import ModelError
-
-Kind = Literal["encoder", "decoder", "seq2seq", "image"]
+from lightpeft.profiling.random_batches import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,10 @@ from typing import Any, NoReturn
 
 import torch
 from peft import LoraConfig, PeftModel
-from pydantic import ValidationError
 
 from lightpeft.benchmark.model_sizes import SHAPES, check
 from lightpeft.benchmark.random_models import CLASSES, build, check_room, config_of
 from lightpeft.benchmark.table import table
-from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.serialization import write_json
@@ -35,6 +33,7 @@ from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.profiling.random_batches import longest_row
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
 
@@ -56,7 +55,7 @@ def main(given: Sequence[str]) -> None:
 
 def _measure(
     asked: argparse.Namespace,
-    settings: BenchmarkSection,
+    settings: ProfilingSettings,
     device: torch.device,
     given: Sequence[str],
 ) -> None:
@@ -204,20 +203,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(arguments: argparse.Namespace) -> BenchmarkSection:
+def _settings(arguments: argparse.Namespace) -> ProfilingSettings:
     if arguments.length is None:
         arguments.length = SHAPES[arguments.shape].length
     _check_length(arguments.shape, arguments.length)
-    values = {name: getattr(arguments, name) for name in BenchmarkSection.model_fields}
+    names = ("batch_sizes", "length", "warmup", "rounds")
     try:
-        return BenchmarkSection(**values)
-    except ValidationError as error:
-        found = error.errors()[0]
-        name = str(found["loc"][0])
-        allowed = BenchmarkSection.model_fields[name].description
-        raise ConfigError(
-            f"--{name.replace('_', '-')} must be {allowed}, got {values[name]}"
-        ) from None
+        return ProfilingSettings(**{name: getattr(arguments, name) for name in names})
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigError(f"--{name.replace('_', '-')} {rest}") from None
 
 
 def _check_length(name: str, length: int) -> None:

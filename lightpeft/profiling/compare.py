@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lightpeft.config import BenchmarkSection
 from lightpeft.planning.cost import CostTable
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE, speedup, spread
 from lightpeft.profiling.timing import measure
 from lightpeft.profiling.workload import Work, plan_cost
@@ -23,7 +23,7 @@ Seconds = Mapping[int, Mapping[str, list[float]]]
 
 def compare(
     builds: Mapping[str, Callable[[], PeftModel]],
-    settings: BenchmarkSection,
+    settings: ProfilingSettings,
     *,
     memory: Callable[[str], dict[str, Any]] | None,
     progress: Callable[[str], None] = lambda text: None,

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from peft import PeftModel
 
-from lightpeft.config import BenchmarkSection
 from lightpeft.core.errors import LightPeftError
 from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.timing import STEPS
 
 # Every tensor from this size is mapped by itself and given back when freed, so that a process's
@@ -95,7 +95,7 @@ def measurable(device: torch.device) -> bool:
 
 
 def peak_memory(
-    build: Callable[[], PeftModel], settings: BenchmarkSection, *, device: torch.device
+    build: Callable[[], PeftModel], settings: ProfilingSettings, *, device: torch.device
 ) -> dict[str, Any]:
     """Measure one model alone: weights, activations, and in training gradients and optimizer.
 

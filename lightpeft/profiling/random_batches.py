@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.benchmark.model_sizes import Kind
 from lightpeft.core.errors import ModelError
+
+Kind = Literal["encoder", "decoder", "seq2seq", "image"]
 
 # In the order of a table; `prefill` and `decode` are what generation is made of.
 PHASES: dict[Kind, tuple[str, ...]] = {

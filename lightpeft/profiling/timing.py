@@ -8,9 +8,9 @@ from time import perf_counter
 import torch
 from peft import PeftModel
 
-from lightpeft.config import BenchmarkSection
 from lightpeft.profiling.decoding import decode_step, prefill_step
 from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.step_functions import Step, inference_step, training_step
 
 STEPS = {
@@ -58,7 +58,7 @@ def take_turns(
 
 def measure(
     models: Mapping[str, PeftModel],
-    settings: BenchmarkSection,
+    settings: ProfilingSettings,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[int, dict[str, list[float]]]]:
     """Time all models, all of one kind and on one device.

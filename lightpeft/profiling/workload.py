@@ -8,11 +8,11 @@ from typing import Any
 
 from peft import PeftModel
 
-from lightpeft.config import BenchmarkSection
 from lightpeft.core.plan import PruningPlan
 from lightpeft.planning.cost import CostTable, cost
 from lightpeft.profiling.decoding import Reads, last_logits, reads
 from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.pruning.prune import plan_of
 
 
@@ -33,7 +33,7 @@ class Work:
     reads: Mapping[int, Reads]
 
     @classmethod
-    def of(cls, model: PeftModel, settings: BenchmarkSection) -> Work:
+    def of(cls, model: PeftModel, settings: ProfilingSettings) -> Work:
         """Read it off a model that `prune` or `load` made; runs decode steps."""
         found: dict[int, Reads] = {}
         if "decode" in phases_of(model):
