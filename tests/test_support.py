@@ -16,10 +16,10 @@ from imports import ROOT
 from matrix import batch_of, build, drawn_plan, outputs, scores_of, shares_heads
 from transformers import PreTrainedModel
 
+from docs.architecture_table import table
 from lightpeft.core.plan import Cut, PruningPlan
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.pruning.slicing import slice_base
-from lightpeft.support import table
 
 HEAD_KEYS = ("num_attention_heads", "num_key_value_heads", "num_heads")
 
@@ -35,13 +35,13 @@ def layouts(model_type: str) -> list[str]:
 
 def test_readme_has_the_table_of_the_registry():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    start, end = "<!-- python -m lightpeft.support -->\n", "<!-- end -->"
+    start, end = "<!-- python -m docs.architecture_table -->\n", "<!-- end -->"
 
     assert text.split(start)[1].split(end)[0].strip() == table().strip()
 
 
 def test_the_command_prints_the_table():
-    command = [sys.executable, "-m", "lightpeft.support"]
+    command = [sys.executable, "-m", "docs.architecture_table"]
 
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 

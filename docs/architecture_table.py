@@ -1,4 +1,4 @@
-"""The table of supported architectures, from the registry: python -m lightpeft.support"""
+"""The table of supported architectures, from the registry: python -m docs.architecture_table"""
 
 from __future__ import annotations
 
