@@ -25,8 +25,8 @@ from ruamel.yaml import YAML
 
 from benchmarks.kinds_cases import CASES, DATA, Case
 from lightpeft.core.errors import LightPeftError, ModelError
-from pipeline import estimate, evaluate, finetune, prepare, prune
 from pipeline.common import read_json, write_json
+from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "kinds"

@@ -22,8 +22,8 @@ import torch
 from ruamel.yaml import YAML
 
 from lightpeft.core.errors import LightPeftError
-from pipeline import estimate, evaluate, finetune, prepare, prune
 from pipeline.common import read_json, write_json
+from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality"

@@ -33,13 +33,17 @@ def run(command: str, *arguments: str) -> None:
     try:
         if command != PRESET:  # which replaces what params.yaml says
             load_params()
-        main = import_module(f"pipeline.{command}").main
+        main = import_module(_home(command)).main
         _check(command, main, arguments)
         main(*arguments)
     except LightPeftError as error:
         if command == PRESET:
             print(NO_PRESET)
         sys.exit(f"error: {error}")
+
+
+def _home(command: str) -> str:
+    return f"pipeline.stages.{command}" if command in STAGES else f"pipeline.{command}"
 
 
 def _check(command: str, main: Callable[..., None], arguments: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.planning.make_plan import make_plan
 from pipeline.outcome import Places
-from pipeline.prune import cost_table, ratios
+from pipeline.stages.prune import cost_table, ratios
 
 REPOSITORY = Path(__file__).parent.parent
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}

@@ -17,9 +17,9 @@ from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline import prepare
 from pipeline.answer import Answer, training_windows, wrong
 from pipeline.kinds import kind_of
+from pipeline.stages import prepare
 from pipeline.windows import best_spans, windows
 
 FILES = {"train": "train.jsonl", "test": "test.json"}

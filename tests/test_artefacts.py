@@ -13,7 +13,7 @@ import transformers
 from stages import ROOT, set_params, tokenizer, workspace
 
 from lightpeft.core.errors import ModelError
-from pipeline import finetune, prune
+from pipeline.stages import finetune, prune
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -7,7 +7,7 @@ import lightpeft
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
-from pipeline import benchmark
+from pipeline.stages import benchmark
 
 METHODS = ("light", "vanilla")
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from through import run_stages
 
 from lightpeft.core.errors import ConfigError
-from pipeline import prepare
+from pipeline.stages import prepare
 
 KIND = {"bert": "choice", "llama": "likelihood"}
 

@@ -26,7 +26,7 @@ def test_dvc_yaml_runs_every_stage_in_order():
 def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage):
     listed = {dep for dep in _deps(stage) if dep.endswith(".py")}
 
-    assert listed == reached(f"pipeline/{stage}.py")
+    assert listed == reached(f"pipeline/stages/{stage}.py")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -42,7 +42,7 @@ def test_a_stage_reads_only_what_it_depends_on(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_parameters_that_it_uses(stage):
     source = "".join(
-        (ROOT / path).read_text() for path in {f"pipeline/{stage}.py", *_helpers(stage)}
+        (ROOT / path).read_text() for path in {f"pipeline/stages/{stage}.py", *_helpers(stage)}
     )
     used = set(re.findall(r"\bparams\.(?!yaml)(\w+)", source))
 
@@ -52,8 +52,8 @@ def test_a_stage_depends_on_exactly_the_parameters_that_it_uses(stage):
 
 def _helpers(stage: str) -> set[str]:
     """Modules of the pipeline that only this stage reaches, which read params for it."""
-    mine = {p for p in reached(f"pipeline/{stage}.py") if p.startswith("pipeline/")}
-    others = [reached(f"pipeline/{other}.py") for other in STAGES if other != stage]
+    mine = {p for p in reached(f"pipeline/stages/{stage}.py") if p.startswith("pipeline/")}
+    others = [reached(f"pipeline/stages/{other}.py") for other in STAGES if other != stage]
     return mine.difference(*others)
 
 

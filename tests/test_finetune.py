@@ -21,9 +21,10 @@ from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning.prune import peft_weights
-from pipeline import finetune, training
+from pipeline import training
 from pipeline.kinds import kind_of
 from pipeline.resume import checkpoint_folder, locked
+from pipeline.stages import finetune
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -15,13 +15,14 @@ from lightpeft.core.errors import ConfigError, DataError, ModelError
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.moe import wrapped
-from pipeline import estimate, evaluate, finetune, greedy, prune
-from pipeline.evaluate import measure
+from pipeline import greedy
 from pipeline.generation import Causal
 from pipeline.kind import IGNORED, Found
 from pipeline.kinds import kind_of, resolve
 from pipeline.metrics import higher_is_better, interval, score
-from pipeline.prepare import main as prepare
+from pipeline.stages import estimate, evaluate, finetune, prune
+from pipeline.stages.evaluate import measure
+from pipeline.stages.prepare import main as prepare
 
 PERPLEXITY = {"labels": [], "metric": "perplexity", "metrics": ["perplexity", "exact_match"]}
 

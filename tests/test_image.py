@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from lightpeft.config import load_params
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline import prepare
 from pipeline.image import as_stored, digest, pixels
 from pipeline.kinds import kind_of
 from pipeline.models import load_processor
+from pipeline.stages import prepare
 
 SIDE = 16
 DATA = {"train": "images"}

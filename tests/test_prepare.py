@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from lightpeft.core.errors import ConfigError, DataError
 from lightpeft.core.serialization import read_json
-from pipeline import prepare
+from pipeline.stages import prepare
 
 
 @pytest.fixture

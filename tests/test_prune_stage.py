@@ -6,7 +6,7 @@ from imports import ROOT
 
 from lightpeft.config import PruneSection, load_params
 from lightpeft.planning.make_plan import make_plan
-from pipeline.prune import cost_table, ratios
+from pipeline.stages.prune import cost_table, ratios
 
 
 @pytest.fixture

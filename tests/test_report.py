@@ -10,7 +10,8 @@ from dvc_render.vega import VegaRenderer
 from report_inputs import REPOSITORY, write_run
 
 from lightpeft.core.errors import LightPeftError
-from pipeline import report, table
+from pipeline import table
+from pipeline.stages import report
 
 
 def tell(root: Path, arguments: list[str]) -> str:

@@ -13,7 +13,7 @@ from stages import ROOT
 from transformers import PreTrainedModel
 
 from lightpeft.config import load_params
-from pipeline import benchmark, estimate, evaluate, finetune, prepare, prune, report
+from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")
 SETTINGS: dict[str, dict[str, Any]] = {

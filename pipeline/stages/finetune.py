@@ -80,7 +80,7 @@ def _write(model: peft.PeftModel, trained: Trained, out: Path, *, warm: bool) ->
 def _code() -> list[Path]:
     """What trains: after a change of it, a killed training starts anew."""
     folders = [Path(str(package.__file__)).parent for package in (lightpeft, pipeline)]
-    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
 
 
 def _decisive(params: Params) -> dict[str, Any]:
