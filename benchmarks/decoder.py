@@ -23,10 +23,10 @@ from pathlib import Path
 from transformers.utils import logging
 
 from benchmarks.pretraining import Settings, pretrain
-from pipeline.docstrings import pair_keys
-from pipeline.docstrings_choice import name_prompt
-from pipeline.docstrings_tasks import Sides, code_prompt, read_sides
-from pipeline.sources import Pair, versions
+from pipeline.data.docstrings.choice import name_prompt
+from pipeline.data.docstrings.extraction import Pair, versions
+from pipeline.data.docstrings.library_and_lm import Sides, code_prompt, read_sides
+from pipeline.data.docstrings.name_matching import pair_keys
 
 _VALIDATED = 1000  # texts
 _AS_CODE = 4

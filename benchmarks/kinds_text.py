@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources import first_paragraph, name_words
+from pipeline.data.docstrings.extraction import first_paragraph, name_words
 
 Row = dict[str, Any]
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -7,9 +7,9 @@ import pytest
 from hub_rows import CLASSIFY, OTHERS, SUPER
 
 from lightpeft.core.errors import ConfigError
-from pipeline import catalog
-from pipeline.catalog import CATALOG, register_task
-from pipeline.entry import Entry
+from pipeline.data.catalog import registry as catalog
+from pipeline.data.catalog.registry import CATALOG, register_task
+from pipeline.data.dataset_spec import Entry
 from pipeline.kinds import FORMS
 from pipeline.measures import MEASURES
 

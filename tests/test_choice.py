@@ -18,9 +18,9 @@ from lightpeft.core.errors import ConfigError, DataError, LightPeftError, ModelE
 from lightpeft.profiling.random_batches import random_batch
 from pipeline.batches import loader
 from pipeline.choice import FORM, Choice, template
+from pipeline.data.loading import Task, read_task
 from pipeline.kinds import resolve
 from pipeline.likelihood import Likelihood
-from pipeline.tasks import Task, read_task
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 

@@ -24,8 +24,8 @@ from benchmarks.pretraining import (
     train,
 )
 from pipeline.common import read_json
-from pipeline.docstrings import pair_keys
-from pipeline.sources import Pair
+from pipeline.data.docstrings.extraction import Pair
+from pipeline.data.docstrings.name_matching import pair_keys
 
 TINY = Settings(
     steps=60, shallow_steps=40, shallow=1, batch_size=8, lr=2e-2, muon_lr=5e-2, max_length=32,

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from lightpeft.core.errors import DataError
-from pipeline.docstrings import Donors, distinct, split, stems
-from pipeline.overlap import baseline_accuracy, features
-from pipeline.sources import Pair, read_library
+from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.name_matching import Donors, distinct, split, stems
+from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, features
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.docstrings import distinct, stems
-from pipeline.docstrings_choice import choice_tables, match
-from pipeline.docstrings_tasks import sides
-from pipeline.overlap import choice_baseline
-from pipeline.sources import Pair, read_library
+from pipeline.data.docstrings.choice import choice_tables, match
+from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.library_and_lm import sides
+from pipeline.data.docstrings.name_matching import distinct, stems
+from pipeline.data.docstrings.overlap_baseline import choice_baseline
 
 
 @pytest.fixture(scope="module")

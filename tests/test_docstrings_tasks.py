@@ -4,9 +4,14 @@ import random
 
 import pytest
 
-from pipeline.docstrings import distinct, split, split_sizes
-from pipeline.docstrings_tasks import library_baseline, library_tables, lm_tables, sides
-from pipeline.sources import Pair, read_library
+from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.library_and_lm import (
+    library_baseline,
+    library_tables,
+    lm_tables,
+    sides,
+)
+from pipeline.data.docstrings.name_matching import distinct, split, split_sizes
 
 
 @pytest.fixture(scope="module")

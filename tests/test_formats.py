@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightpeft.core.errors import DataError
-from pipeline.tables import read_rows
+from pipeline.data.readers import read_rows
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -10,10 +10,10 @@ from huggingface_hub import constants
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
 from pipeline import offline
-from pipeline.catalog import CATALOG
-from pipeline.hub import fetch, fetch_task
-from pipeline.splits import Draw, three_splits
-from pipeline.tasks import find, read_task
+from pipeline.data.catalog.registry import CATALOG
+from pipeline.data.hub import fetch, fetch_task
+from pipeline.data.loading import find, read_task
+from pipeline.data.splits import Draw, three_splits
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
 AUTO = dict.fromkeys(_UNSET, "auto")

@@ -8,7 +8,7 @@ from PIL import Image
 from test_tasks import jsonl, labels_of, read
 
 from lightpeft.core.errors import ConfigError
-from pipeline.catalog import CATALOG
+from pipeline.data.catalog.registry import CATALOG
 
 
 def test_a_named_task_can_be_read_from_local_files(tmp_path):

@@ -10,7 +10,7 @@ from test_tasks import jsonl, labels_of, read
 from lightpeft.core.errors import ConfigError, DataError
 
 OWN = """
-from pipeline.entry import Entry
+from pipeline.data.dataset_spec import Entry
 
 def template(row):
     return {"text": row["joke"], "text_pair": None, "label": ["flat", "funny"][row["laughs"] > 2]}

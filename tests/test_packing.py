@@ -13,8 +13,8 @@ from writing import copying, loaded, prepared, workspace
 
 from lightpeft.core.errors import ConfigError
 from pipeline.batches import loader
+from pipeline.data.packing import PACKABLE, bins, pack
 from pipeline.kind import IGNORED
-from pipeline.packing import PACKABLE, bins, pack
 
 DECODERS = [name for name, made in ARCHITECTURES.items() if made.kind == "decoder"]
 

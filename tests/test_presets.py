@@ -17,7 +17,7 @@ from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.random_batches import longest_row
 from pipeline.__main__ import run
-from pipeline.catalog import CATALOG
+from pipeline.data.catalog.registry import CATALOG
 from pipeline.kinds import FORMS, resolve
 from pipeline.models import head_modules
 from pipeline.preset import defaults, preset_names, read_preset

@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from pipeline import sources
-from pipeline.sources import first_paragraph, name_words, read_library, signature
+from pipeline.data.docstrings import extraction as sources
+from pipeline.data.docstrings.extraction import first_paragraph, name_words, read_library, signature
 
 SOURCE = '''
 def mk_tuple(x):

@@ -10,9 +10,9 @@ from datasets import Dataset
 from test_tasks import jsonl, read
 
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.catalog import CATALOG
-from pipeline.entry import Entry
-from pipeline.splits import SPLITS, Draw, take, three_splits
+from pipeline.data.catalog.registry import CATALOG
+from pipeline.data.dataset_spec import Entry
+from pipeline.data.splits import SPLITS, Draw, take, three_splits
 
 
 def sides(found: dict[str, Dataset], column: str) -> dict[Any, set[str]]:

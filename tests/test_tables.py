@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lightpeft.core.errors import DataError
-from pipeline.tables import read_rows, table_rows
+from pipeline.data.readers import read_rows, table_rows
 
 TABLE = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}
 

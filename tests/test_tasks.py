@@ -10,7 +10,7 @@ import pytest
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.tasks import Task, read_task
+from pipeline.data.loading import Task, read_task
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
 AUTO = dict.fromkeys(_UNSET, "auto")

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 
 from lightpeft.config import DataSection, Params, load_params
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.clean import first_of
 from pipeline.common import say, write_json
+from pipeline.data.cleaning import first_of
+from pipeline.data.loading import Task, read_task
+from pipeline.data.packing import check_packable, pack
 from pipeline.form import text_key
 from pipeline.kind import Columns, Kind, Values
 from pipeline.kinds import kind_of, resolve
 from pipeline.models import check_lengths, files_digest, load_config, load_processor
-from pipeline.packing import check_packable, pack
 from pipeline.prepared import repeats_told
-from pipeline.tasks import Task, read_task
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 

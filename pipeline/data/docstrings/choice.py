@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 
-from pipeline.docstrings import RUN, runs, stems
-from pipeline.docstrings_tasks import Sides, read_sides
-from pipeline.sources import Pair, versions
-from pipeline.tables import Table
+from pipeline.data.docstrings.extraction import Pair, versions
+from pipeline.data.docstrings.library_and_lm import Sides, read_sides
+from pipeline.data.docstrings.name_matching import RUN, runs, stems
+from pipeline.data.readers import Table
 
 CHOICES = 4
 BLOCK = 9_000  # pairs matched with each other: sides of different sizes are equally hard

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, Image
 
 from lightpeft.core.errors import DataError
-from pipeline.entry import Entry
+from pipeline.data.dataset_spec import Entry
 from pipeline.form import Row, Rows, Source
 from pipeline.offline import advice, offline_if_unreachable
 

@@ -15,9 +15,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline.docstrings import distinct, split_sizes
-from pipeline.sources import LIBRARIES, Pair, read_all, versions
-from pipeline.tables import Table
+from pipeline.data.docstrings.extraction import LIBRARIES, Pair, read_all, versions
+from pipeline.data.docstrings.name_matching import distinct, split_sizes
+from pipeline.data.readers import Table
 
 Sides = dict[str, list[Pair]]  # by split
 

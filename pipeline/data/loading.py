@@ -17,15 +17,15 @@ from datasets import Dataset
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError, LightPeftError
 from lightpeft.core.serialization import file_hash
-from pipeline import hub
-from pipeline.built_in import BUILT_IN, built_in
-from pipeline.catalog import CATALOG
-from pipeline.clean import Dropped, drop_unknown, write_clean
-from pipeline.entry import SCORES, Entry
+from pipeline.data import hub
+from pipeline.data.catalog.registry import CATALOG
+from pipeline.data.cleaning import Dropped, drop_unknown, write_clean
+from pipeline.data.dataset_spec import SCORES, Entry
+from pipeline.data.docstrings.builtin_tasks import BUILT_IN, built_in
+from pipeline.data.readers import read_rows
+from pipeline.data.splits import SPLITS, Draw, three_splits
 from pipeline.form import Form, Rows, Source, in_a_line
 from pipeline.kinds import FORMS, form_of
-from pipeline.splits import SPLITS, Draw, three_splits
-from pipeline.tables import read_rows
 
 _LOOKED_AT = 1000  # first rows of train, by which columns are found
 

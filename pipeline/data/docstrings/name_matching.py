@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from lightpeft.core.errors import DataError
-from pipeline.sources import Pair, read_all, versions
-from pipeline.tables import Table
+from pipeline.data.docstrings.extraction import Pair, read_all, versions
+from pipeline.data.readers import Table
 
 ROWS = {"train": 12_000, "validation": 1_000, "test": 2_000}
 LABELS = ("no", "yes")

@@ -9,10 +9,10 @@ A task is one entry. Add yours here; or leave it in a file of your own, which `p
 from __future__ import annotations
 
 from lightpeft.core.errors import ConfigError
-from pipeline.catalog_choice import CHOICES
-from pipeline.catalog_glue import GLUE, SUPER_GLUE
-from pipeline.catalog_text import ANSWERS, GENERATION, IMAGES, TOKENS
-from pipeline.entry import Entry
+from pipeline.data.catalog.glue import GLUE, SUPER_GLUE
+from pipeline.data.catalog.multiple_choice import CHOICES
+from pipeline.data.catalog.text_and_images import ANSWERS, GENERATION, IMAGES, TOKENS
+from pipeline.data.dataset_spec import Entry
 
 CATALOG: dict[str, Entry] = {
     **GLUE,

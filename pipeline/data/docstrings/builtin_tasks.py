@@ -8,12 +8,12 @@ from functools import partial
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError
-from pipeline import docstrings
-from pipeline.docstrings_choice import build_choice, name_prompt
-from pipeline.docstrings_tasks import build_library, build_lm, library_baseline
+from pipeline.data.docstrings import name_matching as docstrings
+from pipeline.data.docstrings.choice import build_choice, name_prompt
+from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
+from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
+from pipeline.data.readers import Table, table_rows
 from pipeline.form import Source
-from pipeline.overlap import baseline_accuracy, choice_baseline
-from pipeline.tables import Table, table_rows
 
 _OVERLAP = "word and character overlap, logistic regression"
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.docstrings import runs, stems
-from pipeline.tables import Table
+from pipeline.data.docstrings.name_matching import runs, stems
+from pipeline.data.readers import Table
 
 
 def baseline_accuracy(train: Table, test: Table) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.entry import Entry, class_name, labelled, text_of, whole
+from pipeline.data.dataset_spec import Entry, class_name, labelled, text_of, whole
 from pipeline.form import Row, Template
 
 _GLUE_HOME = "nyu-mll/glue"
