@@ -15,11 +15,11 @@ from peft import LoraConfig, get_peft_model
 from benchmarks import kinds_models, kinds_text
 from lightpeft.config import load_params
 from pipeline.common import read_json
-from pipeline.kind import objects
-from pipeline.kinds import kind_of
 from pipeline.measures import find_measure
 from pipeline.metrics import score
-from pipeline.models import load_model, load_processor
+from pipeline.tasks.base import objects
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 DATA = Path("data/local")
 

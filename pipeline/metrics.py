@@ -9,8 +9,8 @@ from typing import Any
 
 from sklearn.metrics import confusion_matrix
 
-from pipeline.kind import Found
 from pipeline.measures import Measure, Statistics, find_measure
+from pipeline.tasks.base import Found
 
 
 def higher_is_better(metric: str) -> bool:

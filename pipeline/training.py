@@ -16,11 +16,11 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from lightpeft.config import FinetuneSection
 from lightpeft.core.errors import ConfigError
 from lightpeft.pruning import checkpoint
-from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import say
-from pipeline.kind import Kind
 from pipeline.metrics import higher_is_better, score
 from pipeline.resume import latest
+from pipeline.tasks.base import Kind
+from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.watch import Rows, Span, Watch
 
 _LOG_EVERY = 10  # batches

@@ -19,9 +19,9 @@ import lightpeft
 from lightpeft.config import load_params
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
-from pipeline.batches import loader, shuffled, token_counts
-from pipeline.kinds import kind_of
-from pipeline.models import load_model
+from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.model_loading import load_model
+from pipeline.tasks.registry import kind_of
 
 ROOT = Path(__file__).parent.parent
 WORDS = ["[PAD]", "[UNK]", "good", "bad", *(f"w{number}" for number in range(60))]

@@ -17,10 +17,10 @@ from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.answer import Answer, training_windows, wrong
-from pipeline.kinds import kind_of
 from pipeline.stages import prepare
-from pipeline.windows import best_spans, windows
+from pipeline.tasks.context_windows import best_spans, windows
+from pipeline.tasks.question_answering import Answer, training_windows, wrong
+from pipeline.tasks.registry import kind_of
 
 FILES = {"train": "train.jsonl", "test": "test.json"}
 

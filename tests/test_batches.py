@@ -3,8 +3,8 @@ from itertools import islice
 import torch
 from stages import card, rows, tokenizer
 
-from pipeline.batches import by_length, loader, shuffled
-from pipeline.kinds import kind_of
+from pipeline.tasks.batching import by_length, loader, shuffled
+from pipeline.tasks.registry import kind_of
 
 KIND = kind_of(card())
 LENGTHS = [length % 13 + 1 for length in range(200)]

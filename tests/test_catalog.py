@@ -10,8 +10,8 @@ from lightpeft.core.errors import ConfigError
 from pipeline.data.catalog import registry as catalog
 from pipeline.data.catalog.registry import CATALOG, register_task
 from pipeline.data.dataset_spec import Entry
-from pipeline.kinds import FORMS
 from pipeline.measures import MEASURES
+from pipeline.tasks.registry import FORMS
 
 ROWS = CLASSIFY | SUPER | OTHERS
 COLUMNS = {

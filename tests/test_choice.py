@@ -16,11 +16,11 @@ from tokenizers.processors import TemplateProcessing
 
 from lightpeft.core.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.profiling.random_batches import random_batch
-from pipeline.batches import loader
-from pipeline.choice import FORM, Choice, template
 from pipeline.data.loading import Task, read_task
-from pipeline.kinds import resolve
-from pipeline.likelihood import Likelihood
+from pipeline.tasks.batching import loader
+from pipeline.tasks.multiple_choice import FORM, Choice, template
+from pipeline.tasks.multiple_choice_lm import Likelihood
+from pipeline.tasks.registry import resolve
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 

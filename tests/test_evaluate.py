@@ -11,8 +11,8 @@ from stages import base_model, card, set_params, tokenizer, workspace
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError
-from pipeline.kinds import kind_of
 from pipeline.stages import evaluate, finetune
+from pipeline.tasks.registry import kind_of
 
 
 @pytest.fixture(scope="module", params=["classification", "regression"])

@@ -22,9 +22,9 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning.prune import peft_weights
 from pipeline import training
-from pipeline.kinds import kind_of
 from pipeline.resume import checkpoint_folder, locked
 from pipeline.stages import finetune
+from pipeline.tasks.registry import kind_of
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -7,8 +7,9 @@ from test_tasks import read, section
 from writing import write_rows
 
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline import classify, generate
-from pipeline.kinds import form_of
+from pipeline.tasks import generation_schema as generate
+from pipeline.tasks import text_classification as classify
+from pipeline.tasks.registry import form_of
 
 TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
 

@@ -15,14 +15,14 @@ from lightpeft.core.errors import ConfigError, DataError, ModelError
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.moe import wrapped
-from pipeline import greedy
-from pipeline.generation import Causal
-from pipeline.kind import IGNORED, Found
-from pipeline.kinds import kind_of, resolve
 from pipeline.metrics import higher_is_better, interval, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare
+from pipeline.tasks import greedy_decoding as greedy
+from pipeline.tasks.base import IGNORED, Found
+from pipeline.tasks.registry import kind_of, resolve
+from pipeline.tasks.text_generation import Causal
 
 PERPLEXITY = {"labels": [], "metric": "perplexity", "metrics": ["perplexity", "exact_match"]}
 
@@ -132,9 +132,12 @@ def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypat
     card = prepared(folder)
     kind, network, words = loaded(folder, card)
     asked = []
-    monkeypatch.setattr(
-        "pipeline.generation.greedy_texts", lambda *_, **__: asked.append(1) or ["w1"] * 6
-    )
+
+    def answer(*_, **__):
+        asked.append(1)
+        return ["w1"] * 6
+
+    monkeypatch.setattr("pipeline.tasks.text_generation.greedy_texts", answer)
     rows, network = load_from_disk("prepared/validation"), wrap(network, kind)
 
     assert (card["metric"], card["select"]) == ("rougeL", "perplexity")
@@ -202,7 +205,7 @@ class _Config:
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "deberta-v2", "vit"])
 def test_an_encoder_can_t_generate(model_type):
-    from pipeline.generate import FORM
+    from pipeline.tasks.generation_schema import FORM
 
     with pytest.raises(ModelError, match=f"type '{model_type}' can't generate text: .*decoder"):
         resolve(FORM, [], _Config(model_type))

@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from lightpeft.config import load_params
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.image import as_stored, digest, pixels
-from pipeline.kinds import kind_of
-from pipeline.models import load_processor
 from pipeline.stages import prepare
+from pipeline.tasks.image_classification import as_stored, digest, pixels
+from pipeline.tasks.model_loading import load_processor
+from pipeline.tasks.registry import kind_of
 
 SIDE = 16
 DATA = {"train": "images"}

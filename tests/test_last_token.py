@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from benchmarks.byte_pairs import train_tokenizer
 from lightpeft.config import ModelSection
 from lightpeft.core.errors import ModelError
-from pipeline.kinds import kind_of
-from pipeline.models import load_model, load_processor
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 WORDS = ["<s>", "</s>", "<unk>", "good", "bad", *(f"w{number}" for number in range(20))]
 SIZES: dict[str, Any] = {

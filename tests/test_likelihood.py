@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.likelihood import Likelihood, log_likelihoods, split
+from pipeline.tasks.multiple_choice_lm import Likelihood, log_likelihoods, split
 
 DECODERS = {
     "llama": {},

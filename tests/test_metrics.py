@@ -3,8 +3,8 @@ import pytest
 
 from lightpeft.core.errors import LightPeftError
 from pipeline import metrics
-from pipeline.kind import Found
-from pipeline.outputs import check_finite
+from pipeline.tasks.base import Found
+from pipeline.tasks.inference import check_finite
 
 BINARY = {
     "kind": "classification",

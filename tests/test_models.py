@@ -18,9 +18,9 @@ from transformers import AutoModel
 
 from lightpeft.config import ModelSection
 from lightpeft.core.errors import ConfigError, ModelError
-from pipeline import models
-from pipeline.kinds import kind_of
-from pipeline.models import head_modules, load_model, load_processor
+from pipeline.tasks import model_loading as models
+from pipeline.tasks.model_loading import head_modules, load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 CARD: dict[str, Any] = {
     "kind": "classification",

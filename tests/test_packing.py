@@ -12,9 +12,9 @@ from through import run_stages
 from writing import copying, loaded, prepared, workspace
 
 from lightpeft.core.errors import ConfigError
-from pipeline.batches import loader
 from pipeline.data.packing import PACKABLE, bins, pack
-from pipeline.kind import IGNORED
+from pipeline.tasks.base import IGNORED
+from pipeline.tasks.batching import loader
 
 DECODERS = [name for name, made in ARCHITECTURES.items() if made.kind == "decoder"]
 

@@ -18,11 +18,11 @@ from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.random_batches import longest_row
 from pipeline.__main__ import run
 from pipeline.data.catalog.registry import CATALOG
-from pipeline.kinds import FORMS, resolve
-from pipeline.models import head_modules
 from pipeline.preset import defaults, preset_names, read_preset
 from pipeline.stages.estimate import lora_config
 from pipeline.stages.prune import ratios
+from pipeline.tasks.model_loading import head_modules
+from pipeline.tasks.registry import FORMS, resolve
 
 # model.name -> its tiny twin in tests/architectures.py, and its shape where one is published here.
 MODELS = {

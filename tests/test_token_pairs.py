@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from writing import ids, tokenizer
 
 from lightpeft.core.errors import DataError, ModelError
-from pipeline.generation import Causal, Seq2Seq
-from pipeline.kind import IGNORED
-from pipeline.token_pairs import chat_texts, fitted, token_pairs, without_middle
+from pipeline.tasks.base import IGNORED
+from pipeline.tasks.prompt_completion import chat_texts, fitted, token_pairs, without_middle
+from pipeline.tasks.text_generation import Causal, Seq2Seq
 
 END = ids("</s>")
 TURNS = [

@@ -15,9 +15,9 @@ from through import params, predictions, read, run_stages
 from transformers import AutoModel
 
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.kinds import kind_of
 from pipeline.stages import prepare
-from pipeline.tokens import Entities, Tags, first_tokens, kind_for
+from pipeline.tasks.registry import kind_of
+from pipeline.tasks.token_classification import Entities, Tags, first_tokens, kind_for
 
 NAMES = ["O", "B-X", "I-X"]
 

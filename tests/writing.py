@@ -17,11 +17,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from lightpeft.config import load_params
-from pipeline.kind import Kind
-from pipeline.kinds import kind_of
-from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card
 from pipeline.stages import prepare
+from pipeline.tasks.base import Kind
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 WORDS = ("<pad>", "<s>", "</s>", "?", ":", "<u>", "<a>")
 WORDS += tuple(f"w{number}" for number in range(50 - len(WORDS)))

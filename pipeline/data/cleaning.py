@@ -14,9 +14,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from lightpeft.core.errors import DataError, LightPeftError
-from pipeline import labels
 from pipeline.common import Progress
-from pipeline.form import Form, Row, Rows, Template, in_a_line
+from pipeline.tasks import labels
+from pipeline.tasks.schema import Form, Row, Rows, Template, in_a_line
 
 _UNKNOWN = "a value that the task does not know"
 

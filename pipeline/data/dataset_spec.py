@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightpeft.core.errors import ConfigError
-from pipeline.form import Row, Template
 from pipeline.measures import find_measure
+from pipeline.tasks.schema import Row, Template
 
 _SPLITS = ("train", "validation", "test")
 # Most public sets keep the labels of their test rows: the public validation rows are the test.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightpeft.core.errors import DataError
-from pipeline.form import Row
+from pipeline.tasks.schema import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not all that is space: a word may be a space that does not break
 _SQUAD = re.compile(r'\s*\{[^[]*"data"\s*:\s*\[\s*\{.*"paragraphs"', re.DOTALL)

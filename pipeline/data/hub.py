@@ -10,8 +10,8 @@ from datasets import Dataset, Image
 
 from lightpeft.core.errors import DataError
 from pipeline.data.dataset_spec import Entry
-from pipeline.form import Row, Rows, Source
 from pipeline.offline import advice, offline_if_unreachable
+from pipeline.tasks.schema import Row, Rows, Source
 
 _VALIDATION = ("validation", "validation_matched", "dev")
 _SINGLE = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")

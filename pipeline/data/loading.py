@@ -24,8 +24,8 @@ from pipeline.data.dataset_spec import SCORES, Entry
 from pipeline.data.docstrings.builtin_tasks import BUILT_IN, built_in
 from pipeline.data.readers import read_rows
 from pipeline.data.splits import SPLITS, Draw, three_splits
-from pipeline.form import Form, Rows, Source, in_a_line
-from pipeline.kinds import FORMS, form_of
+from pipeline.tasks.registry import FORMS, form_of
+from pipeline.tasks.schema import Form, Rows, Source, in_a_line
 
 _LOOKED_AT = 1000  # first rows of train, by which columns are found
 

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from lightpeft.core.errors import ConfigError
-from pipeline.kind import Columns
+from pipeline.tasks.base import Columns
 
 # Model types of transformers that keep rows apart where positions start again, in each kernel;
 # tests hold every supported decoder against its rows one by one.

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightpeft.core.errors import DataError
 from pipeline.data.formats import is_squad, read_conll, read_folder, read_squad
-from pipeline.form import Row
+from pipeline.tasks.schema import Row
 
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
 _CHUNK = 10_000  # rows of a Parquet file in memory

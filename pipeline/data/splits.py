@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from lightpeft.core.errors import DataError
-from pipeline.form import text_key
+from pipeline.tasks.schema import text_key
 
 SPLITS = ("train", "validation", "test")
 _CHUNK = 10_000  # rows in memory

@@ -24,10 +24,10 @@ from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation
 from lightpeft.pruning import checkpoint
 from pipeline.common import device, read_json, say, write_json
-from pipeline.kind import Kind
-from pipeline.kinds import kind_of
-from pipeline.models import load_model
 from pipeline.prepared import read_card
+from pipeline.tasks.base import Kind
+from pipeline.tasks.model_loading import load_model
+from pipeline.tasks.registry import kind_of
 
 
 def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> None:

@@ -9,12 +9,12 @@ from peft import LoraConfig
 
 from lightpeft.config import PeftSection, load_params
 from lightpeft.estimation.estimate import estimate
-from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import Progress, device, seed_everything, write_json
-from pipeline.kind import Kind
-from pipeline.kinds import kind_of
-from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
+from pipeline.tasks.base import Kind
+from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 
 def lora_config(section: PeftSection, kind: Kind, head: list[str]) -> LoraConfig:

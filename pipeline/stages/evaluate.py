@@ -17,11 +17,11 @@ from lightpeft.core.errors import DataError
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import peft_weights
 from pipeline.common import say, write_json
-from pipeline.kind import Found, Kind
-from pipeline.kinds import kind_of
 from pipeline.metrics import confusion, interval, score
-from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
+from pipeline.tasks.base import Found, Kind
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 
 def main(prepared: str, trained: str, out: str) -> None:

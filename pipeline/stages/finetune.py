@@ -20,10 +20,10 @@ from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
 from pipeline.common import say, seed_everything, write_json
-from pipeline.kinds import kind_of
-from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
 from pipeline.resume import checkpoint_folder, locked
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 from pipeline.training import Task, Trained, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")

@@ -25,11 +25,11 @@ from pipeline.common import say, write_json
 from pipeline.data.cleaning import first_of
 from pipeline.data.loading import Task, read_task
 from pipeline.data.packing import check_packable, pack
-from pipeline.form import text_key
-from pipeline.kind import Columns, Kind, Values
-from pipeline.kinds import kind_of, resolve
-from pipeline.models import check_lengths, files_digest, load_config, load_processor
 from pipeline.prepared import repeats_told
+from pipeline.tasks.base import Columns, Kind, Values
+from pipeline.tasks.model_loading import check_lengths, files_digest, load_config, load_processor
+from pipeline.tasks.registry import kind_of, resolve
+from pipeline.tasks.schema import text_key
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 

@@ -13,11 +13,11 @@ from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_base
 from lightpeft.pruning.verification import verify
-from pipeline.batches import loader, shuffled, token_counts
 from pipeline.common import device, say
-from pipeline.kinds import kind_of
-from pipeline.models import load_model, load_processor
 from pipeline.prepared import read_card, read_rows
+from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention

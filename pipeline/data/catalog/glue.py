@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from pipeline.data.dataset_spec import Entry, class_name, labelled, text_of, whole
-from pipeline.form import Row, Template
+from pipeline.tasks.schema import Row, Template
 
 _GLUE_HOME = "nyu-mll/glue"
 _SUPER_HOME = "aps/super_glue"

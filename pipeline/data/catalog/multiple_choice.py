@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.data.dataset_spec import Entry, labelled, text_of, whole
-from pipeline.form import Row, Template, ask
+from pipeline.tasks.schema import Row, Template, ask
 
 _LABELLED = {"train": "train", "validation": "validation", "test": "test"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.data.dataset_spec import Entry, cell, class_name, labelled, text_of
-from pipeline.form import Row, Template, as_lists, ask
+from pipeline.tasks.schema import Row, Template, as_lists, ask
 
 _ALL = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}

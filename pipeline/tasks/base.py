@@ -1,7 +1,7 @@
 """What every kind of task answers for: its model class, its batches, and what a model says.
 
-A kind is a class in a module of its own; `pipeline.kinds` lists them. Nothing else in the pipeline
-knows kinds apart.
+A kind is a class in a module of its own; `registry` lists them. Nothing else in the pipeline knows
+kinds apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from lightpeft.config import EvaluateSection
 from lightpeft.core.errors import DataError
-from pipeline.form import Row
+from pipeline.tasks.schema import Row
 
 Values = NDArray[Any]
 Batch = dict[str, Any]

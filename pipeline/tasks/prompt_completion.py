@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from lightpeft.core.errors import DataError, ModelError
-from pipeline.kind import Columns
+from pipeline.tasks.base import Columns
 
 Ids = list[int]
 

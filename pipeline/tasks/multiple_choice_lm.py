@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.batches import by_length, token_counts
-from pipeline.choice import Choosing, choice_counts
-from pipeline.form import Row
-from pipeline.kind import IGNORED, Batch, Columns, Found
-from pipeline.outputs import ready
+from pipeline.tasks.base import IGNORED, Batch, Columns, Found
+from pipeline.tasks.batching import by_length, token_counts
+from pipeline.tasks.inference import ready
+from pipeline.tasks.multiple_choice import Choosing, choice_counts
+from pipeline.tasks.schema import Row
 
 Ids = list[int]
 _Known = dict[tuple[int, ...], float]  # tokens of a text -> its log-likelihood

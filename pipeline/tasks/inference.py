@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 
 from lightpeft.core.errors import LightPeftError
-from pipeline.batches import by_length, loader, token_counts
 from pipeline.common import device
-from pipeline.kind import Batch, Kind, Values
+from pipeline.tasks.base import Batch, Kind, Values
+from pipeline.tasks.batching import by_length, loader, token_counts
 
 
 def said(

@@ -14,10 +14,10 @@ from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoi
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline import labels
-from pipeline.form import Form, Row, Template, ask, column, columns
-from pipeline.kind import Batch, Columns, Found, Kind, Values
-from pipeline.outputs import check_finite, said
+from pipeline.tasks import labels
+from pipeline.tasks.base import Batch, Columns, Found, Kind, Values
+from pipeline.tasks.inference import check_finite, said
+from pipeline.tasks.schema import Form, Row, Template, ask, column, columns
 
 _CHOICES = "choices"
 _QUESTION = "question"

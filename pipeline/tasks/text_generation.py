@@ -18,11 +18,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lightpeft.config import EvaluateSection
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.form import Row
-from pipeline.greedy import check_room, greedy_texts
-from pipeline.kind import IGNORED, Batch, Columns, Found, Kind, Values
-from pipeline.outputs import check_finite, in_row_order, shown
-from pipeline.token_pairs import Ids, chat_texts, end_of_text, ended, fitted, token_pairs
+from pipeline.tasks.base import IGNORED, Batch, Columns, Found, Kind, Values
+from pipeline.tasks.greedy_decoding import check_room, greedy_texts
+from pipeline.tasks.inference import check_finite, in_row_order, shown
+from pipeline.tasks.prompt_completion import (
+    Ids,
+    chat_texts,
+    end_of_text,
+    ended,
+    fitted,
+    token_pairs,
+)
+from pipeline.tasks.schema import Row
 
 _BY_TEXT = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 

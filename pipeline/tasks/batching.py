@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from pipeline.kind import Kind
+from pipeline.tasks.base import Kind
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lightpeft.core.errors import ConfigError
-from pipeline.batches import by_length
-from pipeline.outputs import ready
-from pipeline.token_pairs import Ids, without_middle
+from pipeline.tasks.batching import by_length
+from pipeline.tasks.inference import ready
+from pipeline.tasks.prompt_completion import Ids, without_middle
 
 
 def greedy_texts(

@@ -16,10 +16,10 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError, ModelError
-from pipeline.form import Form, Row, Template, as_lists, column
-from pipeline.kind import Batch, Columns, Found, Kind, objects
-from pipeline.outputs import check_finite, said
-from pipeline.windows import SHORTEST, Window, best_spans, span_loss, windows
+from pipeline.tasks.base import Batch, Columns, Found, Kind, objects
+from pipeline.tasks.context_windows import SHORTEST, Window, best_spans, span_loss, windows
+from pipeline.tasks.inference import check_finite, said
+from pipeline.tasks.schema import Form, Row, Template, as_lists, column
 
 _LABELS = ["no answer", "answer"]
 _CHUNK = 1000  # questions whose windows are in memory at a time

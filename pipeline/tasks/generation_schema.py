@@ -10,7 +10,7 @@ from datasets import Features, List, Value
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.form import Form, Row, Template, ask, column, columns
+from pipeline.tasks.schema import Form, Row, Template, ask, column, columns
 
 # Columns that say that a question and its answer are of another form.
 _OTHERS = {"label", "choices", "context"}

@@ -13,11 +13,16 @@ from transformers.models.auto.modeling_auto import (
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ModelError
-from pipeline import answer, choice, classify, generate, image, tokens
-from pipeline.form import Form, Row, columns
-from pipeline.generation import Causal, Seq2Seq
-from pipeline.kind import Kind
-from pipeline.likelihood import Likelihood
+from pipeline.tasks import generation_schema as generate
+from pipeline.tasks import image_classification as image
+from pipeline.tasks import multiple_choice as choice
+from pipeline.tasks import question_answering as answer
+from pipeline.tasks import text_classification as classify
+from pipeline.tasks import token_classification as tokens
+from pipeline.tasks.base import Kind
+from pipeline.tasks.multiple_choice_lm import Likelihood
+from pipeline.tasks.schema import Form, Row, columns
+from pipeline.tasks.text_generation import Causal, Seq2Seq
 
 FORMS: dict[str, Form] = {
     form.name: form

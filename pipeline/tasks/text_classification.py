@@ -15,10 +15,10 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline import labels
-from pipeline.form import Form, Row, Template, column, columns
-from pipeline.kind import Batch, Columns, Found, Kind, class_options
-from pipeline.outputs import check_finite, in_row_order, said
+from pipeline.tasks import labels
+from pipeline.tasks.base import Batch, Columns, Found, Kind, class_options
+from pipeline.tasks.inference import check_finite, in_row_order, said
+from pipeline.tasks.schema import Form, Row, Template, column, columns
 
 
 def template(section: DataSection, first: Sequence[Row]) -> Template:

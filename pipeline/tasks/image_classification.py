@@ -19,9 +19,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from lightpeft.config import DataSection
 from lightpeft.core.errors import ConfigError, DataError
 from lightpeft.profiling.random_batches import image_tokens
-from pipeline import classify, labels
-from pipeline.form import Form, Row, Template, column
-from pipeline.kind import Batch, Columns
+from pipeline.tasks import labels
+from pipeline.tasks import text_classification as classify
+from pipeline.tasks.base import Batch, Columns
+from pipeline.tasks.schema import Form, Row, Template, column
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
