@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from benchmarks import kinds_models, kinds_text
 from lightpeft.config import load_params
 from pipeline.common import read_json
-from pipeline.measures import find_measure
-from pipeline.metrics import score
+from pipeline.metrics.definitions import find_measure
+from pipeline.metrics.scoring import score
 from pipeline.tasks.base import objects
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of

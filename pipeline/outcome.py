@@ -12,7 +12,7 @@ from lightpeft.core.errors import LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import read_json
-from pipeline.measures import find_measure
+from pipeline.metrics.definitions import find_measure
 
 Row = dict[str, float]
 

@@ -17,7 +17,7 @@ from lightpeft.config import FinetuneSection
 from lightpeft.core.errors import ConfigError
 from lightpeft.pruning import checkpoint
 from pipeline.common import say
-from pipeline.metrics import higher_is_better, score
+from pipeline.metrics.scoring import higher_is_better, score
 from pipeline.resume import latest
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts

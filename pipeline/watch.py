@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from lightpeft.core.errors import LightPeftError
 from pipeline.common import Progress, say
-from pipeline.metrics import higher_is_better
+from pipeline.metrics.scoring import higher_is_better
 from pipeline.resume import mark_whole
 
 Rows = list[dict[str, float]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightpeft.core.plan import Cut
-from pipeline.measures import find_measure
+from pipeline.metrics.definitions import find_measure
 from pipeline.outcome import Method, Outcome
 
 _NUMBERS = ("mcc", "pearson", "spearman", "perplexity")  # the others are shares

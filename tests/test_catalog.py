@@ -10,7 +10,7 @@ from lightpeft.core.errors import ConfigError
 from pipeline.data.catalog import registry as catalog
 from pipeline.data.catalog.registry import CATALOG, register_task
 from pipeline.data.dataset_spec import Entry
-from pipeline.measures import MEASURES
+from pipeline.metrics.definitions import MEASURES
 from pipeline.tasks.registry import FORMS
 
 ROWS = CLASSIFY | SUPER | OTHERS

@@ -15,7 +15,7 @@ from lightpeft.core.errors import ConfigError, DataError, ModelError
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.moe import wrapped
-from pipeline.metrics import higher_is_better, interval, score
+from pipeline.metrics.scoring import higher_is_better, interval, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare

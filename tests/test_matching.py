@@ -5,7 +5,13 @@ from decimal import Decimal
 import pytest
 
 from lightpeft.core.errors import DataError
-from pipeline.matching import bio_spans, final_number, same_number, squad_em, squad_f1
+from pipeline.metrics.text_matching import (
+    bio_spans,
+    final_number,
+    same_number,
+    squad_em,
+    squad_f1,
+)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.measures import MEASURES, find_measure
+from pipeline.metrics.definitions import MEASURES, find_measure
 
 GROUPED = ("multirc_f1a", "multirc_em")
 

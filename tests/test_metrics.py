@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lightpeft.core.errors import LightPeftError
-from pipeline import metrics
+from pipeline.metrics import scoring as metrics
 from pipeline.tasks.base import Found
 from pipeline.tasks.inference import check_finite
 

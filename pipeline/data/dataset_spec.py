@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightpeft.core.errors import ConfigError
-from pipeline.measures import find_measure
+from pipeline.metrics.definitions import find_measure
 from pipeline.tasks.schema import Row, Template
 
 _SPLITS = ("train", "validation", "test")

@@ -17,7 +17,7 @@ from lightpeft.core.errors import DataError
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import peft_weights
 from pipeline.common import say, write_json
-from pipeline.metrics import confusion, interval, score
+from pipeline.metrics.scoring import confusion, interval, score
 from pipeline.prepared import read_card, read_rows
 from pipeline.tasks.base import Found, Kind
 from pipeline.tasks.model_loading import load_model, load_processor

@@ -9,7 +9,7 @@ from typing import Any
 
 from sklearn.metrics import confusion_matrix
 
-from pipeline.measures import Measure, Statistics, find_measure
+from pipeline.metrics.definitions import Measure, Statistics, find_measure
 from pipeline.tasks.base import Found
 
 

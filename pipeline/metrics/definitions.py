@@ -28,7 +28,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from lightpeft.core.errors import ConfigError, DataError
-from pipeline.matching import (
+from pipeline.metrics.text_matching import (
     bio_spans,
     rouge,
     same_number,
