@@ -21,10 +21,10 @@ from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning.prune import peft_weights
-from pipeline import training
-from pipeline.resume import checkpoint_folder, locked
 from pipeline.stages import finetune
 from pipeline.tasks.registry import kind_of
+from pipeline.training import trainer as training
+from pipeline.training.checkpoints import checkpoint_folder, locked
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -21,10 +21,10 @@ from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
 from pipeline.common import say, seed_everything, write_json
 from pipeline.prepared import read_card, read_rows
-from pipeline.resume import checkpoint_folder, locked
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
-from pipeline.training import Task, Trained, train
+from pipeline.training.checkpoints import checkpoint_folder, locked
+from pipeline.training.trainer import Task, Trained, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
 

@@ -18,10 +18,10 @@ from lightpeft.core.errors import ConfigError
 from lightpeft.pruning import checkpoint
 from pipeline.common import say
 from pipeline.metrics.scoring import higher_is_better, score
-from pipeline.resume import latest
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
-from pipeline.watch import Rows, Span, Watch
+from pipeline.training.callbacks import Rows, Span, Watch
+from pipeline.training.checkpoints import latest
 
 _LOG_EVERY = 10  # batches
 Loader = DataLoader[dict[str, Any]]

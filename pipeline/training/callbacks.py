@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from lightpeft.core.errors import LightPeftError
 from pipeline.common import Progress, say
 from pipeline.metrics.scoring import higher_is_better
-from pipeline.resume import mark_whole
+from pipeline.training.checkpoints import mark_whole
 
 Rows = list[dict[str, float]]
 
