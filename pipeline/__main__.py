@@ -14,7 +14,8 @@ from lightpeft.core.errors import LightPeftError
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 PRESET = "preset"
-COMMANDS = (*STAGES, "table", PRESET)
+_OTHERS = {"table": "pipeline.report.table", PRESET: "pipeline.preset"}
+COMMANDS = (*STAGES, *_OTHERS)
 # No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
 NO_PRESET = "no-such-preset"
 
@@ -43,7 +44,7 @@ def run(command: str, *arguments: str) -> None:
 
 
 def _home(command: str) -> str:
-    return f"pipeline.stages.{command}" if command in STAGES else f"pipeline.{command}"
+    return f"pipeline.stages.{command}" if command in STAGES else _OTHERS[command]
 
 
 def _check(command: str, main: Callable[..., None], arguments: tuple[str, ...]) -> None:

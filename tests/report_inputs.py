@@ -16,7 +16,7 @@ from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.planning.make_plan import make_plan
-from pipeline.outcome import Places
+from pipeline.report.run_results import Places
 from pipeline.stages.prune import cost_table, ratios
 
 REPOSITORY = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ STAGE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # Files beside the code that a stage reads as they are.
 _DATA = {
     "prepare": {"constraints.txt", "data/local"},
-    "report": {"pipeline/templates"},
+    "report": {"pipeline/report/templates"},
 }
 
 

@@ -10,7 +10,7 @@ from dvc_render.vega import VegaRenderer
 from report_inputs import REPOSITORY, write_run
 
 from lightpeft.core.errors import LightPeftError
-from pipeline import table
+from pipeline.report import table
 from pipeline.stages import report
 
 

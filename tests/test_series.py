@@ -7,7 +7,7 @@ from typing import Any
 
 from matrix import drawn_plan, parts
 
-from pipeline import series
+from pipeline.report import plot_data as series
 
 
 def outcome(name: str) -> Any:

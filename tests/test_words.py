@@ -6,7 +6,7 @@ import pytest
 from report_inputs import write_run
 from test_report import tell
 
-from pipeline import words
+from pipeline.report import summary_text as words
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lightpeft.config import load_params
 from pipeline.common import say, write_json
-from pipeline.figures import draw_all
-from pipeline.outcome import Places, load_outcome
-from pipeline.page import render
-from pipeline.series import all_series, write_series
-from pipeline.table import table
+from pipeline.report.curves import draw_all
+from pipeline.report.html import render
+from pipeline.report.plot_data import all_series, write_series
+from pipeline.report.run_results import Places, load_outcome
+from pipeline.report.table import table
 
 
 def main(*arguments: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline import series
-from pipeline.drawing import (
+from pipeline.report import plot_data as series
+from pipeline.report.plot_style import (
     COLOURS,
     CUT,
     Picture,
@@ -16,7 +16,7 @@ from pipeline.drawing import (
     to_picture,
     write_cells,
 )
-from pipeline.outcome import Method, Outcome
+from pipeline.report.run_results import Method, Outcome
 
 
 def heads(outcome: Outcome) -> Picture:

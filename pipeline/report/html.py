@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline import words
-from pipeline.drawing import Picture
-from pipeline.outcome import Method, Outcome
 from pipeline.prepared import repeats_told
+from pipeline.report import summary_text as words
+from pipeline.report.plot_style import Picture
+from pipeline.report.run_results import Method, Outcome
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightpeft.core.plan import Cut
 from pipeline.metrics.definitions import find_measure
-from pipeline.outcome import Method, Outcome
+from pipeline.report.run_results import Method, Outcome
 
 _NUMBERS = ("mcc", "pearson", "spearman", "perplexity")  # the others are shares
 

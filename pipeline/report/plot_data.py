@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.outcome import Outcome
+from pipeline.report.run_results import Outcome
 
 Rows = list[dict[str, Any]]
 ESTIMATE = "estimate"

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import matplotlib as mpl
 import numpy as np
 
-from pipeline import maps, series
-from pipeline.drawing import COLOURS, STYLE, Picture, new_figure, to_picture
-from pipeline.outcome import Outcome
+from pipeline.report import heatmaps as maps
+from pipeline.report import plot_data as series
+from pipeline.report.plot_style import COLOURS, STYLE, Picture, new_figure, to_picture
+from pipeline.report.run_results import Outcome
 
 
 def draw_all(outcome: Outcome) -> dict[str, Picture]:
