@@ -24,8 +24,8 @@ import transformers
 from ruamel.yaml import YAML
 
 from benchmarks.kinds_cases import CASES, DATA, Case
-from lightpeft.core.errors import LightPeftError, ModelError
-from pipeline.common import read_json, write_json
+from pipeline.common.console import read_json, write_json
+from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ def run(name: str, llama: Path) -> dict[str, Any]:
 def _link(place: Path, llama: Path) -> None:
     """Put the decoder where params.yaml names it."""
     if not (llama / "config.json").is_file():
-        raise ModelError(
+        raise ConfigError(
             f"{llama} holds no model: python -m benchmarks.decoder {llama}, or --llama"
         )
     place.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def main() -> None:
     try:
         for name in given.kinds or CASES:
             write_json(RESULTS / f"{name}.json", run(name, llama))
-    except LightPeftError as error:
+    except PipelineError as error:
         sys.exit(f"error: {error}")
 
 

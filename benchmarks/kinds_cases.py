@@ -13,8 +13,8 @@ from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 
 from benchmarks import kinds_models, kinds_text
-from lightpeft.config import load_params
-from pipeline.common import read_json
+from pipeline.common.console import read_json
+from pipeline.common.params import load_params
 from pipeline.metrics.definitions import find_measure
 from pipeline.metrics.scoring import score
 from pipeline.tasks.base import objects

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.byte_pairs import BEGIN, train_tokenizer
 from benchmarks.progress import load_progress, save_progress
-from pipeline.common import write_json
+from pipeline.common.console import write_json
 
 _IGNORED = -100  # as a label: no loss there
 _SORTED = 50  # batches whose rows are sorted by length together, so that little is padding

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from lightpeft.core.errors import LightPeftError
-from pipeline.common import read_json, write_json
+from pipeline.common.console import read_json, write_json
+from pipeline.common.errors import PipelineError
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,7 +151,7 @@ def main() -> None:
         return
     try:
         run(source)
-    except LightPeftError as error:
+    except PipelineError as error:
         sys.exit(f"error: {error}")
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 
-from lightpeft.config import load_params
-from lightpeft.core.errors import LightPeftError
+from pipeline.common.errors import PipelineError
+from pipeline.common.params import load_params
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 PRESET = "preset"
-_OTHERS = {"table": "pipeline.report.table", PRESET: "pipeline.preset"}
+_OTHERS = {"table": "pipeline.report.table", PRESET: "pipeline.presets"}
 COMMANDS = (*STAGES, *_OTHERS)
 # No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
 NO_PRESET = "no-such-preset"
@@ -37,10 +37,20 @@ def run(command: str, *arguments: str) -> None:
         main = import_module(_home(command)).main
         _check(command, main, arguments)
         main(*arguments)
-    except LightPeftError as error:
+    except Exception as error:
+        if not _is_users(error):
+            raise
         if command == PRESET:
             print(NO_PRESET)
         sys.exit(f"error: {error}")
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error is a user's mistake; the library's errors are there once it is imported."""
+    library = sys.modules.get("lightpeft.core.errors")
+    return isinstance(error, PipelineError) or (
+        library is not None and isinstance(error, library.LightPeftError)
+    )
 
 
 def _home(command: str) -> str:
@@ -53,7 +63,7 @@ def _check(command: str, main: Callable[..., None], arguments: tuple[str, ...]) 
         wanted.bind(*arguments)
     except TypeError:
         names = " ".join(name.upper() for name in wanted.parameters)
-        raise LightPeftError(f"{command} takes {names}, got {len(arguments)} arguments") from None
+        raise PipelineError(f"{command} takes {names}, got {len(arguments)} arguments") from None
 
 
 if __name__ == "__main__":

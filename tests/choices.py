@@ -12,7 +12,7 @@ import transformers
 from builders import tiny_model
 from stages import ROOT, WORDS, set_params, tokenizer
 
-from lightpeft.config import DataSection, load_params
+from pipeline.common.params import DataSection, load_params
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},

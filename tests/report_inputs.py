@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig
 from ruamel.yaml import YAML
 
-from lightpeft.config import Params, load_params
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.planning.make_plan import make_plan
+from pipeline.common.params import Params, load_params
 from pipeline.report.run_results import Places
 from pipeline.stages.prune import cost_table, ratios
 

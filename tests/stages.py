@@ -16,9 +16,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 import lightpeft
-from lightpeft.config import load_params
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
+from pipeline.common.params import load_params
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of

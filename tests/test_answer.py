@@ -16,7 +16,7 @@ from through import params, predictions, read, run_stages
 from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.stages import prepare
 from pipeline.tasks.context_windows import best_spans, windows
 from pipeline.tasks.question_answering import Answer, training_windows, wrong
@@ -231,5 +231,5 @@ def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
     with pytest.raises(ConfigError, match=r"data\.text must be the columns of question and con"):
         prepare.main("prepared")
 
-    with pytest.raises(ModelError, match=r"need a fast tokenizer.*; object is none"):
+    with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
         Answer({"labels": [], "max_length": 32}).encode({}, object())

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from hub_rows import CLASSIFY, OTHERS, SUPER
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.data.catalog import registry as catalog
 from pipeline.data.catalog.registry import CATALOG, register_task
 from pipeline.data.dataset_spec import Entry

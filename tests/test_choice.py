@@ -14,8 +14,8 @@ from peft import get_peft_model
 from stages import tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from lightpeft.core.errors import ConfigError, DataError, LightPeftError, ModelError
 from lightpeft.profiling.random_batches import random_batch
+from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.data.loading import Task, read_task
 from pipeline.tasks.batching import loader
 from pipeline.tasks.multiple_choice import FORM, Choice, template
@@ -142,7 +142,7 @@ def test_the_model_decides_and_one_that_can_not_is_refused():
     for name, kind in kinds.items():
         assert resolve(FORM, [], transformers.AutoConfig.for_model(name)) is kind
     for name in ("t5", "bart", "vit"):
-        with pytest.raises(ModelError, match=f"model type '{name}' can't choose"):
+        with pytest.raises(ConfigError, match=f"model type '{name}' can't choose"):
             resolve(FORM, [], transformers.AutoConfig.for_model(name))
 
 
@@ -198,7 +198,7 @@ def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types)
 def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused():
     slow = type("Slow", (), {"is_fast": False})()
 
-    with pytest.raises(ModelError, match="Slow can't tell which text a token is from"):
+    with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
         Choice({"max_length": 8}).encode({"prompt": [], "choices": [], "label": []}, slow)
 
 
@@ -239,7 +239,7 @@ def test_a_model_that_says_no_number_is_an_error(model):
     broken = np.zeros((4, 5))
     broken[2, 0] = np.nan
 
-    with pytest.raises(LightPeftError, match="row 2 is not a number"):
+    with pytest.raises(PipelineError, match="row 2 is not a number"):
         kind.found(rows, broken, 0.0)
 
 

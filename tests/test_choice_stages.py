@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from through import run_stages
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.stages import prepare
 
 KIND = {"bert": "choice", "llama": "likelihood"}

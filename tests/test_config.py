@@ -13,8 +13,8 @@ from dvc.utils.serialize import modify_yaml
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from lightpeft.config import Params, Section, load_params
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import Params, Section, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "params.yaml"
@@ -237,7 +237,7 @@ def test_folder_in_place_of_the_file_is_one_line(tmp_path: Path):
 
 def test_reading_params_imports_nothing_heavy():
     program = (
-        "import sys; from lightpeft.config import load_params; load_params()\n"
+        "import sys; from pipeline.common.params import load_params; load_params()\n"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

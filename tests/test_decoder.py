@@ -23,7 +23,7 @@ from benchmarks.pretraining import (
     rate,
     train,
 )
-from pipeline.common import read_json
+from pipeline.common.console import read_json
 from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.name_matching import pair_keys
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.data.docstrings.extraction import Pair, read_library
 from pipeline.data.docstrings.name_matching import Donors, distinct, split, stems
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, features

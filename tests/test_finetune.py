@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from stages import ROOT, SPLITS, base_model, card, rows, set_params, tokenizer, workspace
 
 import lightpeft
-from lightpeft.config import load_params
-from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning.prune import peft_weights
+from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.params import load_params
 from pipeline.stages import finetune
 from pipeline.tasks.registry import kind_of
 from pipeline.training import trainer as training
@@ -102,7 +102,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     first = start(space)
     checkpoints = space / "checkpoints"
     wait_for("checkpoints/*/checkpoint-100/whole.json", first)
-    with pytest.raises(LightPeftError, match=f"process {first.pid} is training in"):
+    with pytest.raises(PipelineError, match=f"process {first.pid} is training in"):
         run(space, "light", "killed", **settings)
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -137,7 +137,7 @@ def test_a_training_goes_on_from_its_newest_checkpoint_that_is_not_damaged(space
 
 def test_a_second_process_is_told_who_trains(tmp_path):
     with locked(tmp_path / "one"):
-        with pytest.raises(LightPeftError, match=rf"process {os.getpid()} is training in .*one"):
+        with pytest.raises(PipelineError, match=rf"process {os.getpid()} is training in .*one"):
             with locked(tmp_path / "one"):
                 raise AssertionError
         with locked(tmp_path / "two"):
@@ -251,7 +251,7 @@ def test_a_diverged_training_says_what_to_change_and_leaves_what_was_there(space
     out = run(space, "light", "kept")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
-    with pytest.raises(LightPeftError, match=r"not a number at batch \d+; lower finetune\.lr"):
+    with pytest.raises(PipelineError, match=r"not a number at batch \d+; lower finetune\.lr"):
         run(space, "light", "kept", lr=1e30)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 

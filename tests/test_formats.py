@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.data.readers import read_rows
 
 

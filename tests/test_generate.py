@@ -6,7 +6,7 @@ import pytest
 from test_tasks import read, section
 from writing import write_rows
 
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks import generation_schema as generate
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.registry import form_of

@@ -10,11 +10,11 @@ from datasets import load_from_disk
 from stages import set_params
 from writing import STAGES, copying, loaded, prepared, workspace
 
-from lightpeft.config import load_params
-from lightpeft.core.errors import ConfigError, DataError, ModelError
 from lightpeft.modeling.inspection import read_shape
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.moe import wrapped
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import load_params
 from pipeline.metrics.scoring import higher_is_better, interval, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
@@ -207,7 +207,7 @@ class _Config:
 def test_an_encoder_can_t_generate(model_type):
     from pipeline.tasks.generation_schema import FORM
 
-    with pytest.raises(ModelError, match=f"type '{model_type}' can't generate text: .*decoder"):
+    with pytest.raises(ConfigError, match=f"type '{model_type}' can't generate text: .*decoder"):
         resolve(FORM, [], _Config(model_type))
     assert resolve(FORM, [], _Config("qwen3")) is Causal
 
@@ -221,7 +221,7 @@ def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch
     config = AutoConfig.from_pretrained(folder / "base")
     AutoModel.from_config(config).save_pretrained(folder / "base")
 
-    with pytest.raises(ModelError, match=r"no weights for lm_head\.weight.*kind causal trains no"):
+    with pytest.raises(ConfigError, match=r"no weights for lm_head\.weight.*kind causal trains no"):
         loaded(folder, card)
 
 

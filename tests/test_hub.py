@@ -7,9 +7,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub import constants
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError
-from pipeline import offline
+from pipeline.common import hub_access as offline
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.hub import fetch, fetch_task
 from pipeline.data.loading import find, read_task

@@ -13,8 +13,8 @@ from PIL import Image
 from through import params, predictions, read, run_stages
 from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
-from lightpeft.config import load_params
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.image_classification import as_stored, digest, pixels
 from pipeline.tasks.model_loading import load_processor
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_one_line(space):
 
     tiny_config("bert").save_pretrained(space / "base")
     params(space, data=DATA, **LENGTH)
-    with pytest.raises(ModelError, match="model type 'bert' reads no images in square patches"):
+    with pytest.raises(ConfigError, match="model type 'bert' reads no images in square patches"):
         prepare.main("prepared")
 
 

@@ -21,7 +21,7 @@ from benchmarks.kinds_text import (
     markup_row,
     write_rows,
 )
-from lightpeft.config import load_params
+from pipeline.common.params import load_params
 
 SOURCE = '''
 def make_tuple(self, seq, *more, size, deep=True):

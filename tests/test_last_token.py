@@ -16,8 +16,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from benchmarks.byte_pairs import train_tokenizer
-from lightpeft.config import ModelSection
-from lightpeft.core.errors import ModelError
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import ModelSection
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 
@@ -147,5 +147,5 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_one_line(tmp_path):
     section = saved(tmp_path, "llama")
     tokenizer(eos_token=None).save_pretrained(tmp_path / "base")
 
-    with pytest.raises(ModelError, match="has a tokenizer without padding token"):
+    with pytest.raises(ConfigError, match="has a tokenizer without padding token"):
         load_processor(section, kind_of(CARD))

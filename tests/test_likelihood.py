@@ -12,7 +12,7 @@ from stages import WORDS, tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.multiple_choice_lm import Likelihood, log_likelihoods, split
 
 DECODERS = {
@@ -201,5 +201,5 @@ def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(ModelError, match="Slow can't tell which text a token is from"):
+    with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
         Likelihood({"max_length": 16}).encode({"prompt": [], "choices": [], "label": []}, Slow())

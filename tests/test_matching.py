@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.metrics.text_matching import (
     bio_spans,
     final_number,

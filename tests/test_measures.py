@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.definitions import MEASURES, find_measure
 
 GROUPED = ("multirc_f1a", "multirc_em")

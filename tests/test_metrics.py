@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightpeft.core.errors import LightPeftError
+from pipeline.common.errors import PipelineError
 from pipeline.metrics import scoring as metrics
 from pipeline.tasks.base import Found
 from pipeline.tasks.inference import check_finite
@@ -114,5 +114,5 @@ def test_interval_of_a_constant_model_is_a_point():
 def test_an_output_that_is_not_a_number_names_its_row():
     logits = np.array([[0.0, 1.0], [0.0, np.nan]])
 
-    with pytest.raises(LightPeftError, match=r"row 1 is not a number; lower finetune\.lr"):
+    with pytest.raises(PipelineError, match=r"row 1 is not a number; lower finetune\.lr"):
         check_finite(logits)

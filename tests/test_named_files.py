@@ -7,7 +7,7 @@ from hub_rows import CLASSIFY, OTHERS, SUPER
 from PIL import Image
 from test_tasks import jsonl, labels_of, read
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.data.catalog.registry import CATALOG
 
 

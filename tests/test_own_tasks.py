@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_tasks import jsonl, labels_of, read
 
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
 
 OWN = """
 from pipeline.data.dataset_spec import Entry

@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from through import run_stages
 from writing import copying, loaded, prepared, workspace
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.data.packing import PACKABLE, bins, pack
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.batching import loader

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from stages import tokenizer
 from transformers import AutoTokenizer
 
-from lightpeft.core.errors import ConfigError, DataError
 from lightpeft.core.serialization import read_json
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.stages import prepare
 
 

@@ -11,9 +11,9 @@ from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from imports import ROOT
 from ruamel.yaml import YAML
 
-from lightpeft.config import load_params
 from pipeline.__main__ import STAGES, run
-from pipeline.preset import Preset, defaults, merged, overrides, read_preset
+from pipeline.common.params import load_params
+from pipeline.presets import Preset, defaults, merged, overrides, read_preset
 
 CASES = [
     (path.stem, task)

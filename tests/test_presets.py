@@ -12,13 +12,13 @@ from ruamel.yaml import YAML
 
 from lightpeft.benchmark.model_sizes import SHAPES
 from lightpeft.benchmark.random_models import config_of
-from lightpeft.config import Params
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.random_batches import longest_row
 from pipeline.__main__ import run
+from pipeline.common.params import Params
 from pipeline.data.catalog.registry import CATALOG
-from pipeline.preset import defaults, preset_names, read_preset
+from pipeline.presets import defaults, preset_names, read_preset
 from pipeline.stages.estimate import lora_config
 from pipeline.stages.prune import ratios
 from pipeline.tasks.model_loading import head_modules

@@ -4,8 +4,8 @@ import pytest
 from builders import made_up_scores, tiny_model, tiny_scores
 from imports import ROOT
 
-from lightpeft.config import PruneSection, load_params
 from lightpeft.planning.make_plan import make_plan
+from pipeline.common.params import PruneSection, load_params
 from pipeline.stages.prune import cost_table, ratios
 
 

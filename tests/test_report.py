@@ -9,7 +9,7 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from report_inputs import REPOSITORY, write_run
 
-from lightpeft.core.errors import LightPeftError
+from pipeline.common.errors import PipelineError
 from pipeline.report import table
 from pipeline.stages import report
 
@@ -239,7 +239,7 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
     arguments = write_run(tmp_path)
     (tmp_path / name).unlink()
     (tmp_path / "report.html").write_text("the last")
-    with pytest.raises(LightPeftError, match=rf"^[^\n]*{name} does not exist[^\n]*$"):
+    with pytest.raises(PipelineError, match=rf"^[^\n]*{name} does not exist[^\n]*$"):
         tell(tmp_path, arguments)
 
     assert (tmp_path / "report.html").read_text() == "the last"
@@ -249,7 +249,7 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
 def test_a_truncated_input_is_one_line(tmp_path):
     arguments = write_run(tmp_path)
     (tmp_path / "b").write_text('{"device": ')
-    with pytest.raises(LightPeftError, match=r"^\S+/b is not readable JSON[^\n]*$"):
+    with pytest.raises(PipelineError, match=r"^\S+/b is not readable JSON[^\n]*$"):
         tell(tmp_path, arguments)
 
 

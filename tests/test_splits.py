@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from test_tasks import jsonl, read
 
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.dataset_spec import Entry
 from pipeline.data.splits import SPLITS, Draw, take, three_splits

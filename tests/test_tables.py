@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.data.readers import read_rows, table_rows
 
 TABLE = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}

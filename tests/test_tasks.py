@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.data.loading import Task, read_task
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")

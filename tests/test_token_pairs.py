@@ -11,7 +11,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 from writing import ids, tokenizer
 
-from lightpeft.core.errors import DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.prompt_completion import chat_texts, fitted, token_pairs, without_middle
 from pipeline.tasks.text_generation import Causal, Seq2Seq
@@ -138,14 +138,14 @@ def test_chats_need_a_template_that_takes_them():
         token_pairs(chats(TURNS), words)
 
     words.chat_template = None
-    with pytest.raises(ModelError, match=r"tokenizer of model.name has no chat template"):
+    with pytest.raises(ConfigError, match=r"tokenizer of model.name has no chat template"):
         token_pairs(chats(TURNS), words)
 
 
 @pytest.mark.parametrize("kind", [Causal, Seq2Seq])
 def test_a_tokenizer_without_an_end_of_text_is_refused(kind):
     words = tokenizer(eos_token=None)
-    with pytest.raises(ModelError, match="no end-of-text token"):
+    with pytest.raises(ConfigError, match="no end-of-text token"):
         kind({"max_length": 16}).encode(pairs(("w1", "w2")), words)
 
 

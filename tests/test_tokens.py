@@ -14,7 +14,7 @@ from stages import tokenizer
 from through import params, predictions, read, run_stages
 from transformers import AutoModel
 
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.stages import prepare
 from pipeline.tasks.registry import kind_of
 from pipeline.tasks.token_classification import Entities, Tags, first_tokens, kind_for
@@ -149,7 +149,7 @@ def test_tags_are_padded_with_their_tokens(side):
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
     kind = Entities({"labels": NAMES, "max_length": 8})
 
-    with pytest.raises(ModelError, match=r"need a fast tokenizer.*; object is none"):
+    with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
         kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
 
 

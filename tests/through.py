@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from stages import ROOT
 from transformers import PreTrainedModel
 
-from lightpeft.config import load_params
+from pipeline.common.params import load_params
 from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")

@@ -16,8 +16,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from lightpeft.config import load_params
-from pipeline.prepared import read_card
+from pipeline.common.data_card import read_card
+from pipeline.common.params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model, load_processor

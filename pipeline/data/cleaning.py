@@ -13,8 +13,8 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.core.errors import DataError, LightPeftError
-from pipeline.common import Progress
+from pipeline.common.console import Progress
+from pipeline.common.errors import DataError, PipelineError
 from pipeline.tasks import labels
 from pipeline.tasks.schema import Form, Row, Rows, Template, in_a_line
 
@@ -88,7 +88,7 @@ def write_clean(
         for total, row in enumerate(rows(), start=1):
             try:
                 clean, reason, place = _cleaned(row, make)
-            except LightPeftError:
+            except PipelineError:
                 raise
             except Exception as error:
                 raise DataError(

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.metrics.definitions import find_measure
 from pipeline.tasks.schema import Row, Template
 

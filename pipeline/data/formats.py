@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not all that is space: a word may be a space that does not break

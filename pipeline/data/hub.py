@@ -8,9 +8,9 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
+from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.data.dataset_spec import Entry
-from pipeline.offline import advice, offline_if_unreachable
 from pipeline.tasks.schema import Row, Rows, Source
 
 _VALIDATION = ("validation", "validation_matched", "dev")

@@ -14,9 +14,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError, LightPeftError
-from lightpeft.core.serialization import file_hash
+from pipeline.common.errors import ConfigError, DataError, PipelineError
+from pipeline.common.files import file_hash
+from pipeline.common.params import DataSection
 from pipeline.data import hub
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.cleaning import Dropped, drop_unknown, write_clean
@@ -177,7 +177,7 @@ def _own_entry(task: str) -> Entry | None:
         sys.path.append(folder)  # behind all others: what is beside the file hides no library
     try:
         entry = runpy.run_path(file).get(name)
-    except LightPeftError as error:
+    except PipelineError as error:
         raise ConfigError(f"data.task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise ConfigError(f"data.task {task}: {in_a_line(error)}") from error

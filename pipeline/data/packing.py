@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.tasks.base import Columns
 
 # Model types of transformers that keep rows apart where positions start again, in each kernel;

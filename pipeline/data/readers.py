@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.data.formats import is_squad, read_conll, read_folder, read_squad
 from pipeline.tasks.schema import Row
 

@@ -10,7 +10,7 @@ import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.tasks.schema import text_key
 
 SPLITS = ("train", "validation", "test")

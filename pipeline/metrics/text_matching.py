@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 
 # A minus only where it can't be a dash or a subtraction: "10-2" ends in 2.
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.prepared import repeats_told
+from pipeline.common.data_card import repeats_told
 from pipeline.report import summary_text as words
 from pipeline.report.plot_style import Picture
 from pipeline.report.run_results import Method, Outcome

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightpeft.config import Params
-from lightpeft.core.errors import LightPeftError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.serialization import read_json
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import read_json
+from pipeline.common.params import Params
 from pipeline.metrics.definitions import find_measure
 
 Row = dict[str, float]
@@ -151,13 +151,13 @@ def load_outcome(places: Places, params: Params) -> Outcome:
     """Read everything that the report tells about.
 
     Raises:
-        LightPeftError: a file is missing or malformed.
+        PipelineError: a file is missing or malformed.
     """
     return Outcome(
         params=params,
-        card=read_json(places.prepared / "card.json", LightPeftError),
+        card=read_json(places.prepared / "card.json", PipelineError),
         scores=Scores.load(places.estimate),
-        benchmark=read_json(places.benchmark, LightPeftError),
+        benchmark=read_json(places.benchmark, PipelineError),
         methods={name: _method(places, name) for name in params.methods},
     )
 
@@ -167,17 +167,17 @@ def _method(places: Places, name: str) -> Method:
     return Method(
         name=name,
         plan=PruningPlan.load(places.plans / f"{name}.json"),
-        cost=read_json(places.plans / f"{name}-cost.json", LightPeftError),
+        cost=read_json(places.plans / f"{name}-cost.json", PipelineError),
         curve=read_curve(model / "curve.csv"),
-        seconds=read_json(model / "timing.json", LightPeftError)["seconds"],
-        quality=read_json(places.results / name / "eval.json", LightPeftError),
+        seconds=read_json(model / "timing.json", PipelineError)["seconds"],
+        quality=read_json(places.results / name / "eval.json", PipelineError),
     )
 
 
 def read_curve(path: Path) -> list[Row]:
     """Read a CSV of numbers; a row has only the columns that were measured at its step."""
     if not path.is_file():
-        raise LightPeftError(f"{path} does not exist; dvc repro makes it")
+        raise PipelineError(f"{path} does not exist; dvc repro makes it")
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightpeft.core.errors import LightPeftError
-from lightpeft.core.serialization import read_json
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import read_json
 
 _COLUMNS = (
     ("base_parameters", "base params", "{:,}"),
@@ -26,11 +26,11 @@ def main(metrics: str, results: str) -> None:
 def table(metrics: Path, results: Path) -> str:
     """A row per method, columns aligned."""
     rows = []
-    methods = read_json(metrics, LightPeftError)
+    methods = read_json(metrics, PipelineError)
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
     for name, found in methods.items():
         metric = next(iter(found))
-        low, high = read_json(results / name / "eval.json", LightPeftError)["interval"]
+        low, high = read_json(results / name / "eval.json", PipelineError)["interval"]
         cells = [pattern.format(found[key]) if key in found else "-" for key, _, pattern in columns]
         rows.append([name, f"{found[metric]:.4f} [{low:.4f}, {high:.4f}]", *cells])
     header = ["method", metric, *(title for _, title, _ in columns)]

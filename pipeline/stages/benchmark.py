@@ -16,15 +16,16 @@ import torch
 import transformers
 from peft import PeftModel
 
-from lightpeft.config import Params, load_params
-from lightpeft.core.errors import ConfigError
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation
 from lightpeft.pruning import checkpoint
-from pipeline.common import device, read_json, say, write_json
-from pipeline.prepared import read_card
+from pipeline.common.console import device, say
+from pipeline.common.data_card import read_card
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import read_json, write_json
+from pipeline.common.params import Params, load_params
 from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from peft import LoraConfig
 
-from lightpeft.config import PeftSection, load_params
 from lightpeft.estimation.estimate import estimate
-from pipeline.common import Progress, device, seed_everything, write_json
-from pipeline.prepared import read_card, read_rows
+from pipeline.common.console import Progress, device, seed_everything
+from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.files import write_json
+from pipeline.common.params import PeftSection, load_params
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor

@@ -12,13 +12,14 @@ import pandas as pd
 import transformers
 from peft import PeftModel
 
-from lightpeft.config import EvaluateSection, ModelSection, load_params
-from lightpeft.core.errors import DataError
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import peft_weights
-from pipeline.common import say, write_json
+from pipeline.common.console import say
+from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.errors import DataError
+from pipeline.common.files import write_json
+from pipeline.common.params import EvaluateSection, ModelSection, load_params
 from pipeline.metrics.scoring import confusion, interval, score
-from pipeline.prepared import read_card, read_rows
 from pipeline.tasks.base import Found, Kind
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of

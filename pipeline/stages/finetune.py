@@ -14,13 +14,14 @@ import transformers
 
 import lightpeft
 import pipeline
-from lightpeft.config import Params, load_params
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
-from pipeline.common import say, seed_everything, write_json
-from pipeline.prepared import read_card, read_rows
+from pipeline.common.console import say, seed_everything
+from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.files import write_json
+from pipeline.common.params import Params, load_params
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 from pipeline.training.checkpoints import checkpoint_folder, locked

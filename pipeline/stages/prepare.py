@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from lightpeft.config import DataSection, Params, load_params
-from lightpeft.core.errors import ConfigError, DataError
-from pipeline.common import say, write_json
+from pipeline.common.console import say
+from pipeline.common.data_card import repeats_told
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.files import write_json
+from pipeline.common.params import DataSection, Params, load_params
 from pipeline.data.cleaning import first_of
 from pipeline.data.loading import Task, read_task
 from pipeline.data.packing import check_packable, pack
-from pipeline.prepared import repeats_told
 from pipeline.tasks.base import Columns, Kind, Values
 from pipeline.tasks.model_loading import check_lengths, files_digest, load_config, load_processor
 from pipeline.tasks.registry import kind_of, resolve

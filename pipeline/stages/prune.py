@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightpeft.config import Params, PruneSection, load_params
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.serialization import write_json
 from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_base
 from lightpeft.pruning.verification import verify
-from pipeline.common import device, say
-from pipeline.prepared import read_card, read_rows
+from pipeline.common.console import device, say
+from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.files import write_json
+from pipeline.common.params import Params, PruneSection, load_params
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightpeft.config import load_params
-from pipeline.common import say, write_json
+from pipeline.common.console import say
+from pipeline.common.files import write_json
+from pipeline.common.params import load_params
 from pipeline.report.curves import draw_all
 from pipeline.report.html import render
 from pipeline.report.plot_data import all_series, write_series

@@ -17,8 +17,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from lightpeft.config import EvaluateSection
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
+from pipeline.common.params import EvaluateSection
 from pipeline.tasks.schema import Row
 
 Values = NDArray[Any]

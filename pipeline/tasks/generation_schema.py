@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks.schema import Form, Row, Template, ask, column, columns
 
 # Columns that say that a question and its answer are of another form.

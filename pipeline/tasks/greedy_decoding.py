@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.tasks.batching import by_length
 from pipeline.tasks.inference import ready
 from pipeline.tasks.prompt_completion import Ids, without_middle

@@ -16,9 +16,8 @@ from datasets import Dataset, Features, Value
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError
-from lightpeft.profiling.random_batches import image_tokens
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns
@@ -149,6 +148,18 @@ FORM = Form(
     place=place,
     chunk=_IMAGES,
 )
+
+
+def image_tokens(config: Any) -> int:
+    """Tokens that a model makes of an image: its patches and one more.
+
+    Raises:
+        ConfigError: it reads no images, or not in square patches.
+    """
+    side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+    if not isinstance(side, int) or not isinstance(patch, int):
+        raise ConfigError(f"model type {config.model_type!r} reads no images in square patches")
+    return (side // patch) ** 2 + 1
 
 
 class ImageClassification(classify.Classification):

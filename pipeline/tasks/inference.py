@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from lightpeft.core.errors import LightPeftError
-from pipeline.common import device
+from pipeline.common.console import device
+from pipeline.common.errors import PipelineError
 from pipeline.tasks.base import Batch, Kind, Values
 from pipeline.tasks.batching import by_length, loader, token_counts
 
@@ -63,12 +63,12 @@ def check_finite(outputs: Values, numbers: Sequence[int] | None = None) -> None:
     `numbers` are the rows' own, where the outputs are of a part of them.
 
     Raises:
-        LightPeftError: names the row.
+        PipelineError: names the row.
     """
     broken = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
     if len(broken):
         row = broken[0] if numbers is None else numbers[broken[0]]
-        raise LightPeftError(
+        raise PipelineError(
             f"the model's output for row {row} is not a number; lower finetune.lr, "
             "or set model.dtype: float32"
         )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 
 _SHOWN = 8
 _NEARLY_ALL = 0.95

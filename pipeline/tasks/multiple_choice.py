@@ -12,8 +12,8 @@ from datasets import Dataset, Features, List, Value
 from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.base import Batch, Columns, Found, Kind, Values
 from pipeline.tasks.inference import check_finite, said
@@ -190,7 +190,7 @@ class Choice(Choosing):
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Per row a list of pairs; `length` and `lost` are of the longest."""
         if not processor.is_fast:
-            raise ModelError(
+            raise ConfigError(
                 f"{type(processor).__name__} can't tell which text a token is from, so a long "
                 f"prompt can't be cut; take a model with a fast tokenizer"
             )

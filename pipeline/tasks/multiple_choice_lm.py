@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED, Batch, Columns, Found
 from pipeline.tasks.batching import by_length, token_counts
 from pipeline.tasks.inference import ready
@@ -47,7 +47,7 @@ class Likelihood(Choosing):
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Tokens of prompts and of choices; `length` and `lost` are of the longest choice."""
         if not processor.is_fast:
-            raise ModelError(
+            raise ConfigError(
                 f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
                 f"can't choose with it; take a model with a fast tokenizer"
             )

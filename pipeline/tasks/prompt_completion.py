@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from lightpeft.core.errors import DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import Columns
 
 Ids = list[int]
@@ -39,11 +39,11 @@ def chat_texts(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
     """What a chat's last answer follows, and that answer with what ends a turn.
 
     Raises:
-        ModelError: the tokenizer has no chat template.
+        ConfigError: the tokenizer has no chat template.
         DataError: the template refuses a chat.
     """
     if not processor.chat_template:
-        raise ModelError(
+        raise ConfigError(
             "the tokenizer of model.name has no chat template, which rows with messages need; "
             "take an instruction-tuned model, or rows with prompt and completion"
         )
@@ -95,10 +95,10 @@ def end_of_text(processor: Any) -> int:
     """The token that ends a text.
 
     Raises:
-        ModelError: the tokenizer has none.
+        ConfigError: the tokenizer has none.
     """
     if processor.eos_token_id is None:
-        raise ModelError(
+        raise ConfigError(
             "the tokenizer of model.name has no end-of-text token, so no text would ever end"
         )
     return int(processor.eos_token_id)

@@ -14,8 +14,8 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks.base import Batch, Columns, Found, Kind, objects
 from pipeline.tasks.context_windows import SHORTEST, Window, best_spans, span_loss, windows
 from pipeline.tasks.inference import check_finite, said
@@ -133,7 +133,7 @@ class Answer(Kind):
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """The window that each row trains on, and the answer's place in it."""
         if not getattr(processor, "is_fast", False):
-            raise ModelError(
+            raise ConfigError(
                 f"answers in a context need a fast tokenizer, which says where a token comes from; "
                 f"{type(processor).__name__} is none"
             )

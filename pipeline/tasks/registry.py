@@ -11,8 +11,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
 )
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ModelError
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import DataSection
 from pipeline.tasks import generation_schema as generate
 from pipeline.tasks import image_classification as image
 from pipeline.tasks import multiple_choice as choice
@@ -71,7 +71,7 @@ def resolve(form: Form, classes: Sequence[str], config: Any) -> type[Kind]:
     """How rows of a form are modelled, which may depend on the model's configuration.
 
     Raises:
-        ModelError: the model can't do it.
+        ConfigError: the model can't do it.
     """
     if form is choice.FORM:
         return _choosing(config)
@@ -91,7 +91,7 @@ def _choosing(config: Any) -> type[Kind]:
         return choice.Choice
     if _is_decoder(config):
         return Likelihood
-    raise ModelError(
+    raise ConfigError(
         f"model type {config.model_type!r} can't choose: data.kind choice needs an encoder with a "
         f"multiple-choice head in transformers, such as bert, or a decoder, such as llama"
     )
@@ -102,7 +102,7 @@ def _writing(config: Any) -> type[Kind]:
         return Seq2Seq
     if _is_decoder(config):
         return Causal
-    raise ModelError(
+    raise ConfigError(
         f"model type {config.model_type!r} can't generate text: data.kind generate needs a "
         "decoder, such as llama, or an encoder-decoder, such as t5"
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
+from pipeline.common.params import DataSection
 
 Row = dict[str, Any]
 Rows = Callable[[], Iterator[Row]]  # starts anew at each call

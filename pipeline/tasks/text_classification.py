@@ -13,8 +13,8 @@ from datasets import Dataset, Features, Value
 from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.base import Batch, Columns, Found, Kind, class_options
 from pipeline.tasks.inference import check_finite, in_row_order, said

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from lightpeft.config import EvaluateSection
-from lightpeft.core.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import EvaluateSection
 from pipeline.tasks.base import IGNORED, Batch, Columns, Found, Kind, Values
 from pipeline.tasks.greedy_decoding import check_room, greedy_texts
 from pipeline.tasks.inference import check_finite, in_row_order, shown

@@ -10,8 +10,8 @@ import pandas as pd
 from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import DataError, ModelError
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.base import (
     IGNORED,
@@ -103,7 +103,7 @@ class Tags(Kind):
         off has none, nor has one of characters that the tokenizer drops.
         """
         if not getattr(processor, "is_fast", False):
-            raise ModelError(
+            raise ConfigError(
                 f"tokens and tags need a fast tokenizer, which says where a token comes from; "
                 f"{type(processor).__name__} is none"
             )

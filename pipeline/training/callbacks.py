@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lightpeft.core.errors import LightPeftError
-from pipeline.common import Progress, say
+from pipeline.common.console import Progress, say
+from pipeline.common.errors import TrainingError
 from pipeline.metrics.scoring import higher_is_better
 from pipeline.training.checkpoints import mark_whole
 
@@ -79,7 +79,7 @@ class Watch(TrainerCallback):
             return
         batch = self.span.batches(state.global_step)
         if not math.isfinite(logs["loss"]):
-            raise LightPeftError(
+            raise TrainingError(
                 f"the loss is not a number at batch {batch + self.span.seen}; lower finetune.lr, "
                 "or set model.dtype: float32"
             )

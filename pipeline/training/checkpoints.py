@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightpeft.core.errors import LightPeftError
-from lightpeft.core.serialization import file_hash
-from pipeline.common import write_json
+from pipeline.common.errors import TrainingError
+from pipeline.common.files import file_hash, write_json
 
 _WHOLE = "whole.json"
 
@@ -45,7 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
     A folder without a checkpoint is removed on the way out.
 
     Raises:
-        LightPeftError: another process holds it.
+        TrainingError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
@@ -54,12 +53,12 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise LightPeftError(
+            raise TrainingError(
                 f"process {file.read() or 'unknown'} is training in {folder} already; "
                 "wait for it, or end it and start again"
             ) from None
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise LightPeftError(f"the training in {folder} has just ended; start again")
+            raise TrainingError(f"the training in {folder} has just ended; start again")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -13,10 +13,10 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from lightpeft.config import FinetuneSection
-from lightpeft.core.errors import ConfigError
 from lightpeft.pruning import checkpoint
-from pipeline.common import say
+from pipeline.common.console import say
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import FinetuneSection
 from pipeline.metrics.scoring import higher_is_better, score
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
@@ -75,7 +75,7 @@ def train(
 
     Raises:
         ConfigError: no batch is left to train on, or the device can't do the model's dtype.
-        LightPeftError: the loss is not a number.
+        TrainingError: the loss is not a number.
     """
     steps = settings.steps - task.seen
     if steps < 1:

@@ -8,7 +8,7 @@ A task is one entry. Add yours here; or leave it in a file of your own, which `p
 
 from __future__ import annotations
 
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
 from pipeline.data.catalog.glue import GLUE, SUPER_GLUE
 from pipeline.data.catalog.multiple_choice import CHOICES
 from pipeline.data.catalog.text_and_images import ANSWERS, GENERATION, IMAGES, TOKENS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from lightpeft.config import DataSection
-from lightpeft.core.errors import ConfigError
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import DataSection
 from pipeline.data.docstrings import name_matching as docstrings
 from pipeline.data.docstrings.choice import build_choice, name_prompt
 from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline

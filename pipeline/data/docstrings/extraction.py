@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 
 STANDARD = "python"
 LIBRARIES = {  # name on PyPI -> package; all come with this project's own dependencies

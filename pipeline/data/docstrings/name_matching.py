@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from lightpeft.core.errors import DataError
+from pipeline.common.errors import DataError
 from pipeline.data.docstrings.extraction import Pair, read_all, versions
 from pipeline.data.readers import Table
 

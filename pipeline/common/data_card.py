@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from pyarrow import ArrowException
 
-from lightpeft.core.errors import DataError
-from pipeline.common import read_json
+from pipeline.common.errors import DataError
+from pipeline.common.files import read_json
 
 _KEYS = ("kind", "labels", "metric", "metrics", "select", "max_length")
 

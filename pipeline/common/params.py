@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from lightpeft.core.errors import ConfigError
-from lightpeft.yaml_files import read_yaml
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import read_yaml
 
 AUTO = "auto"
 _UNKNOWN = ("extra_forbidden", "invalid_key")  # the second: a key that is no text

@@ -1,16 +1,11 @@
-"""What every stage shares: progress, seeds, JSON."""
+"""What every stage shares: progress, device and seeds."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-
-from lightpeft.core import serialization as files
-from lightpeft.core.errors import DataError
 
 
 def say(stage: str, text: str) -> None:
@@ -53,13 +48,3 @@ def device() -> torch.device:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch; choose deterministic kernels where there are any."""
     transformers.set_seed(seed)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that an earlier stage wrote."""
-    return files.read_json(path, DataError)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN is refused."""
-    files.write_json(path, value)

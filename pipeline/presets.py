@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightpeft.config import Params, check_params
-from lightpeft.core.errors import ConfigError
-from lightpeft.yaml_files import read_yaml
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import read_yaml
+from pipeline.common.params import Params, check_params
 
 _FOLDER = Path("presets")
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")

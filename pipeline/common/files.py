@@ -1,0 +1,64 @@
+"""JSON, YAML and digests of files; damage is one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.common.errors import ConfigError, DataError, PipelineError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON whole or not at all; NaN is refused, because no reader would take it."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path, error: type[PipelineError] = DataError) -> Any:
+    """Read a JSON object that an earlier stage wrote.
+
+    Raises:
+        error: the file is missing, cut short, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist; dvc repro makes it") from None
+    except (ValueError, OSError, RecursionError) as cause:
+        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from None
+    if not isinstance(value, dict):
+        raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of sections.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or holds no sections.
+    """
+    try:
+        raw = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; run from the folder that holds it") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not readable YAML: {reason}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections, got {type(raw).__name__}")
+    return raw
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
