@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks import pretraining
-from benchmarks.byte_pairs import BEGIN, train_tokenizer
-from benchmarks.decoder import texts, training_pairs
-from benchmarks.pretraining import (
+from experiments import pretraining
+from experiments.byte_pairs import BEGIN, train_tokenizer
+from experiments.decoder import texts, training_pairs
+from experiments.pretraining import (
     Row,
     Settings,
     batches,
@@ -23,7 +23,7 @@ from benchmarks.pretraining import (
     rate,
     train,
 )
-from pipeline.common.console import read_json
+from pipeline.common.files import read_json
 from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.name_matching import pair_keys
 

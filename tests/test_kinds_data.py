@@ -1,4 +1,4 @@
-"""The data and models that benchmarks.kinds makes, on a few rows."""
+"""The data and models that experiments.kinds makes, on a few rows."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from benchmarks.kinds import ROOT, table, write_params
-from benchmarks.kinds_cases import CASES
-from benchmarks.kinds_models import write_bart, write_digits
-from benchmarks.kinds_text import (
+from experiments.kinds import ROOT, table, write_params
+from experiments.kinds_cases import CASES
+from experiments.kinds_models import write_bart, write_digits
+from experiments.kinds_text import (
     Definition,
     answer_row,
     call_row,

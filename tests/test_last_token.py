@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from benchmarks.byte_pairs import train_tokenizer
+from experiments.byte_pairs import train_tokenizer
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks.model_loading import load_model, load_processor

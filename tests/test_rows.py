@@ -1,11 +1,11 @@
-"""The rows that benchmarks.rows measures the stage `prepare` with."""
+"""The rows that experiments.rows measures the stage `prepare` with."""
 
 import csv
 import os
 
 import psutil
 
-from benchmarks.rows import private_bytes, write_params, write_rows
+from experiments.rows import private_bytes, write_params, write_rows
 from pipeline.common.params import load_params
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer for the models that benchmarks train from nothing."""
+"""A tokenizer for the models that experiments train from nothing."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """One task of each kind through the pipeline's own stages, vanilla and light, in one process.
 
-    python -m benchmarks.kinds [KIND ...] [--llama FOLDER]
-    python -m benchmarks.kinds table
+    python -m experiments.kinds [KIND ...] [--llama FOLDER]
+    python -m experiments.kinds table
 
 Files of data and tiny models are made on the way, from what installed packages bring, under
-benchmarks/runs/kinds-KIND/data/local. The kinds likelihood and causal need the model that
-`python -m benchmarks.decoder FOLDER` trains.
+experiments/runs/kinds-KIND/data/local. The kinds likelihood and causal need the model that
+`python -m experiments.decoder FOLDER` trains.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch
 import transformers
 from ruamel.yaml import YAML
 
-from benchmarks.kinds_cases import CASES, DATA, Case
-from pipeline.common.console import read_json, write_json
+from experiments.kinds_cases import CASES, DATA, Case
 from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.files import read_json, write_json
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "kinds"
-WORK = ROOT / "benchmarks" / "runs"
+RESULTS = ROOT / "experiments" / "results" / "kinds"
+WORK = ROOT / "experiments" / "runs"
 METHODS = ("vanilla", "light")
 _PACKAGES = (
     "torch",
@@ -86,7 +86,7 @@ def _link(place: Path, llama: Path) -> None:
     """Put the decoder where params.yaml names it."""
     if not (llama / "config.json").is_file():
         raise ConfigError(
-            f"{llama} holds no model: python -m benchmarks.decoder {llama}, or --llama"
+            f"{llama} holds no model: python -m experiments.decoder {llama}, or --llama"
         )
     place.unlink(missing_ok=True)
     place.symlink_to(llama.resolve())
@@ -107,7 +107,7 @@ def table() -> str:
     found = {name: RESULTS / f"{name}.json" for name in CASES}
     rows = [_line(name, CASES[name], read_json(at)) for name, at in found.items() if at.is_file()]
     head = (
-        "| `python -m benchmarks.kinds` | model | task | metric | trivial | vanilla | light 1/3 |"
+        "| `python -m experiments.kinds` | model | task | metric | trivial | vanilla | light 1/3 |"
     )
     lines = "\n".join(f"# {name}\n{case.changes}" for name, case in CASES.items())
     return "\n".join([head, "|---|---|---|---|---|---:|---:|", *rows, "", f"```yaml\n{lines}```"])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.common.console import read_json, write_json
+from pipeline.common.files import read_json, write_json
 
 
 def save_progress(

@@ -1,8 +1,8 @@
 """Memory and time of the stage `prepare` on generated rows.
 
-    python -m benchmarks.rows 5000000
+    python -m experiments.rows 5000000
 
-Writes that many short sentences with a label to benchmarks/runs/rows/data/local, runs the stage
+Writes that many short sentences with a label to experiments/runs/rows/data/local, runs the stage
 on them with the default model's tokenizer, and prints seconds, and the most private memory that any
 of its processes, and all of them together, held at a time. What files are mapped is not counted:
 the system takes it back when it needs room.
@@ -24,7 +24,7 @@ import psutil
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "benchmarks" / "runs" / "rows"
+FOLDER = ROOT / "experiments" / "runs" / "rows"
 _WORDS = (ROOT / "README.md").read_text().split()
 _SECONDS = 2.0  # between two looks at memory
 

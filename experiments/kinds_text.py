@@ -1,4 +1,4 @@
-"""Small data sets of text for `benchmarks.kinds`, from the sources of installed libraries.
+"""Small data sets of text for `experiments.kinds`, from the sources of installed libraries.
 
 A file of a library lies whole in one split, and no row comes twice.
 """

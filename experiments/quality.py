@@ -1,8 +1,8 @@
 """Quality over seeds and data sets: the pipeline's own stages, in one process.
 
-    python -m benchmarks.quality run docstrings --seeds 0 1 2
-    python -m benchmarks.quality run sst2 --data FOLDER --text sentence --seeds 0 1 2
-    python -m benchmarks.quality table
+    python -m experiments.quality run docstrings --seeds 0 1 2
+    python -m experiments.quality run sst2 --data FOLDER --text sentence --seeds 0 1 2
+    python -m experiments.quality table
 
 FOLDER holds train.jsonl and validation.jsonl of the public data set, with the label under
 `label`; its validation rows are the test split, and a tenth of its training rows validate.
@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.common.console import read_json, write_json
 from pipeline.common.errors import PipelineError
+from pipeline.common.files import read_json, write_json
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "quality"
-WORK = ROOT / "benchmarks" / "runs"
+RESULTS = ROOT / "experiments" / "results" / "quality"
+WORK = ROOT / "experiments" / "runs"
 # name in the table -> method of the pipeline, ratio of heads and neurons
 VARIANTS = {
     "vanilla": ("vanilla", 0.3333),

@@ -1,4 +1,4 @@
-"""One task of each kind for `benchmarks.kinds`: lines of params.yaml, data, a trivial method."""
+"""One task of each kind for `experiments.kinds`: lines of params.yaml, data, a trivial method."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 
-from benchmarks import kinds_models, kinds_text
-from pipeline.common.console import read_json
+from experiments import kinds_models, kinds_text
+from pipeline.common.files import read_json
 from pipeline.common.params import load_params
 from pipeline.metrics.definitions import find_measure
 from pipeline.metrics.scoring import score

@@ -1,4 +1,4 @@
-"""Tiny models trained from nothing for `benchmarks.kinds`, where nothing pretrained is at hand."""
+"""Tiny models trained from nothing for `experiments.kinds`, where nothing pretrained is at hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from benchmarks.byte_pairs import END, train_tokenizer
+from experiments.byte_pairs import END, train_tokenizer
 
 FIRST, REST = range(5), range(5, 10)  # digits that the ViT is trained on, and those it then learns
 _SIDE = 8  # pixels of a digit

@@ -1,6 +1,6 @@
 """A small decoder, offline: Llama's shape, trained from nothing on the docstrings.
 
-    python -m benchmarks.decoder OUT_FOLDER
+    python -m experiments.decoder OUT_FOLDER
 
 About 10 M parameters see the training side of the built-in tasks of the same seed: each name, and
 some signatures, followed by the description. Nothing of validation or test is among it, nor a
@@ -11,7 +11,7 @@ was killed, the same command goes on from its last checkpoint.
 The default 1,200 steps give a validation perplexity of 96 for each token of a description, and
 answer 41.8 % of docstrings-choice's test questions without fine-tuning, compared with the neutral
 prompt (chance is 25 %). They took 41 minutes on a core that other work shared
-(benchmarks/results/decoder.json). `--steps` sets more or fewer.
+(experiments/results/decoder.json). `--steps` sets more or fewer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks.pretraining import Settings, pretrain
+from experiments.pretraining import Settings, pretrain
 from pipeline.data.docstrings.choice import name_prompt
 from pipeline.data.docstrings.extraction import Pair, versions
 from pipeline.data.docstrings.library_and_lm import Sides, code_prompt, read_sides

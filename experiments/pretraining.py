@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.byte_pairs import BEGIN, train_tokenizer
-from benchmarks.progress import load_progress, save_progress
-from pipeline.common.console import write_json
+from experiments.byte_pairs import BEGIN, train_tokenizer
+from experiments.progress import load_progress, save_progress
+from pipeline.common.files import write_json
 
 _IGNORED = -100  # as a label: no loss there
 _SORTED = 50  # batches whose rows are sorted by length together, so that little is padding
