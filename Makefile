@@ -11,7 +11,7 @@ run: install  ## environment, all stages, comparison table
 
 test: install check $(VENV)/torchao  ## style, types, tests: under 12 minutes on two cores
 	pytest -n 2
-	PYTHONPATH=$(VENV)/torchao pytest tests/test_quantized.py
+	PYTHONPATH=$(VENV)/torchao pytest tests/lightpeft/pruning/test_quantized.py
 
 check: install
 	ruff check .

@@ -1,0 +1,190 @@
+"""The whole pipeline under DVC, on a tiny model and a small file, in a fresh clone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.import_graph import ROOT
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_model
+from ruamel.yaml import YAML
+
+SETTINGS = {
+    "data": {"task": "files", "train": "data/local/train.csv", "max_length": 16},
+    "peft": {"r": 4},
+    "estimate": {"steps": 4, "batch_size": 8},
+    "finetune": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 6},
+    "evaluate": {"bootstrap": 20},
+    "benchmark": {"batch_sizes": [2], "length": 8, "warmup": 0, "rounds": 3},
+}
+
+
+def call(folder: Path, *command: str) -> str:
+    """Run a command in a folder with this environment's programs; its output."""
+    done = subprocess.run(command, cwd=folder, env=_env(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, its output thrown away."""
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, env=_env(), start_new_session=True, **nowhere)
+
+
+def _env() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+
+
+def commit(folder: Path) -> None:
+    """Commit everything that Git does not ignore."""
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", *who, "commit", "-q", "-m", "run")
+
+
+def change(folder: Path, section: str, **values: object) -> None:
+    """Change keys of the clone's params.yaml."""
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params[section].update(values)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def stages_run(output: str) -> list[str]:
+    """Names of the stages whose command a `dvc repro` started."""
+    starts = [line for line in output.splitlines() if line.startswith("Running stage '")]
+    return [line.split("'")[1] for line in starts]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This tree as a fresh clone that has run once and committed its baseline."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = call(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines()
+    for name in filter(lambda name: (ROOT / name).is_file(), listed):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    tiny_model("bert").save_pretrained(folder / "data" / "local" / "base")
+    tokenizer().save_pretrained(folder / "data" / "local" / "base")
+    words = [f"w{number}" for number in range(60)]
+    lines = ["sentence,label"]
+    for n in range(200):
+        lines.append(f"{('bad', 'good')[n % 2]} {words[n % 60]} {words[n * 7 % 60]},{n % 2}")
+    (folder / "data" / "local" / "train.csv").write_text("\n".join(lines) + "\n")
+    change(folder, "model", name="data/local/base")
+    for section, values in SETTINGS.items():
+        change(folder, section, **values)
+    call(folder, "git", "init", "-q", "-b", "main")
+    commit(folder)
+    call(folder, "dvc", "repro")
+    commit(folder)
+    return folder
+
+
+def test_a_repeated_repro_runs_nothing(clone):
+    assert stages_run(call(clone, "dvc", "repro")) == []
+
+
+def test_metrics_name_every_method_and_what_it_gained(clone):
+    metrics = json.loads((clone / "metrics.json").read_text())
+
+    assert list(metrics) == ["light", "vanilla", "random"]
+    assert metrics["light"]["base_parameters"] < metrics["vanilla"]["base_parameters"]
+    assert metrics["light"]["trainable_parameters"] < metrics["vanilla"]["trainable_parameters"]
+    assert metrics["vanilla"]["train_speedup"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "first"),
+    [
+        ("prune", {"ratio": 0.25}, {"prune@light", "prune@random", "prune@vanilla"}),
+        ("finetune", {"lr": 1e-5}, {"finetune@light", "finetune@random", "finetune@vanilla"}),
+        ("benchmark", {"rounds": 4}, {"benchmark"}),
+        ("evaluate", {"bootstrap": 30}, {"evaluate@light", "evaluate@random", "evaluate@vanilla"}),
+        ("estimate", {"l1": 1e-3}, {"estimate"}),
+    ],
+)
+def test_a_changed_setting_invalidates_only_its_own_stages(clone, section, values, first):
+    before = (clone / "params.yaml").read_text()
+    try:
+        change(clone, section, **values)
+        changed = set(json.loads(call(clone, "dvc", "status", "--json")))
+    finally:
+        (clone / "params.yaml").write_text(before)
+
+    assert changed == first | {"report"}  # which shows every setting
+
+
+def test_an_experiment_reruns_what_changed_and_going_back_runs_nothing(clone):
+    output = call(clone, "dvc", "exp", "run", "-S", "prune.ratio=0.5")
+    ran = set(stages_run(output))
+    difference = call(clone, "dvc", "metrics", "diff")
+    back = call(clone, "dvc", "exp", "run", "-S", "prune.ratio=0.3333")
+
+    assert {"prune@light", "finetune@light", "evaluate@light", "benchmark", "report"} <= ran
+    assert {"prepare", "estimate", "finetune@vanilla", "evaluate@vanilla"}.isdisjoint(ran)
+    assert "light.base_parameters" in difference
+    assert "vanilla.base_parameters" not in difference
+    assert stages_run(back) == []
+
+
+def test_shown_experiments_parameters_and_plots_are_there(clone):
+    shown = call(clone, "dvc", "exp", "show", "--csv")
+    plots = call(clone, "dvc", "plots", "show", "--json")
+    before = (clone / "params.yaml").read_text()
+    try:
+        change(clone, "prune", ratio=0.25)
+        difference = call(clone, "dvc", "params", "diff")
+    finally:
+        (clone / "params.yaml").write_text(before)
+
+    assert "light.test_accuracy" in shown.splitlines()[0]
+    assert "prune.ratio" in shown.splitlines()[0]
+    assert "results/plots" in plots
+    assert "prune.ratio" in difference
+    assert "0.25" in difference
+
+
+@pytest.mark.long
+def test_queued_experiments_run_in_the_background(clone):
+    call(clone, "dvc", "exp", "run", "--queue", "-S", "prune.ratio=0.25,0.4")
+    call(clone, "dvc", "queue", "start")
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        status = call(clone, "dvc", "queue", "status")
+        if status.count("Success") == 2 or "Failed" in status:
+            break
+        time.sleep(2)
+
+    assert status.count("Success") == 2, status
+    assert {"0.25", "0.4"} <= set(
+        call(clone, "dvc", "exp", "show", "--csv").replace("\n", ",").split(",")
+    )
+
+
+def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
+    before = (clone / "params.yaml").read_text()
+    try:
+        change(clone, "finetune", steps=600, save_every=20)
+        running = start(clone, "dvc", "repro", "finetune@light")
+        while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/whole.json")]:
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        output = call(clone, "dvc", "repro", "finetune@light")
+    finally:
+        (clone / "params.yaml").write_text(before)
+
+    assert "resuming from" in output
+    assert stages_run(call(clone, "dvc", "repro")) == []

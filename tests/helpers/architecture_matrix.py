@@ -1,0 +1,211 @@
+"""Models, batches, scores and plans of the architectures in `architectures.py`."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import cache
+from typing import Any
+
+import torch
+import transformers as hf
+from helpers.architectures import ARCHITECTURES
+from helpers.tiny_models import mask_units, random_scores
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.core.shape import ModelShape
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.pruning.slicing import slice_base
+
+QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
+
+
+def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTrainedModel:
+    """A model whose weights and biases are all of order 1, without dropout."""
+    made = ARCHITECTURES[name]
+    config = made.config()
+    model = getattr(hf, made.model)._from_config(config, attn_implementation=attention)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for key in QUIET & set(vars(module)):
+            if isinstance(getattr(module, key), float):
+                setattr(module, key, 0.0)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            weight.copy_(_drawn(model, path, weight, generator))
+    return model.eval()
+
+
+def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(weight.shape, generator=generator)
+    owner = model.get_submodule(path.rpartition(".")[0])
+    if weight.dim() < 2:
+        is_scale = path.endswith("weight") and "Gemma" not in type(owner).__name__
+        return drawn * 0.2 + (1.0 if is_scale else 0.0)
+    if isinstance(owner, nn.Embedding):
+        return drawn * (1.0 if "relative" in path else 0.5)
+    fan = weight.shape[0] if type(owner).__name__ == "Conv1D" else weight[0].numel()
+    if type(owner).__name__.endswith("Experts"):
+        fan = weight.shape[-1]
+    return drawn * fan**-0.5
+
+
+def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any]:
+    """What the model is fed; with labels or what else gives a loss on demand."""
+    kind, generator = ARCHITECTURES[name].kind, torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 40, (2, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    found: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if kind == "decoder":
+        mask[1, :3] = 0
+    elif kind != "image":
+        mask[1, 7:] = 0
+    images = torch.randn(2, 3, 8, 8, generator=generator)
+    targets = torch.randint(3, 40, (2, 6), generator=generator)
+    if kind == "image":
+        found = {"pixel_values": images}
+    elif kind == "clip":
+        ids[:, -1] = 2
+        found["pixel_values"] = images
+    elif kind == "audio":
+        found = {"input_features": torch.randn(2, 6, 20, generator=generator)}
+    if kind in ("seq2seq", "audio"):
+        found["decoder_input_ids"] = targets
+    if name == "gemma3":
+        ids[:, 1:5] = 49
+        found |= {"pixel_values": images, "token_type_ids": (ids == 49).long()}
+        mask[:] = 1
+    return found | (_labels(name, found) if labels else {})
+
+
+def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
+    model = ARCHITECTURES[name].model
+    if "Classification" in model:
+        return {"labels": torch.tensor([0, 1])}
+    if model == "CLIPModel":
+        return {"return_loss": True}
+    return {"labels": batch.get("decoder_input_ids", batch.get("input_ids"))}
+
+
+def outputs(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """What the model says: logits, or embeddings where it has no head."""
+    found = model(**batch)
+    if hasattr(found, "logits"):
+        return found.logits
+    if hasattr(found, "text_embeds"):
+        return torch.cat([found.text_embeds, found.image_embeds])
+    return found.last_hidden_state
+
+
+def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """A scalar that every real token and every output has a share in."""
+    found = outputs(model, batch)
+    generator = torch.Generator().manual_seed(1)
+    return (found * torch.randn(found.shape, generator=generator)).mean()
+
+
+def scores_of(model: hf.PreTrainedModel) -> Scores:
+    """Scores without an estimation: random importance, LoRA of rank 3 on every block linear."""
+    return random_scores(model, config=LoraConfig(r=3, lora_alpha=6))
+
+
+def drawn_plan(
+    scores: Scores, *, head_unit: str = "group", empty: bool = False, seed: int = 0
+) -> PruningPlan:
+    """Other heads, neurons and ranks in every block; on demand every second one emptied."""
+    draw, shape = random.Random(seed), scores.shape
+    heads = {
+        path: _heads(draw, shape, path, head_unit, index) for index, path in enumerate(shape.heads)
+    }
+    neurons = {
+        path: sorted(draw.sample(range(total), draw.randint(total // 4, total - 3)))
+        for path, total in shape.neurons.items()
+    }
+    gone = {*list(heads)[::2], *list(neurons)[::2]} if empty else set()
+    ranks = {
+        path: sorted(draw.sample(range(3), index % 4))
+        for index, path in enumerate(shape.linears)
+        if not (shape.linears[path].block in gone and shape.linears[path].side == "in")
+    }
+
+    def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, Cut]:
+        return {
+            path: Cut(total=total, kept=() if path in gone else tuple(kept.get(path, ())), why="")
+            for path, total in totals.items()
+        }
+
+    return PruningPlan(
+        shape=shape,
+        fingerprint=scores.fingerprint,
+        scores=scores.digest,
+        settings={},
+        heads=cuts(shape.heads, heads),
+        neurons=cuts(shape.neurons, neurons),
+        ranks=cuts(dict.fromkeys(scores.ranks, 3), ranks),
+        notes=(),
+    )
+
+
+def _heads(
+    draw: random.Random, shape: ModelShape, path: str, head_unit: str, index: int
+) -> list[int]:
+    total, sharing = shape.heads[path], shape.sharing[path]
+    groups = total // sharing
+    if groups > 1 and (head_unit == "group" or sharing == 1):
+        kept = sorted(draw.sample(range(groups), 1 + index % (groups - 1)))
+        return [g * sharing + head for g in kept for head in range(sharing)]
+    count = max(1, sharing - 1 - index % 2)
+    return [
+        g * sharing + h for g in range(groups) for h in sorted(draw.sample(range(sharing), count))
+    ]
+
+
+@cache
+def shares_heads(name: str) -> bool:
+    """Whether query heads of this layout share keys and values, in more than one group."""
+    shape = read_shape(build(name))
+    return any(1 < shape.sharing[path] < total for path, total in shape.heads.items())
+
+
+@cache
+def _parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+    """A model that nobody changes, and scores of it."""
+    model = build(name, attention=attention)
+    return model, scores_of(model)
+
+
+def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+    """A fresh copy, and scores of it."""
+    model, scores = _parts(name, attention)
+    return copy.deepcopy(model), scores
+
+
+def plans(name: str, scores: Scores) -> list[PruningPlan]:
+    """Plans of whole groups and of single heads, with blocks emptied and without."""
+    units = ("group", "head") if shares_heads(name) else ("group",)
+    return [drawn_plan(scores, head_unit=u, empty=e) for u in units for e in (False, True)]
+
+
+def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    """A copy in which what the plan drops is multiplied by 0."""
+    found = copy.deepcopy(model)
+    mask_units(found, plan)
+    return found
+
+
+def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+    """A copy without what the plan drops."""
+    found = copy.deepcopy(model)
+    slice_base(found, plan)
+    return found
+
+
+def said(model: nn.Module, name: str) -> Tensor:
+    """What a model says to its architecture's batch, without gradients."""
+    with torch.no_grad():
+        return outputs(model, batch_of(name))

@@ -1,0 +1,81 @@
+"""Questions with several choices, and a workspace that all stages run in."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from helpers.stage_workspace import ROOT, WORDS, set_params, tokenizer
+from helpers.tiny_models import tiny_model
+
+from pipeline.common.params import DataSection, load_params
+
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},
+    "estimate": {"steps": 4, "batch_size": 8},
+    "finetune": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 6},
+    "benchmark": {"batch_sizes": [3], "length": 8, "warmup": 0, "rounds": 3},
+}
+_DECODER = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+
+
+def questions(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts and choices of several lengths, two to five choices a row."""
+    draw = random.Random(seed)
+
+    def text(most: int) -> str:
+        return " ".join(draw.choices(WORDS[4:], k=draw.randint(1, most)))
+
+    rows = []
+    for _ in range(count):
+        choices = [text(5) for _ in range(draw.randint(2, 5))]
+        label = draw.randrange(len(choices))
+        rows.append({"question": text(9), "choices": choices, "label": label})
+    return rows
+
+
+def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrainedModel:
+    """A causal language model whose weights are of order 1, so that 1e-4 means something."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, **(_DECODER | changes))
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn(weight.shape) * 1.5 * weight.shape[-1] ** -0.5)
+    return model.eval()
+
+
+def workspace(folder: Path, model: str) -> None:
+    """A model, 90 questions and params.yaml, for the methods light and vanilla."""
+    made = tiny_model(pad_token_id=0).base_model if model == "bert" else tiny_decoder(model)
+    made.save_pretrained(folder / "base")
+    tokenizer().save_pretrained(folder / "base")
+    write(folder / "train.jsonl", questions(90))
+    set_params(folder, **_SETTINGS)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("- random", ""))
+
+
+def section(**changes: Any) -> DataSection:
+    """The project's own settings of the data, with these changes."""
+    return load_params(ROOT / "params.yaml").data.model_copy(update=changes)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,226 @@
+"""A synthetic run of the pipeline, written as the stages write it: for the report's tests."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from ruamel.yaml import YAML
+
+from lightpeft.core.scores import Scores
+from lightpeft.core.serialization import write_json
+from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.planning.make_plan import make_plan
+from pipeline.common.params import Params, load_params
+from pipeline.report.run_results import Places
+from pipeline.stages import report
+from pipeline.stages.prune import cost_table, ratios
+
+REPOSITORY = Path(__file__).parents[2]
+QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
+SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
+_SIDES = {
+    "attention.self.query": "out",
+    "attention.self.value": "out",
+    "attention.output.dense": "in",
+    "intermediate.dense": "out",
+    "output.dense": "in",
+}
+
+
+def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: Any) -> list[str]:
+    """Write every input of the report under `root`; no labels: a regression.
+
+    Args:
+        root: gets params.yaml and the stages' folders.
+        labels: of the task.
+        sizes: `layers`, `heads`, `neurons`, and sections of params.yaml with changed keys.
+
+    Returns:
+        the stage's arguments.
+    """
+    shape = [sizes.pop(key, usual) for key, usual in (("layers", 2), ("heads", 4), ("neurons", 32))]
+    params = _write_params(root, sizes)
+    places = Places(
+        *(root / n for n in ("prepared", "estimate", "plans", "models", "results", "b"))
+    )
+    metric = "accuracy" if labels else "pearson"
+    write_json(places.prepared / "card.json", _card(params, labels, metric))
+    scores = _scores(*shape)
+    scores.save(places.estimate)
+    for method in params.methods:
+        plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
+        plan.save(places.plans / f"{method}.json")
+        write_json(places.plans / f"{method}-cost.json", cost_table(plan, scores))
+        _write_training(places.models / method, method)
+        quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
+        write_json(places.results / method / "eval.json", quality)
+    write_json(places.benchmark, _benchmark(params))
+    outputs = (root / name for name in ("metrics.json", "plots", "report.html"))
+    return [*map(str, vars(places).values()), *map(str, outputs)]
+
+
+def _write_params(root: Path, changes: dict[str, Any]) -> Params:
+    raw = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+    raw["prune"] |= {"modules": 0.0, "ranks": 0.0, "module_order": "importance"}
+    for section, value in changes.items():
+        raw[section] = raw[section] | value if isinstance(value, dict) else value
+    YAML(typ="safe").dump(raw, root / "params.yaml")
+    return load_params(root / "params.yaml")
+
+
+def _scores(layers: int, heads: int, neurons: int) -> Scores:
+    generator = torch.Generator().manual_seed(0)
+    hidden, paths = 8 * heads, [f"bert.encoder.layer.{n}" for n in range(layers)]
+    linears = {}
+    for path in paths:
+        for kind, side in _SIDES.items():
+            inner = kind.startswith("attention")
+            width = hidden if inner else neurons
+            linears[f"{path}.{kind}"] = LinearShape(
+                inputs=hidden if side == "out" else width,
+                outputs=width if side == "out" else hidden,
+                bias=True,
+                block=f"{path}.attention" if inner else path,
+                side="out" if side == "out" else "in",
+                unit=8 if inner else 1,
+            )
+    shape = ModelShape(
+        model_type="bert",
+        heads={f"{path}.attention": heads for path in paths},
+        neurons=dict.fromkeys(paths, neurons),
+        linears=linears,
+        others={"embeddings": 1000 * hidden, "norms": 4 * hidden * layers, "head": 2 * hidden},
+    )
+
+    def draw(blocks: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
+        return {
+            criterion: {
+                path: (torch.randn(total, generator=generator) + depth / layers).exp()
+                for depth, (path, total) in enumerate(blocks.items())
+            }
+            for criterion in ("mask", "taylor", "magnitude")
+        }
+
+    names = ("head_movement", "head_movement_max", "neuron_movement", "neuron_movement_max")
+    return Scores(
+        shape=shape,
+        fingerprint="f" * 16,
+        peft=LoraConfig(r=8, target_modules="x"),
+        heads=draw(shape.heads),
+        neurons=draw(shape.neurons),
+        modules={path: 0.02 + 0.1 * n / len(linears) for n, path in enumerate(linears)},
+        ranks={path: torch.rand(8, generator=generator) for path in linears},
+        adapter={},
+        curve=[
+            {"step": step, "task_loss": _loss(step)}
+            | {name: 0.0004 * step * (n + 1) for n, name in enumerate(names)}
+            for step in range(2, 102, 2)
+        ],
+        steps=100,
+    )
+
+
+def _loss(step: int) -> float:
+    return 0.35 + 0.35 * math.exp(-step / 120) + 0.04 * math.sin(step * 1.7)
+
+
+def _write_training(folder: Path, method: str) -> None:
+    folder.mkdir(parents=True)
+    first = 0 if method == "vanilla" else 100
+    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", "loss", "lr", "validation_metric"])
+        writer.writeheader()
+        for step in range(first + 5, 405, 5):
+            writer.writerow({"step": step, "loss": _loss(step) + len(method) / 200, "lr": 1e-3})
+            if step % 100 == 0:
+                writer.writerow({"step": step, "validation_metric": QUALITY[method] - 20 / step})
+    write_json(folder / "timing.json", {"seconds": 61.5, "steps": 400 - first, "warm": first > 0})
+
+
+def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> dict[str, Any]:
+    found = {metric: value, "f1" if labels else "spearman": value - 0.01}
+    count = len(labels)
+    return found | {
+        "split": "test",
+        "rows": 2000,
+        "metric": metric,
+        "interval": [value - 0.018, value + 0.018],
+        "confusion": [[90 if i == j else 10 for j in range(count)] for i in range(count)] or None,
+        "labels": list(labels),
+        "lifted": {name: number - 0.05 for name, number in found.items()} if light else None,
+        "base_parameters": 17_000_123 if light else 22_713_216,
+        "trainable_parameters": 890_000 if light else 1_180_000,
+    }
+
+
+def _card(params: Params, labels: tuple[str, ...], metric: str) -> dict[str, Any]:
+    split = {"mean_tokens": 18.25, "p50_tokens": 17, "p95_tokens": 35, "max_tokens": 64}
+    counts = dict.fromkeys(labels, 1000)
+    return {
+        "task": params.data.task,
+        "kind": "classification" if labels else "regression",
+        "labels": list(labels),
+        "metric": metric,
+        "select": metric,
+        "metrics": ["accuracy", "f1"] if labels else ["pearson", "spearman"],
+        "max_length": 64,
+        "splits": {
+            name: split | {"rows": rows, "truncated": 3, "labels": counts}
+            for name, rows in (("train", 12000), ("validation", 1000), ("test", 2000))
+        },
+        "dropped": {"train: empty text": {"rows": 120, "first": 7}},
+        "baseline": {"name": "word overlap", "accuracy": 0.6035} if labels else None,
+        "sources": {"torch": "2.13.0", "sympy": "1.14"},
+    }
+
+
+def _benchmark(params: Params) -> dict[str, Any]:
+    def timing(method: str, batch: int) -> dict[str, float]:
+        median = 0.02 * batch / SPEED[method]
+        spread = {"median_s": median, "q1_s": median * 0.98, "q3_s": median * 1.03}
+        return spread | {"tokens_per_s": batch * 32 / median}
+
+    def gain(method: str) -> dict[str, float]:
+        speed = SPEED[method]
+        spread = {"median": speed, "q1": speed - 0.02, "q3": speed + 0.03}
+        return spread | {"flop_bound": speed * 1.05, "of_bound": 1 / 1.05}
+
+    batches, methods = params.benchmark.batch_sizes, params.methods
+    return {
+        "device": "a processor, 2 threads",
+        "versions": {"python": "3.11.9", "torch": "2.13.0"},
+        "dtype": "float32",
+        "length": 32,
+        "rounds": 15,
+        "methods": {
+            method: {
+                "training": {str(batch): timing(method, batch) for batch in batches},
+                "inference": {str(batch): timing(method, batch) for batch in batches},
+                "memory": {"training_bytes": 3e8, "inference_bytes": 1e8, "how": "VmHWM"},
+            }
+            for method in methods
+        },
+        "ratios": {
+            method: {
+                "training_speedup": {str(batch): gain(method) for batch in batches},
+                "inference_speedup": {str(batch): gain(method) for batch in batches},
+                "training_memory": 1.0 if method == "vanilla" else 0.71234,
+                "inference_memory": 1.0 if method == "vanilla" else 0.81,
+            }
+            for method in methods
+        },
+        "estimate": {"seconds": 16.2, "share": 0.20876, "break_even_steps": 190},
+    }
+
+
+def tell(root: Path, arguments: list[str]) -> str:
+    """Report on a run that was written, and return the page."""
+    with contextlib.chdir(root):
+        report.main(*arguments)
+    return (root / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,111 @@
+"""A workspace for tasks that generate: a tiny saved model with its language head, rows, params."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from helpers.architectures import ARCHITECTURES
+from helpers.stage_workspace import set_params
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.common.data_card import read_card
+from pipeline.common.params import load_params
+from pipeline.stages import prepare
+from pipeline.tasks.base import Kind
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import kind_of
+
+WORDS = ("<pad>", "<s>", "</s>", "?", ":", "<u>", "<a>")
+WORDS += tuple(f"w{number}" for number in range(50 - len(WORDS)))
+CHAT = (
+    "{% for m in messages %}<{{ m.role[0] }}> {{ m.content }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+MODELS = {
+    "llama": "llama, shared keys and values",
+    "gpt2": "gpt2",
+    "opt": "opt",
+    "t5": "t5",
+    "bart": "bart",
+}
+STAGES = {
+    "peft": {"r": 4, "alpha": 8},
+    "estimate": {"steps": 4, "batch_size": 8},
+    "finetune": {"steps": 12, "batch_size": 8, "evaluate_every": 8, "save_every": 8},
+    "evaluate": {"batch_size": 16, "bootstrap": 20},
+    "benchmark": {"batch_sizes": [2], "length": 8, "warmup": 0, "rounds": 3},
+}
+
+
+def tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
+    """Whole words; with an end of text and a chat template unless changed."""
+    words = Tokenizer(WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    settings = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "?"}
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        model_input_names=["input_ids", "attention_mask"],
+        **settings | changes,
+    )
+    made.add_special_tokens({"additional_special_tokens": ["<u>", "<a>"]})
+    made.chat_template = CHAT
+    return made
+
+
+def ids(text: str) -> list[int]:
+    """The words' numbers."""
+    return [WORDS.index(word) for word in text.split()]
+
+
+def copying(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Prompts of one to five words and a colon, and their last word as the completion."""
+    draw = random.Random(seed)
+    prompts = [draw.choices(WORDS[7:27], k=draw.randint(1, 5)) for _ in range(count)]
+    return [{"prompt": f"{' '.join(words)} :", "completion": words[-1]} for words in prompts]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write JSON lines; the path's name."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path.name
+
+
+def workspace(
+    folder: Path, model: str, rows: list[dict[str, Any]], **sections: dict[str, Any]
+) -> Path:
+    """A saved model with its tokenizer, rows in train.jsonl, params.yaml."""
+    made = ARCHITECTURES[MODELS[model]]
+    base = getattr(transformers, made.model)(made.config())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in base.named_parameters():
+            if weight.dim() > 1:  # of order 1, so that words and places are told apart
+                scale = 1 if "emb" in name else weight.shape[-1] ** -0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    base.save_pretrained(folder / "base")
+    tokenizer().save_pretrained(folder / "base")
+    write_rows(folder / "train.jsonl", rows)
+    data = {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0}
+    settings = STAGES | sections
+    set_params(folder, **settings | {"data": data | sections.get("data", {})})
+    return folder
+
+
+def prepared(folder: Path) -> dict[str, Any]:
+    """Run prepare; its card."""
+    prepare.main("prepared")
+    return read_card(folder / "prepared")
+
+
+def loaded(folder: Path, card: dict[str, Any]) -> tuple[Kind, Any, Any]:
+    """The kind, the unpruned model and the tokenizer of a prepared workspace."""
+    section, kind = load_params(folder / "params.yaml").model, kind_of(card)
+    return kind, load_model(section, kind, 0)[0], load_processor(section, kind)

@@ -1,0 +1,69 @@
+"""One kind of task through the whole pipeline, in this process: files in, metrics out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from helpers.stage_workspace import ROOT
+from ruamel.yaml import YAML
+from transformers import PreTrainedModel
+
+from pipeline.common.params import load_params
+from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
+
+METHODS = ("light", "vanilla")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "data": {"task": "files", "max_length": 32},
+    "peft": {"r": 4, "alpha": 8},
+    "estimate": {"steps": 4, "batch_size": 8},
+    "prune": {"align": 4},
+    "finetune": {"steps": 24, "batch_size": 8, "lr": 0.01, "evaluate_every": 10},
+    "evaluate": {"batch_size": 16, "bootstrap": 20},
+    "benchmark": {"batch_sizes": [2], "length": 16, "warmup": 0, "rounds": 3},
+}
+
+
+def params(folder: Path, **sections: dict[str, Any]) -> None:
+    """Write params.yaml: the project's own, made small, for the model in `base`, with changes."""
+    yaml = YAML()
+    made = yaml.load(ROOT / "params.yaml")
+    made["model"]["name"], made["methods"] = "base", list(METHODS)
+    for changes in (SETTINGS, sections):
+        for section, values in changes.items():
+            made[section].update(values)
+    yaml.dump(made, folder / "params.yaml")
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Save the body of a model, as pretrained ones come: without a head."""
+    torch.manual_seed(0)
+    model.base_model.save_pretrained(folder / "base")
+
+
+def run_stages(monkeypatch: Any) -> None:
+    """Every stage, in the current folder, but memory on a CPU."""
+    monkeypatch.setattr(benchmark, "measurable", lambda device: False)
+    prepare.main("prepared")
+    estimate.main("prepared", "estimate", "estimate-timing.json")
+    for method in load_params().methods:
+        plan = f"plans/{method}.json"
+        prune.main(method, "prepared", "estimate", plan, f"plans/{method}-cost.json")
+        finetune.main("prepared", "estimate", plan, f"models/{method}")
+        evaluate.main("prepared", f"models/{method}", f"results/{method}")
+    benchmark.main("prepared", "estimate-timing.json", "models", "benchmark.json")
+    places = ("prepared", "estimate", "plans", "models", "results", "benchmark.json")
+    report.main(*places, "metrics.json", "plots", "report.html")
+
+
+def read(path: str) -> Any:
+    """A JSON file that a stage wrote in the current folder."""
+    return json.loads(Path(path).read_text())
+
+
+def predictions(method: str = "light") -> pd.DataFrame:
+    """The rows of the test split, with what the model said."""
+    return pd.read_csv(f"results/{method}/predictions.csv", keep_default_na=False)

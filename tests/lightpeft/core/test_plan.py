@@ -1,0 +1,186 @@
+"""plan.json: readable, read back as written, and refused when it is not a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.tiny_models import random_scores, tiny_model, uneven_plan
+
+from lightpeft.core.errors import PlanError
+from lightpeft.core.plan import Cut, PruningPlan
+
+ATTENTION = "bert.encoder.layer.0.attention"
+
+
+@pytest.fixture(scope="module")
+def plan() -> PruningPlan:
+    made = uneven_plan(random_scores(tiny_model()))
+    settings = {"heads": 1 / 3, "criterion": "taylor", "align": 8, "seed": 0}
+    return dataclasses.replace(made, settings=settings, notes=("a note",))
+
+
+def test_plan_is_read_as_it_was_written(plan: PruningPlan, tmp_path: Path):
+    plan.save(tmp_path / "plan.json")
+
+    again = PruningPlan.load(tmp_path / "plan.json")
+
+    assert again == plan
+    assert again.digest == plan.digest
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "plan.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+
+
+def test_plan_file_is_readable(plan: PruningPlan, tmp_path: Path):
+    cut = Cut(total=4, kept=(0, 1, 3), why="because")
+    dataclasses.replace(plan, heads=plan.heads | {ATTENTION: cut}).save(tmp_path / "plan.json")
+
+    raw = json.loads((tmp_path / "plan.json").read_text())
+
+    assert raw["heads"][ATTENTION] == {"total": 4, "kept": "0-1,3", "why": "because"}
+    assert raw["notes"] == ["a note"]
+
+
+def test_digest_changes_with_any_choice(plan: PruningPlan):
+    digests = {plan.digest}
+    for group in ("heads", "neurons", "ranks"):
+        cuts = getattr(plan, group)
+        name = list(cuts)[1]
+        moved = tuple(sorted({*range(cuts[name].total)} - {*cuts[name].kept}))
+        changed = cuts | {name: dataclasses.replace(cuts[name], kept=moved)}
+        digests.add(dataclasses.replace(plan, **{group: changed}).digest)
+
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ((1, 0), "must ascend without repeats"),
+        ((1, 1), "must ascend without repeats"),
+        ((0, 4), "must be from 0 to 3"),
+        ((-1, 2), "must be from 0 to 3"),
+    ],
+)
+def test_impossible_cut_is_refused(kept: tuple[int, ...], message: str):
+    with pytest.raises(PlanError, match=message):
+        Cut(total=4, kept=kept, why="")
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "cut", "message"),
+    [
+        ("heads", ATTENTION, Cut(total=4, kept=(), why=""), "keeps no head, but .* would revive"),
+        ("heads", ATTENTION, Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
+        ("neurons", "x", Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
+        ("ranks", "bert.pooler.dense", Cut(total=4, kept=(1,), why=""), "no linear of its model"),
+    ],
+)
+def test_contradicting_plan_is_refused(
+    plan: PruningPlan, group: str, name: str, cut: Cut, message: str
+):
+    with pytest.raises(PlanError, match=message):
+        dataclasses.replace(plan, **{group: getattr(plan, group) | {name: cut}})
+
+
+def test_plan_that_keeps_no_module_is_refused(plan: PruningPlan):
+    with pytest.raises(PlanError, match="keeps no PEFT module: nothing would be trained"):
+        dataclasses.replace(plan, ranks={})
+
+
+def edited(raw: dict[str, Any], path: str, value: object) -> str:
+    *parents, last = path.split("/")
+    place = raw
+    for key in parents:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("format", "lightpeft-plan-0"),
+        ("format", None),
+        ("fingerprint", None),
+        ("heads", None),
+        ("heads", []),
+        ("heads", {}),
+        (f"heads/{ATTENTION}", {}),
+        (f"heads/{ATTENTION}/kept", ""),
+        (f"heads/{ATTENTION}/kept", "0-9"),
+        (f"heads/{ATTENTION}/kept", "3-0"),
+        (f"heads/{ATTENTION}/kept", "0-99999999999999"),
+        (f"heads/{ATTENTION}/kept", "1,0"),
+        (f"heads/{ATTENTION}/kept", "a"),
+        (f"heads/{ATTENTION}/kept", [0, 1]),
+        (f"heads/{ATTENTION}/total", 40),
+        (f"heads/{ATTENTION}/total", "4"),
+        (f"heads/{ATTENTION}/why", None),
+        ("shape", {}),
+        ("shape/heads", {}),
+        ("shape/linears", {"x": {}}),
+        ("shape/linears", []),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", ["rows"]),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", []),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/unit", 0),
+        ("shape/linears/bert.encoder.layer.0.attention.self.key/sharing", -1),
+        ("ranks", {"x": {"total": 4, "kept": "0", "why": ""}}),
+        ("notes", None),
+    ],
+)
+def test_edited_plan_is_one_line(plan: PruningPlan, tmp_path: Path, path: str, value: object):
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    file.write_text(edited(json.loads(file.read_text()), path, value))
+
+    with pytest.raises(PlanError) as caught:
+        PruningPlan.load(file)
+
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', "\x00", '"plan"', "[" * 90000])
+def test_file_that_is_no_plan_is_one_line(tmp_path: Path, text: str):
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+
+    with pytest.raises(PlanError) as caught:
+        PruningPlan.load(file)
+
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_cut_short_anywhere_is_one_line(plan: PruningPlan, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    text = file.read_text()
+    for end in range(0, len(text) - 2, len(text) // 40):
+        file.write_text(text[:end])
+        with pytest.raises(PlanError, match="was it cut short"):
+            PruningPlan.load(file)
+
+
+def test_missing_plan_is_one_line(tmp_path: Path):
+    with pytest.raises(PlanError, match=r"nowhere\.json does not exist$"):
+        PruningPlan.load(tmp_path / "nowhere.json")
+
+
+def test_failed_save_leaves_the_old_plan(plan: PruningPlan, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    broken = dataclasses.replace(plan, settings={"heads": float("nan")})
+
+    with pytest.raises(ValueError, match="JSON compliant"):
+        broken.save(file)
+
+    assert PruningPlan.load(file) == plan
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

@@ -1,0 +1,131 @@
+"""Scores on disk: read as written, and refused when damaged or mixed up."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny_models import random_scores, tiny_batch, tiny_model, tiny_scores
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+
+import lightpeft
+from lightpeft.core.errors import ScoresError
+from lightpeft.core.scores import Scores
+
+FIRST = "bert.encoder.layer.0.attention"
+
+
+def test_estimation_folder_is_a_stock_adapter(tmp_path: Path):
+    model = tiny_model("roberta")
+    scores = tiny_scores(model)
+    scores.save(tmp_path)
+    plan = lightpeft.make_plan(scores, heads=0, neurons=0, modules=0, ranks=0)
+
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
+
+    ours = lightpeft.prune(model, plan, scores)
+    assert torch.equal(stock(**tiny_batch()).logits, ours(**tiny_batch()).logits)
+
+
+def test_scores_are_read_as_they_were_written(tmp_path: Path):
+    scores = tiny_scores(tiny_model())
+    scores.save(tmp_path)
+
+    again = Scores.load(tmp_path)
+
+    assert again.digest == scores.digest
+    assert (again.shape, again.modules, again.steps) == (scores.shape, scores.modules, 6)
+    assert again.curve == scores.curve
+    assert list(again.modules) == list(scores.modules)
+    assert list(again.heads["taylor"]) == list(scores.heads["taylor"])
+    assert again.peft.target_modules == scores.peft.target_modules
+
+
+@pytest.mark.parametrize("group", ["heads", "neurons", "ranks", "modules"])
+def test_score_that_is_not_a_number_is_an_error(group: str):
+    scores = random_scores(tiny_model())
+    changed = copy.deepcopy(getattr(scores, group))
+    name = list(changed)[-1]
+    if group == "modules":
+        changed[name] = float("nan")
+    else:
+        row: Tensor = (
+            changed["taylor"][f"{FIRST}"]
+            if group == "heads"
+            else (changed["mask"]["bert.encoder.layer.0"] if group == "neurons" else changed[name])
+        )
+        row[0] = torch.inf
+
+    with pytest.raises(ScoresError, match=rf"score {group}.* is not a number"):
+        dataclasses.replace(scores, **{group: changed})
+
+
+def cut_short(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["scores.json", "scores.safetensors", "adapter_model.safetensors", "adapter_config.json"],
+)
+@pytest.mark.parametrize("damage", ["gone", "cut short"])
+def test_damaged_scores_are_one_line(tmp_path: Path, file: str, damage: str):
+    random_scores(tiny_model()).save(tmp_path)
+    if damage == "gone":
+        (tmp_path / file).unlink()
+    else:
+        cut_short(tmp_path / file)
+
+    with pytest.raises(ScoresError, match=file) as caught:
+        Scores.load(tmp_path)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["scores.safetensors", "adapter_model.safetensors"])
+def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
+    model = tiny_model()
+    random_scores(model).save(tmp_path / "one")
+    random_scores(model, seed=1).save(tmp_path / "two")
+    shutil.copy(tmp_path / "two" / file, tmp_path / "one" / file)
+
+    with pytest.raises(ScoresError, match=r"not of scores\.json beside them"):
+        Scores.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("key", ["format", "shape", "modules", "digest"])
+def test_edited_scores_are_one_line(tmp_path: Path, key: str):
+    random_scores(tiny_model()).save(tmp_path)
+    meta = json.loads((tmp_path / "scores.json").read_text())
+    meta[key] = {"modules": {"x": 1.0}}.get(key, "edited")
+    (tmp_path / "scores.json").write_text(json.dumps(meta))
+
+    with pytest.raises(ScoresError) as caught:
+        Scores.load(tmp_path)
+
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_of_another_method_is_refused(tmp_path: Path):
+    random_scores(tiny_model()).save(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+
+    with pytest.raises(ScoresError, match="must hold a LoRA config, got peft_type 'IA3'"):
+        Scores.load(tmp_path)
+
+
+def test_config_is_loaded_as_lora(tmp_path: Path):
+    random_scores(tiny_model(), r=3, use_rslora=True).save(tmp_path)
+
+    config = Scores.load(tmp_path).peft
+
+    assert isinstance(config, LoraConfig)
+    assert (config.r, config.use_rslora) == (3, True)

@@ -1,0 +1,278 @@
+"""The early phase: what it scores, what it leaves behind, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny_models import (
+    FAMILIES,
+    lora,
+    random_scores,
+    tiny_batch,
+    tiny_batches,
+    tiny_model,
+    tiny_scores,
+)
+from peft import AdaLoraConfig, get_peft_model
+
+import lightpeft
+from lightpeft.core.errors import ModelError, ScoresError
+from lightpeft.core.scores import Scores
+from lightpeft.estimation.importance import rank_importance
+
+QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FIRST = "bert.encoder.layer.0.attention"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_is_afterwards_what_it_was(family: str):
+    model = tiny_model(family)
+    before = copy.deepcopy(model)
+
+    scores = tiny_scores(model)
+
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+    old, new = before.state_dict(), model.state_dict()
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert not model.training
+    assert torch.equal(model(**tiny_batch()).logits, before(**tiny_batch()).logits)
+    head = [name for name in scores.adapter if "lora_" not in name]
+    assert head, "the task head is not among the trained weights"
+    for name in head:
+        start = old[name.removeprefix("base_model.model.")]
+        assert not torch.equal(scores.adapter[name], start), f"{name} was not trained"
+
+
+def test_estimating_twice_from_one_seed_gives_the_same_bytes(tmp_path: Path):
+    for name in ("one", "two"):
+        tiny_scores(tiny_model(), lora_dropout=0.1).save(tmp_path / name)
+
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "curve.csv",
+        "scores.json",
+        "scores.safetensors",
+    ]
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_another_seed_gives_other_scores():
+    model, digests = tiny_model(), set()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        digests.add(lightpeft.estimate(model, lora(), list(tiny_batches()), steps=2).digest)
+
+    assert len(digests) == 2
+
+
+def test_scores_are_means_over_the_second_half_of_the_steps():
+    model, config = tiny_model(**QUIET), lora(init_lora_weights=False)
+    batches = [tiny_batch(seed=seed) for seed in range(4)]
+    torch.manual_seed(0)
+    scores = lightpeft.estimate(model, config, batches, steps=4, lr=0.0)
+
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, copy.deepcopy(scores.peft))
+    layer = wrapped.get_submodule(f"base_model.model.{FIRST}.self.query")
+    weight, found = layer.lora_A["default"].weight, torch.zeros(4)
+    for batch in batches[2:]:
+        weight.grad = None
+        wrapped(**batch).loss.backward()
+        found += rank_importance(weight.detach(), weight.grad) / 2
+    torch.testing.assert_close(scores.ranks[f"{FIRST}.self.query"], found)
+
+
+def test_estimation_with_activation_checkpointing_finds_the_same():
+    plain, saving = tiny_model(**QUIET), tiny_model(**QUIET)
+    saving.activation_checkpointing_enable()
+
+    one, two = tiny_scores(plain), tiny_scores(saving)
+
+    assert one.modules == pytest.approx(two.modules, rel=1e-4)
+    for name, row in one.ranks.items():
+        torch.testing.assert_close(row, two.ranks[name], rtol=1e-3, atol=1e-6)
+
+
+def test_bfloat16_model_is_estimated_in_float32_adapters(tmp_path: Path):
+    scores = tiny_scores(tiny_model().bfloat16())
+    scores.save(tmp_path)
+
+    assert Scores.load(tmp_path).digest == scores.digest
+
+    assert all(t.dtype == torch.float32 for n, t in scores.adapter.items() if "lora_" in n)
+    assert scores.fingerprint == tiny_scores(tiny_model(), steps=2).fingerprint
+
+
+def test_l1_pulls_the_masks_below_one():
+    model = tiny_model()
+    settings = {"steps": 6, "mask_lr": 0.01}
+    batches = list(tiny_batches())
+
+    pulled = lightpeft.estimate(model, lora(), batches, l1=1e6, **settings)
+    free = lightpeft.estimate(model, lora(), batches, l1=0.0, **settings)
+
+    # Adam moves a step of one sign by the learning rate, after one step of warmup.
+    rows = [*pulled.heads["mask"].values(), *pulled.neurons["mask"].values()]
+    torch.testing.assert_close(torch.cat(rows), torch.full((3 * 68,), 0.94), rtol=0, atol=1e-3)
+    assert torch.cat([*free.heads["mask"].values()]).max() > 1
+
+
+def test_masks_learn_at_their_own_rate():
+    model, batches = tiny_model(), list(tiny_batches())
+
+    slow = lightpeft.estimate(model, lora(), batches, steps=4, mask_lr=1e-6)
+
+    assert slow.curve[-1]["head_movement_max"] == pytest.approx(4e-6, rel=0.3)
+
+
+def test_magnitude_is_the_norm_of_all_that_a_unit_owns():
+    model = tiny_model("distilbert")
+    scores = random_scores(model)
+    found = tiny_scores(model, steps=2)
+    block = list(scores.shape.neurons)[1]
+    rows, columns = model.get_submodule(block).lin1.weight, model.get_submodule(block).lin2.weight
+    wanted = (rows.square().sum(1) + columns.square().sum(0)).sqrt()
+    torch.testing.assert_close(found.neurons["magnitude"][block], wanted)
+
+    block = list(scores.shape.heads)[1]
+    linears = [model.get_submodule(f"{block}.{x}_lin").weight[8:16] for x in "qkv"]
+    linears.append(model.get_submodule(scores.shape.readers[block]).weight[:, 8:16])
+    wanted = torch.cat([part.flatten() for part in linears]).norm()
+    torch.testing.assert_close(found.heads["magnitude"][block][1], wanted)
+
+
+def test_curve_has_a_row_per_step_and_progress_is_told():
+    told: list[int] = []
+    scores = lightpeft.estimate(
+        tiny_model(),
+        lora(),
+        list(tiny_batches()),
+        steps=6,
+        progress=lambda step, **values: told.append(step),
+    )
+
+    assert [row["step"] for row in scores.curve] == told == [1, 2, 3, 4, 5, 6]
+    assert scores.curve[0].keys() >= {"task_loss", "head_movement", "neuron_movement_max"}
+
+
+@pytest.mark.parametrize("targets", ["all-linear", None])
+def test_all_linear_means_the_linears_of_the_blocks(targets: str | None):
+    scores = tiny_scores(tiny_model(), steps=2, target_modules=targets)
+
+    assert scores.modules.keys() == scores.shape.linears.keys()
+
+
+def test_targets_are_endings_of_whole_names():
+    scores = tiny_scores(tiny_model(), steps=2, target_modules=["query", "attention.output.dense"])
+
+    found = {name.removeprefix("bert.encoder.layer.") for name in scores.modules}
+    assert found == {
+        f"{layer}.attention.{name}" for layer in range(3) for name in ("self.query", "output.dense")
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 1}, r"estimate\.steps must be a whole number from 2, got 1"),
+        ({"reduction": "max"}, r"estimate\.reduction must be sum or mean, got 'max'"),
+    ],
+)
+def test_wrong_setting_is_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ScoresError, match=message):
+        lightpeft.estimate(tiny_model(), lora(), list(tiny_batches()), **({"steps": 4} | settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, r"LoraConfig\.use_dora is not supported, got True"),
+        ({"bias": "all"}, r"LoraConfig\.bias is not supported"),
+        ({"lora_bias": True}, r"LoraConfig\.lora_bias is not supported"),
+        ({"rank_pattern": {"query": 2}}, r"LoraConfig\.rank_pattern is not supported"),
+        ({"exclude_modules": ["query"]}, r"LoraConfig\.exclude_modules is not supported"),
+        ({"layers_to_transform": [0], "target_modules": ["query"]}, "layers_to_transform is not"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights must be true, false or gaussian"),
+        (
+            {"target_modules": ["query", "qery"]},
+            r"peft\.targets: 'qery' is no linear.*query",
+        ),
+        ({"target_modules": "classifier"}, r"peft\.targets: 'classifier' is no linear"),
+        ({"target_modules": []}, r"peft\.targets: .* is no linear"),
+        ({"modules_to_save": ["dense"]}, "'dense' would train bert.* whole"),
+        ({"modules_to_save": ["layer.1"]}, "'layer.1' would train bert.encoder.layer.1.* whole"),
+    ],
+)
+def test_what_cannot_be_sliced_later_is_refused_at_once(changes: dict[str, object], message: str):
+    model = tiny_model()
+    modules = [type(module) for module in model.modules()]
+
+    with pytest.raises(ModelError, match=message) as caught:
+        tiny_scores(model, **changes)
+
+    assert "\n" not in str(caught.value)
+    assert modules == [type(module) for module in model.modules()]
+
+
+def test_other_peft_methods_are_refused():
+    config = AdaLoraConfig(total_step=10, target_modules=["query"])
+
+    with pytest.raises(ModelError, match="must be LoRA, got AdaLoraConfig"):
+        lightpeft.estimate(tiny_model(), config, list(tiny_batches()), steps=2)
+
+
+def test_callers_config_is_left_alone():
+    config = lora()
+    before = config.to_dict()
+
+    lightpeft.estimate(tiny_model(), config, list(tiny_batches()), steps=2)
+
+    assert config.to_dict() == before
+
+
+def test_batches_that_run_out_are_an_error():
+    with pytest.raises(ScoresError, match="ran out after 4 of 6 steps; pass a list or a Data"):
+        lightpeft.estimate(tiny_model(), lora(), tiny_batches(), steps=6)
+
+
+def test_no_batches_are_an_error():
+    with pytest.raises(ScoresError, match="ran out after 0 of 6 steps"):
+        lightpeft.estimate(tiny_model(), lora(), [], steps=6)
+
+
+def test_batches_without_labels_are_an_error():
+    batch = tiny_batch()
+    del batch["labels"]
+
+    with pytest.raises(ScoresError, match="must hold labels, got input_ids, attention_mask"):
+        lightpeft.estimate(tiny_model(), lora(), [batch], steps=2)
+
+
+def test_loss_that_is_not_a_number_names_the_step_and_restores_the_model():
+    model = tiny_model(num_labels=1)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    good = [tiny_batch(seed=seed) for seed in range(3)]
+    batches = [batch | {"labels": batch["labels"].float()} for batch in good]
+    batches[2]["labels"][0] = torch.nan
+
+    with pytest.raises(ScoresError, match=r"^step 3: .* is not a number; lower estimate\.lr"):
+        lightpeft.estimate(model, lora(), batches, steps=6)
+
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_whole_task_head_is_trained_and_saved():
+    scores = tiny_scores(tiny_model("distilbert"), steps=2)
+
+    heads = {name.split(".")[-2] for name in scores.adapter if "lora_" not in name}
+    assert heads == {"pre_classifier", "classifier"}

@@ -1,0 +1,212 @@
+"""Every supported architecture: pruned is masked, in all that a model does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.architecture_matrix import (
+    batch_of,
+    drawn_plan,
+    loss_of,
+    masked,
+    parts,
+    plans,
+    said,
+    sliced,
+)
+from helpers.architectures import ARCHITECTURES
+from helpers.tiny_models import mask_units, masked_model
+from peft import PeftModel
+from torch import Tensor, nn
+
+import lightpeft
+from lightpeft.modeling.families import FAMILIES
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.moe import wrapped
+from lightpeft.pruning.prune import (
+    compact_config,
+    compact_weights,
+    lifted_weights,
+    load_weights,
+    peft_weights,
+)
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+NAMES = list(ARCHITECTURES)
+KERNELS = [(name, kernel) for name, made in ARCHITECTURES.items() for kernel in made.attention]
+
+
+def test_every_registered_model_type_is_built_here():
+    assert {made.config().model_type for made in ARCHITECTURES.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("name", "attention"), KERNELS)
+def test_pruned_outputs_equal_masked_outputs(name: str, attention: str):
+    model, scores = parts(name, attention)
+    assert model.config._attn_implementation == attention
+    whole = said(model, name)
+    for plan in plans(name, scores):
+        wanted = said(masked(model, plan), name)
+        assert (wanted - whole).abs().max() > 0.1
+
+        torch.testing.assert_close(said(sliced(model, plan), name), wanted, **CLOSE)
+
+
+def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
+    loss_of(model, batch_of(name)).backward()
+    return {
+        path.replace(".default", ""): weight.grad
+        for path, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@pytest.mark.parametrize(("name", "attention"), KERNELS)
+def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str, attention: str):
+    model, scores = parts(name, attention)
+    for plan in plans(name, scores):
+        reference = masked_model(model, scores, plan)
+        wanted = said(reference, name)
+        full = gradients(reference, name)
+
+        pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+
+        # T5 does not scale its attention's scores, which makes rounding errors larger.
+        torch.testing.assert_close(said(pruned, name), wanted, rtol=1e-4, atol=1e-4)
+        found = gradients(pruned, name)
+        # What a mask leaves of a gradient is what slicing leaves of it.
+        wanted_gradients = compact_weights(full, plan)
+        assert found.keys() == wanted_gradients.keys()
+        for path, gradient in found.items():
+            other = wanted_gradients[path]
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * _scale(full))
+
+
+def _scale(gradients: dict[str, Tensor]) -> float:
+    return max(1.0, *(float(gradient.abs().max()) for gradient in gradients.values()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
+    model, scores = parts(name)
+    drawn = drawn_plan(scores)
+    ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
+    plan = dataclasses.replace(drawn, ranks=ranks)
+    config = compact_config(scores.peft, plan)
+    config.init_lora_weights = False  # both factors random
+    base = sliced(model, plan)
+    alone = said(base, name)
+    torch.manual_seed(0)
+    after, before = wrapped(base, config), wrapped(model, config)
+    load_weights(before, lifted_weights(peft_weights(after), plan))
+    mask_units(before.base_model.model, plan)
+
+    found = said(after, name)
+
+    assert (found - alone).abs().max() > 1e-3
+    torch.testing.assert_close(found, said(before, name), **CLOSE)
+    torch.testing.assert_close(said(after.merge_and_unload(), name), found, **CLOSE)
+
+
+def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Greedy decoding with the cache of keys and values: tokens and their logits."""
+    batch = batch_of(name)
+    batch.pop("decoder_input_ids", None)
+    found = model.generate(
+        **batch,
+        max_new_tokens=5,
+        min_new_tokens=5,
+        do_sample=False,
+        num_beams=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return found.sequences, torch.stack(found.logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"), [k for k in KERNELS if ARCHITECTURES[k[0]].generates]
+)
+def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str, attention: str):
+    model, scores = parts(name, attention)
+    for plan in plans(name, scores):
+        tokens, wanted = continued(masked(model, plan), name)
+
+        same, found = continued(sliced(model, plan), name)
+
+        assert torch.equal(tokens, same)
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "name", ["bloom", "falcon, new", "gpt_neox", "llama, shared keys and values"]
+)
+def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: str):
+    model, scores = parts(name)
+    plan = drawn_plan(scores)
+    empty = {
+        group: {path: dataclasses.replace(cut, kept=()) for path, cut in cuts.items()}
+        for group, cuts in (("heads", plan.heads), ("neurons", plan.neurons))
+    }
+    readers = set(plan.shape.readers.values())
+    ranks = {
+        path: dataclasses.replace(cut, kept=() if path in readers else (0,))
+        for path, cut in plan.ranks.items()
+    }
+    plan = dataclasses.replace(plan, ranks=ranks, **empty)
+    tokens, wanted = continued(masked(model, plan), name)
+
+    same, found = continued(sliced(model, plan), name)
+
+    assert torch.equal(tokens, same)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mask_gets_a_gradient(name: str):
+    model, scores = parts(name)
+    with Masks(model, scores.shape, l1=0.0) as masks:
+        loss_of(model, batch_of(name)).backward()
+
+        for path, mask in masks.heads.items():
+            assert mask.grad.abs().min() > 0, path
+        for path, mask in masks.neurons.items():
+            assert (mask.grad != 0).float().mean() > 0.5, path  # ReLU leaves some silent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
+    model, scores = parts(name)
+    plan = plans(name, scores)[-1]
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    lightpeft.save(pruned, tmp_path / "out")
+    again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
+
+    assert lightpeft.plan_of(again) == plan
+    assert torch.equal(said(again, name), said(pruned, name))
+    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
+    mask_units(stock.base_model.model, plan)
+    torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)
+
+
+# All of the compiler but its last step; and with that, which needs a C++ compiler on the machine.
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["bert", "llama, shared keys and values"])
+def test_compiled_equals_eager(name: str, backend: str):
+    model, scores = parts(name, "sdpa")
+    base = sliced(model, drawn_plan(scores, empty=True))
+    wanted = said(base, name)
+
+    compiled: Any = torch.compile(base, fullgraph=True, backend=backend)
+
+    torch.testing.assert_close(said(compiled, name), wanted, **CLOSE)

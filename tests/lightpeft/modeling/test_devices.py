@@ -1,0 +1,138 @@
+"""Models on several devices, as accelerate spreads them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from accelerate import dispatch_model
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from helpers.architecture_matrix import batch_of, build, drawn_plan, said, scores_of
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lightpeft
+from lightpeft.core.errors import ModelError
+from lightpeft.estimation.importance import Collector, _Sums
+from lightpeft.modeling.masks import Masks
+
+LLAMA = "llama, shared keys and values"
+FIRST, SECOND = torch.device("cpu"), torch.device("meta")
+
+
+def test_masks_and_scores_lie_on_the_device_of_their_layer():
+    model = build(LLAMA)
+    shape = lightpeft.read_shape(model)
+    wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    moved = model.model.layers[1]
+    add_hook_to_module(moved, AlignDevicesHook(execution_device=SECOND, io_same_device=True))
+    # Tensors without values: mixing devices raises as it does where there are several.
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        for path, module in model.named_modules():
+            device = SECOND if "layers.1" in path else FIRST
+            for name, weight in module.named_parameters(recurse=False):
+                empty = torch.empty(weight.shape, device=device)
+                module._parameters[name] = nn.Parameter(empty, weight.requires_grad)
+        batch = {
+            key: fake.from_tensor(value) for key, value in batch_of(LLAMA, labels=True).items()
+        }
+        with (
+            Masks(model, shape, l1=0.1) as masks,
+            Collector(wrapped, masks, reduction="mean") as collector,
+        ):
+            collector.begin(batch)
+            loss = model(**batch).loss
+            (loss + masks.penalty().to(loss.device)).backward()
+            collector.end(1, count=True)
+
+            for path, mask in (masks.heads | masks.neurons).items():
+                device = SECOND if "layers.1" in path else FIRST
+                assert (mask.device, mask.grad.device) == (device, device)
+            assert [part.ranks.device for part in collector._sums] == [FIRST, SECOND]
+            assert [total.device for total in collector._taylor] == [FIRST, SECOND] * 2
+
+
+def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
+    model = build(LLAMA)
+    shape = lightpeft.read_shape(model)
+    wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    layers = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
+    with Masks(model, shape, l1=0.0) as masks, Collector(wrapped, masks, reduction="sum") as found:
+        found._sums = [
+            _Sums(FIRST, 4, layers={index: layers[index] for index in rows})
+            for rows in ([4, 1, 3], [2, 0])
+        ]
+        parts = [torch.tensor(part.index) for part in found._sums]
+
+        assert found._gathered(parts).tolist() == [0, 1, 2, 3, 4]
+
+
+def dispatched(model: nn.Module) -> nn.Module:
+    """With accelerate's hooks, as on several devices."""
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    places = dict.fromkeys((*parts, "model.layers.0", "model.layers.1"), "cpu")
+    found: nn.Module = dispatch_model(model, places, main_device="cpu", force_hooks=True)
+    assert hasattr(found.model.layers[1], "_hf_hook")
+    return found
+
+
+def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path: Path):
+    plain = build(LLAMA)
+    spread = dispatched(copy.deepcopy(plain))
+    batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
+    found = []
+    for model in (plain, spread):
+        torch.manual_seed(0)
+        scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
+        plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+        pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
+        pruned(**batches[0]).loss.backward()
+        found.append((scores, plan, pruned))
+
+    (one, plan, a), (other, same, b) = found
+    assert (one.digest, plan.digest) == (other.digest, same.digest)
+    assert torch.equal(said(a, LLAMA), said(b, LLAMA))
+    lightpeft.save(b, tmp_path / "out")
+    again = lightpeft.load(dispatched(build(LLAMA)), tmp_path / "out")
+    assert torch.equal(said(again, LLAMA), said(a, LLAMA))
+
+
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}])
+def test_a_model_loaded_in_bfloat16_with_a_device_map_is_pruned(device_map: object, tmp_path: Path):
+    build(LLAMA).save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, device_map=device_map, dtype=torch.bfloat16
+    )
+    batches = [batch_of(LLAMA, labels=True)]
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=2)
+    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+
+    pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
+
+    base = {w.dtype for n, w in pruned.named_parameters() if "lora_" not in n}
+    assert base == {torch.bfloat16}
+    assert said(pruned, LLAMA).isfinite().all()
+
+
+def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
+    build(LLAMA).save_pretrained(tmp_path / "model")
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model",
+        device_map=places | dict.fromkeys(("model.norm", "model.rotary_emb", "lm_head"), "cpu"),
+        offload_folder=tmp_path / "offload",
+    )
+    scores = scores_of(build(LLAMA))
+    before = said(model, LLAMA)
+
+    message = r"^model\.layers\.1\.\S+ is not in memory \(device meta\): a model that is offloaded"
+    with pytest.raises(ModelError, match=message):
+        lightpeft.estimate(model, LoraConfig(r=2), [batch_of(LLAMA, labels=True)], steps=2)
+    with pytest.raises(ModelError, match=message):
+        lightpeft.prune(model, drawn_plan(scores), scores)
+    assert torch.equal(said(model, LLAMA), before)

@@ -1,0 +1,141 @@
+"""Where each architecture keeps its heads and neurons, and what tells models apart."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers
+from helpers.tiny_models import FAMILIES, lora, tiny_model
+from peft import get_peft_model
+
+from lightpeft.core.errors import ModelError
+from lightpeft.modeling.families import mask_key
+from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.inspection import read_shape
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shape_is_read_from_the_weights(family: str):
+    shape = read_shape(tiny_model(family))
+
+    assert shape.model_type == family
+    assert list(shape.heads.values()) == [4, 4, 4]
+    assert list(shape.neurons.values()) == [64, 64, 64]
+    sizes = [(linear.outputs, linear.inputs, linear.unit) for linear in shape.linears.values()]
+    assert sizes == [*[(32, 32, 8)] * 4, (64, 32, 1), (32, 64, 1)] * 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_linears_are_in_the_order_in_which_they_run(family: str):
+    model, ran = tiny_model(family), []
+    shape = read_shape(model)
+    for name in shape.linears:
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+
+    model(input_ids=torch.ones(1, 3, dtype=torch.long))
+
+    blocks = [shape.linears[name].block for name in ran]
+    assert list(dict.fromkeys(blocks)) == list(
+        dict.fromkeys(linear.block for linear in shape.linears.values())
+    )
+    assert sorted(ran) == sorted(shape.linears)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_is_counted_once(family: str):
+    model = tiny_model(family)
+    shape = read_shape(model)
+
+    linears = sum(x.inputs * x.outputs + x.bias * x.outputs for x in shape.linears.values())
+
+    assert linears + sum(shape.others.values()) == sum(w.numel() for w in model.parameters())
+    head = [w.numel() for n, w in model.named_parameters() if "classifier" in n or "pooler" in n]
+    assert shape.others["head"] == sum(head)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: str):
+    shape = read_shape(tiny_model(family))
+
+    for block in (*shape.heads, *shape.neurons):
+        linear = shape.linears[shape.readers[block]]
+        assert (linear.block, linear.side) == (block, "in")
+
+
+def test_shape_of_other_task_heads_is_read_too():
+    config = tiny_model().config
+
+    shape = read_shape(transformers.BertForTokenClassification(config))
+
+    assert list(shape.heads.values()) == [4, 4, 4]
+
+
+def test_unsupported_architecture_is_refused_with_the_supported_ones():
+    config = transformers.XLNetConfig(vocab_size=9, d_model=8, n_layer=1, n_head=2)
+
+    with pytest.raises(ModelError, match="model type 'xlnet' is not supported; supported: albert,"):
+        read_shape(transformers.XLNetModel(config))
+
+
+def test_wrapped_model_is_refused():
+    model = tiny_model()
+    get_peft_model(model, lora())
+
+    with pytest.raises(ModelError, match="pass the plain model, not one wrapped by peft"):
+        read_shape(model)
+
+
+def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
+    model = tiny_model()
+    shape = read_shape(model)
+
+    assert fingerprint(model, shape) == fingerprint(copy.deepcopy(model).bfloat16(), shape)
+
+
+def test_fingerprint_does_not_see_the_task_head():
+    model, other = tiny_model(), tiny_model()
+    torch.nn.init.zeros_(other.classifier.weight)
+
+    assert fingerprint(model, read_shape(model)) == fingerprint(other, read_shape(other))
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"num_hidden_layers": 2}])
+def test_fingerprint_tells_models_apart(changes: dict[str, int]):
+    one, other = tiny_model(), tiny_model(**changes)
+
+    assert fingerprint(one, read_shape(one)) != fingerprint(other, read_shape(other))
+
+
+def test_fingerprint_sees_a_change_in_any_linear():
+    model = tiny_model()
+    shape = read_shape(model)
+    found = {fingerprint(model, shape)}
+
+    for name in shape.linears:
+        with torch.no_grad():
+            model.get_submodule(name).weight += 0.1
+        found.add(fingerprint(model, shape))
+
+    assert len(found) == len(shape.linears) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "encoder_decoder", "key"),
+    [
+        ("bert.encoder.layer.0.attention.self.query", False, "attention_mask"),
+        ("model.decoder.layers.0.self_attn.q_proj", False, "attention_mask"),
+        ("model.decoder.layers.0.self_attn.q_proj", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.fc1", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.encoder_attn.q_proj", True, "decoder_attention_mask"),
+        ("model.decoder.layers.0.encoder_attn.k_proj", True, "attention_mask"),
+        ("model.encoder.layers.0.self_attn.k_proj", True, "attention_mask"),
+        ("decoder.block.0.layer.1.EncDecAttention.v", True, "attention_mask"),
+        ("decoder.block.0.layer.1.EncDecAttention.o", True, "decoder_attention_mask"),
+        ("vision_model.encoder.layers.0.mlp.fc1", False, ""),
+        ("deberta.encoder.layer.0.attention.self.pos_proj", False, ""),
+    ],
+)
+def test_a_linear_knows_the_mask_of_what_it_sees(path: str, encoder_decoder: bool, key: str):
+    assert mask_key(path, encoder_decoder=encoder_decoder) == key

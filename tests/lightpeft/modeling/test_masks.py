@@ -1,0 +1,110 @@
+"""Masks before the output projections: the same function as scaling a head or a neuron."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from helpers.tiny_models import FAMILIES, lora, tiny_batch, tiny_model
+from peft import get_peft_model
+
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.masks import Masks
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attention: str):
+    model, batch = tiny_model(family, attention=attention), tiny_batch()
+    shape, scaled = read_shape(model), copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with Masks(model, shape, l1=0.0) as masks:
+        for block, mask in (masks.heads | masks.neurons).items():
+            mask.data = torch.rand(mask.shape, generator=generator)
+            name = shape.readers[block]
+            columns = mask.detach().repeat_interleave(shape.linears[name].unit)
+            scaled.get_submodule(name).weight.data *= columns
+        found = model(**batch).logits
+
+    torch.testing.assert_close(found, scaled(**batch).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_of_one_change_nothing_and_leave_nothing_behind():
+    model, batch = tiny_model(), tiny_batch()
+    plain = model(**batch).logits
+
+    with Masks(model, read_shape(model), l1=1.0) as masks:
+        assert torch.equal(model(**batch).logits, plain)
+        masks.heads["bert.encoder.layer.0.attention"].data[0] = 0
+        assert not torch.equal(model(**batch).logits, plain)
+
+    assert torch.equal(model(**batch).logits, plain)
+
+
+def test_masks_scale_the_input_of_lora_too():
+    model, batch = tiny_model(), tiny_batch()
+    shape = read_shape(model)
+    wrapped = get_peft_model(model, lora(init_lora_weights=False)).eval()
+    with Masks(model, shape, l1=0.0) as masks:
+        for mask in masks.parameters():
+            mask.data[:] = 0.5
+        found = wrapped(**batch).logits
+    for block in (*shape.heads, *shape.neurons):
+        layer = model.get_submodule(shape.readers[block])
+        layer.base_layer.weight.data *= 0.5
+        layer.lora_A["default"].weight.data *= 0.5
+
+    torch.testing.assert_close(found, wrapped(**batch).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_keep_the_dtype_of_the_model():
+    model = tiny_model().bfloat16()
+
+    with Masks(model, read_shape(model), l1=0.0) as masks:
+        assert model(**tiny_batch()).logits.dtype == torch.bfloat16
+        assert {mask.dtype for mask in masks.parameters()} == {torch.float32}
+
+
+def test_penalty_is_the_weighted_sum_of_absolute_masks():
+    model = tiny_model()
+    with Masks(model, read_shape(model), l1=0.5) as masks:
+        masks.heads["bert.encoder.layer.1.attention"].data[:] = torch.tensor([-2.0, 0, 1, 1])
+
+        assert float(masks.penalty().detach()) == 0.5 * (4 + 4 + 4 + 3 * 64)
+
+
+def test_taylor_score_leaves_the_penalty_out():
+    model, batch = tiny_model(), tiny_batch()
+    found = []
+    for l1 in (0.0, 100.0):
+        with Masks(model, read_shape(model), l1=l1) as masks:
+            for mask in masks.parameters():
+                mask.data *= -0.7
+            (model(**batch).loss + masks.penalty()).backward()
+            found.append(torch.cat(masks.taylor()))
+
+    assert found[0].max() > 0.01
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
+    model, batch = tiny_model().double(), tiny_batch()
+    shape = read_shape(model)
+    with Masks(model, shape, l1=1e-4) as masks:
+        (model(**batch).loss + masks.penalty()).backward()
+        found = dict(zip((*masks.heads, *masks.neurons), masks.taylor(), strict=True))
+
+    for block, unit in [(next(iter(shape.heads)), 2), (list(shape.neurons)[2], 37)]:
+        name = shape.readers[block]
+        width = shape.linears[name].unit
+        weight = model.get_submodule(name).weight
+        columns = slice(unit * width, (unit + 1) * width)
+        losses = []
+        for factor in (1 + 1e-4, 1 - 1e-4):
+            kept = weight.detach().clone()
+            weight.data[:, columns] *= factor
+            losses.append(float(model(**batch).loss.detach()))
+            weight.data = kept
+        slope = (losses[0] - losses[1]) / 2e-4
+        assert float(found[block][unit]) == pytest.approx(abs(slope), rel=1e-3, abs=1e-7)

@@ -1,0 +1,168 @@
+"""Models with experts: attention heads and dense neurons go, the experts stay whole."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.architecture_matrix import batch_of, build, drawn_plan, outputs, parts, said
+from helpers.tiny_models import mask_units, tiny_batches
+from peft import LoraConfig, PeftModel
+from torch import nn
+
+import lightpeft
+from lightpeft.core.errors import ModelError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.modeling.families import FAMILIES, Family
+
+QWEN2 = "qwen2_moe, shared expert and dense layer"
+RATIOS = {"heads": 0.5, "modules": 0.25, "ranks": 0.5}
+
+
+def test_the_shared_expert_and_dense_layers_have_neurons_and_the_experts_have_none():
+    assert lightpeft.read_shape(build(QWEN2)).neurons == {
+        "model.layers.0.mlp": 40,
+        "model.layers.1.mlp.shared_expert": 40,
+    }
+    assert not lightpeft.read_shape(build("mixtral")).neurons
+
+
+def test_experts_and_router_keep_their_weights_bit_for_bit():
+    model, scores = parts(QWEN2)
+    before = {n: w.clone() for n, w in model.named_parameters() if ".experts." in n or "gate." in n}
+    assert len(before) == 4  # gate_up_proj, down_proj, the router, the shared expert's gate
+
+    pruned = lightpeft.prune(model, drawn_plan(scores), scores).get_base_model()
+
+    assert all(torch.equal(pruned.get_parameter(name), old) for name, old in before.items())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path):
+    model = build(name)
+    batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
+    scores.save(tmp_path / "scores")
+    scores = Scores.load(tmp_path / "scores")
+    assert scores.curve[-1]["neuron_movement"] == 0
+
+    plan = lightpeft.make_plan(scores, neurons=0.5, **RATIOS)
+    plan.save(tmp_path / "plan.json")
+
+    assert PruningPlan.load(tmp_path / "plan.json") == plan
+    assert plan.neurons == {}
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores, verify=batches[0])
+    lightpeft.save(pruned, tmp_path / "out")
+    again = lightpeft.load(model, tmp_path / "out")
+    assert torch.equal(said(again, name), said(pruned.eval(), name))
+
+
+def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
+    scores = parts(QWEN2)[1]
+
+    asked = lightpeft.make_plan(scores, neurons=0.5, **RATIOS)
+
+    assert any(
+        note.startswith("the neurons of the experts stay, in 1 layers") and "(80)" in note
+        for note in asked.notes
+    )
+    whole = lightpeft.make_plan(scores, neurons=0, **RATIOS)
+    assert not any("experts" in note for note in whole.notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LoraConfig(target_modules=["gate_up_proj"]), "'gate_up_proj' is no linear"),
+        (LoraConfig(target_modules=["gate"]), "'gate' is no linear of a mixtral block"),
+        (
+            LoraConfig(target_parameters=["mlp.experts.down_proj"]),
+            "LoraConfig.target_parameters is not supported",
+        ),
+    ],
+)
+def test_experts_carry_no_peft_modules(config: LoraConfig, message: str):
+    with pytest.raises(ModelError, match=message):
+        lightpeft.estimate(build("mixtral"), config, tiny_batches(), steps=2)
+
+
+@pytest.mark.parametrize("block", [".mlp.", ".self_attn."])
+@pytest.mark.parametrize("name", [QWEN2, "qwen3_moe, dense layer"])
+def test_lifted_adapter_of_one_kind_of_block_leaves_experts_alone(
+    name: str, block: str, tmp_path: Path
+):
+    model, scores = parts(name)
+    drawn = drawn_plan(scores)
+    ranks = {
+        p: c if block in p else dataclasses.replace(c, kept=()) for p, c in drawn.ranks.items()
+    }
+    plan = dataclasses.replace(drawn, ranks=ranks)
+    adapted = dataclasses.replace(scores.peft, lora_dropout=0.1)
+    scores = dataclasses.replace(scores, peft=adapted)
+    plan = dataclasses.replace(plan, scores=scores.digest)
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores).eval()
+    lightpeft.save(pruned, tmp_path / "out")
+
+    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+
+    stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
+    carriers = [path for path, _ in stock.named_parameters() if "lora_" in path]
+    assert carriers
+    assert not any(".experts." in path for path in carriers)
+    merged = copy.deepcopy(stock).merge_and_unload()
+    for found in (stock.base_model.model, merged):
+        mask_units(found, plan)
+        torch.testing.assert_close(said(found, name), said(pruned, name), rtol=1e-5, atol=1e-5)
+
+
+def test_block_of_experts_with_something_else_in_it_is_refused():
+    model = build("mixtral")
+    model.model.layers[1].mlp.norm = nn.LayerNorm(32)
+
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp can't be cut: .* account for norm"):
+        lightpeft.read_shape(model)
+
+
+def test_experts_under_other_names_are_refused():
+    model = build("mixtral")
+    mlp = model.model.layers[1].mlp
+    mlp.router = mlp.gate
+    del mlp.gate
+
+    with pytest.raises(ModelError, match=r"layers\.1 can't be cut: it has no feed-forward block"):
+        lightpeft.read_shape(model)
+
+
+def test_experts_that_do_not_say_how_many_a_token_goes_to_are_refused():
+    model = build("mixtral")
+    for module in model.model.layers[1].mlp.modules():
+        vars(module).pop("top_k", None)
+
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp can't be counted: it has no top_k"):
+        lightpeft.read_shape(model)
+
+
+def test_family_without_neurons_must_keep_experts_whole():
+    heads = {"heads_in": ("q", "k", "v"), "heads_out": "o"}
+    with pytest.raises(ModelError, match="neurons_out must be a child name, got ''"):
+        Family(**heads, neurons_in=(), neurons_out="")
+    with pytest.raises(ModelError, match=r"Family.whole must be a tuple"):
+        Family(**heads, neurons_in=(), neurons_out="", whole="experts")
+
+
+def test_every_kernel_of_experts_gives_the_pruned_model_the_same_outputs():
+    model, scores = parts(QWEN2)
+    assert FAMILIES["qwen2_moe"][0].whole
+    pruned = lightpeft.prune(model, drawn_plan(scores), scores)
+    found = {}
+    for kernel in ("eager", "batched_mm", "grouped_mm"):
+        pruned.config._experts_implementation = kernel
+        with torch.no_grad():
+            found[kernel] = outputs(pruned, batch_of(QWEN2))
+
+    for kernel in ("batched_mm", "grouped_mm"):
+        torch.testing.assert_close(found[kernel], found["eager"], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,289 @@
+"""What a family's names don't account for is refused, in one line that names the block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from helpers.architecture_matrix import batch_of, build, drawn_plan, outputs, scores_of
+from helpers.architectures import ARCHITECTURES
+from torch import nn
+from transformers import PreTrainedModel
+
+import lightpeft
+from lightpeft.core.errors import ModelError
+from lightpeft.modeling import families
+from lightpeft.modeling.families import FAMILIES, Family, register_family
+from lightpeft.pruning import slicing
+from lightpeft.pruning.head_counts import HeadsOfConfig
+
+LLAMA = "llama, shared keys and values"
+PLAIN: dict[str, Any] = {
+    "heads_in": ("q", "k", "v"),
+    "heads_out": "o",
+    "neurons_in": ("up",),
+    "neurons_out": "down",
+}
+
+
+def with_sinks(model: Any) -> None:
+    model.model.layers[1].self_attn.sinks = nn.Parameter(torch.zeros(8))
+
+
+def with_full_width_norm(model: Any) -> None:
+    model.model.layers[1].self_attn.q_norm = nn.RMSNorm(32)
+
+
+def with_norm_of_neurons(model: Any) -> None:
+    model.model.layers[1].mlp.norm = nn.LayerNorm(40)
+
+
+def with_latent_keys(model: Any) -> None:
+    attention = model.model.layers[1].self_attn
+    attention.kv_a_proj, attention.kv_b_proj = nn.Linear(32, 4), nn.Linear(4, 64)
+    del attention.k_proj, attention.v_proj
+
+
+def with_latent_queries(model: Any) -> None:
+    with_latent_keys(model)
+    del model.model.layers[1].self_attn.q_proj
+
+
+def with_experts_beside(model: Any) -> None:
+    model.model.layers[1].mlp.experts = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 32)])
+
+
+def with_experts_around(model: Any) -> None:
+    """As Llama 4 has them: the dense block is the shared expert."""
+    block = nn.Module()
+    block.shared_expert, block.experts = model.model.layers[1].mlp, nn.Module()
+    block.experts.gate_up_proj = nn.Parameter(torch.zeros(2, 80, 32))
+    model.model.layers[1].mlp = block
+
+
+def with_wide_values(model: Any) -> None:
+    model.model.layers[1].self_attn.v_proj = nn.Linear(32, 32)
+
+
+def with_fused_experts(model: Any) -> None:
+    mlp = model.model.layers[1].mlp
+    mlp.experts = nn.Parameter(torch.zeros(2, 40, 32))
+    del mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+
+def without_attention(model: Any) -> None:
+    model.model.layers[1].self_attn = nn.Linear(32, 32)
+
+
+def with_heads_that_do_not_divide(model: Any) -> None:
+    for name in ("k_proj", "v_proj"):
+        setattr(model.model.layers[1].self_attn, name, nn.Linear(32, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (LLAMA, with_sinks, "self_attn can't be cut: .* account for sinks of shape (8,)"),
+        (LLAMA, with_full_width_norm, "account for q_norm.weight of shape (32,)"),
+        ("qwen3", with_full_width_norm, "account for q_norm.weight of shape (32,)"),
+        (LLAMA, with_norm_of_neurons, "mlp can't be cut: .* account for norm.weight"),
+        (LLAMA, with_latent_keys, "self_attn can't be cut: it has o_proj but no linear k_proj"),
+        (LLAMA, with_latent_queries, "self_attn can't be cut: it has o_proj but no linear q_proj"),
+        (LLAMA, with_experts_beside, "mlp can't be cut: .* account for experts.0.weight"),
+        (LLAMA, with_experts_around, "mlp.experts.gate_up_proj of shape (2, 80, 32)"),
+        (LLAMA, with_wide_values, "v_proj is 32 x 32, but 8 units make it 16 x 32"),
+        (LLAMA, with_fused_experts, "layers.1 can't be cut: it has no feed-forward block"),
+        (LLAMA, without_attention, "layers.1 can't be cut: it has no attention block"),
+        (LLAMA, with_heads_that_do_not_divide, "8 heads of 4 can't share 3 keys and values"),
+    ],
+)
+def test_block_with_something_else_in_it_is_refused(
+    name: str, change: Callable[[Any], None], message: str
+):
+    model = build(name)
+    change(model)
+
+    with pytest.raises(ModelError) as caught:
+        lightpeft.read_shape(model)
+
+    text = str(caught.value)
+    assert text.startswith("model.layers.1")
+    for part in message.split(".*"):
+        assert part.strip() in text
+    assert "\n" not in text
+
+
+@pytest.mark.usefixtures("_registry")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("deepseek_v3", "self_attn can't be cut: it has o_proj but no linear q_proj"),  # MLA
+        ("gpt_oss", "it has no feed-forward block"),  # experts, and sinks
+        ("llama4_text", "account for feed_forward.experts.gate_up_proj of shape"),
+        ("olmo2", "self_attn can't be cut: .* account for q_norm.weight of shape (32,)"),
+        ("nemotron", "mlp can't be cut: it has down_proj but no linear gate_proj"),
+    ],
+)
+def test_model_registered_under_names_that_do_not_cover_it_is_refused(kind: str, message: str):
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 40}
+    sizes |= {"moe_intermediate_size": 8, "n_routed_experts": 8, "num_local_experts": 2}
+    config = transformers.AutoConfig.for_model(kind, **sizes, pad_token_id=0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    lightpeft.register_family(kind, families._QWEN3 if kind == "olmo2" else families._LLAMA)
+
+    with pytest.raises(ModelError) as caught:
+        lightpeft.read_shape(model)
+
+    assert str(caught.value).startswith("model.layers.0")
+    assert all(part.strip() in str(caught.value) for part in message.split(".*"))
+
+
+def test_cross_attention_of_gpt2_is_refused():
+    config = ARCHITECTURES["gpt2"].config()
+    config.add_cross_attention = True
+
+    with pytest.raises(ModelError, match=r"h\.0\.crossattention.*(account for|can't share)"):
+        lightpeft.read_shape(transformers.GPT2LMHeadModel(config))
+
+
+def test_bloom_that_bypasses_its_projection_is_refused():
+    config = ARCHITECTURES["bloom"].config()
+    config.slow_but_exact = True
+
+    with pytest.raises(ModelError, match="bypasses its output projection"):
+        lightpeft.read_shape(transformers.BloomForCausalLM(config))
+
+
+@pytest.fixture
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "FAMILIES", dict(FAMILIES))
+
+
+@pytest.mark.usefixtures("_registry")
+def test_a_registered_family_is_supported_like_any_other():
+    config = transformers.Olmo2Config(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    with pytest.raises(ModelError, match="'gemma' is not supported"):
+        lightpeft.read_shape(gemma())
+    lightpeft.register_family("gemma", families._LLAMA)
+    lightpeft.register_family("gemma", families._LLAMA)  # the same again is no mistake
+    lightpeft.register_family("olmo2", families._QWEN3)
+
+    model, batch = gemma(), batch_of("gemma2")
+    scores = scores_of(model)
+    pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify=batch)
+    assert outputs(pruned, batch).isfinite().all()
+    with pytest.raises(ModelError, match=r"account for q_norm\.weight"):  # as wide as all heads
+        lightpeft.read_shape(transformers.Olmo2ForCausalLM(config))
+
+
+def gemma() -> PreTrainedModel:
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**sizes, **heads)).eval()
+
+
+@pytest.mark.usefixtures("_registry")
+@pytest.mark.parametrize(
+    ("model_type", "given", "message"),
+    [
+        ("", (Family(**PLAIN),), "model_type must be a name, got ''"),
+        ("new", (), "'new' needs a lightpeft.Family, got ()"),
+        ("new", (PLAIN,), "'new' needs a lightpeft.Family"),
+        ("bert", (Family(**PLAIN),), "'bert' is registered already, as something else"),
+    ],
+)
+def test_registering_nonsense_is_refused(model_type: str, given: Any, message: str):
+    with pytest.raises(ModelError) as caught:
+        register_family(model_type, *given)
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads_in": "qkv"}, "heads_in must be a tuple of child names, got 'qkv'"),
+        ({"heads_in": ("q", "k")}, "must be query, key and value, or one linear"),
+        ({"heads_in": ("qkv",)}, "must be query, key and value, or one linear"),
+        ({"heads_fused": "blocks"}, "must be query, key and value, or one linear"),
+        ({"heads_fused": "rows"}, "heads_fused must be one of"),
+        ({"heads_out": ""}, "heads_out must be a child name, got ''"),
+        ({"heads_out": "q"}, "names a linear twice"),
+        ({"neurons_out": "up"}, "names a linear twice"),
+        ({"neurons_in": ()}, "neurons_in must be one linear, or gate and up"),
+        ({"neurons_in": ("a", "b"), "neurons_fused": True}, "neurons_in must be one linear"),
+        ({"quirk": "magic"}, "quirk must be one of"),
+        ({"stock": ("ranks",)}, "stock must be of heads, neurons"),
+    ],
+)
+def test_family_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ModelError) as caught:
+        Family(**(PLAIN | changes))
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["deberta-v2, positions shared (v3)", "gpt2", LLAMA])
+def test_verification_passes_a_right_model_and_stops_a_wrong_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    model = build(name)
+    scores = scores_of(model)
+    plan, batch = drawn_plan(scores), batch_of(name)
+    assert lightpeft.verify(copy.deepcopy(model), plan, batch) < 1e-5
+    half = copy.deepcopy(model).bfloat16()
+    assert lightpeft.verify(half, plan, batch) < 0.1
+
+    def wrong(linear: Any, kept: Any) -> Any:
+        rows = right(linear, kept)
+        return rows.roll(1) if linear.side == "in" else rows
+
+    right = slicing.kept_rows
+    monkeypatch.setattr(slicing, "kept_rows", wrong)
+    with pytest.raises(
+        ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
+    ):
+        lightpeft.prune(model, plan, scores, verify=batch)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [(0.5, "differ from the masked model's"), (0.25, "pruned, the model does not run: shape")],
+)
+def test_counter_of_deberta_left_behind_does_not_pass_verification(
+    heads: float, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    name = "deberta-v2, positions shared (v3)"
+    model = build(name)
+    scores = scores_of(model)
+    plan = lightpeft.make_plan(scores, heads=heads, neurons=0, modules=0, ranks=0)
+    monkeypatch.setattr(slicing, "settle", lambda *_: None)
+
+    with pytest.raises(ModelError, match=message):
+        lightpeft.prune(model, plan, scores, verify=batch_of(name))
+
+
+def test_verification_leaves_the_mode_of_the_model():
+    model = build("bert").train()
+    scores = scores_of(model)
+
+    lightpeft.verify(model, drawn_plan(scores), batch_of("bert"))
+
+    assert model.training
+
+
+def test_view_of_a_config_follows_it_and_can_be_copied():
+    config = ARCHITECTURES["phi3"].config()
+    view = copy.deepcopy({"config": config, "view": HeadsOfConfig(config, 3)})
+
+    view["config"].sliding_window = 7
+
+    assert (view["view"].num_attention_heads, view["view"].sliding_window) == (3, 7)
+    assert view["config"].num_attention_heads == 8

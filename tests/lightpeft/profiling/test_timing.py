@@ -1,0 +1,170 @@
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from helpers.architectures import ARCHITECTURES
+from helpers.tiny_models import lora, tiny_config, tiny_model, tiny_scores
+from helpers.tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
+from peft import get_peft_model
+
+import lightpeft
+from lightpeft.benchmark.model_sizes import SHAPES
+from lightpeft.core.errors import ModelError
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.profiling.random_batches import PHASES, kind_of, phases_of, random_batch
+from lightpeft.profiling.step_functions import inference_step, training_step
+from lightpeft.profiling.timing import take_turns
+
+
+def _pruned():
+    model = tiny_model()
+    scores = tiny_scores(model, steps=2)
+    plan = lightpeft.make_plan(scores, heads=0.25, neurons=0.25, modules=0.0, ranks=0.0)
+    return lightpeft.prune(model, plan, scores)
+
+
+def test_every_method_takes_its_turn_in_every_round_and_each_goes_first_in_turn():
+    taken = []
+    calls = {name: partial(taken.append, name) for name in "abc"}
+
+    seconds = take_turns(calls, warmup=1, rounds=5)
+
+    rounds = ["".join(taken[start : start + 3]) for start in range(0, len(taken), 3)]
+    assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 5)
+
+
+def test_the_device_is_waited_for_before_and_after_every_call():
+    events = []
+    calls = {"a": partial(events.append, "call")}
+    take_turns(calls, warmup=0, rounds=2, wait=partial(events.append, "wait"))
+
+    assert events == ["wait", "call", "wait"] * 2
+
+
+def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
+    model = _pruned()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    step = training_step(model, random_batch(model, rows=2, length=8))
+    step()
+    step()
+
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+
+
+def test_an_inference_step_is_in_evaluation_mode_without_gradients():
+    model, seen = _pruned(), []
+    model.register_forward_hook(lambda *_: seen.append((model.training, torch.is_grad_enabled())))
+
+    inference_step(model, random_batch(model, rows=2, length=8))()
+
+    assert seen == [(False, False)]
+
+
+def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
+    model = _pruned().to(torch.bfloat16)
+
+    training_step(model, random_batch(model, rows=2, length=8))()
+
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
+def test_random_rows_are_as_long_as_the_model_takes_and_hold_no_padding(family, limit):
+    model = tiny_model(family)
+    batch = random_batch(model, rows=5, length=limit)
+    assert (batch["input_ids"] != model.config.pad_token_id).all()
+    assert model(**batch).loss.isfinite()
+
+    with pytest.raises(ModelError, match=rf"length must be at most {limit} .* got {limit + 1}"):
+        random_batch(model, rows=5, length=limit + 1)
+
+
+def test_random_rows_of_a_model_of_texts_and_images_are_texts():
+    config = ARCHITECTURES["gemma3"].config()
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = get_peft_model(model, lora(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    batch = random_batch(model, rows=2, length=31)
+
+    assert batch["input_ids"].shape == (2, 31)
+    assert model(**batch).loss.isfinite()
+    with pytest.raises(ModelError, match="length must be at most 31"):
+        random_batch(model, rows=2, length=32)
+
+
+def test_random_rows_have_labels_for_a_regression_too():
+    model = tiny_model(num_labels=1)
+
+    assert model(**random_batch(model, rows=2, length=8)).loss.isfinite()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "llama"])
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
+def test_heads_on_every_token_have_labels_of_their_own(family, head):
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    task = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}[head]
+    model = auto.from_config(tiny_config(family))
+    linears = list(read_shape(model).linears)
+    model = get_peft_model(model, lora(task_type=task, target_modules=linears))
+    batch = random_batch(model, rows=3, length=8)
+
+    assert model(**batch).loss.isfinite()
+    shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+    if head == "TokenClassification":
+        assert shapes["labels"] == (3, 8)
+    else:
+        assert shapes["start_positions"] == shapes["end_positions"] == (3,)
+        assert "labels" not in batch
+    model.register_forward_pre_hook(lambda *seen: given.update(seen[-1]), with_kwargs=True)
+    given: dict = {}
+    inference_step(model, batch)()
+    assert given.keys() == {"input_ids", "attention_mask"}
+    training_step(model, batch)()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_has_its_batches_and_its_phases(name, monkeypatch):
+    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+    model, length = tiny_drawn(name, "pruned"), length_of(name)
+    batch = random_batch(model, rows=2, length=length)
+
+    assert kind_of(model) == SHAPES[name].kind
+    assert phases_of(model) == PHASES[SHAPES[name].kind]
+    assert {len(tensor) for tensor in batch.values()} == {2}
+    if "input_ids" in batch:
+        assert batch["input_ids"].shape == (2, length)
+        assert model.config.pad_token_id not in batch["input_ids"].unique().tolist()
+        assert batch["input_ids"].max() < model.config.vocab_size
+    if kind_of(model) == "decoder":
+        assert torch.equal(batch["labels"], batch["input_ids"])
+    assert model(**batch).loss.isfinite()
+
+
+def test_training_of_what_generates_fills_no_cache(monkeypatch):
+    monkeypatch.setitem(SHAPES, "opt-1.3b", tiny_shape("opt-1.3b"))
+    model, caches = tiny_drawn("opt-1.3b", "pruned"), []
+    model.register_forward_hook(lambda *seen: caches.append(seen[-1].past_key_values))
+
+    training_step(model, random_batch(model, rows=2, length=8))()
+
+    assert caches == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "message"),
+    [
+        ("opt-1.3b", 40, "benchmark.length must be at most 39 for this model, got 40"),
+        ("vit-base", 64, "benchmark.length must be 5 for this model, whose images of 32 x 32"),
+    ],
+)
+def test_rows_that_a_kind_cannot_take_are_refused(name, length, message, monkeypatch):
+    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+
+    with pytest.raises(ModelError, match=message):
+        random_batch(tiny_drawn(name, "vanilla"), rows=1, length=length)

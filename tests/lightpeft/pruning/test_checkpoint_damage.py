@@ -1,0 +1,157 @@
+"""A checkpoint that is damaged, foreign or mixed up is one line, and changes no model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from helpers.tiny_models import pruned_model, tiny_batch, tiny_model
+from safetensors.torch import load_file, save_file
+
+import lightpeft
+from lightpeft.core.errors import CheckpointError, LightPeftError, ModelError
+from lightpeft.core.serialization import read_plan_mark
+
+FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lightpeft.save(pruned_model(), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def refused(folder: Path, base: transformers.PreTrainedModel, message: str) -> None:
+    """Loading fails with one line, and the base is as it was."""
+    before = copy.deepcopy(base)
+    with pytest.raises(LightPeftError, match=message) as caught:
+        lightpeft.load(base, folder)
+    assert isinstance(caught.value, CheckpointError | ModelError)
+    assert "\n" not in str(caught.value)
+    assert [type(m) for m in base.modules()] == [type(m) for m in before.modules()]
+    old, new = before.state_dict(), base.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_one_line(folder: Path, name: str):
+    (folder / name).unlink()
+
+    refused(folder, tiny_model(), rf"{name} does not exist")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: int(len(data) * share)])
+
+    refused(folder, tiny_model(), rf"{name} is not readable .* was it cut short\?")
+    with pytest.raises(CheckpointError, match=name):
+        lightpeft.lift(folder, folder.parent / "lifted")
+    assert not (folder.parent / "lifted").exists()
+
+
+def test_folder_that_is_not_there_is_one_line(tmp_path: Path):
+    refused(tmp_path / "nowhere", tiny_model(), r"plan\.json does not exist")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "plan.json"])
+def test_file_of_another_plan_with_equal_counts_is_refused(folder: Path, name: str):
+    lightpeft.save(pruned_model(seed=1), folder.parent / "other")
+    shutil.copy(folder.parent / "other" / name, folder / name)
+
+    refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
+
+
+def test_safetensors_of_something_else_are_refused(folder: Path):
+    save_file({"x": torch.ones(2)}, folder / "adapter_model.safetensors")
+
+    refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "other shape"])
+def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, change: str):
+    path = folder / "adapter_model.safetensors"
+    weights, mark = load_file(path), read_plan_mark(path)
+    name = next(name for name in weights if "lora_A" in name)
+    if change == "missing":
+        del weights[name]
+    elif change == "left over":
+        weights[name.replace("layer.", "layer.7")] = weights[name].clone()
+    else:
+        weights[name] = weights[name][:, :3].contiguous()
+    save_file(weights, path, {"plan": mark})
+
+    refused(folder, tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got ")
+    with pytest.raises(CheckpointError, match="must have shape"):
+        lightpeft.lift(folder, folder.parent / "lifted")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "must hold a JSON object, got list"),
+        ("{}", "must hold a LoRA config, got peft_type None"),
+        ('{"peft_type": "IA3"}', "must hold a LoRA config, got peft_type 'IA3'"),
+        ('{"peft_type": "LORA", "r": "a"}', "rank r 'a' is not that of plan.json"),
+        ('{"peft_type": "LORA", "r": 5}', "rank r 5 is not that of plan.json"),
+    ],
+)
+def test_config_of_something_else_is_refused(folder: Path, text: str, message: str):
+    (folder / "adapter_config.json").write_text(text)
+
+    refused(folder, tiny_model(), message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "LoraConfig.use_dora is not supported, got True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights must be .* got 'pissa'"),
+        ({"bias": "all"}, "LoraConfig.bias is not supported, got 'all'"),
+    ],
+)
+def test_edited_settings_that_change_the_method_are_refused(
+    folder: Path, changes: dict[str, object], message: str
+):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    refused(folder, tiny_model(), message)
+    with pytest.raises(CheckpointError, match=message):
+        lightpeft.lift(folder, folder.parent / "lifted")
+
+
+def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"target_modules": [".*"], "rank_pattern": {".*": 1}}))
+
+    loaded = lightpeft.load(tiny_model(), folder)
+
+    assert torch.equal(loaded(**tiny_batch()).logits, pruned_model()(**tiny_batch()).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, r"made for base weights \w{16}, but these are \w{16}"),
+        ({"num_hidden_layers": 2}, "other sizes than this bert model's"),
+        ({"num_labels": 3}, r"classifier\.bias must have shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_base_of_another_kind_is_refused(folder: Path, changes: dict[str, int], message: str):
+    refused(folder, tiny_model(**changes), message)
+
+
+def test_wrapped_base_is_refused(folder: Path):
+    base = tiny_model()
+    lightpeft.load(base, folder)
+
+    refused(folder, base, "pass the plain model, not one wrapped by peft")

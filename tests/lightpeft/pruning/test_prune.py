@@ -1,0 +1,296 @@
+"""The pruned model is the masked model: in logits, in gradients, with LoRA of any rank."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import transformers
+from helpers.tiny_models import (
+    FAMILIES,
+    masked_model,
+    random_scores,
+    tiny_batch,
+    tiny_model,
+    uneven_plan,
+)
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+import lightpeft
+from lightpeft.core.errors import LightPeftError, ModelError, PlanError
+from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.pruning.prune import compact_weights, lifted_weights, peft_weights
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def kept(plan: PruningPlan, name: str, full: Tensor, factor: str) -> Tensor:
+    """What stays of a full LoRA factor, chosen by boolean masks."""
+    linear, ranks = plan.shape.linears[name], torch.zeros(plan.ranks[name].total, dtype=torch.bool)
+    ranks[list(plan.ranks[name].kept)] = True
+    cut = {**plan.heads, **plan.neurons}[linear.block]
+    units = torch.zeros(cut.total, dtype=torch.bool)
+    units[list(cut.kept)] = True
+    wide = units.repeat_interleave(linear.unit)
+    if factor == "A":
+        return full[ranks][:, wide] if linear.side == "in" else full[ranks]
+    return full[wide][:, ranks] if linear.side == "out" else full[:, ranks]
+
+
+def gradients(model: PeftModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    model(**batch).loss.backward()
+    return {
+        name.replace(".default", "").replace(".modules_to_save", ""): weight.grad
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_logits_equal_masked_logits(family: str, attention: str):
+    model, batch = tiny_model(family, attention=attention), tiny_batch()
+    scores = random_scores(model)
+    plan = uneven_plan(scores)
+    wanted = logits(masked_model(model, scores, plan), batch)
+    assert (wanted - logits(model, batch)).abs().min() > 0.01
+
+    pruned = lightpeft.prune(model, plan, scores)
+
+    torch.testing.assert_close(logits(pruned, batch), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_gradients_equal_masked_gradients(family: str):
+    model, batch = tiny_model(family), tiny_batch()
+    scores = random_scores(model)
+    plan = uneven_plan(scores)
+    full = gradients(masked_model(model, scores, plan), batch)
+
+    found = gradients(lightpeft.prune(model, plan, scores), batch)
+
+    factors = {n.rpartition(".lora_")[0] for n in found if ".lora_" in n}
+    staying = [name for name, cut in plan.ranks.items() if cut.kept]
+    assert sorted(factors) == sorted(f"base_model.model.{name}" for name in staying)
+    for name in staying:
+        for factor in "AB":
+            key = f"base_model.model.{name}.lora_{factor}.weight"
+            torch.testing.assert_close(found[key], kept(plan, name, full[key], factor), **CLOSE)
+    heads = [key for key in found if ".lora_" not in key]
+    assert heads
+    for key in heads:
+        torch.testing.assert_close(found[key], full[key], **CLOSE)
+
+
+@pytest.mark.parametrize("changes", [{"use_rslora": True}, {"r": 6, "lora_alpha": 7}])
+def test_scaling_stays_whatever_rank_is_left(changes: dict[str, object]):
+    model, batch = tiny_model(), tiny_batch()
+    scores = random_scores(model, **changes)
+    plan = uneven_plan(scores)
+    reference = masked_model(model, scores, plan)
+    wanted = next(m for m in reference.modules() if isinstance(m, LoraLayer)).scaling["default"]
+
+    pruned = lightpeft.prune(model, plan, scores)
+
+    layers = [module for module in pruned.modules() if isinstance(module, LoraLayer)]
+    assert {layer.r["default"] for layer in layers} == set(range(1, scores.peft.r + 1))
+    assert [layer.scaling["default"] for layer in layers] == pytest.approx([wanted] * len(layers))
+    torch.testing.assert_close(logits(pruned, batch), logits(reference, batch), **CLOSE)
+
+
+def test_lora_on_few_targets_is_pruned_exactly_too():
+    model, batch = tiny_model(), tiny_batch()
+    scores = random_scores(model, target_modules=["query", "attention.output.dense"])
+    plan = uneven_plan(scores)
+    wanted = logits(masked_model(model, scores, plan), batch)
+
+    torch.testing.assert_close(logits(lightpeft.prune(model, plan, scores), batch), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sliced_weights_are_gone_from_memory(family: str):
+    model = tiny_model(family)
+    scores = random_scores(model)
+    plan = uneven_plan(scores)
+    before = sum(weight.numel() for weight in model.parameters())
+
+    base = lightpeft.prune(model, plan, scores).unload()
+
+    cut = 0
+    for linear in plan.shape.linears.values():
+        gone = {**plan.heads, **plan.neurons}[linear.block]
+        width = (gone.total - len(gone.kept)) * linear.unit
+        cut += width * (linear.outputs if linear.side == "in" else linear.inputs + linear.bias)
+    assert sum(weight.numel() for weight in base.parameters()) == before - cut
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_blocks_know_how_many_heads_are_left(family: str):
+    model = tiny_model(family)
+    scores = random_scores(model)
+    plan = uneven_plan(scores)
+
+    lightpeft.prune(model, plan, scores)
+
+    for block, cut in plan.heads.items():
+        counts = [
+            getattr(module, name)
+            for module in model.get_submodule(block).modules()
+            for name in ("num_attention_heads", "n_heads")
+            if hasattr(module, name)
+        ]
+        assert counts == [len(cut.kept)]
+
+
+def test_identity_plan_changes_nothing():
+    model, batch = tiny_model(), tiny_batch()
+    scores = random_scores(model)
+    plan = lightpeft.make_plan(scores, heads=0, neurons=0, modules=0, ranks=0)
+    wanted = logits(masked_model(model, scores, plan), batch)
+
+    pruned = lightpeft.prune(model, plan, scores)
+
+    assert plan.is_identity
+    assert torch.equal(logits(pruned, batch), wanted)
+    assert lightpeft.plan_of(pruned) == plan
+
+
+def test_without_warm_start_adapter_and_head_are_the_untrained_ones():
+    model, batch = tiny_model(), tiny_batch()
+    scores = random_scores(model)
+    plan = uneven_plan(scores)
+    untrained = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft))
+    start = dataclasses.replace(scores, adapter=peft_weights(untrained))
+    wanted = logits(masked_model(model, start, plan), batch)
+
+    pruned = lightpeft.prune(model, plan, scores, warm_start=False)
+
+    torch.testing.assert_close(logits(pruned, batch), wanted, **CLOSE)
+
+
+def test_only_adapter_and_head_are_trained():
+    model = tiny_model("distilbert")
+    scores = random_scores(model)
+    pruned = lightpeft.prune(model, uneven_plan(scores), scores)
+
+    trained = {name for name, weight in pruned.named_parameters() if weight.requires_grad}
+
+    assert {n.split(".")[2] for n in trained if "lora_" not in n} == {
+        "classifier",
+        "pre_classifier",
+    }
+    assert sum("lora_" in name for name in trained) == 2 * sum(
+        bool(cut.kept) for cut in lightpeft.plan_of(pruned).ranks.values()
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_pruned_model_is_in_the_mode_of_its_base(training: bool):
+    model = tiny_model().train(training)
+    scores = random_scores(model, lora_dropout=0.5)
+
+    pruned = lightpeft.prune(model, uneven_plan(scores), scores)
+
+    assert {module.training for module in pruned.modules()} == {training}
+
+
+def test_lifting_and_compacting_again_gives_the_same_weights():
+    scores = random_scores(tiny_model())
+    plan = uneven_plan(scores)
+    compact = compact_weights(scores.adapter, plan)
+
+    again = compact_weights(lifted_weights(compact, plan), plan)
+
+    assert compact.keys() == again.keys()
+    assert all(torch.equal(compact[name], again[name]) for name in compact)
+
+
+def other_model(kind: str) -> transformers.PreTrainedModel:
+    if kind == "other weights":
+        return tiny_model(seed=1)
+    if kind == "other head size":
+        return tiny_model(num_attention_heads=8)
+    if kind == "other family":
+        return tiny_model("roberta")
+    if kind == "other labels":
+        return tiny_model(num_labels=3)
+    if kind == "wrapped":
+        return lightpeft.prune(*plain_parts())
+    sizes = {"fewer layers": {"num_hidden_layers": 2}, "narrower": {"intermediate_size": 32}}
+    return tiny_model(**sizes[kind])
+
+
+def plain_parts() -> tuple[transformers.PreTrainedModel, PruningPlan, lightpeft.Scores]:
+    model = tiny_model()
+    scores = random_scores(model)
+    return model, uneven_plan(scores), scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("other weights", r"made for base weights \w{16}, but these are \w{16}"),
+        ("other head size", "other sizes than this bert model's"),
+        ("other family", "made for another bert model.*this roberta model's"),
+        ("other labels", r"classifier\.bias must have shape \(3,\), got \(2,\)"),
+        ("fewer layers", "other sizes"),
+        ("narrower", "other sizes"),
+        ("wrapped", "wrapped by peft already; pass the base model"),
+    ],
+)
+def test_plan_of_another_model_is_refused_before_the_model_is_changed(kind: str, message: str):
+    _, plan, scores = plain_parts()
+    model = other_model(kind)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    modules = [type(module) for module in model.modules()]
+
+    with pytest.raises(LightPeftError, match=message) as caught:
+        lightpeft.prune(model, plan, scores)
+
+    assert "\n" not in str(caught.value)
+    assert modules == [type(module) for module in model.modules()]
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_plan_from_other_scores_is_refused():
+    model, plan, _ = plain_parts()
+
+    with pytest.raises(PlanError, match=f"made from scores {plan.scores}, but these scores are"):
+        lightpeft.prune(model, plan, random_scores(model, seed=1))
+
+
+def test_plan_with_ranks_that_the_adapter_lacks_is_refused():
+    model, plan, scores = plain_parts()
+    name = next(iter(plan.ranks))
+    edited = dataclasses.replace(
+        plan, ranks=plan.ranks | {name: Cut(total=9, kept=(8,), why="edited")}
+    )
+
+    with pytest.raises(PlanError, match="ranks are not those of the scores"):
+        lightpeft.prune(model, edited, scores)
+
+
+def test_pruned_model_cannot_be_pruned_again():
+    model, plan, scores = plain_parts()
+    base = lightpeft.prune(model, plan, scores).unload()
+
+    with pytest.raises(PlanError, match="other sizes"):
+        lightpeft.prune(base, plan, scores)
+
+
+def test_model_without_a_plan_has_none_to_give():
+    model = get_peft_model(tiny_model(), copy.deepcopy(random_scores(tiny_model()).peft))
+
+    with pytest.raises(ModelError, match=r"no plan; get it from lightpeft\.prune"):
+        lightpeft.plan_of(model)

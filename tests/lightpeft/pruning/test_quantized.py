@@ -1,0 +1,181 @@
+"""A quantized base: estimated on as it is, cut before it is quantized again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.architecture_matrix import (
+    batch_of,
+    build,
+    drawn_plan,
+    loss_of,
+    outputs,
+    said,
+    scores_of,
+)
+from helpers.quantizers import MISSING, QUANTIZERS, Packed
+from helpers.tiny_models import tiny_model
+from peft import LoraConfig, PeftModel
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
+
+import lightpeft
+from lightpeft.core.errors import CheckpointError, ModelError, PlanError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.modeling.fingerprint import fingerprint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without"),
+    pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast"),
+]
+LLAMA = "llama, shared keys and values"
+RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.5}
+WAYS = [
+    *QUANTIZERS,
+    *(pytest.param(name, marks=pytest.mark.skip(reason="not installed")) for name in MISSING),
+]
+
+
+def estimated(name: str) -> tuple[Scores, PruningPlan]:
+    """Scores of the quantized model, and a plan."""
+    torch.manual_seed(0)
+    model = build(LLAMA)
+    QUANTIZERS[name](model)
+    batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
+    scores = lightpeft.estimate(model, LoraConfig(r=4), batches, steps=4)
+    return scores, lightpeft.make_plan(scores, **RATIOS)
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("family", ["bert", LLAMA])
+def test_a_quantized_model_has_the_shape_of_its_checkpoint(name: str, family: str):
+    plain = tiny_model("bert") if family == "bert" else build(family)
+    model = copy.deepcopy(plain)
+    QUANTIZERS[name](model)
+
+    shape = lightpeft.read_shape(model)
+
+    assert shape == lightpeft.read_shape(plain)
+    mark = fingerprint(model, shape)
+    assert mark.startswith("quantized-")
+    assert fingerprint(plain.bfloat16(), shape, like=mark) == mark
+    assert fingerprint(build(LLAMA, seed=1), lightpeft.read_shape(build(LLAMA)), like=mark) != mark
+    assert not fingerprint(plain, shape).startswith("quantized-")
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str, tmp_path: Path):
+    scores, plan = estimated(name)
+    for rows in (*scores.heads.values(), *scores.neurons.values()):
+        assert all(row.any() for row in rows.values())
+
+    found = lightpeft.prune(
+        build(LLAMA), plan, scores, verify=batch_of(LLAMA), quantize=QUANTIZERS[name]
+    )
+
+    reference = rounded_like(found, lightpeft.prune(build(LLAMA), plan, scores))
+    # Of the largest: bitsandbytes rounds activations too, to 8 bits.
+    close = {"rtol": 0, "atol": 0.1 if name == "bitsandbytes_int8" else 1e-5}
+    said_by = [outputs(model, batch_of(LLAMA)).detach() for model in (found, reference)]
+    scale = said_by[1].abs().max()
+    torch.testing.assert_close(said_by[0] / scale, said_by[1] / scale, **close)
+    for model in (found, reference):
+        loss_of(model, batch_of(LLAMA)).backward()
+    other = dict(reference.named_parameters())
+    trained = {path: w for path, w in found.named_parameters() if w.requires_grad}
+    for path, weight in trained.items():
+        scale = other[path].grad.abs().max()
+        torch.testing.assert_close(weight.grad / scale, other[path].grad / scale, **close)
+    assert len(trained) == 2 * sum(bool(cut.kept) for cut in plan.ranks.values())
+
+    lightpeft.save(found, tmp_path / "out")
+    again = lightpeft.load(build(LLAMA), tmp_path / "out", quantize=QUANTIZERS[name])
+    assert torch.equal(outputs(again, batch_of(LLAMA)), outputs(found, batch_of(LLAMA)))
+
+
+def rounded_like(quantized: PeftModel, plain: PeftModel) -> PeftModel:
+    """The pruned model with the values that quantization left of its weights, unpacked."""
+    moved = 0
+    for path, module in plain.get_base_model().named_modules():
+        other = quantized.get_base_model().get_submodule(path)
+        if isinstance(module, nn.Linear) and "layers" in path and "lora" not in path:
+            weight = dequantize_module_weight(other).detach()
+            moved += not torch.equal(module.weight, weight)
+            assert module.weight.shape == weight.shape
+            module.weight.data = weight.clone()
+    assert moved == 14
+    return plain
+
+
+def test_wrong_checkpoint_is_refused_after_estimating_on_a_quantized_one(tmp_path: Path):
+    scores, plan = estimated("stand-in")
+
+    with pytest.raises(PlanError, match=r"base weights quantized-\w{16}, but these are quantized-"):
+        lightpeft.prune(build(LLAMA, seed=1), plan, scores)
+    lightpeft.save(lightpeft.prune(build(LLAMA), plan, scores), tmp_path / "out")
+    with pytest.raises(CheckpointError, match="base weights quantized-"):
+        lightpeft.load(build(LLAMA, seed=1), tmp_path / "out")
+
+
+def test_quantized_embeddings_are_refused():
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+    table = model.model.embed_tokens
+    table.weight = nn.Parameter(table.weight.detach().to(torch.int8), requires_grad=False)
+
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears alone"):
+        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+
+
+def test_packed_weights_are_not_cut_and_nothing_is_changed():
+    scores, plan = estimated("stand-in")
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+    before = said(model, LLAMA)
+
+    with pytest.raises(ModelError, match=r"q_proj is quantized, and packed weights can't be"):
+        lightpeft.prune(model, plan, scores)
+
+    assert torch.equal(said(model, LLAMA), before)
+    whole = scores_of(build(LLAMA))
+    spared = lightpeft.make_plan(whole, **(RATIOS | {"heads": 0, "neurons": 0}))
+    with pytest.raises(PlanError, match=r"base weights \w{16}, but these are quantized-"):
+        lightpeft.prune(model, spared, whole)
+
+
+def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
+    scores, _ = estimated("stand-in")
+    plan = lightpeft.make_plan(scores, **(RATIOS | {"heads": 0, "neurons": 0}))
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+
+    pruned = lightpeft.prune(model, plan, scores)
+
+    wanted = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS["stand-in"])
+    assert torch.equal(said(pruned, LLAMA), said(wanted, LLAMA))
+
+
+def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pytest.MonkeyPatch):
+    model = build(LLAMA)
+    QUANTIZERS["stand-in"](model)
+    forward = Packed.forward  # torchao's int8 with dynamic activations does the like
+    monkeypatch.setattr(Packed, "forward", lambda self, rows: forward(self, rows).detach())
+
+    with pytest.raises(ModelError, match=r"model\.layers\.\S+_proj passes no gradient on"):
+        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+
+    assert type(model.model.layers[0].mlp.up_proj) is Packed
+
+
+def test_quantize_must_change_the_model_in_place():
+    model = build(LLAMA)
+    scores = scores_of(model)
+    plan = dataclasses.replace(drawn_plan(scores))
+
+    with pytest.raises(ModelError, match="must change the model that it is given"):
+        lightpeft.prune(model, plan, scores, quantize=copy.deepcopy)

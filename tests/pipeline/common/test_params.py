@@ -1,0 +1,245 @@
+"""params.yaml: the shipped file loads, and every mistake is one line that helps."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.serialize import modify_yaml
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import Params, Section, load_params
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = ROOT / "params.yaml"
+
+
+def written(folder: Path, changes: dict[str, Any]) -> Path:
+    """The shipped file with some keys set; a value of `...` removes the key."""
+    raw = YAML(typ="safe").load(SHIPPED)
+    for path, value in changes.items():
+        *sections, key = path.split("/")
+        place = raw
+        for section in sections:
+            place = place[section]
+        if value is ...:
+            del place[key]
+        else:
+            place[key] = value
+    file = folder / "params.yaml"
+    with file.open("w") as out:
+        YAML().dump(raw, out)
+    return file
+
+
+def error_of(file: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_params(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "params.yaml" in message
+    return message
+
+
+def test_shipped_file_is_valid():
+    params = load_params(SHIPPED)
+
+    assert params.methods == ["light", "vanilla", "random"]
+    assert params.prune.heads is None, "auto is read as None"
+
+
+def test_every_key_is_explained_on_its_line():
+    lines = SHIPPED.read_text().splitlines()
+    for name, field in Params.model_fields.items():
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, Section)
+        start = next(n for n, line in enumerate(lines) if line.startswith(f"{name}:"))
+        if not nested:
+            assert "#" in lines[start], f"{name} has no comment"
+            continue
+        for key in kind.model_fields:
+            line = next(line for line in lines[start:] if re.match(rf"  {key}:", line))
+            assert "#" in line, f"{name}.{key} has no comment"
+
+
+def test_sections_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        load_params(SHIPPED).prune.ratio = 0.5
+
+
+def test_file_reads_the_same_after_dvc_rewrote_it(tmp_path: Path):
+    file = written(tmp_path, {})
+    file.write_text(SHIPPED.read_text())
+    with modify_yaml(file) as raw:
+        raw["finetune"]["lr"] = 1e-5
+        raw["data"]["text"] = ["one", "two"]
+        raw["benchmark"]["batch_sizes"] = [4, 8]
+
+    text = file.read_text()
+    assert "lr: 1e-05" in text
+    assert "  - one\n" in text
+    params, shipped = load_params(file), load_params(SHIPPED)
+    assert params.finetune.lr == 1e-5
+    assert params.data.text == ["one", "two"]
+    assert params.benchmark.batch_sizes == [4, 8]
+    assert params.estimate == shipped.estimate
+    assert params.prune == shipped.prune
+
+
+@pytest.mark.parametrize("key", ["ratio", "heads", "neurons", "modules", "ranks"])
+@pytest.mark.parametrize("value", [1, 1.2, -0.1, float("nan"), float("inf"), True, "abc", None])
+def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value: object):
+    message = error_of(written(tmp_path, {f"prune/{key}": value}))
+
+    assert re.search(rf"prune\.{key} must be (auto or )?in \[0, 1\), got ", message)
+    assert message.endswith(repr(value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", -1, "seed must be a whole number from 0 to 2147483647, got -1"),
+        ("seed", 1.0, "seed must be a whole number .*, got 1.0"),
+        ("seed", 2**31, "seed must be a whole number .*, got 2147483648"),
+        ("methods", "light", "methods must be a list of light, vanilla, random, got 'light'"),
+        ("methods", ["light", "best"], "methods must be a list of .*, got 'best'"),
+        ("methods", [], "methods must be a list of"),
+        ("model", "minilm", "model must be a section with the keys name, dtype, got 'minilm'"),
+        ("model", None, "model must be a section with the keys name, dtype, got None"),
+        ("model/dtype", "half", "model.dtype must be one of auto, float32, .*, got 'half'"),
+        ("model/name", "", "model.name must be a name, got ''"),
+        ("data/text", [], "data.text must be one column or two"),
+        ("data/text", ["a", "b", "c"], "data.text must be one column or two"),
+        ("data/text", ["a", "a"], "data.text must be one column or two, got"),
+        ("data/text", 5, "data.text must be auto, a column, or a list of two columns, got 5"),
+        ("data/max_length", 4, "data.max_length must be a whole number from 8, got 4"),
+        ("peft/method", "ia3", "peft.method must be one of lora, got 'ia3'"),
+        ("peft/r", 0, "peft.r must be a whole number from 1, got 0"),
+        ("peft/r", "8", "peft.r must be a whole number from 1, got '8'"),
+        ("peft/rslora", "yes", "peft.rslora must be true or false, got 'yes'"),
+        (
+            "peft/targets",
+            [],
+            "peft.targets must be all-linear, a regex of .*, or a list of .*, got",
+        ),
+        (
+            "peft/targets",
+            3,
+            "peft.targets must be all-linear, a regex of .*, or a list of .*, got 3",
+        ),
+        ("estimate/steps", 1, "estimate.steps must be a whole number from 2, got 1"),
+        ("estimate/lr", 0, "estimate.lr must be a number above 0, got 0"),
+        ("estimate/lr", "1e-3", "estimate.lr must be a number above 0, got '1e-3'"),
+        ("estimate/mask_lr", -1, "estimate.mask_lr must be auto or a number above 0, got -1"),
+        ("estimate/l1", float("nan"), "estimate.l1 must be a number from 0, got nan"),
+        ("prune/align", 8.0, "prune.align must be a whole number from 1, got 8.0"),
+        ("prune/head_unit", "layer", "prune.head_unit must be one of group, head, got 'layer'"),
+        ("prune/criterion", "best", "prune.criterion must be one of mask, .*, got 'best'"),
+        ("finetune/schedule", "flat", "finetune.schedule must be one of linear, cosine, got 'fla"),
+        ("evaluate/bootstrap", 0, "evaluate.bootstrap must be a whole number from 10, got 0"),
+        ("benchmark/batch_sizes", [0], "benchmark.batch_sizes must be a list of .*, got 0"),
+        ("benchmark/batch_sizes", 32, "benchmark.batch_sizes must be a list of .*, got 32"),
+        ("benchmark/rounds", 2, "benchmark.rounds must be a whole number from 3, got 2"),
+        ("prune/ratio", ..., r"prune.ratio is missing; it must be in \[0, 1\)"),
+        ("prune", ..., "prune is missing; it must be a section with the keys ratio, heads, "),
+        ("methods", ["light"], r"methods must include vanilla, .*, got \['light'\]"),
+        ("methods", ["vanilla", "vanilla"], "methods must not repeat"),
+        ("data/task", "files", "data.train must be a file's path when data.task is files, got"),
+        (
+            "data/train",
+            "a.csv",
+            "data.train is not for data.task: docstrings, which is b",
+        ),
+        ("finetune/steps", 100, "finetune.steps counts the estimation's steps .*, got 100"),
+        (
+            "finetune/early_stopping",
+            2,
+            "finetune.early_stopping needs finetune.best_checkpoint: ",
+        ),
+    ],
+)
+def test_wrong_value_names_key_value_and_what_is_allowed(
+    tmp_path: Path, path: str, value: object, message: str
+):
+    assert re.search(f"^params.yaml: {message}", error_of(written(tmp_path, {path: value})))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("prune/ratoi", r"unknown key prune\.ratoi; did you mean prune\.ratio\?"),
+        ("finetune/learning_rate", r"unknown key finetune\.learning_rate; "),
+        ("prune/xyz", r"unknown key prune\.xyz; known: ratio, heads, "),
+        ("sed", r"unknown key sed; did you mean seed\?"),
+    ],
+)
+def test_unknown_key_names_the_nearest_right_one(tmp_path: Path, path: str, message: str):
+    assert re.search(message, error_of(written(tmp_path, {path: 1})))
+
+
+def test_misspelt_key_is_not_reported_as_missing(tmp_path: Path):
+    message = error_of(written(tmp_path, {"prune/ratio": ..., "prune/ratios": 0.3}))
+
+    assert message == "params.yaml: unknown key prune.ratios; did you mean prune.ratio?"
+
+
+@pytest.mark.parametrize("key", [1, 0.5, True])
+@pytest.mark.parametrize("section", ["", "prune/"])
+def test_key_that_is_no_text_is_unknown(tmp_path: Path, key: object, section: str):
+    file = written(tmp_path, {f"{section}KEY": 1})
+    file.write_text(file.read_text().replace("KEY", str(key).lower()))
+
+    assert "unknown key" in error_of(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a",
+        "word",
+        "a: [1",
+        "a:\n\t- b",
+        "seed: 0\nseed: 1",
+        "a: !!python/object/apply:os.getcwd []",
+        "\x00",
+        "a: &a [*a]",
+    ],
+)
+def test_file_that_is_no_mapping_is_one_line(tmp_path: Path, text: str):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+
+    error_of(file)
+
+
+def test_file_that_is_not_text_is_one_line(tmp_path: Path):
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xff\x80")
+
+    assert "is not readable YAML" in error_of(tmp_path / "params.yaml")
+
+
+def test_missing_file_says_where_to_run(tmp_path: Path):
+    assert "does not exist; run from the folder" in error_of(tmp_path / "params.yaml")
+
+
+def test_folder_in_place_of_the_file_is_one_line(tmp_path: Path):
+    (tmp_path / "params.yaml").mkdir()
+
+    assert "is not readable YAML" in error_of(tmp_path / "params.yaml")
+
+
+def test_reading_params_imports_nothing_heavy():
+    program = (
+        "import sys; from pipeline.common.params import load_params; load_params()\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

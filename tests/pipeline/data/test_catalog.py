@@ -1,0 +1,219 @@
+"""Every named task: a row as its data set has it, and what becomes of it."""
+
+import contextlib
+import itertools
+
+import pytest
+from helpers.hub_rows import CLASSIFY, OTHERS, SUPER
+
+from pipeline.common.errors import ConfigError
+from pipeline.data.catalog import registry as catalog
+from pipeline.data.catalog.registry import CATALOG, register_task
+from pipeline.data.dataset_spec import Entry
+from pipeline.metrics.definitions import MEASURES
+from pipeline.tasks.registry import FORMS
+
+ROWS = CLASSIFY | SUPER | OTHERS
+COLUMNS = {
+    "classify": [{"text", "text_pair", "label"}, {"text", "text_pair", "label", "group"}],
+    "choice": [
+        {"prompt", "choices", "label"},
+        {"prompt", "choices", "label", "group"},
+        {"prompt", "choices", "label", "answers", "group"},
+    ],
+    "generate": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
+    "tokens": [{"tokens", "tags"}],
+    "answer": [{"id", "question", "context", "answers"}],
+    "image": [{"image", "label"}],
+}
+
+TEXTS = ("classify", "choice", "generate")
+MAY_BE_EMPTY = [("alpaca", "input", None), ("alpaca", "input", " "), ("hellaswag", "ctx_b", " ")]
+
+
+def entry(**changed) -> Entry:
+    fixed = {"kind": "classify", "home": "me/jokes", "metric": "f1", "classes": ("dull", "good")}
+    return Entry(**fixed | {"template": dict} | changed)
+
+
+def test_every_task_has_a_row_here():
+    assert CATALOG.keys() == ROWS.keys()
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_row_of_the_hub_becomes_a_row_of_the_kind(name):
+    row, expected = ROWS[name]
+    made = CATALOG[name].template(row)
+
+    assert made == expected
+    assert set(made) in COLUMNS[CATALOG[name].kind]
+    if CATALOG[name].kind == "choice":
+        assert 0 <= made["label"] < len(made["choices"])
+    if CATALOG[name].classes:
+        assert set(made.get("tags", [made.get("label")])) <= set(CATALOG[name].classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "unlabelled"),
+    [
+        ("glue/sst2", {"label": -1}),
+        ("glue/stsb", {"label": -1.0}),
+        ("super_glue/copa", {"label": -1}),
+        ("super_glue/multirc", {"label": -1}),
+        ("super_glue/record", {"answers": []}),
+        ("super_glue/record", {"answers": ["Mars"]}),
+        ("super_glue/wic", {"label": -1}),
+        ("super_glue/wsc", {"label": -1}),
+        ("commonsense_qa", {"answerKey": ""}),
+        ("hellaswag", {"label": ""}),
+        ("piqa", {"label": -1}),
+        ("winogrande", {"answer": ""}),
+        ("cifar10", {"label": None}),
+    ],
+)
+def test_a_row_without_its_label_is_none(name, unlabelled):
+    assert CATALOG[name].template(ROWS[name][0] | unlabelled) is None
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind in TEXTS])
+def test_a_missing_or_blank_text_is_a_bad_row_and_no_word_of_it(name):
+    (row, expected), form = ROWS[name], FORMS[CATALOG[name].kind]
+    texts = [column for column, value in row.items() if isinstance(value, str)]
+    for column, value in itertools.product(texts, (None, " ")):
+        with contextlib.suppress(IndexError, TypeError, ValueError, AttributeError):
+            made = CATALOG[name].template(row | {column: value})
+            known = made in (None, expected) or (name, column, value) in MAY_BE_EMPTY
+            assert known or form.wrong(form.complete(made)), (column, value)
+
+
+def test_every_task_is_measured_by_known_measures_and_fits_its_kind():
+    for name, task in CATALOG.items():
+        assert {task.metric, task.select or task.metric, *task.metrics} <= MEASURES.keys(), name
+        assert task.metrics[0] == task.metric, name
+        assert {"train"} <= set(task.splits) <= {"train", "validation", "test"}, name
+
+
+def test_leaderboards_choose_the_metrics():
+    reported = {name: CATALOG[name].metrics for name in CATALOG}
+
+    assert reported["glue/cola"][0] == "mcc"
+    assert reported["glue/mrpc"] == reported["glue/qqp"] == ("f1", "accuracy")
+    assert reported["glue/stsb"] == ("pearson", "spearman")
+    assert reported["super_glue/cb"] == ("accuracy", "f1_macro")
+    assert reported["super_glue/multirc"][:2] == ("multirc_f1a", "multirc_em")
+    assert reported["super_glue/record"] == ("record_f1", "record_em")
+    assert reported["gsm8k"] == ("final_number", "perplexity")
+    assert reported["conll2003"][0] == "entity_f1"
+
+
+def test_only_labelled_splits_are_read():
+    assert CATALOG["glue/rte"].splits == {"train": "train", "test": "validation"}
+    assert CATALOG["glue/mnli"].splits["test"] == "validation_matched"
+    assert CATALOG["glue/mnli-mismatched"].splits["test"] == "validation_mismatched"
+    assert CATALOG["arc-easy"].splits == {name: name for name in ("train", "validation", "test")}
+    assert CATALOG["gsm8k"].splits == {"train": "train", "test": "test"}
+
+
+def test_arc_has_letters_or_digits():
+    row = {"question": "Why?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}}
+
+    assert CATALOG["arc-easy"].template(row | {"answerKey": "2"})["label"] == 1
+
+
+def test_a_stem_ends_without_a_space():
+    row = OTHERS["openbookqa"][0] | {"question_stem": " The sun is "}
+
+    assert CATALOG["openbookqa"].template(row)["prompt"] == "The sun is"
+
+
+def test_a_sentence_that_starts_with_its_blank_is_a_prompt_and_one_without_is_a_bad_row():
+    template, row = CATALOG["winogrande"].template, OTHERS["winogrande"][0]
+    made = template(row | {"sentence": "_ was hungry, so Ian ate."})
+
+    assert made["prompt"] == "_ was hungry, so Ian ate."
+    assert made["choices"][0] == "Ian was hungry, so Ian ate."
+    with pytest.raises(ValueError, match=r"a blank, _, got 'Ian ate\.'"):
+        template(row | {"sentence": "Ian ate."})
+
+
+def test_alpaca_without_input_leaves_its_part_out():
+    row = {"instruction": "Name a colour.", "input": "", "output": "Red.", "text": ""}
+    made = CATALOG["alpaca"].template(row)
+
+    assert "Input" not in made["prompt"]
+    assert made["prompt"].endswith("### Instruction:\nName a colour.\n\n### Response:\n")
+
+
+def test_a_question_of_squad_2_without_an_answer_keeps_empty_lists():
+    row = OTHERS["squad_v2"][0] | {"answers": {"text": [], "answer_start": []}}
+
+    made = CATALOG["squad_v2"].template(row)
+    assert made["answers"] == {"text": [], "answer_start": []}
+    assert MEASURES["squad_f1"]([made["answers"]["text"]], [""]) == 1
+
+
+def test_a_chosen_entity_is_measured_against_all_names_of_the_right_one():
+    made = CATALOG["super_glue/record"].template(SUPER["super_glue/record"][0])
+    scores = [
+        MEASURES["record_f1"]([made["answers"]], [made["choices"][chosen]]) for chosen in range(3)
+    ]
+
+    assert scores == [0, 1, 1]
+
+
+def test_wsc_marks_the_span_nearest_to_its_word():
+    row = SUPER["super_glue/wsc"][0] | {"span1_text": "it", "span2_text": "he"}
+    text = "he and it sit; it met he"
+    made = CATALOG["super_glue/wsc"].template(
+        row | {"text": text, "span1_index": 4} | {"span2_index": 6}
+    )
+
+    assert made["text"] == "he and it sit; *it* met #he#"
+
+
+def test_wsc_marks_the_word_where_a_span_stands_nowhere():
+    row = SUPER["super_glue/wsc"][0] | {"text": "Ann, and Bob left; they ran.", "span2_index": 4}
+    made = CATALOG["super_glue/wsc"].template(row | {"span1_index": 0, "span1_text": "Ann and Bob"})
+
+    assert made["text"] == "*Ann,* and Bob left; #they# ran."
+    for index in (99, -1):
+        with pytest.raises(ValueError, match=f"has no word {index}"):
+            CATALOG["super_glue/wsc"].template(row | {"span2_index": index})
+
+
+def test_a_task_can_be_registered_from_outside(monkeypatch):
+    monkeypatch.setattr(catalog, "CATALOG", dict(CATALOG))
+    register_task("jokes", entry())
+
+    assert catalog.CATALOG["jokes"].metrics == ("f1",)
+    for taken in ("jokes", "glue/cola", "files", "docstrings-lm"):
+        with pytest.raises(ConfigError, match=f"task '{taken}' is there already"):
+            register_task(taken, entry())
+    with pytest.raises(ConfigError, match="must not be empty"):
+        register_task(" ", entry())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kind": "poem"}, r"kind must be one of classify.*got 'poem'"),
+        ({"metric": "bleu"}, "metric 'bleu' is not known"),
+        ({"metrics": ("accuracy",)}, "f1 is not among metrics"),
+        ({"metric": "squad_f1"}, "of kind classify must be of accuracy, .*; got squad_f1"),
+        ({"metrics": ("f1", "pearson")}, "of kind classify must be of .*; got pearson"),
+        ({"select": "perplexity"}, "got perplexity"),
+        ({"metric": "pearson"}, "metric pearson is of scores, so classes must be empty"),
+        (
+            {"metric": "pearson", "classes": (), "metrics": ("pearson", "f1")},
+            "of scores must be of pearson, spearman; got f1",
+        ),
+        ({"kind": "choice", "metric": "pearson"}, "of kind choice must be .*; got pearson"),
+        ({"classes": ("a", "a")}, "classes must differ"),
+        ({"kind": "image", "classes": ()}, "kind image needs classes"),
+        ({"splits": {"test": "test"}}, r"splits must be train.*got \['test'\]"),
+        ({"splits": {"train": "train", "dev": "dev"}}, "splits must be train"),
+    ],
+)
+def test_an_entry_that_makes_no_task_is_refused(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        entry(**changed)

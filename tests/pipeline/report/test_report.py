@@ -1,0 +1,274 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from dvc_render.vega import VegaRenderer
+from helpers.fake_run import REPOSITORY, tell, write_run
+
+from pipeline.common.errors import PipelineError
+from pipeline.report import table
+
+
+def make(root: Path, **options: object) -> str:
+    """Write a run, report on it, and return the page."""
+    return tell(root, write_run(root, **options))
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run with the defaults was reported."""
+    root = tmp_path_factory.mktemp("usual")
+    make(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(usual: Path) -> str:
+    """Its page."""
+    return (usual / "report.html").read_text(encoding="utf-8")
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_metrics_are_flat_and_rounded_to_four_digits(usual):
+    metrics = json.loads((usual / "metrics.json").read_text())
+
+    assert metrics["light"] == {
+        "test_accuracy": 0.7712,
+        "lifted_test_accuracy": 0.7212,
+        "validation_accuracy": 0.7212,
+        "base_parameters": 17_000_123,
+        "trainable_parameters": 890_000,
+        "train_speedup": 1.7432,
+        "inference_speedup": 1.7432,
+        "train_memory_ratio": 0.7123,
+        "inference_memory_ratio": 0.81,
+        "estimate_share": 0.2088,
+    }
+    assert list(metrics) == ["light", "vanilla", "random"]
+    assert "estimate_share" not in metrics["vanilla"]
+    assert all(isinstance(metrics[name]["base_parameters"], int) for name in metrics)
+
+
+def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
+    arguments = write_run(tmp_path, methods=["vanilla", "random"])
+    change(tmp_path / "results/random/eval.json", lifted=None)
+    benchmark = json.loads((tmp_path / "b").read_text())
+    for method in ("vanilla", "random"):
+        benchmark["methods"][method]["memory"] = None
+        benchmark["ratios"][method] |= {"training_memory": None, "inference_memory": None}
+    benchmark["estimate"] = {"seconds": 9.0, "share": None, "break_even_steps": None}
+    (tmp_path / "b").write_text(json.dumps(benchmark))
+    tell(tmp_path, arguments)
+
+    found = json.loads((tmp_path / "metrics.json").read_text())["random"]
+    assert set(found) == {
+        "test_accuracy",
+        "validation_accuracy",
+        "base_parameters",
+        "trainable_parameters",
+        "train_speedup",
+        "inference_speedup",
+    }
+    assert "not measured" in (tmp_path / "report.html").read_text()
+
+
+def test_rows_that_repeat_train_are_told_beside_the_data(tmp_path, page):
+    arguments = write_run(tmp_path)
+    repeats = {"validation": 0, "test": 21}
+    change(tmp_path / "prepared/card.json", repeats_of_train=repeats)
+    told = "21 of 2,000 rows of test repeat a row of train"
+
+    assert told in tell(tmp_path, arguments)
+    assert "that train has too" not in page
+
+
+def test_the_page_stands_alone(page):
+    linked = [
+        value
+        for _, attributes in Page(page).tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster")
+    ]
+
+    assert len(linked) == 9
+    assert all(link.startswith("data:image/png;base64,") for link in linked)
+    rest = re.sub(r"base64,[^\"]+", "", page)
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link", rest)
+
+
+def test_pictures_are_described_and_table_headers_have_a_scope(page):
+    tags = Page(page).tags
+
+    assert all(len(found["alt"]) > 40 for tag, found in tags if tag == "img")
+    assert all(found.get("scope") for tag, found in tags if tag == "th")
+    assert sum(tag == "h1" for tag, _ in tags) == 1
+
+
+def test_labels_of_strangers_stay_text(tmp_path):
+    labels = ("<script>alert(1)</script>", "</table><img src=x onerror=y>", '"&$x_{$')
+
+    text = make(tmp_path, labels=labels)
+
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert all(label in page.text for label in labels)
+
+
+def test_the_story_is_told_in_numbers_of_the_run(page):
+    text = Page(page).text
+
+    assert "1.74x the training speed, accuracy 0.4 points lower" in text
+    # A third of 4 heads and of 32 neurons, in each of 2 layers.
+    assert "keeps 6 of 8 heads, 40 of 64 neurons and all 80 PEFT ranks" in text
+    assert "their 95 % intervals overlap" in text
+    assert "choosing by score is worth 3.9 points" in text
+    assert "pays for itself after 190 steps" in text
+    assert "word overlap reaches 60.4 %" in text
+
+
+def test_a_page_where_random_wins_says_so(tmp_path):
+    arguments = write_run(tmp_path)
+    change(tmp_path / "results/random/eval.json", accuracy=0.79, interval=[0.78, 0.8])
+    tell(tmp_path, arguments)
+
+    text = (tmp_path / "report.html").read_text()
+    assert "cut at random reach 79.0 %: the scores earned nothing here" in text
+
+
+def test_a_regression_has_no_confusion_matrix(tmp_path):
+    text = make(tmp_path, labels=())
+
+    assert "pearson is 0.771" in text
+    assert "Confusion" not in text
+    assert "test_pearson" in json.loads((tmp_path / "metrics.json").read_text())["light"]
+
+
+def test_many_labels_get_a_matrix_with_every_cell(tmp_path):
+    labels = tuple(f"topic {n}" for n in range(20))
+
+    tags = Page(make(tmp_path, labels=labels)).tags
+
+    cells = [found for _, found in tags if (found.get("style") or "").startswith("--share")]
+    assert len(cells) == 3 * 20 * 20
+
+
+def test_vanilla_alone_says_that_nothing_was_cut(tmp_path):
+    text = make(tmp_path, methods=["vanilla"])
+
+    assert "Nothing was cut: accuracy 77.5 %" in text
+    assert not re.search(r"light</|random</", text)
+
+
+def test_modules_that_went_have_no_ranks_in_the_plots(tmp_path):
+    prune = {"modules": 0.5, "ranks": 0.5, "criterion": "random", "neuron_scope": "layer"}
+
+    text = make(tmp_path, prune=prune)
+
+    kept = [int(r["ranks"]) for r in rows(tmp_path / "plots/ranks.csv") if r["method"] == "light"]
+    assert len(kept) == 10
+    assert sum(kept) == 20
+    assert kept.count(0) >= 5
+    assert "the module goes: one of the 5 lowest by importance" in text
+    assert "drawn at random" in text
+
+
+def test_plots_tell_layers_and_methods_apart(usual):
+    kept = rows(usual / "plots/kept.csv")
+    training = rows(usual / "plots/training.csv")
+
+    assert [(r["method"], r["layer"], r["heads"]) for r in kept[:3]] == [
+        ("light", "0", "3"),
+        ("light", "1", "3"),
+        ("vanilla", "0", "4"),
+    ]
+    assert [r["method"] for r in training if r["step"] == "100"] == ["estimate", "vanilla"]
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path):
+    written = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name)
+        found = [tmp_path / name / "report.html", *sorted((tmp_path / name / "plots").iterdir())]
+        written.append([path.read_bytes() for path in found])
+
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["prepared/card.json", "models/light/curve.csv", "results/random/eval.json", "b"]
+)
+def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
+    arguments = write_run(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / "report.html").write_text("the last")
+    with pytest.raises(PipelineError, match=rf"^[^\n]*{name} does not exist[^\n]*$"):
+        tell(tmp_path, arguments)
+
+    assert (tmp_path / "report.html").read_text() == "the last"
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_truncated_input_is_one_line(tmp_path):
+    arguments = write_run(tmp_path)
+    (tmp_path / "b").write_text('{"device": ')
+    with pytest.raises(PipelineError, match=r"^\S+/b is not readable JSON[^\n]*$"):
+        tell(tmp_path, arguments)
+
+
+def test_the_table_is_aligned_and_has_a_row_per_method(usual):
+    header, rule, *lines = table.table(usual / "metrics.json", usual / "results").splitlines()
+
+    assert [line.split()[0] for line in lines] == ["light", "vanilla", "random"]
+    assert len({len(line) for line in (header, rule, *lines)}) == 1
+    assert "0.7712 [0.7532, 0.7893]" in lines[0]
+    assert "1.74x" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "series", "x", "y"),
+    [
+        ("lines", "training", "step", "loss"),
+        ("lines", "kept", "layer", "neurons"),
+        ("heatmap", "ranks", "layer", "module"),
+        ("scatter_methods", "speed", "train_speedup", "value"),
+    ],
+)
+def test_dvc_fills_every_anchor_of_our_plot_templates(usual, template, series, x, y):
+    data = [row | {"rev": "workspace"} for row in rows(usual / f"plots/{series}.csv")]
+
+    plot = VegaRenderer(
+        data, series, x=x, y=y, template=template, template_dir=REPOSITORY / ".dvc" / "plots"
+    )
+
+    filled = plot.get_filled_template()
+    assert filled["data"]["values"] == data
+    assert "<DVC_METRIC" not in json.dumps(filled)

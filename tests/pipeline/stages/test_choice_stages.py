@@ -1,0 +1,105 @@
+"""Multiple choice through all stages, for an encoder and a decoder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import load_from_disk
+from helpers.choice_workspace import workspace
+from helpers.run_stages import run_stages
+from ruamel.yaml import YAML
+from safetensors import safe_open
+
+from pipeline.common.errors import ConfigError
+from pipeline.stages import prepare
+
+KIND = {"bert": "choice", "llama": "likelihood"}
+
+
+@pytest.fixture(scope="module", params=KIND)
+def model(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def space(model, tmp_path_factory):
+    """What every stage wrote."""
+    folder = tmp_path_factory.mktemp(model)
+    workspace(folder, model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_stages(patch)
+    return folder
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_model_decides_how_it_chooses(space, model):
+    card = read(space / "prepared" / "card.json")
+
+    assert (card["kind"], card["labels"], card["metric"]) == (KIND[model], [], "accuracy")
+    assert [card["splits"][name]["rows"] for name in card["splits"]] == [72, 9, 9]
+
+
+def test_accuracy_is_that_of_the_predictions_and_there_is_no_confusion_matrix(space):
+    found = read(space / "results" / "light" / "eval.json")
+    table = pd.read_csv(space / "results" / "light" / "predictions.csv")
+
+    assert table["label"].tolist() == load_from_disk(str(space / "prepared" / "test"))["label"]
+    assert found["accuracy"] == pytest.approx((table.label == table.prediction).mean())
+    assert found["confusion"] is None
+
+
+def test_shares_are_of_the_choices_that_a_row_has(space):
+    table = pd.read_csv(space / "results" / "light" / "predictions.csv")
+    shares = table.filter(like="score").to_numpy()
+    counts = [len(row) for row in load_from_disk(str(space / "prepared" / "test"))["choices"]]
+
+    assert min(counts) < max(counts)
+    assert (~np.isnan(shares)).sum(axis=1).tolist() == counts
+    np.testing.assert_allclose(np.nansum(shares, axis=1), 1, atol=1e-5)
+    assert np.nanargmax(shares, axis=1).tolist() == table.prediction.tolist()
+
+
+def test_a_stock_reader_of_the_lifted_adapter_finds_the_trained_model(space):
+    found = read(space / "results" / "vanilla" / "eval.json")
+
+    assert found["lifted"] == {"accuracy": found["accuracy"]}
+
+
+def test_only_an_encoder_has_a_head_to_save(space, model):
+    weights = space / "models" / "light" / "adapter_model.safetensors"
+    with safe_open(weights, "pt") as file:
+        heads = [name for name in file.keys() if "lora_" not in name]
+
+    assert {name.split(".")[-2] for name in heads} == ({"classifier"} if model == "bert" else set())
+
+
+def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
+    ratios = read(space / "benchmark.json")["ratios"]["light"]
+    phases = ("training", "inference") if model == "bert" else ("training", "prefill", "decode")
+
+    assert all(ratios[f"{phase}_speedup"]["3"]["flop_bound"] > 1 for phase in phases)
+
+
+@pytest.mark.parametrize("model", KIND)
+@pytest.mark.parametrize("asked", ["none", "w1"])
+def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, asked):
+    monkeypatch.chdir(tmp_path)
+    workspace(tmp_path, model)
+    yaml, path = YAML(), tmp_path / "params.yaml"
+    params = yaml.load(path)
+    params["data"]["neutral_prompt"] = asked
+    yaml.dump(params, path)
+
+    if (model, asked) == ("bert", "w1"):
+        with pytest.raises(ConfigError, match=r"neutral_prompt must be auto or none .*, got 'w1'"):
+            prepare.main("prepared")
+    else:
+        prepare.main("prepared")
+        found = read(tmp_path / "prepared" / "card.json").get("neutral_prompt")
+        assert found == (None if asked == "none" else "w1")

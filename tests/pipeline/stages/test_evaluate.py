@@ -1,0 +1,121 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import load_from_disk
+from helpers.stage_workspace import base_model, card, set_params, tokenizer, workspace
+
+import lightpeft
+from lightpeft.core.errors import CheckpointError
+from pipeline.stages import evaluate, finetune
+from pipeline.tasks.registry import kind_of
+
+
+@pytest.fixture(scope="module", params=["classification", "regression"])
+def space(request, tmp_path_factory):
+    folder = workspace(tmp_path_factory.mktemp("space"), kind=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for method in ("light", "vanilla"):
+            finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{method}")
+            evaluate.main("prepared", f"models/{method}", f"results/{method}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(space, monkeypatch):
+    monkeypatch.chdir(space)
+
+
+def kind(space: Path) -> str:
+    return json.loads((space / "prepared" / "card.json").read_text())["kind"]
+
+
+def result(space: Path, method: str) -> tuple[dict, pd.DataFrame]:
+    folder = space / "results" / method
+    return json.loads((folder / "eval.json").read_text()), pd.read_csv(folder / "predictions.csv")
+
+
+def test_metrics_and_predictions_are_of_the_same_rows(space):
+    found, table = result(space, "light")
+    test = load_from_disk("prepared/test")
+
+    assert found["rows"] == len(table) == len(test)
+    assert table["row"].tolist() == [*range(len(test))]
+    low, high = found["interval"]
+    assert low <= found[found["metric"]] <= high
+    if kind(space) == "regression":
+        assert table["label"].tolist() == test["label"]
+        assert found["pearson"] == pytest.approx(table.label.corr(table.prediction), rel=1e-4)
+        assert found["confusion"] is None
+        return
+    assert table["label"].tolist() == [["no", "yes"][label] for label in test["label"]]
+    assert found["accuracy"] == pytest.approx((table.label == table.prediction).mean())
+    assert np.diag(found["confusion"]).sum() == (table.label == table.prediction).sum()
+    np.testing.assert_allclose(table[["score no", "score yes"]].sum(axis=1), 1, atol=1e-5)
+
+
+def test_outputs_are_in_row_order_whatever_the_batches(space):
+    asked = kind_of(card(kind(space)))
+    model = lightpeft.load(base_model(space, asked.name)[0], "models/light")
+    test = load_from_disk("prepared/test")
+    one, many = (asked.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
+    values = [one.predictions if one.scores is None else one.scores for one in (one, many)]
+
+    np.testing.assert_allclose(*values, atol=1e-5)
+    assert np.unique(values[0]).size > 20
+    assert one.loss == pytest.approx(many.loss, rel=1e-4)
+
+
+def test_the_lifted_adapter_of_an_uncut_model_is_the_model(space):
+    found, _ = result(space, "vanilla")
+
+    assert found["lifted"] == {name: pytest.approx(found[name]) for name in found["lifted"]}
+
+
+def test_the_cut_model_is_smaller_and_its_lifted_adapter_is_measured_too(space):
+    light, vanilla = result(space, "light")[0], result(space, "vanilla")[0]
+
+    assert light["base_parameters"] < vanilla["base_parameters"]
+    assert light["trainable_parameters"] < vanilla["trainable_parameters"]
+    assert light["lifted"].keys() == vanilla["lifted"].keys() == set(result_metrics(space))
+
+
+def result_metrics(space: Path) -> list[str]:
+    return json.loads((space / "prepared" / "card.json").read_text())["metrics"]
+
+
+def test_parameters_counted_are_those_that_run(space):
+    model, _ = base_model(space, kind(space))
+    head = sum(weight.numel() for weight in model.classifier.parameters())
+    base = sum(weight.numel() for weight in model.parameters()) - head
+    found, _ = result(space, "vanilla")
+    lora = 4 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
+
+    assert found["base_parameters"] == base
+    assert found["trainable_parameters"] == lora + head
+
+
+def test_evaluation_repeats_to_the_byte_and_can_leave_the_lifted_out(space):
+    before = (space / "results" / "light" / "eval.json").read_bytes()
+    evaluate.main("prepared", "models/light", "results/again")
+    assert (space / "results" / "again" / "eval.json").read_bytes() == before
+
+    set_params(space, evaluate={"lifted": False})
+    evaluate.main("prepared", "models/light", "results/again")
+    set_params(space)
+    assert result(space, "again")[0]["lifted"] is None
+
+
+def test_a_cut_short_adapter_is_one_line_and_keeps_earlier_results(space, tmp_path):
+    broken = shutil.copytree("models/light", tmp_path / "broken")
+    os.truncate(broken / "adapter_model.safetensors", 500)
+    before = (space / "results" / "light" / "eval.json").read_bytes()
+
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors.*cut short"):
+        evaluate.main("prepared", str(broken), "results/light")
+    assert (space / "results" / "light" / "eval.json").read_bytes() == before

@@ -1,0 +1,306 @@
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from helpers.stage_workspace import (
+    ROOT,
+    SPLITS,
+    base_model,
+    card,
+    rows,
+    set_params,
+    tokenizer,
+    workspace,
+)
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import lightpeft
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.pruning.prune import peft_weights
+from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.params import load_params
+from pipeline.stages import finetune
+from pipeline.tasks.registry import kind_of
+from pipeline.training import trainer as training
+from pipeline.training.checkpoints import checkpoint_folder, locked
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return workspace(tmp_path_factory.mktemp("space"))
+
+
+@pytest.fixture(autouse=True)
+def _there(space, monkeypatch):
+    monkeypatch.chdir(space)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def run(space: Path, method: str, out: str, **settings) -> Path:
+    """The stage, in this process."""
+    set_params(space, finetune=settings)
+    finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{out}")
+    return space / "models" / out
+
+
+def train(
+    space: Path, folder: Path, *, dtype=torch.float32, dropout: float = 0.1, **settings
+) -> tuple[training.Trained, PeftModel]:
+    """What the stage does, but the checkpoints stay; how it went, and the model."""
+    set_params(space, finetune=settings)
+    model, _ = base_model(space)
+    torch.manual_seed(0)
+    scores, plan = Scores.load(space / "estimate"), PruningPlan.load(space / "plans" / "light.json")
+    model = lightpeft.prune(model, plan, scores).to(dtype)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    task = training.Task(
+        name="test",
+        kind=kind_of(card()),
+        processor=tokenizer(),
+        train=rows(SPLITS["train"], seed=0),
+        validation=rows(SPLITS["validation"], seed=1),
+        seen=scores.steps,
+    )
+    section = load_params(space / "params.yaml").finetune
+    return training.train(model, task, section, seed=0, folder=folder), model
+
+
+def curve_of(out: Path) -> list[dict[str, str]]:
+    with (out / "curve.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {name: w.detach() for name, w in model.named_parameters() if w.requires_grad}
+
+
+def start(space: Path) -> subprocess.Popen:
+    """The stage as dvc starts it."""
+    command = [sys.executable, "-m", "pipeline", "finetune"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    arguments = ["prepared", "estimate", "plans/light.json", "models/killed"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *arguments], env=environment, **streams)
+
+
+def wait_for(pattern: str, process: subprocess.Popen) -> None:
+    while not [*Path().glob(pattern)]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(space):
+    settings = {"steps": 400, "save_every": 50, "evaluate_every": 70}
+    set_params(space, finetune=settings)
+    first = start(space)
+    checkpoints = space / "checkpoints"
+    wait_for("checkpoints/*/checkpoint-100/whole.json", first)
+    with pytest.raises(PipelineError, match=f"process {first.pid} is training in"):
+        run(space, "light", "killed", **settings)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not (space / "models" / "killed").exists()
+
+    second = start(space)
+    shown, errors = second.communicate(timeout=100)
+    assert second.returncode == 0, errors
+    assert "resuming from" in shown
+
+    whole = run(space, "light", "whole", **settings)
+    killed = space / "models" / "killed"
+    assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert (killed / "curve.csv").read_bytes() == (whole / "curve.csv").read_bytes()
+    assert not [*checkpoints.iterdir()]
+
+
+@pytest.mark.parametrize("damage", ["cut", "unfinished", "none"])
+def test_a_training_goes_on_from_its_newest_checkpoint_that_is_not_damaged(space, tmp_path, damage):
+    _, whole = train(space, tmp_path)
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    if damage == "cut":
+        os.truncate(last / "optimizer.pt", 100)
+    elif damage == "unfinished":
+        (last / "whole.json").unlink()
+    trained, model = train(space, tmp_path)
+
+    for name, weight in weights_of(model).items():
+        assert torch.equal(weight, weights_of(whole)[name])
+    assert trained.curve[0]["step"] < trained.curve[-1]["step"] == 24
+
+
+def test_a_second_process_is_told_who_trains(tmp_path):
+    with locked(tmp_path / "one"):
+        with pytest.raises(PipelineError, match=rf"process {os.getpid()} is training in .*one"):
+            with locked(tmp_path / "one"):
+                raise AssertionError
+        with locked(tmp_path / "two"):
+            pass
+    with locked(tmp_path / "one"):
+        pass
+
+
+def test_any_input_that_decides_the_result_has_checkpoints_of_its_own(tmp_path):
+    file = tmp_path / "data" / "rows"
+    file.parent.mkdir()
+    file.write_text("a")
+    before = checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
+
+    assert before == checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
+    assert before.parent == Path("checkpoints")
+    assert before.name.startswith("finetune-light-")
+    assert before != checkpoint_folder("finetune-light", [file.parent], {"lr": 2})
+    file.write_text("b")
+    assert before != checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
+
+
+def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
+    light, vanilla = run(space, "light", "light"), run(space, "vanilla", "vanilla")
+    timing = [json.loads((out / "timing.json").read_text()) for out in (light, vanilla)]
+
+    assert [found["steps"] for found in timing] == [20, 24]
+    assert [found["warm"] for found in timing] == [True, False]
+    assert curve_of(light)[-1]["step"] == curve_of(vanilla)[-1]["step"] == "24"
+    assert all(row["loss"] and row["lr"] for row in curve_of(light))
+    assert [row["step"] for row in curve_of(light) if row["validation_metric"]] == ["14", "24"]
+
+
+def test_a_fresh_start_has_other_weights_but_as_many_batches(space):
+    warm, fresh = (run(space, "light", "w"), run(space, "light", "f", warm_start=False))
+
+    assert json.loads((fresh / "timing.json").read_text())["steps"] == 20
+    first, second = (load_file(out / WEIGHTS) for out in (warm, fresh))
+    assert {name: w.shape for name, w in first.items()} == {n: w.shape for n, w in second.items()}
+    assert curve_of(warm)[0]["loss"] != curve_of(fresh)[0]["loss"]
+
+
+def test_training_improves_and_the_saved_model_is_the_trained_one(space):
+    out = run(space, "vanilla", "good", steps=60)
+    validation = load_from_disk("prepared/validation")
+    model = lightpeft.load(base_model(space)[0], out)
+    said = kind_of(card()).predict(model, validation, tokenizer(), batch_size=7)
+
+    found = (said.predictions == said.labels).mean()
+    assert found == float(curve_of(out)[-1]["validation_metric"]) > 0.9
+
+
+def test_accumulated_batches_equal_larger_ones(space, tmp_path):
+    common = {"group_by_length": False, "dropout": 0.0, "save_every": 100}
+    accumulating = {"batch_size": 4, "gradient_accumulation": 2, "steps": 18}
+    small, one = train(space, tmp_path / "a", **accumulating, **common)
+    large, other = train(space, tmp_path / "b", batch_size=8, steps=11, **common)
+
+    assert small.steps == 2 * large.steps == 14
+    # A row has the mean loss since the last one: of 5 and 2 optimizer steps, and of all 7.
+    mean = (5 * small.curve[0]["loss"] + 2 * small.curve[1]["loss"]) / 7
+    assert mean == pytest.approx(large.curve[-1]["loss"], abs=1e-4)
+    for name, weight in weights_of(one).items():
+        torch.testing.assert_close(weight, weights_of(other)[name], atol=1e-4, rtol=1e-3)
+
+
+def test_batches_left_over_by_accumulation_are_trained_on(space, tmp_path):
+    trained, _ = train(space, tmp_path, gradient_accumulation=8, steps=24)
+
+    assert trained.steps == 20
+    assert [row["step"] for row in trained.curve] == [12, 20, 24]
+
+
+def test_gradient_checkpointing_changes_memory_not_weights(space, tmp_path):
+    _, plain = train(space, tmp_path / "a")
+    _, saving = train(space, tmp_path / "b", gradient_checkpointing=True)
+
+    for name, weight in weights_of(saving).items():
+        torch.testing.assert_close(weight, weights_of(plain)[name])
+
+
+def test_the_best_validation_is_kept_and_training_stops_without_gain(space, tmp_path):
+    settings = {"best_checkpoint": True, "early_stopping": 3, "lr": 0.01, "evaluate_every": 2}
+    trained, model = train(space, tmp_path, steps=200, save_every=2, **settings)
+    measured = [row for row in trained.curve if "validation_metric" in row]
+    best = max(measured, key=lambda row: row["validation_metric"])
+    kept = load_file(tmp_path / f"checkpoint-{best['step'] - 4}" / WEIGHTS)
+
+    assert trained.steps < 196
+    assert measured.index(best) == len(measured) - 1 - 3
+    for name, weight in peft_weights(model).items():
+        assert torch.equal(weight, kept[name])
+    # Killed between its end and the writing of its result, it ends the same again.
+    again, other = train(space, tmp_path, steps=200, save_every=2, **settings)
+    assert again.curve == trained.curve
+    for name, weight in peft_weights(other).items():
+        assert torch.equal(weight, kept[name])
+
+
+def test_bfloat16_trains_float32_adapters(space, tmp_path):
+    trained, model = train(space, tmp_path, dtype=torch.bfloat16)
+
+    assert model.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
+    assert {weight.dtype for weight in weights_of(model).values()} == {torch.float32}
+    exact, _ = train(space, tmp_path / "exact")
+    losses = [found.curve[-1]["validation_loss"] for found in (trained, exact)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_a_diverged_training_says_what_to_change_and_leaves_what_was_there(space):
+    out = run(space, "light", "kept")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    with pytest.raises(PipelineError, match=r"not a number at batch \d+; lower finetune\.lr"):
+        run(space, "light", "kept", lr=1e30)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_an_estimation_that_took_all_steps_is_refused_and_leaves_nothing(space):
+    set_params(space, estimate={"steps": 2}, finetune={"steps": 4})
+
+    with pytest.raises(ConfigError, match=r"finetune\.steps counts the .* 4 steps.*got 4"):
+        finetune.main("prepared", "estimate", "plans/light.json", "models/none")
+    assert not (space / "models" / "none").exists()
+    assert not [*(space / "checkpoints").iterdir()]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
+def test_float16_is_refused_without_a_gpu(space, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.dtype: float16 needs a GPU"):
+        train(space, tmp_path, dtype=torch.float16)
+
+
+def test_the_rate_decays_along_the_chosen_curve_after_warmup(space, tmp_path):
+    settings = {"steps": 84, "warmup": 0.25, "lr": 0.01, "save_every": 100}
+    linear, cosine = (
+        train(space, tmp_path / schedule, schedule=schedule, **settings)[0].curve
+        for schedule in ("linear", "cosine")
+    )
+    rates = {
+        row["step"] - 4: (row["lr"], other["lr"]) for row, other in zip(linear, cosine, strict=True)
+    }
+
+    for step, (straight, curved) in rates.items():
+        done = (step - 20) / 60
+        along = (
+            (step / 20, step / 20) if done < 0 else (1 - done, (1 + math.cos(math.pi * done)) / 2)
+        )
+        assert (straight / 0.01, curved / 0.01) == pytest.approx(along, abs=0.06)
+    assert rates[40][0] < rates[40][1]
+
+
+def test_a_training_ends_with_a_validation(space, tmp_path):
+    trained, _ = train(space, tmp_path, steps=20, evaluate_every=1000, best_checkpoint=True)
+
+    assert [row["step"] for row in trained.curve if "validation_metric" in row] == [20]
+    assert (tmp_path / "checkpoint-16" / "whole.json").is_file()

@@ -1,0 +1,43 @@
+"""Tasks that generate, through every stage."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.generation_workspace import copying, workspace
+from helpers.run_stages import run_stages
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "t5", "bart"])
+def space(request, tmp_path_factory):
+    folder = workspace(tmp_path_factory.mktemp("space"), request.param, copying(120))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_stages(patch)
+    return folder
+
+
+def result(space: Path, method: str) -> dict:
+    return json.loads((space / "results" / method / "eval.json").read_text())
+
+
+def test_every_stage_runs_and_measures_losses_and_texts(space):
+    card = json.loads((space / "prepared" / "card.json").read_text())
+    found = result(space, "light")
+    seq2seq = card["kind"] == "seq2seq"
+
+    assert card["metric"] == ("rougeL" if seq2seq else "perplexity")
+    assert card["select"] == "perplexity"
+    assert set(card["metrics"]) <= set(found)
+    assert set(found["lifted"]) == set(card["metrics"])
+    low, high = found["interval"]
+    assert low <= found[card["metric"]] <= high
+    assert found["base_parameters"] < result(space, "vanilla")["base_parameters"]
+    table = pd.read_csv(space / "results" / "light" / "predictions.csv", keep_default_na=False)
+    assert list(table) == ["row", "reference", "prediction", "tokens", "loss"]
+    assert found["exact_match"] == pytest.approx((table.reference == table.prediction).mean())
+    times = json.loads((space / "benchmark.json").read_text())
+    assert {"training_speedup", "prefill_speedup", "decode_speedup"} <= set(
+        times["ratios"]["light"]
+    )

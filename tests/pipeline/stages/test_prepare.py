@@ -1,0 +1,165 @@
+"""Stage prepare: what it writes, twice the same, and what it says about wrong input."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_from_disk
+from helpers.import_graph import ROOT
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_config
+from ruamel.yaml import YAML
+from transformers import AutoTokenizer
+
+from lightpeft.core.serialization import read_json
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.stages import prepare
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, a tokenizer, and 100 rows of good and bad words."""
+    tiny_config("bert").save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, " ,1"]))
+    monkeypatch.chdir(tmp_path)
+    settings(tmp_path, task="files", train="train.csv", max_length=16, max_truncated=1.0)
+    return tmp_path
+
+
+def settings(folder: Path, **data: Any) -> None:
+    """Write params.yaml with these keys of `data`."""
+    yaml = YAML()
+    params = yaml.load((folder if (folder / "params.yaml").exists() else ROOT) / "params.yaml")
+    params["model"]["name"] = "model"
+    params["data"].update(data)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes(workspace):
+    prepare.main("first")
+    prepare.main("deeper/second")
+
+    assert hashes(workspace / "first") == hashes(workspace / "deeper" / "second")
+    assert sorted(path.name for path in (workspace / "deeper").iterdir()) == ["second"]
+
+
+def test_the_card_counts_what_the_splits_hold(workspace, capsys):
+    prepare.main("out")
+    card = read_json(workspace / "out" / "card.json", DataError)
+
+    assert (card["kind"], card["labels"], card["metric"]) == (
+        "classification",
+        ["0", "1"],
+        "accuracy",
+    )
+    assert card["dropped"] == {"train: empty text": {"rows": 1, "first": 101}}
+    for name, rows in (("train", 80), ("validation", 10), ("test", 10)):
+        split = load_from_disk(str(workspace / "out" / name))
+        lengths = [len(ids) for ids in split["input_ids"]]
+        said = card["splits"][name]
+        assert len(split) == said["rows"] == rows
+        assert said["labels"] == {"0": rows / 2, "1": rows / 2}
+        assert said["max_tokens"] == max(lengths) == 16
+        assert said["truncated"] == sum(len(text.split()) > 16 for text in split["text"])
+        assert said["mean_tokens"] == pytest.approx(sum(lengths) / rows, abs=0.01)
+    assert "[prepare] train: 80 rows" in capsys.readouterr().out
+
+
+def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
+    prepare.main("out")
+    split = load_from_disk(str(workspace / "out" / "train"))
+    words = AutoTokenizer.from_pretrained(workspace / "out" / "tokenizer")
+
+    assert split.column_names == [
+        "text",
+        "label",
+        "input_ids",
+        "attention_mask",
+        "length",
+        "lost",
+        "key",
+    ]
+    for row in split:
+        assert row["input_ids"] == words(row["text"])["input_ids"][:16]
+        assert row["text"].startswith(("bad", "good")[row["label"]])
+
+
+def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
+    (workspace / "test.csv").write_text("text,label\nbad w0 ,0\ngood w99,1\n")
+    settings(workspace, test="test.csv", validation="train.csv")
+    prepare.main("out")
+    card = read_json(workspace / "out" / "card.json", DataError)
+
+    assert card["repeats_of_train"] == {"validation": 100, "test": 1}
+    told = "100 of 100 rows of validation and 1 of 2 rows of test repeat a row of train"
+    assert f"[prepare] {told}\n" in capsys.readouterr().out
+
+
+def test_where_no_row_repeats_train_nothing_is_told(workspace, capsys):
+    prepare.main("out")
+
+    assert "train has too" not in capsys.readouterr().out
+
+
+def test_what_was_there_is_replaced_only_by_something_whole(workspace):
+    prepare.main("out")
+    (workspace / "out" / "stale").touch()
+    before = hashes(workspace / "out")
+    settings(workspace, train="none.csv")
+    with pytest.raises(DataError, match=r"none\.csv is not there"):
+        prepare.main("out")
+    assert hashes(workspace / "out") == before
+
+    settings(workspace, train="train.csv")
+    prepare.main("out")
+    assert set(hashes(workspace / "out")) == set(before) - {"stale"}
+    assert sorted(path.name for path in workspace.glob(".*")) == []
+
+
+def test_a_length_beyond_the_tokenizer_is_refused(workspace):
+    words = tokenizer()
+    words.model_max_length = 12
+    words.save_pretrained(workspace / "model")
+
+    with pytest.raises(ConfigError, match=r"data\.max_length must be at most 12"):
+        prepare.main("out")
+    settings(workspace, max_length=12)
+    with pytest.raises(ConfigError, match=r"benchmark\.length must be at most 12"):
+        prepare.main("out")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": "none.csv"}, "error: none.csv is not there"),
+        (
+            {"label": "lable"},
+            "error: data.label: train has no column 'lable' among text, label; did",
+        ),
+        ({"task": "glue/sst2", "train": "auto"}, "error: data.task glue/sst2 is not in the hub's"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_1(workspace, data, message):
+    settings(workspace, **data)
+    command = [sys.executable, "-m", "pipeline", "prepare", "out"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not (workspace / "out").exists()

@@ -1,0 +1,58 @@
+"""What each method asks of `make_plan`."""
+
+import pytest
+from helpers.import_graph import ROOT
+from helpers.tiny_models import made_up_scores, tiny_model, tiny_scores
+
+from lightpeft.planning.make_plan import make_plan
+from pipeline.common.params import PruneSection, load_params
+from pipeline.stages.prune import cost_table, ratios
+
+
+@pytest.fixture
+def section() -> PruneSection:
+    """The project's own settings."""
+    return load_params(ROOT / "params.yaml").prune
+
+
+def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
+    changed = section.model_copy(update={"ratio": 0.5, "neurons": 0.25})
+
+    assert ratios(changed, "light")["heads"] == 0.5
+    assert ratios(changed, "light")["neurons"] == 0.25
+
+
+def test_random_cuts_as_much_as_light(section):
+    light, random = ratios(section, "light"), ratios(section, "random")
+
+    assert random == light | {"criterion": "random"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ratio": 0.9},
+        {"criterion": "mask"},
+        {"align": 1},
+        {"module_order": "importance"},
+        {"head_unit": "head"},
+    ],
+)
+def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
+    scores = made_up_scores()
+    plan = make_plan(scores, **ratios(section, "vanilla"))
+    again = make_plan(scores, **ratios(section.model_copy(update=changes), "vanilla"))
+
+    assert plan.is_identity
+    assert plan == again
+
+
+def test_the_cost_table_falls_in_every_part_that_is_cut(section):
+    scores = tiny_scores(tiny_model())
+    table = cost_table(make_plan(scores, heads=0.5, neurons=0.5, modules=0, ranks=0.5), scores)
+    before, after = table["before"], table["after"]
+
+    for part in ("attention", "feed_forward", "adapter", "total"):
+        for column, value in after[part].items():
+            assert value < before[part][column] or before[part][column] == 0
+    assert before["embeddings"] == after["embeddings"]

@@ -1,0 +1,83 @@
+from itertools import islice
+
+import torch
+from helpers.stage_workspace import card, rows, tokenizer
+
+from pipeline.tasks.batching import by_length, loader, shuffled
+from pipeline.tasks.registry import kind_of
+
+KIND = kind_of(card())
+LENGTHS = [length % 13 + 1 for length in range(200)]
+
+
+def first(count: int, *, lengths=LENGTHS, seed=0, grouped=False, batch_size=8) -> list[list[int]]:
+    drawn = shuffled(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
+    return list(islice(drawn, count))
+
+
+def padded(groups: list[list[int]]) -> int:
+    return sum(len(group) * max(LENGTHS[row] for row in group) for group in groups)
+
+
+def test_a_pass_takes_every_row_once_and_every_batch_is_full():
+    for grouped in (False, True):
+        drawn = first(50, grouped=grouped)
+
+        assert {len(group) for group in drawn} == {8}
+        assert sorted(row for group in drawn for row in group) == sorted([*range(200)] * 2)
+
+
+def test_the_order_is_the_seed_s_alone_and_a_shorter_training_sees_its_beginning():
+    torch.manual_seed(1)
+    whole = first(60, grouped=True)
+    torch.manual_seed(2)
+
+    assert first(30, grouped=True) == whole[:30]
+    assert first(30, grouped=True, seed=1) != whole[:30]
+
+
+def test_grouping_saves_padding_and_keeps_lengths_in_no_order():
+    grouped = first(50, grouped=True)
+
+    assert padded(grouped) < 0.7 * padded(first(50))
+    longest = [max(LENGTHS[row] for row in group) for group in grouped]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+def test_less_data_than_a_batch_is_repeated():
+    assert sorted(first(1, lengths=[1, 2, 3], batch_size=6)[0]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_evaluation_takes_every_row_once_longest_first():
+    groups = by_length(LENGTHS, batch_size=32)
+
+    assert sorted(row for group in groups for row in group) == [*range(200)]
+    assert [LENGTHS[row] for group in groups for row in group] == sorted(LENGTHS, reverse=True)
+
+
+def test_a_batch_is_padded_to_its_own_longest_row():
+    data, words = rows(20, seed=0), tokenizer()
+    batch = next(iter(loader(data, KIND, words, [[3, 4]])))
+    lengths = [len(data[row]["input_ids"]) for row in (3, 4)]
+
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert batch["input_ids"].shape == (2, max(lengths))
+    assert batch["attention_mask"].sum(dim=1).tolist() == lengths
+    assert batch["labels"].tolist() == data["label"][3:5]
+
+
+def test_regression_labels_stay_decimals():
+    kind = kind_of(card("regression"))
+    batch = next(iter(loader(rows(4, seed=0, kind="regression"), kind, tokenizer(), [[0, 1]])))
+
+    assert batch["labels"].dtype == torch.float32
+
+
+def test_drawing_batches_leaves_the_training_s_random_state_alone():
+    state = torch.get_rng_state()
+    order = shuffled(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
+    drawn = loader(rows(20, seed=0), KIND, tokenizer(), order)
+    seen = [batch["input_ids"].shape[0] for batch in islice(drawn, 12)]
+
+    assert seen == [4] * 12
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,153 @@
+"""The form of rows to generate: which files are, what becomes of columns, what makes rows bad."""
+
+import json
+
+import pytest
+from helpers.generation_workspace import write_rows
+from helpers.task_files import read, section
+
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.tasks import generation_schema as generate
+from pipeline.tasks import text_classification as classify
+from pipeline.tasks.registry import form_of
+
+TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
+
+
+def made(folder, row: dict, **settings) -> dict:
+    """What a file with such a row becomes, as every split: its row, without empty columns."""
+    path = folder / "train.jsonl"
+    write_rows(path, [row])
+    files = dict.fromkeys(("train", "validation", "test"), str(path))
+    task = read(folder, **files, **settings)
+    assert task.form is generate.FORM
+    assert task.classes == []
+    return {name: value for name, value in task.splits["train"][0].items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion"),
+    [
+        ({"prompt": "2 + 2 =", "completion": "4", "id": 7}, "2 + 2 =", "4"),
+        ({"prompt": "", "completion": "4"}, "", "4"),
+        (
+            {"instruction": "Add.", "input": "2, 2", "output": "4"},
+            "### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Response:\n",
+            "4",
+        ),
+        (
+            {"instruction": "Say 4.", "input": None, "output": "4"},
+            "### Instruction:\nSay 4.\n\n### Response:\n",
+            "4",
+        ),
+        ({"question": "2 + 2? ", "answer": "#### 4"}, "Question: 2 + 2?\nAnswer:", "#### 4"),
+        ({"text": "To be, or not"}, "", "To be, or not"),
+    ],
+)
+def test_columns_of_the_usual_names_become_prompt_and_completion(tmp_path, row, prompt, completion):
+    assert made(tmp_path, row) == {"prompt": prompt, "completion": completion}
+
+
+@pytest.mark.parametrize(
+    "value", [TURNS, json.dumps(TURNS), [turn | {"name": 1} for turn in TURNS]]
+)
+def test_messages_are_a_chat_as_a_list_or_as_json(tmp_path, value):
+    assert made(tmp_path, {"messages": value}) == {"messages": TURNS}
+    assert made(tmp_path, {"talk": value}, kind="generate", text="talk") == {"messages": TURNS}
+
+
+def test_columns_can_be_named(tmp_path):
+    row = {"document": "long", "summary": "short", "label": 1}
+
+    both = made(tmp_path, row, kind="generate", text="document", label="summary")
+    assert both == {"prompt": "long", "completion": "short"}
+    plain = made(tmp_path, row, kind="generate", text="document")
+    assert plain == {"prompt": "", "completion": "long"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("text", "label"),
+        ("sentence",),
+        ("prompt", "completion", "label"),
+        ("question", "answer", "label"),
+        ("question", "choices", "answer"),
+        ("question", "context", "answer"),
+        ("text", "source"),
+    ],
+)
+def test_a_file_with_labels_or_choices_is_not_for_generation(names):
+    assert form_of(section(train="x"), [dict.fromkeys(names, "x")]) is not generate.FORM
+
+
+def test_columns_that_are_named_are_a_classification_s_unless_the_kind_says_otherwise():
+    first = [{"question": "2 + 2?", "answer": "yes"}]
+
+    assert form_of(section(train="x"), first) is generate.FORM
+    assert form_of(section(train="x", text="question", label="answer"), first) is classify.FORM
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None, "completion": "4"}, "no prompt"),
+        ({"completion": "4"}, "no prompt"),
+        ({"prompt": "2"}, "no completion"),
+        ({"prompt": "2", "completion": " \n"}, "empty completion"),
+        ({"prompt": "2", "completion": 4}, "text of another type"),
+        ({"prompt": ["2"], "completion": "4"}, "text of another type"),
+        ({"messages": TURNS[:1]}, "no final assistant turn"),
+        ({"messages": TURNS[1:]}, "no prompt"),
+        ({"messages": []}, "no final assistant turn"),
+        ({"messages": [*TURNS[:1], {"role": "assistant", "content": " "}]}, "empty completion"),
+        ({"messages": [*TURNS[:1], {"role": "assistant"}]}, "no messages of role and content"),
+        ({"messages": "Hi"}, "no messages of role and content"),
+        ({"messages": ["Hi"]}, "no messages of role and content"),
+        ({"prompt": "2", "completion": "4"}, None),
+        ({"messages": TURNS}, None),
+    ],
+)
+def test_bad_rows_have_a_reason(row, reason):
+    assert generate.wrong(row) == reason
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Add.", "input": 2, "output": "4"},
+        {"instruction": 2, "output": "4"},
+        {"question": 2, "answer": "4"},
+    ],
+)
+def test_a_template_leaves_what_is_no_text_to_the_count_of_bad_rows(row):
+    assert generate.wrong(generate.layout(list(row))(row)) == "text of another type"
+
+
+def test_bad_rows_are_counted_and_named(tmp_path):
+    rows = [{"prompt": f"{n}", "completion": "4"} for n in range(30)]
+    rows.append({"prompt": "3", "completion": ""})
+    path = tmp_path / "train.jsonl"
+    write_rows(path, rows)
+
+    with pytest.raises(DataError, match=r"1 of 31 rows.* 1 x empty completion \(first: row 31\)"):
+        read(tmp_path, train=str(path))
+    task = read(tmp_path, train=str(path), max_bad_rows=0.1)
+    assert task.dropped == {"train: empty completion": {"rows": 1, "first": 31}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, DataError, r"needs the columns messages, prompt\+completion.*found document, summary"),
+        ({"label": "summary"}, ConfigError, "must name one column.*got auto"),
+        ({"text": ["document", "summary"]}, ConfigError, "must name one column.*got "),
+        ({"text": "documnt"}, DataError, "did you mean 'document'"),
+    ],
+)
+def test_columns_that_make_no_task_are_one_line(tmp_path, settings, error, message):
+    path = tmp_path / "train.jsonl"
+    write_rows(path, [{"document": "long", "summary": "short"}] * 20)
+
+    with pytest.raises(error, match=message):
+        read(tmp_path, train=str(path), kind="generate", **settings)

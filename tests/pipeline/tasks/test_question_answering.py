@@ -1,0 +1,235 @@
+"""Answers in a context: windows, spans, bad rows, and the stages on a tiny model."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from helpers.run_stages import params, predictions, read, run_stages
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_config
+from transformers import AutoModel
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.stages import prepare
+from pipeline.tasks.context_windows import best_spans, windows
+from pipeline.tasks.question_answering import Answer, training_windows, wrong
+from pipeline.tasks.registry import kind_of
+
+FILES = {"train": "train.jsonl", "test": "test.json"}
+
+
+def question(draw: random.Random, *, answered: bool = True, length: int = 12) -> dict[str, Any]:
+    """`good bad` somewhere in a context is the answer to every question."""
+    words = draw.choices(["w1", "w2", "w3"], k=draw.randint(4, length))
+    place = draw.randrange(len(words))
+    if answered:
+        words[place : place + 1] = ["good", "bad"]
+    start = len(" ".join([*words[:place], ""]))
+    answers = {"text": ["good bad"], "answer_start": [start]}
+    found = answers if answered else {"text": [], "answer_start": []}
+    return {"question": "w5 w6", "context": " ".join(words), "answers": found}
+
+
+def nested(rows: list[dict[str, Any]]) -> str:
+    def answers(row: dict[str, Any]) -> list[dict[str, Any]]:
+        lists = row["answers"]
+        return [{"text": t, "answer_start": s} for t, s in zip(*lists.values(), strict=True)]
+
+    paragraphs = [
+        {"context": row["context"], "qas": [{"question": row["question"], "answers": answers(row)}]}
+        for row in rows
+    ]
+    return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}], "version": "1.1"})
+
+
+def write(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> None:
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, train)))
+    (folder / "test.json").write_text(nested(test))
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny BERT, and questions: train as JSON lines, test as SQuAD's nested JSON."""
+    torch.manual_seed(0)
+    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    draw = random.Random(0)
+    rows = [question(draw) for _ in range(110)]
+    write(tmp_path, rows[:90], rows[90:])
+    monkeypatch.chdir(tmp_path)
+    params(tmp_path, data=FILES)
+    return tmp_path
+
+
+@pytest.mark.parametrize("unanswered", [False, True])
+def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, unanswered):
+    if unanswered:
+        draw = random.Random(0)
+        rows = [question(draw, answered=number % 2 == 0) for number in range(110)]
+        write(space, rows[:90], rows[90:])
+    steps = {"steps": 150, "evaluate_every": 60}
+    params(space, data=FILES, finetune=steps, prune={"ratio": 0.25})
+    run_stages(monkeypatch)
+    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+
+    assert (card["kind"], card["metrics"]) == ("answer", ["squad_f1", "squad_em"])
+    assert card["labels"] == (["no answer", "answer"] if unanswered else [])
+    assert found["rows"] == len(table) == 20
+    assert found["confusion"] is None
+    low, high = found["interval"]
+    assert 0.6 < low <= found["squad_f1"] <= high
+    right = [json.loads(label) or [""] for label in table.label]
+    exact = [said in texts for said, texts in zip(table.prediction, right, strict=True)]
+    assert found["squad_em"] == pytest.approx(sum(exact) / 20)
+    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+
+
+def test_windows_show_every_token_and_overlap():
+    context = " ".join(f"w{number % 60}" for number in range(100))
+    parts = windows(["good " * 40, "bad"], [context, "w1 w2"], tokenizer(), length=32)
+
+    assert [part.row for part in parts] == [0] * 12 + [1]
+    asked = [sum(part.begin < 0) for part in parts]
+    assert asked == [16] * 12 + [1]
+    seen = [set(part.begin.tolist()) - {-1} for part in parts[:-1]]
+    assert set.union(*seen) == {0} | {i + 1 for i, letter in enumerate(context) if letter == " "}
+    assert all(len(one & other) == 8 for one, other in itertools.pairwise(seen))
+    spans = [context[b:e] for b, e in zip(parts[1].begin, parts[1].end, strict=True) if b >= 0]
+    assert spans == context.split()[8:24]
+
+
+def test_a_row_trains_on_the_window_with_the_most_around_its_answer():
+    words = [f"w{number % 60}" for number in range(100)]
+    words[50:52] = ["good", "bad"]
+    context = " ".join(words)
+    answer = {"text": ["good bad"], "answer_start": [context.index("good")]}
+    rows = {"question": ["w1"] * 2, "context": [context] * 2}
+    rows["answers"] = [answer, {"text": [], "answer_start": []}]
+    made = Answer({"labels": ["no answer", "answer"], "max_length": 32}).encode(rows, tokenizer())
+
+    ids, ends = made["input_ids"][0], (made["start_positions"][0], made["end_positions"][0])
+    assert tokenizer().decode(ids[ends[0] : ends[1] + 1]) == "good bad"
+    assert min(ends[0] - 1, 31 - ends[1]) >= 4
+    assert (made["start_positions"][1], made["end_positions"][1]) == (0, 0)
+    assert made["input_ids"][1][1:] == tokenizer()(context)["input_ids"][:31]
+    assert (made["label"], made["length"], made["lost"]) == ([1, 0], [32, 32], [69, 69])
+
+
+def test_an_answer_longer_than_its_window_is_taught_as_far_as_it_is_seen():
+    context = " ".join(["good"] * 60)
+    rows = {"question": ["w1"], "context": [context]}
+    rows["answers"] = [{"text": [context], "answer_start": [0]}]
+    parts = windows(rows["question"], rows["context"], tokenizer(), length=32)
+
+    assert training_windows(rows, parts) == [(0, 1, 31)]
+
+
+def test_the_best_span_is_the_one_that_a_search_of_all_finds():
+    draw = torch.Generator().manual_seed(0)
+    start, end = torch.randn(2, 5, 50, generator=draw).unbind()
+    context = torch.rand(5, 50, generator=draw) > 0.3
+    score, first, last = best_spans(start, end, context)
+
+    for row in range(5):
+        inside = np.flatnonzero(context[row]).tolist()
+        pairs = [(i, j) for i in inside for j in inside if i <= j < i + 30]
+        best = max(pairs, key=lambda pair: float(start[row, pair[0]] + end[row, pair[1]]))
+        assert (int(first[row]), int(last[row])) == best
+        assert float(score[row]) == pytest.approx(float(start[row, best[0]] + end[row, best[1]]))
+
+
+class Says(torch.nn.Module):
+    """A model that finds token 2 where an answer begins and 3 where it ends, and else token 0."""
+
+    dtype = torch.float32
+
+    def get_base_model(self) -> torch.nn.Module:
+        return self
+
+    def forward(self, input_ids: Any, **_: Any) -> Any:
+        start, end = (10.0 * (input_ids == token) for token in (2, 3))
+        start[:, 0] = 4.0
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+
+@pytest.mark.parametrize("classes", [[], ["no answer", "answer"]])
+@pytest.mark.parametrize("size", [1, 16])
+def test_every_window_of_a_row_is_read(space, classes, size):
+    draw = random.Random(1)
+    rows = [question(draw, answered=n % 3 > 0, length=150) for n in range(9)]
+    write(space, [question(draw, answered=n % 3 > 0) for n in range(30)], rows)
+    params(space, data=FILES | {"max_truncated": 1.0})
+    prepare.main("prepared")
+    card = read("prepared/card.json") | {"labels": classes}
+    test = load_from_disk("prepared/test")
+
+    found = kind_of(card).predict(Says(), test, tokenizer(), batch_size=size)
+
+    assert found.labels.tolist() == [["good bad"] * (n % 3 > 0) for n in range(9)]
+    answered = [said == "good bad" for said in found.predictions]
+    assert answered == [n % 3 > 0 for n in range(9)]
+    assert all((said == "") == bool(classes) for said in found.predictions[::3])
+    assert found.loss == pytest.approx(stock_loss(test), abs=1e-5)
+
+
+def stock_loss(test: Any) -> float:
+    """The mean of what the stock loss is of each row by itself."""
+    losses = []
+    for row in test:
+        said = Says()(torch.tensor([row["input_ids"]]))
+        ends = [torch.tensor([row[f"{side}_positions"]]) for side in ("start", "end")]
+        both = zip((said.start_logits, said.end_logits), ends, strict=True)
+        losses.append(sum(torch.nn.functional.cross_entropy(*pair) for pair in both) / 2)
+    return float(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"answers": {"text": [], "answer_start": []}}, None),
+        ({"answers": {"text": ["Bob"], "answer_start": [7]}}, "answer not at its place"),
+        ({"answers": {"text": ["."], "answer_start": [-1]}}, "answer not at its place"),
+        ({"answers": {"text": [""], "answer_start": [0]}}, "empty answer"),
+        ({"answers": {"text": ["Ann"], "answer_start": ["0"]}}, "answers of another shape"),
+        ({"answers": {"text": ["Ann"], "answer_start": []}}, "answers of another shape"),
+        ({"answers": "Ann"}, "answers of another shape"),
+        ({"answers": None}, "no answers"),
+        ({"question": None}, "no question or context"),
+        ({"context": " "}, "empty text"),
+        ({"question": 1}, "text of another type"),
+    ],
+)
+def test_a_bad_row_says_why(change, reason):
+    row = {"question": "Who?", "context": "Ann saw Bob.", "answers": {"text": ["Bob", "Ann"]}}
+    row["answers"]["answer_start"] = [8, 0]
+
+    assert wrong(row | change) == reason
+
+
+def test_questions_without_an_answer_need_some_in_train(space):
+    draw = random.Random(0)
+    write(space, [question(draw)] * 20, [question(draw, answered=False)])
+
+    with pytest.raises(DataError, match="test has questions without an answer, train has none"):
+        prepare.main("prepared")
+
+
+def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
+    params(space, data=FILES | {"max_length": 31})
+    with pytest.raises(ConfigError, match=r"data\.max_length must be at least 32 for answers"):
+        prepare.main("prepared")
+
+    params(space, data=FILES | {"text": "question"})
+    with pytest.raises(ConfigError, match=r"data\.text must be the columns of question and con"):
+        prepare.main("prepared")
+
+    with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
+        Answer({"labels": [], "max_length": 32}).encode({}, object())

@@ -1,0 +1,295 @@
+"""What models that generate are measured by, and what they write."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from helpers.generation_workspace import STAGES, copying, loaded, prepared, workspace
+from helpers.stage_workspace import set_params
+
+from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.lora_targets import checked
+from lightpeft.modeling.moe import wrapped
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.params import load_params
+from pipeline.metrics.scoring import higher_is_better, interval, score
+from pipeline.stages import estimate, evaluate, finetune, prune
+from pipeline.stages.evaluate import measure
+from pipeline.stages.prepare import main as prepare
+from pipeline.tasks import greedy_decoding as greedy
+from pipeline.tasks.base import IGNORED, Found
+from pipeline.tasks.registry import kind_of, resolve
+from pipeline.tasks.text_generation import Causal
+
+PERPLEXITY = {"labels": [], "metric": "perplexity", "metrics": ["perplexity", "exact_match"]}
+
+
+@pytest.fixture(params=["llama", "gpt2", "opt", "t5", "bart"])
+def model(request):
+    return request.param
+
+
+@pytest.fixture
+def ready(tmp_path, monkeypatch, model):
+    """A prepared workspace's kind, model in a PeftModel, tokenizer and test rows."""
+    folder = workspace(tmp_path, model, copying(60))
+    monkeypatch.chdir(folder)
+    kind, network, words = loaded(folder, prepared(folder))
+    return kind, wrap(network, kind), words, load_from_disk("prepared/test")
+
+
+def wrap(network, kind):
+    """The network in an adapter with random weights."""
+    config = estimate.lora_config(load_params().peft, kind, [])
+    made = wrapped(network, checked(config, network, read_shape(network)))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    return made.eval()
+
+
+def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
+    kind, network, words, rows = ready
+    found = kind.for_validation().predict(network, rows, words, batch_size=4)
+
+    assert found.predictions is None
+    for row, (tokens, loss) in zip(rows, found.tokens, strict=True):
+        batch = kind.collator(words)([{name: row[name] for name in ("input_ids", "labels")}])
+        with torch.no_grad():
+            mean = float(network(**batch).loss)
+        assert tokens == len(row["labels"]) - row["labels"].count(IGNORED)
+        assert loss == pytest.approx(mean * tokens, rel=1e-4)
+    assert found.loss == pytest.approx(found.tokens[:, 1].sum() / found.tokens[:, 0].sum())
+
+
+def test_texts_are_the_likeliest_tokens_one_by_one_whatever_the_batch(ready):
+    kind, network, words, rows = ready
+    prompts = kind.prompts(rows)
+    made = greedy.greedy_texts(network, prompts, words, batch_size=4, new=5)
+
+    assert made == greedy.greedy_texts(network, prompts, words, batch_size=1, new=5)
+    assert len(set(made)) > 1
+    for prompt, text in zip(prompts[:3], made, strict=False):
+        assert text == one_by_one(network, prompt, words, new=5)
+
+
+def one_by_one(network, prompt, words, *, new: int) -> str:
+    """Greedy generation without padding, without a cache and without `generate`."""
+    asked, decoder = torch.tensor([prompt]), network.config.is_encoder_decoder
+    written = [network.config.decoder_start_token_id] if decoder else []
+    for _ in range(new):
+        sides = {"decoder_input_ids": torch.tensor([written])} if decoder else {}
+        ids = asked if decoder else torch.tensor([prompt + written])
+        with torch.no_grad():
+            logits = network(input_ids=ids, **sides).logits
+        written.append(int(logits[0, -1].argmax()))
+        if written[-1] == words.eos_token_id:
+            break
+    return words.decode(written, skip_special_tokens=True).strip()
+
+
+def test_an_infinite_perplexity_is_one_line_that_names_it():
+    said = Found(
+        labels=np.array(["a", "b"]),
+        predictions=None,
+        loss=900.0,
+        tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
+    )
+    kind = kind_of(PERPLEXITY | {"kind": "causal"})
+    with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
+        measure(kind, said, resamples=10, seed=0)
+
+
+def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(1, 9, size=200)
+    losses = tokens * draw.uniform(1, 2, size=200)
+    found = Found(
+        labels=np.array(["x"] * 200, object),
+        predictions=None,
+        loss=0.0,
+        tokens=np.stack([tokens, losses], axis=1),
+    )
+    value = math.exp(losses.sum() / tokens.sum())
+    low, high = interval(PERPLEXITY, found, resamples=200, seed=0)
+
+    assert score(PERPLEXITY, found) == {"perplexity": pytest.approx(value)}
+    assert value * 0.9 < low < value < high < value * 1.1
+    assert not higher_is_better("perplexity")
+    assert higher_is_better("rougeL")
+    with pytest.raises(DataError, match="exact_match can't be measured"):
+        interval(PERPLEXITY | {"metric": "exact_match"}, found, resamples=10, seed=0)
+
+
+def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypatch):
+    folder = workspace(tmp_path, "llama", copying(60), data={"metric": "rougeL"})
+    monkeypatch.chdir(folder)
+    card = prepared(folder)
+    kind, network, words = loaded(folder, card)
+    asked = []
+
+    def answer(*_, **__):
+        asked.append(1)
+        return ["w1"] * 6
+
+    monkeypatch.setattr("pipeline.tasks.text_generation.greedy_texts", answer)
+    rows, network = load_from_disk("prepared/validation"), wrap(network, kind)
+
+    assert (card["metric"], card["select"]) == ("rougeL", "perplexity")
+    kind.for_validation().predict(network, rows, words, batch_size=8)
+    assert not asked
+    by_text = Causal(card | {"select": "rougeL"}).for_validation()
+    found = by_text.predict(network, rows, words, batch_size=8)
+    assert score(by_text.card, found).keys() == {"rougeL"}
+    assert asked
+
+
+def test_a_prompt_leaves_room_for_what_is_generated(tmp_path, monkeypatch):
+    folder = workspace(tmp_path, "gpt2", copying(60))
+    monkeypatch.chdir(folder)
+    kind, network, words = loaded(folder, prepared(folder))
+    network = wrap(network, kind)
+
+    made = greedy.greedy_texts(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
+    assert len(made) == 2
+    short = [*range(3, 13), *range(23, 33)]  # 20 of 32 positions
+    assert made[0] == greedy.greedy_texts(network, [short], words, batch_size=1, new=12)[0]
+    with pytest.raises(ConfigError, match=r"evaluate\.max_new_tokens must be below 32.*got 32"):
+        greedy.greedy_texts(network, [[7]], words, batch_size=1, new=32)
+
+
+def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
+    rows = [{"text": row["prompt"]} for row in copying(60)]
+    folder = workspace(tmp_path, "llama", rows)
+    monkeypatch.chdir(folder)
+
+    assert prepared(folder)["metrics"] == ["perplexity"]
+    set_params(folder, data=data(metric="exact_match"))
+    with pytest.raises(DataError, match="every prompt of train is empty; take perplexity"):
+        prepare("prepared")
+
+
+def test_an_encoder_decoder_needs_prompts(tmp_path, monkeypatch):
+    folder = workspace(tmp_path, "t5", [{"text": row["prompt"]} for row in copying(60)])
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match=r"an encoder has nothing to read; take a decoder"):
+        prepared(folder)
+
+
+def test_the_main_metric_can_be_any_that_compares_texts(tmp_path, monkeypatch):
+    folder = workspace(tmp_path, "llama", copying(60), data={"metric": "final_number"})
+    monkeypatch.chdir(folder)
+
+    assert prepared(folder)["metrics"] == ["perplexity", "exact_match", "final_number"]
+    set_params(folder, data=data(metric="accuracy"))
+    with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of perplexity.*rouge"):
+        prepare("prepared")
+
+
+def data(**changes) -> dict:
+    """The section of the workspace, with changes."""
+    return {"task": "files", "train": "train.jsonl", "max_length": 16} | changes
+
+
+class _Config:
+    is_encoder_decoder, is_decoder = False, False
+
+    def __init__(self, model_type: str) -> None:
+        self.model_type = model_type
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "deberta-v2", "vit"])
+def test_an_encoder_can_t_generate(model_type):
+    from pipeline.tasks.generation_schema import FORM
+
+    with pytest.raises(ConfigError, match=f"type '{model_type}' can't generate text: .*decoder"):
+        resolve(FORM, [], _Config(model_type))
+    assert resolve(FORM, [], _Config("qwen3")) is Causal
+
+
+def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch):
+    from transformers import AutoConfig, AutoModel
+
+    folder = workspace(tmp_path, "llama", copying(60))
+    monkeypatch.chdir(folder)
+    card = prepared(folder)
+    config = AutoConfig.from_pretrained(folder / "base")
+    AutoModel.from_config(config).save_pretrained(folder / "base")
+
+    with pytest.raises(ConfigError, match=r"no weights for lm_head\.weight.*kind causal trains no"):
+        loaded(folder, card)
+
+
+def test_a_copied_word_is_learned_and_then_written(tmp_path, monkeypatch):
+    folder = workspace(
+        tmp_path,
+        "llama",
+        copying(600),
+        peft={"r": 16, "alpha": 32},
+        estimate={"steps": 10, "batch_size": 32, "lr": 1e-2},
+        finetune={"steps": 200, "batch_size": 32, "evaluate_every": 100, "lr": 1e-2},
+        data={"metric": "exact_match"},
+    )
+    monkeypatch.chdir(folder)
+    prepare("prepared")
+    estimate.main("prepared", "estimate", "timing.json")
+    prune.main("vanilla", "prepared", "estimate", "plan.json", "cost.json")
+    finetune.main("prepared", "estimate", "plan.json", "model")
+    evaluate.main("prepared", "model", "results")
+    found = json.loads((folder / "results" / "eval.json").read_text())
+
+    assert found["exact_match"] > 0.5  # by chance: 1 of 20
+    assert found["perplexity"] < 3
+
+
+def test_generation_can_be_left_out(tmp_path, monkeypatch):
+    folder = workspace(tmp_path, "llama", copying(60))
+    monkeypatch.chdir(folder)
+    prepare("prepared")
+    estimate.main("prepared", "estimate", "timing.json")
+    prune.main("vanilla", "prepared", "estimate", "plan.json", "cost.json")
+    finetune.main("prepared", "estimate", "plan.json", "model")
+
+    for new, there in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
+        set_params(folder, **STAGES, data=data())
+        set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": new}, data=data())
+        evaluate.main("prepared", "model", "results")
+        found = json.loads((folder / "results" / "eval.json").read_text())
+        assert {"perplexity", "exact_match"} & set(found) == there
+    card = json.loads((folder / "prepared" / "card.json").read_text())
+    (folder / "prepared" / "card.json").write_text(json.dumps(card | {"metric": "exact_match"}))
+    set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 0}, data=data())
+    with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
+        evaluate.main("prepared", "model", "results")
+    nothing = STAGES["evaluate"] | {"max_new_tokens": 0}
+    set_params(folder, evaluate=nothing, data=data() | {"metric": "exact_match"})
+    with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
+        prepare("again")
+    set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 5000}, data=data())
+    with pytest.raises(ConfigError, match=r"max_new_tokens must be below \d+.*got 5000"):
+        prepare("again")
+
+
+def test_chats_run_through_the_template(tmp_path, monkeypatch):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ]
+        }
+        for row in copying(60)
+    ]
+    folder = workspace(tmp_path, "llama", rows)
+    monkeypatch.chdir(folder)
+    kind, network, words = loaded(folder, prepared(folder))
+    test = load_from_disk("prepared/test")
+    found = kind.predict(wrap(network, kind), test, words, batch_size=8)
+
+    assert found.labels.tolist() == [row["messages"][-1]["content"] for row in test]
+    assert len(found.predictions) == len(test)

@@ -1,0 +1,242 @@
+"""Words with tags: what is read, which token carries a tag, and the stages on a tiny model."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, load_from_disk
+from helpers.run_stages import params, predictions, read, run_stages
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_config
+from ruamel.yaml import YAML
+from transformers import AutoModel
+
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.stages import prepare
+from pipeline.tasks.registry import kind_of
+from pipeline.tasks.token_classification import Entities, Tags, first_tokens, kind_for
+
+NAMES = ["O", "B-X", "I-X"]
+
+
+def sentence(draw: random.Random) -> dict[str, list[str]]:
+    """Words in which `good` begins an entity and `bad` goes on with it."""
+    words = draw.choices(["w1", "w2", "good", "good bad"], k=draw.randint(3, 8))
+    words = " ".join(words).split()
+    tags = {"good": "B-X", "bad": "I-X"}
+    return {"tokens": words, "tags": [tags.get(word, "O") for word in words]}
+
+
+def conll(rows: list[dict[str, list[str]]]) -> str:
+    blocks = ["\n".join(f"{w} N {t}" for w, t in zip(*row.values(), strict=True)) for row in rows]
+    return "\n\n".join(["-DOCSTART- -X- O", *blocks])
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny BERT, and 120 sentences: train as JSON lines, test as a CoNLL file."""
+    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    draw = random.Random(0)
+    rows = [sentence(draw) for _ in range(120)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows[:90])))
+    (tmp_path / "test.conll").write_text(conll(rows[90:]))
+    monkeypatch.chdir(tmp_path)
+    params(tmp_path, data={"train": "train.jsonl", "test": "test.conll"})
+    return tmp_path
+
+
+def rewrite(folder: Path, **data: Any) -> None:
+    yaml = YAML()
+    found = yaml.load(folder / "params.yaml")
+    found["data"].update(data)
+    yaml.dump(found, folder / "params.yaml")
+
+
+def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch):
+    params(
+        space,
+        data={"train": "train.jsonl", "test": "test.conll"},
+        finetune={"steps": 150, "evaluate_every": 60},
+        prune={"ratio": 0.25},
+    )
+    run_stages(monkeypatch)
+    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+
+    assert (card["kind"], card["labels"]) == ("entities", NAMES)
+    assert (card["metric"], card["metrics"]) == ("entity_f1", ["entity_f1", "token_accuracy"])
+    words = sum(card["splits"]["test"]["labels"].values())
+    assert found["rows"] == len(table) == card["splits"]["test"]["rows"] == 30
+    assert found["confusion"] is None
+    low, high = found["interval"]
+    assert 0.5 < low <= found["entity_f1"] <= high
+    pairs = zip(" ".join(table.label).split(), " ".join(table.prediction).split(), strict=True)
+    right = sum(label == prediction for label, prediction in pairs)
+    assert found["token_accuracy"] == pytest.approx(right / words)
+    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+
+
+def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
+    rewrite(space, max_length=8, max_truncated=1.0)
+    prepare.main("prepared")
+    rows = load_from_disk("prepared/test")
+    cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
+    kind, model = kind_of(read("prepared/card.json")), _says(1)
+
+    found = kind.predict(model, rows, tokenizer(), batch_size=7)
+
+    assert sum(cut) == read("prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
+    expected = [
+        ["B-X"] * min(len(tags), 8) + ["O"] * lost
+        for tags, lost in zip(rows["tags"], cut, strict=True)
+    ]
+    assert found.predictions.tolist() == expected
+    assert found.labels.tolist() == rows["tags"][:]
+
+
+def _says(tag: int) -> Any:
+    """A model that gives every token one tag."""
+    import torch
+    from transformers.modeling_outputs import TokenClassifierOutput
+
+    class Says(torch.nn.Module):
+        dtype = torch.float32
+
+        def get_base_model(self):
+            return self
+
+        def forward(self, input_ids, **_):
+            logits = torch.nn.functional.one_hot(torch.full_like(input_ids, tag), 3)
+            return TokenClassifierOutput(loss=torch.tensor(0.5), logits=logits)
+
+    return Says()
+
+
+def test_the_first_token_of_a_word_carries_its_tag_and_no_other():
+    words = ["New", "York", "", "is", "\u200b", "far"]
+    # [CLS] N ew _York (with its space) _ (a space alone) i s far [SEP]
+    places = [(0, 0), (0, 1), (1, 3), (3, 8), (8, 9), (10, 11), (11, 12), (15, 18), (0, 0)]
+
+    seen, first = first_tokens(words, places)
+
+    assert " ".join(words)[15:18] == "far"
+    assert (seen, first) == ([0, 1, 3, 5], [1, 3, 5, 7])
+
+
+def test_encoded_rows_agree_with_word_ids():
+    words = tokenizer()
+    kind = Entities({"labels": NAMES, "max_length": 8})
+    made = kind.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
+
+    assert made["labels"] == [[1, 2, 0]]
+    assert (made["words"], made["length"], made["lost"]) == ([[0, 1, 2]], [3], [0])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tags_are_padded_with_their_tokens(side):
+    words = tokenizer()
+    words.padding_side = side
+    rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [1] * n} for n in (2, 4)]
+
+    batch = Tags({"labels": NAMES, "max_length": 8}).collator(words)(rows)
+
+    np.testing.assert_array_equal(batch["labels"] == -100, batch["input_ids"] == 0)
+
+
+def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
+    kind = Entities({"labels": NAMES, "max_length": 8})
+
+    with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
+        kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
+
+
+def test_bad_rows_are_counted_and_named(space):
+    bad: list[dict[str, Any]] = [
+        {"tokens": ["a", "b"], "tags": ["O"]},
+        {"tokens": [], "tags": []},
+        {"tokens": ["a"]},
+        {"tags": ["O"]},
+        {"tokens": "a b", "tags": ["O", "O"]},
+        {"tokens": ["a"], "tags": [" "]},
+    ]
+    with (space / "train.jsonl").open("a") as file:
+        file.writelines("\n" + json.dumps(row) for row in bad)
+    rewrite(space, max_bad_rows=0.1)
+    prepare.main("prepared")
+
+    assert read("prepared/card.json")["dropped"] == {
+        "train: tokens and tags of other lengths": {"rows": 1, "first": 91},
+        "train: empty text": {"rows": 1, "first": 92},
+        "train: no tags": {"rows": 1, "first": 93},
+        "train: no tokens": {"rows": 1, "first": 94},
+        "train: no list of text": {"rows": 1, "first": 95},
+        "train: empty tag": {"rows": 1, "first": 96},
+    }
+
+
+def test_a_tag_that_train_lacks_is_named(space):
+    (space / "test.conll").write_text("w1 O\nw2 B-Y\n")
+
+    with pytest.raises(DataError, match=r"1 x label that train does not have .*row 1, 'B-Y'"):
+        prepare.main("prepared")
+
+
+def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
+    rows = [(["w1", "w2"], ["O", "B-X"])] * 9
+    rows.insert(4, (["w1", "w2", "w1"], ["O", "B-Y", "B-Z"]))
+    rows.insert(2, (["w1"], []))
+    lines = [json.dumps({"tokens": words, "tags": tags}) for words, tags in rows]
+    (space / "test.jsonl").write_text("\n".join(lines))
+    rewrite(space, test="test.jsonl", max_bad_rows=0.2)
+    prepare.main("prepared")
+    card = read("prepared/card.json")
+
+    assert card["dropped"] == {
+        "test: tokens and tags of other lengths": {"rows": 1, "first": 3},
+        "test: label that train does not have": {"rows": 1, "first": 6, "name": "'B-Y'"},
+    }
+    assert (card["splits"]["test"]["rows"], card["labels"]) == (9, NAMES)
+
+
+def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, capsys):
+    rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 11]} for i in range(60)]
+    (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rewrite(space, test="auto", metric="entity_f1")
+    with pytest.raises(
+        ConfigError, match=r"auto or one of token_accuracy .* kind tags, got entity"
+    ):
+        prepare.main("prepared")
+
+    rewrite(space, metric="auto")
+    prepare.main("prepared")
+
+    card = read("prepared/card.json")
+    assert (card["kind"], card["labels"], card["metrics"]) == (
+        "tags",
+        [str(number) for number in range(11)],
+        ["token_accuracy"],
+    )
+    assert (
+        "[prepare] tags are numbers: entity F1 needs names such as B-PER" in capsys.readouterr().out
+    )
+
+
+def test_tags_with_names_need_no_advice(space, capsys):
+    prepare.main("prepared")
+
+    assert "needs names" not in capsys.readouterr().out
+
+
+def test_one_tag_is_no_task(space):
+    Dataset.from_list([{"tokens": ["a"], "tags": ["O"]}] * 20).to_json("train.jsonl")
+
+    with pytest.raises(DataError, match="train has one tag only, 'O'"):
+        prepare.main("prepared")
+
+
+def test_tags_tell_entities_if_all_begin_or_go_on_with_one():
+    assert kind_for(NAMES) is Entities
+    assert kind_for(["O", "NOUN"]) is kind_for(["O", "S-X"]) is Tags

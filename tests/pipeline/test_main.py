@@ -1,0 +1,57 @@
+"""The launcher: bad input is one line and exit code 1, before anything heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.import_graph import ROOT
+
+from pipeline.__main__ import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the project's params.yaml, as the current one."""
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_unknown_stage_is_one_line_that_names_the_stages(folder):
+    with pytest.raises(SystemExit, match=r"^error: unknown stage 'prun'; known: prepare, estimate"):
+        run("prun")
+
+
+def test_missing_arguments_are_one_line_that_names_them(folder):
+    with pytest.raises(
+        SystemExit, match=r"^error: prune takes METHOD PREPARED ESTIMATE OUT COST_OUT"
+    ):
+        run("prune", "light")
+
+
+def test_missing_input_is_one_line(folder):
+    with pytest.raises(SystemExit, match=r"^error: .*scores\.json does not exist$"):
+        run("prune", "light", "prepared", "nowhere", "plan.json", "cost.json")
+
+
+def test_unknown_method_to_measure_is_one_line(folder):
+    with pytest.raises(SystemExit, match=r"^error: ONLY must be one of light, .*, got 'BOGUS'"):
+        run("benchmark", "prepared", "timing.json", "models", "out.json", "BOGUS")
+
+
+def test_bad_params_stop_a_stage_before_torch_is_imported(folder):
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("ratio: 0.3333", "ratio: 1.2"))
+    code = (
+        "import sys, pipeline.__main__ as m\n"
+        "try: m.run('finetune')\n"
+        "except SystemExit as error: print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.stdout == "error: params.yaml: prune.ratio must be in [0, 1), got 1.2 False\n"
+    assert done.stderr == ""

@@ -1,0 +1,231 @@
+"""Presets: each fits the schema, its task and the tiny twin of its model."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.architectures import ARCHITECTURES
+from helpers.import_graph import ROOT
+from helpers.tiny_models import random_scores
+from ruamel.yaml import YAML
+
+from lightpeft.benchmark.model_sizes import SHAPES
+from lightpeft.benchmark.random_models import config_of
+from lightpeft.modeling.families import FAMILIES
+from lightpeft.planning.make_plan import make_plan
+from lightpeft.profiling.random_batches import longest_row
+from pipeline.__main__ import run
+from pipeline.common.params import Params
+from pipeline.data.catalog.registry import CATALOG
+from pipeline.presets import defaults, preset_names, read_preset
+from pipeline.stages.estimate import lora_config
+from pipeline.stages.prune import ratios
+from pipeline.tasks.model_loading import head_modules
+from pipeline.tasks.registry import FORMS, resolve
+
+# model.name -> its tiny twin in helpers/architectures.py, and its size where it is published here.
+MODELS = {
+    "roberta-large": ("roberta", "roberta-large"),
+    "facebook/opt-1.3b": ("opt", "opt-1.3b"),
+    "facebook/opt-6.7b": ("opt", "opt-6.7b"),
+    "meta-llama/Llama-2-7b-hf": ("llama, one key and value per head", "llama-2-7b"),
+    "meta-llama/Meta-Llama-3-8B": ("llama, shared keys and values", "llama-3-8b"),
+    "Qwen/Qwen3-0.6B-Base": ("qwen3", "qwen3-0.6b"),
+    "Qwen/Qwen3-8B-Base": ("qwen3", "qwen3-8b"),
+    "google/gemma-3-4b-pt": ("gemma3", "gemma-3-4b"),
+    "answerdotai/ModernBERT-base": ("modernbert", "modernbert-base"),
+    "answerdotai/ModernBERT-large": ("modernbert", None),
+}
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+CASES = [
+    (name, task)
+    for name in PRESETS
+    for task in YAML(typ="safe").load(ROOT / "presets" / f"{name}.yaml")["tasks"]
+]
+MINE = "about: mine\nsettings: {%s}\ntasks: {docstrings: {%s}}\n"
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with no preset and no params.yaml, as the current one."""
+    (tmp_path / "presets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def at(sections: dict, name: str) -> object:
+    """What stands at `section.key`, or at `key`."""
+    section, _, key = name.rpartition(".")
+    return (sections[section] if section else sections)[key]
+
+
+def kind_of(params: Params) -> type:
+    entry, (twin, _) = CATALOG[params.data.task], MODELS[params.model.name]
+    return resolve(FORMS[entry.kind], entry.classes, ARCHITECTURES[twin].config())
+
+
+@cache
+def twin_scores(twin: str, kind: type, peft: object) -> object:
+    """Random scores of a tiny model with the kind's head, for the PEFT method."""
+    torch.manual_seed(0)
+    model = kind.auto.from_config(ARCHITECTURES[twin].config()).eval()
+    head = head_modules(model, set()) if kind.fresh_head else []
+    return random_scores(model, config=lora_config(peft, kind, head))
+
+
+def test_the_presets_are_of_the_paper_and_of_todays_models():
+    assert preset_names() == PRESETS
+    assert {read_preset(name).params(task).model.name for name, task in CASES} == set(MODELS)
+    paper = [task for name, task in CASES if name == "paper-roberta-large"]
+    assert sorted(paper) == sorted(t for t in CATALOG if t.startswith(("glue/", "super_glue/")))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_hold_only_what_differs_from_the_defaults(name):
+    preset, usual = read_preset(name), defaults()
+    task = next(iter(preset.tasks))
+    common = preset.changes(task).keys() - {
+        f"{section}.{key}" for section, keys in preset.tasks[task].items() for key in keys
+    }
+
+    assert [key for key in common if at(usual, key) == preset.changes(task)[key]] == []
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
+    params = read_preset(name).params(task)
+    twin, _ = MODELS[params.model.name]
+    assert ARCHITECTURES[twin].config().model_type in FAMILIES
+
+    scores = twin_scores(twin, kind_of(params), params.peft)
+    plan = make_plan(scores, **ratios(params.prune, "light"), seed=params.seed)
+
+    assert not plan.spares_base
+    assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
+
+
+def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_model():
+    params = read_preset("gemma-3-4b").params("hellaswag")
+    scores = twin_scores("gemma3", kind_of(params), params.peft)
+    plan = make_plan(scores, **ratios(params.prune, "light"))
+
+    assert {name.split(".")[1] for name in plan.ranks} == {"language_model"}
+    assert {len(cut.kept) for name, cut in plan.neurons.items()} == {32}
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_rows_fit_the_positions_of_the_model(name, task):
+    params = read_preset(name).params(task)
+    shape = MODELS[params.model.name][1]
+    if shape is not None:
+        most = longest_row(config_of(shape), SHAPES[shape].kind)
+        assert params.benchmark.length <= most
+        assert params.data.max_length <= most
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_estimation_is_short_and_on_batches_of_the_same_size(name, task):
+    params = read_preset(name).params(task)
+
+    assert params.estimate.steps <= 0.25 * params.finetune.steps
+    assert params.estimate.batch_size == params.finetune.batch_size
+    assert params.estimate.batch_size * params.estimate.steps <= 800 * 32
+    assert 9 <= params.finetune.steps / params.finetune.evaluate_every <= 21
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper-")])
+def test_the_papers_setting_is_the_line_of_the_readme(name):
+    preset = read_preset(name)
+    readme = (ROOT / "README.md").read_text()
+    line = readme.split("is one line:")[1].split("```")[1].removeprefix("bash\ndvc exp run")
+    wanted = dict(word.split("=") for word in line.replace("\\", "").replace("-S", "").split())
+
+    found = {key: str(preset.changes(next(iter(preset.tasks))).get(key)) for key in wanted}
+    assert found == wanted
+    assert preset.settings["estimate"]["lr"] == preset.settings["finetune"]["lr"] == 3e-4
+
+
+def test_all_presets_are_listed_with_their_tasks(capsys):
+    run("preset")
+
+    listed = capsys.readouterr().out
+    for name, task in CASES:
+        about = read_preset(name).about
+        assert f"{name}: {about}\n" in listed
+        assert task in listed.split(f"{name}: ")[1].split(":")[0]
+
+
+def test_a_preset_alone_lists_its_tasks(capsys):
+    run("preset", "paper-roberta-large")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [*read_preset("paper-roberta-large").tasks]
+    rte = "1,560 batches of 32, 390 of them estimation, up to 256 tokens"
+    assert next(line for line in lines if line.startswith("glue/rte")).endswith(rte)
+
+
+def test_a_preset_of_ones_own_with_one_task_needs_no_task(folder, capsys):
+    mine = MINE % ("seed: 7, model: {name: a/b-1.x}", "peft: {targets: [query, key]}")
+    (folder / "presets" / "mine.yaml").write_text(mine)
+
+    run("preset", "mine")
+
+    own, rest = capsys.readouterr().out.split("\n\n")
+    assert own.splitlines() == [
+        "-S seed=7",
+        "-S model.name=a/b-1.x",
+        "-S data.task=docstrings",
+        "-S peft.targets=[query,key]",
+    ]
+    assert rest.startswith("-S methods=[light,vanilla,random]\n-S model.dtype=auto\n-S data.train=")
+
+
+def test_a_preset_needs_no_good_params_yaml(folder, capsys):
+    (folder / "presets" / "mine.yaml").write_text(MINE % ("", ""))
+    (folder / "params.yaml").write_text("prune: [")
+
+    run("preset", "mine")
+
+    assert capsys.readouterr().out.startswith("-S data.task=docstrings\n\n-S seed=0\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINE % ("prune: {head: 0.1}", ""), "unknown key prune.head; did you mean prune.heads"),
+        (MINE % ("", "finetune: {steps: 9}"), "finetune.steps counts the estimation's steps"),
+        (MINE % ("speed: {up: 2}", ""), "preset mine for docstrings: unknown key speed; "),
+        (MINE % ("seed: {up: 2}", ""), "seed must be a whole number from 0"),
+        (MINE % ("data: {train: null}", ""), "data.train must be auto or a name, got None"),
+        (MINE % ("1: 2, data: {3: 4}", ""), "unknown key"),
+        (MINE % ("data: {train: my rows.csv, task: files}", ""), "data.train is not for"),
+        (MINE % ("model: {name: my model}", ""), "model.name must be a word or a list of words"),
+        ("about: mine\nsettings: {}\n", "must hold about, settings and tasks, got about, settings"),
+        ("about: 1\nsettings: {}\ntasks: {a: {}}\n", "about must be a line of text, got 1"),
+        ("about: mine\nsettings: {}\ntasks: {}\n", "tasks must be names with their settings"),
+        ("about: mine\nsettings: {}\ntasks: {1: {}}\n", "tasks must be names with their settings"),
+        ("1: mine\n", "must hold about, settings and tasks, got 1"),
+        ("about: mine\nsettings: {}\ntasks: {a: 1}\n", "must hold settings by section, got 1"),
+        ("- a\n", "must hold sections, got list"),
+    ],
+)
+def test_a_wrong_preset_of_ones_own_is_one_line(text, message, folder, capsys):
+    (folder / "presets" / "mine.yaml").write_text(text)
+
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run("preset", "mine")
+    assert capsys.readouterr().out == "no-such-preset\n"
+
+
+def test_a_folder_without_presets_is_one_line(folder):
+    (folder / "presets").rmdir()
+
+    with pytest.raises(SystemExit, match=r"^error: presets does not exist; run from"):
+        run("preset")
+    assert not Path("presets").exists()
