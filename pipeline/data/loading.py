@@ -31,8 +31,8 @@ _LOOKED_AT = 1000  # first rows of train, by which columns are found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """Clean rows of a form, as Arrow files in the folder that `read_task` was given.
+class LoadedDataset:
+    """Clean rows of a form, as Arrow files in the folder that `read_dataset` was given.
 
     Attributes:
         form: their columns.
@@ -51,7 +51,7 @@ class Task:
     dropped: dict[str, Any]
 
 
-def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
+def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedDataset:
     """Read what `data` of params.yaml asks for.
 
     Raises:
@@ -86,7 +86,7 @@ def read_task(section: DataSection, folder: Path, *, seed: int) -> Task:
         seed=seed,
     )
     splits, origins = three_splits(tables, source.origins, draw)
-    return Task(
+    return LoadedDataset(
         form=form,
         splits=splits,
         classes=classes,

@@ -25,7 +25,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.files import write_json
 from pipeline.common.params import DataSection, Params, load_params
 from pipeline.data.cleaning import first_of
-from pipeline.data.loading import Task, read_task
+from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.tasks.base import Columns, Kind, Values
 from pipeline.tasks.model_loading import check_lengths, files_digest, load_config, load_processor
@@ -57,7 +57,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
-    task = read_task(params.data, part, seed=params.seed)
+    task = read_dataset(params.data, part, seed=params.seed)
     config = load_config(params.model)
     kind_class = resolve(task.form, task.classes, config)
     if params.data.packing:
@@ -85,7 +85,7 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     return card
 
 
-def _card(params: Params, task: Task, kind: type[Kind], config: Any) -> dict[str, Any]:
+def _card(params: Params, task: LoadedDataset, kind: type[Kind], config: Any) -> dict[str, Any]:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.params import DataSection
-from pipeline.data.loading import Task, read_task
+from pipeline.data.loading import LoadedDataset, read_dataset
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
 AUTO = dict.fromkeys(_UNSET, "auto")
@@ -19,12 +19,12 @@ def section(**changes: Any) -> DataSection:
     return DataSection.model_validate({"task": "files"} | LIMITS | AUTO | changes)
 
 
-def read(folder: Path, **changes: Any) -> Task:
-    """What `read_task` makes of these settings, with its files in an own folder."""
-    return read_task(section(**changes), Path(tempfile.mkdtemp(dir=folder)), seed=0)
+def read(folder: Path, **changes: Any) -> LoadedDataset:
+    """What `read_dataset` makes of these settings, with its files in an own folder."""
+    return read_dataset(section(**changes), Path(tempfile.mkdtemp(dir=folder)), seed=0)
 
 
-def labels_of(found: Task) -> list[str]:
+def labels_of(found: LoadedDataset) -> list[str]:
     return [label for rows in found.splits.values() for label in rows["label"]]
 
 

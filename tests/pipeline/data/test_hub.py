@@ -12,7 +12,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.hub import fetch, fetch_task
-from pipeline.data.loading import find, read_task
+from pipeline.data.loading import find, read_dataset
 from pipeline.data.splits import Draw, three_splits
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
@@ -52,7 +52,7 @@ def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
         datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
     )
     section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc"})
-    task = read_task(section, tmp_path, seed=0)
+    task = read_dataset(section, tmp_path, seed=0)
 
     assert asked == [("nyu-mll/glue", "mrpc")]
     assert (task.classes, task.source.metric) == (["not_equivalent", "equivalent"], "f1")
@@ -113,7 +113,7 @@ def test_a_hub_that_answers_is_used(monkeypatch):
 def test_an_unknown_glue_task_names_the_nearest(tmp_path):
     section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/sst3"})
     with pytest.raises(ConfigError, match=r"got 'glue/sst3'; did you mean glue/sst2\?"):
-        read_task(section, tmp_path, seed=0)
+        read_dataset(section, tmp_path, seed=0)
 
 
 def test_a_split_that_the_catalogue_expects_is_missed_by_name(monkeypatch):

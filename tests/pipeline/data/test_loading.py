@@ -8,10 +8,10 @@ import pytest
 from helpers.task_files import jsonl, labels_of, read
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.data.loading import Task
+from pipeline.data.loading import LoadedDataset
 
 
-def task(folder: Path, *, labels: list[Any], **changes: Any) -> Task:
+def task(folder: Path, *, labels: list[Any], **changes: Any) -> LoadedDataset:
     """A task of one file with as many texts as labels."""
     texts = [f"text {row}" for row in range(len(labels))]
     train = jsonl(folder / "train.jsonl", text=texts, label=labels)
@@ -202,7 +202,7 @@ def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
         task(tmp_path, labels=train, test=path)
 
 
-def unseen(folder: Path, **changes: Any) -> Task:
+def unseen(folder: Path, **changes: Any) -> LoadedDataset:
     """Of 13 test rows, number 2 has no label, and 3 and 6 one that train has not."""
     labels = ["a", None, "c", "b", "a", "d", *["b"] * 7]
     path = jsonl(folder / "test.jsonl", text=[f"t{i}" for i in range(13)], label=labels)

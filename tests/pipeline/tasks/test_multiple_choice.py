@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lightpeft.profiling.random_batches import random_batch
 from pipeline.common.errors import ConfigError, DataError, PipelineError
-from pipeline.data.loading import Task, read_task
+from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.tasks.batching import loader
 from pipeline.tasks.multiple_choice import FORM, Choice, template
 from pipeline.tasks.multiple_choice_lm import Likelihood
@@ -30,10 +30,10 @@ def cleaned(row: dict, **changes: object) -> dict:
     return template(section(**changes), [row])(row)
 
 
-def read(folder: Path, name: str, **changes: object) -> Task:
+def read(folder: Path, name: str, **changes: object) -> LoadedDataset:
     """The task of one file."""
     asked = section(task="files", train=str(folder / name), **changes)
-    return read_task(asked, folder, seed=0)
+    return read_dataset(asked, folder, seed=0)
 
 
 @pytest.fixture(scope="module")
