@@ -25,7 +25,7 @@ from pipeline.common.params import Params, load_params
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 from pipeline.training.checkpoints import checkpoint_folder, locked
-from pipeline.training.trainer import Task, Trained, train
+from pipeline.training.trainer import TrainingData, TrainingResult, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
 
@@ -44,24 +44,24 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity
-        task = Task(
+        training_data = TrainingData(
             name=f"finetune {Path(plan).stem}",
             kind=kind,
             processor=load_processor(params.model, kind),
             train=read_rows(data, "train"),
             validation=read_rows(data, "validation"),
-            seen=0 if cut.is_identity else scores.steps,
+            estimation_steps=0 if cut.is_identity else scores.steps,
         )
         model, _ = load_model(params.model, kind, params.seed)
         seed_everything(params.seed)
         model = prune(model, cut, scores, warm_start=warm)
-        trained = train(model, task, params.finetune, seed=params.seed, folder=folder)
+        trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
         _write(model, trained, Path(out), warm=warm)
         shutil.rmtree(folder)
-    say(task.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
+    say(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
 
 
-def _write(model: peft.PeftModel, trained: Trained, out: Path, *, warm: bool) -> None:
+def _write(model: peft.PeftModel, trained: TrainingResult, out: Path, *, warm: bool) -> None:
     """Write everything beside `out`, then put it there: never half of a model."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:

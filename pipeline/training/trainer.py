@@ -28,7 +28,7 @@ Loader = DataLoader[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TrainingData:
     """What to train on.
 
     Attributes:
@@ -37,7 +37,7 @@ class Task:
         processor: a tokenizer, or what the kind has in its place.
         train: encoded rows.
         validation: encoded rows.
-        seen: batches that the estimation has trained these weights on; they count.
+        estimation_steps: batches that the estimation has trained these weights on; they count.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Task:
     processor: Any
     train: Dataset
     validation: Dataset
-    seen: int
+    estimation_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingResult:
     """How a training went; the model itself was trained in place.
 
     Attributes:
@@ -65,8 +65,8 @@ class Trained:
 
 
 def train(
-    model: PeftModel, task: Task, settings: FinetuneSection, *, seed: int, folder: Path
-) -> Trained:
+    model: PeftModel, data: TrainingData, settings: FinetuneSection, *, seed: int, folder: Path
+) -> TrainingResult:
     """Train a model in place, from the last whole checkpoint in `folder` if there is one.
 
     `settings.steps` counts batches, also with gradient accumulation: the last optimizer step
@@ -77,33 +77,37 @@ def train(
         ConfigError: no batch is left to train on, or the device can't do the model's dtype.
         TrainingError: the loss is not a number.
     """
-    steps = settings.steps - task.seen
+    steps = settings.steps - data.estimation_steps
     if steps < 1:
         raise ConfigError(
-            f"finetune.steps counts the estimation's {task.seen} steps and must be more, "
-            f"got {settings.steps}"
+            f"finetune.steps counts the estimation's {data.estimation_steps} steps "
+            f"and must be more, got {settings.steps}"
         )
     # Small weights that are trained keep float32, whatever the frozen base has.
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-    span = Span(seen=task.seen, steps=steps, accumulation=settings.gradient_accumulation)
+    span = Span(
+        seen=data.estimation_steps, steps=steps, accumulation=settings.gradient_accumulation
+    )
     start, seconds = latest(folder)
-    select, dtype = task.kind.card["select"], model.get_base_model().dtype
-    watch = Watch(task.name, select, span=span, patience=settings.early_stopping, seconds=seconds)
+    select, dtype = data.kind.card["select"], model.get_base_model().dtype
+    watch = Watch(data.name, select, span=span, patience=settings.early_stopping, seconds=seconds)
     place = {"seed": seed, "output_dir": str(folder)}
     trainer = _BatchTrainer(
         model,
-        task,
-        _drawn(task, settings, steps=steps, seed=seed),
+        data,
+        _drawn(data, settings, steps=steps, seed=seed),
         args=_arguments(settings, span, metric=select, dtype=dtype, **place),
         callbacks=[watch],
     )
     if start is not None:
-        say(task.name, f"resuming from {start}")
+        say(data.name, f"resuming from {start}")
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
     curve = watch.curve(trainer.state.log_history)
-    return Trained(curve=curve, steps=int(curve[-1]["step"]) - task.seen, seconds=watch.seconds)
+    return TrainingResult(
+        curve=curve, steps=int(curve[-1]["step"]) - data.estimation_steps, seconds=watch.seconds
+    )
 
 
 class _BatchTrainer(Trainer):
@@ -113,10 +117,12 @@ class _BatchTrainer(Trainer):
     batches does not depend on gradient accumulation.
     """
 
-    def __init__(self, model: PeftModel, task: Task, drawn: Loader, **settings: Any) -> None:
-        self.task, self.drawn, self.kind = task, drawn, task.kind.for_validation()
+    def __init__(
+        self, model: PeftModel, data: TrainingData, drawn: Loader, **settings: Any
+    ) -> None:
+        self.data, self.drawn, self.kind = data, drawn, data.kind.for_validation()
         super().__init__(
-            model, train_dataset=drawn.dataset, eval_dataset=task.validation, **settings
+            model, train_dataset=drawn.dataset, eval_dataset=data.validation, **settings
         )
         self.remove_callback(PrinterCallback)
         # Classifiers take any keyword but return the mean of a batch all the same: left alone,
@@ -128,8 +134,8 @@ class _BatchTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure as the stage `evaluate` does, on the validation rows."""
-        task, size = self.task, self.args.per_device_eval_batch_size
-        found = self.kind.predict(self.model, task.validation, task.processor, batch_size=size)
+        data, size = self.data, self.args.per_device_eval_batch_size
+        found = self.kind.predict(self.model, data.validation, data.processor, batch_size=size)
         values = {"loss": found.loss} | score(self.kind.card, found)
         measured = {f"eval_{name}": value for name, value in values.items()}
         self.log(measured)
@@ -184,11 +190,11 @@ def _arguments(
     )
 
 
-def _drawn(task: Task, settings: FinetuneSection, *, steps: int, seed: int) -> Loader:
+def _drawn(data: TrainingData, settings: FinetuneSection, *, steps: int, seed: int) -> Loader:
     rows = shuffled(
-        token_counts(task.train),
+        token_counts(data.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    return loader(task.train, task.kind, task.processor, list(islice(rows, steps)))
+    return loader(data.train, data.kind, data.processor, list(islice(rows, steps)))

@@ -58,7 +58,7 @@ def run(space: Path, method: str, out: str, **settings) -> Path:
 
 def train(
     space: Path, folder: Path, *, dtype=torch.float32, dropout: float = 0.1, **settings
-) -> tuple[training.Trained, PeftModel]:
+) -> tuple[training.TrainingResult, PeftModel]:
     """What the stage does, but the checkpoints stay; how it went, and the model."""
     set_params(space, finetune=settings)
     model, _ = base_model(space)
@@ -68,16 +68,16 @@ def train(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    task = training.Task(
+    data = training.TrainingData(
         name="test",
         kind=kind_of(card()),
         processor=tokenizer(),
         train=rows(SPLITS["train"], seed=0),
         validation=rows(SPLITS["validation"], seed=1),
-        seen=scores.steps,
+        estimation_steps=scores.steps,
     )
     section = load_params(space / "params.yaml").finetune
-    return training.train(model, task, section, seed=0, folder=folder), model
+    return training.train(model, data, section, seed=0, folder=folder), model
 
 
 def curve_of(out: Path) -> list[dict[str, str]]:
