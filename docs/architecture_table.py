@@ -62,13 +62,15 @@ def _generates(model_type: str) -> bool:
 
 
 def _neurons(family: Family) -> str:
-    gated = family.neurons_fused or len(family.neurons_in) == 2
-    kind = "gated" if gated else "plain" if family.neurons_in else "none"
-    return f"{kind}; experts stay whole" if family.whole else kind
+    gated = family.fused_gate_up or len(family.ffn_in_proj) == 2
+    kind = "gated" if gated else "plain" if family.ffn_in_proj else "none"
+    return f"{kind}; experts stay whole" if family.unpruned else kind
 
 
 def _stock(families: tuple[Family, ...]) -> str:
-    both = [part for part in ("heads", "neurons") if all(part in f.stock for f in families)]
+    both = [
+        part for part in ("heads", "neurons") if all(part in f.config_expressible for f in families)
+    ]
     return " and ".join(both) if both else "no"
 
 

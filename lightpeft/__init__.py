@@ -12,7 +12,7 @@ _HOME = {
     "save": "lightpeft.pruning.checkpoint",
     "load": "lightpeft.pruning.checkpoint",
     "lift": "lightpeft.pruning.checkpoint",
-    "read_shape": "lightpeft.modeling.inspection",
+    "inspect_model": "lightpeft.modeling.inspection",
     "Family": "lightpeft.modeling.families",
     "register_family": "lightpeft.modeling.families",
     "Scores": "lightpeft.core.scores",

@@ -28,7 +28,7 @@ from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.modeling.fingerprint import fingerprint
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
@@ -115,7 +115,7 @@ def _one_line_if_full(asked: argparse.Namespace, device: torch.device) -> Iterat
 def drawn_model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
     """A pruned or an unpruned model: what goes is drawn, the counts are a real plan's."""
     base = build(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
-    shape, share = read_shape(base), float(method != BASELINE)
+    shape, share = inspect_model(base), float(method != BASELINE)
     scores = Scores(
         shape=shape,
         fingerprint=fingerprint(base, shape),

@@ -18,12 +18,12 @@ _FORMAT = "lightpeft-plan-2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class KeptUnits:
     """Units one block or PEFT module keeps; indices refer to the unpruned model."""
 
     total: int
     kept: tuple[int, ...]
-    why: str
+    reason: str
 
     def __post_init__(self) -> None:
         if list(self.kept) != sorted(set(self.kept)):
@@ -52,9 +52,9 @@ class PruningPlan:
     fingerprint: str
     scores: str
     settings: dict[str, Any]
-    heads: dict[str, Cut]
-    neurons: dict[str, Cut]
-    ranks: dict[str, Cut]
+    heads: dict[str, KeptUnits]
+    neurons: dict[str, KeptUnits]
+    ranks: dict[str, KeptUnits]
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -92,25 +92,25 @@ class PruningPlan:
         sharing = self.shape.sharing.get(block, 1)
         return [*Counter(head // sharing for head in self.heads[block].kept).values()]
 
-    def stays(self, block: str) -> tuple[int, ...]:
+    def remaining_units(self, block: str) -> tuple[int, ...]:
         """Units that a block really has afterwards: an emptied one keeps the first, unread."""
         return (self.heads.get(block) or self.neurons[block]).kept or (0,)
 
-    def groups_of(self, block: str) -> int:
+    def num_kv_groups(self, block: str) -> int:
         """KV groups that an attention block has afterwards."""
         return len(self._group_sizes(block)) or 1
 
     def counts(self) -> dict[str, dict[str, int]]:
         """What `lightpeft.planning.cost.cost` is told: units, KV groups and ranks that are left."""
         return {
-            "heads": {block: len(self.stays(block)) for block in self.heads},
-            "groups": {block: self.groups_of(block) for block in self.heads},
-            "neurons": {block: len(self.stays(block)) for block in self.neurons},
+            "heads": {block: len(self.remaining_units(block)) for block in self.heads},
+            "groups": {block: self.num_kv_groups(block) for block in self.heads},
+            "neurons": {block: len(self.remaining_units(block)) for block in self.neurons},
             "ranks": {name: len(cut.kept) for name, cut in self.ranks.items()},
         }
 
     @property
-    def spares_base(self) -> bool:
+    def keeps_base_intact(self) -> bool:
         """Whether the plan cuts no head and no neuron."""
         cuts = (*self.heads.values(), *self.neurons.values())
         return all(len(cut.kept) == cut.total for cut in cuts)
@@ -118,7 +118,7 @@ class PruningPlan:
     @property
     def is_identity(self) -> bool:
         """Whether the plan cuts nothing."""
-        return self.spares_base and all(len(c.kept) == c.total for c in self.ranks.values())
+        return self.keeps_base_intact and all(len(c.kept) == c.total for c in self.ranks.values())
 
     @property
     def digest(self) -> str:
@@ -133,7 +133,7 @@ class PruningPlan:
     def _as_json(self) -> dict[str, Any]:
         groups = {
             group: {
-                block: {"total": cut.total, "kept": _runs(cut.kept), "why": cut.why}
+                block: {"total": cut.total, "kept": _format_ranges(cut.kept), "reason": cut.reason}
                 for block, cut in getattr(self, group).items()
             }
             for group in ("heads", "neurons", "ranks")
@@ -160,8 +160,10 @@ class PruningPlan:
         try:
             cuts = {
                 group: {
-                    block: Cut(
-                        total=cut["total"], kept=_units(cut["kept"], cut["total"]), why=cut["why"]
+                    block: KeptUnits(
+                        total=cut["total"],
+                        kept=_parse_ranges(cut["kept"], cut["total"]),
+                        reason=cut["reason"],
                     )
                     for block, cut in raw[group].items()
                 }
@@ -181,7 +183,7 @@ class PruningPlan:
             raise PlanError(f"{path} is not a plan: {error!r}") from None
 
 
-def _runs(units: tuple[int, ...]) -> str:
+def _format_ranges(units: tuple[int, ...]) -> str:
     """Ascending units as text: (0, 1, 2, 5) is `0-2,5`."""
     runs: list[list[int]] = []
     for unit in units:
@@ -192,8 +194,8 @@ def _runs(units: tuple[int, ...]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _units(text: str, total: int) -> tuple[int, ...]:
-    """The units that `_runs` wrote; checked before a run from a stranger's file fills memory."""
+def _parse_ranges(text: str, total: int) -> tuple[int, ...]:
+    """Parse what `_format_ranges` wrote; bounds are checked before a range is expanded."""
     units: list[int] = []
     for run in filter(None, text.split(",")):
         first, _, last = run.partition("-")

@@ -67,7 +67,7 @@ def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
         raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from None
 
 
-def read_plan_mark(path: Path) -> str | None:
+def read_plan_digest(path: Path) -> str | None:
     """The `plan` that safetensors were written with; the file must be readable."""
     with safetensors.safe_open(path, framework="pt") as file:
         found: str | None = (file.metadata() or {}).get("plan")
@@ -81,7 +81,7 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def written_beside(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of `out`'s files once all of it is written.
 
     Whatever fails inside leaves `out` as it was. Other files in `out` stay.

@@ -11,7 +11,7 @@ from typing import Literal
 _RUNS: dict[str, Callable[[int, int], int]] = {
     "units": lambda units, groups: units,
     "groups": lambda units, groups: groups,
-    "mixed": lambda units, groups: units + 2 * groups,
+    "interleaved": lambda units, groups: units + 2 * groups,
 }
 
 
@@ -24,7 +24,8 @@ class LinearShape:
 
     - `units`: one slot per query head, or per neuron;
     - `groups`: one slot per KV group;
-    - `mixed`: for each KV group a slot for each of its query heads, one for keys, one for values.
+    - `interleaved`: for each KV group a slot for each of its query heads, one for keys, one for
+      values.
 
     So a fused Q|K|V is units, groups, groups, and a fused gate|up is units, units.
 

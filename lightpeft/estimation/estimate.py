@@ -20,13 +20,13 @@ from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.importance import Collector
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import checked
 from lightpeft.modeling.masks import Masks
-from lightpeft.modeling.moe import wrapped
+from lightpeft.modeling.units import sum_per_unit
 from lightpeft.pruning.prune import peft_weights
-from lightpeft.pruning.slicing import by_unit
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
@@ -81,11 +81,11 @@ def estimate(
         raise ScoresError(f"estimate.steps must be a whole number from 2, got {steps}")
     if reduction not in ("sum", "mean"):
         raise ScoresError(f"estimate.reduction must be sum or mean, got {reduction!r}")
-    shape = read_shape(model)
+    shape = inspect_model(model)
     base = fingerprint(model, shape)
     config = checked(peft_config, model, shape)
     was_training = model.training
-    peft_model = wrapped(model, config)
+    peft_model = get_peft_model_unmapped(model, config)
     for weight in peft_model.parameters():
         if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
             weight.data = weight.data.float()
@@ -230,7 +230,7 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
         weight: Tensor = dequantize_module_weight(module).detach().float()
         turned = (linear.side == "in") != isinstance(module, Conv1D)
         own = (weight.T if turned else weight).square().sum(dim=1)
-        units = by_unit(linear, own).cpu()
+        units = sum_per_unit(linear, own).cpu()
         squares[linear.block] = squares.get(linear.block, torch.zeros(())) + units
     return {block: total.sqrt() for block, total in squares.items()}
 

@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
-from lightpeft.modeling.families import mask_key
+from lightpeft.modeling.families import attention_mask_name
 from lightpeft.modeling.masks import Masks
 
 _TINY = 1e-12
@@ -115,7 +115,8 @@ class Collector:
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
         self._counted = 0
         self._keys = [
-            mask_key(_plain(name), encoder_decoder=encoder_decoder) for name in self._layers
+            attention_mask_name(_plain(name), encoder_decoder=encoder_decoder)
+            for name in self._layers
         ]
         self._batch: Mapping[str, Any] = {}
         self._calls = [0] * len(self._layers)

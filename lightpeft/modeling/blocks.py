@@ -27,12 +27,12 @@ class Block:
     def ins(self) -> tuple[str, ...]:
         """Linears whose rows are units."""
         family = self.family
-        return family.heads_in if self.attention else family.neurons_in
+        return family.qkv_proj if self.attention else family.ffn_in_proj
 
     @property
     def out(self) -> str:
         """The linear that reads them."""
-        return self.family.heads_out if self.attention else self.family.neurons_out
+        return self.family.attn_out_proj if self.attention else self.family.ffn_out_proj
 
     def refuse(self, why: str) -> ModelError:
         """The error that names the block."""
@@ -50,7 +50,7 @@ def find_blocks(model: PreTrainedModel) -> Iterator[Block]:
             found = [
                 Block(path, module, family, attention)
                 for family in known
-                if attention or family.neurons_in
+                if attention or family.ffn_in_proj
             ]
             whole = [b for b in found if not _missing(b)]
             if whole:
@@ -72,10 +72,10 @@ def layer_of(path: str) -> str | None:
 
 
 def _missing(block: Block) -> list[str]:
-    return [name for name in (*block.ins, block.out) if linear_at(block.module, name) is None]
+    return [name for name in (*block.ins, block.out) if get_linear(block.module, name) is None]
 
 
-def linear_at(module: nn.Module, name: str) -> nn.Module | None:
+def get_linear(module: nn.Module, name: str) -> nn.Module | None:
     """The Linear or Conv1D of that name, if there is one."""
     try:
         found = module.get_submodule(name)
@@ -85,7 +85,7 @@ def linear_at(module: nn.Module, name: str) -> nn.Module | None:
 
 
 def family_at(model: PreTrainedModel, path: str) -> Family:
-    """The family of an attention block that `read_shape` found.
+    """The family of an attention block that `inspect_model` found.
 
     Raises:
         ModelError: it is none.
@@ -107,10 +107,10 @@ def head_size(core: nn.Module) -> int:
     return int(next((getattr(core, name) for name in HEAD_SIZES if hasattr(core, name)), 0))
 
 
-def own_vectors(block: Block) -> dict[str, Tensor]:
+def per_head_parameters(block: Block) -> dict[str, Tensor]:
     """Parameters of an attention block, outside its linears, with a row per head."""
     names = dict(block.module.named_parameters())
-    return {name: names[name] for name in block.family.heads_also if name in names}
+    return {name: names[name] for name in block.family.per_head_extra if name in names}
 
 
 def check_layers(model: PreTrainedModel, blocks: list[Block], experts: Iterable[str]) -> None:

@@ -7,11 +7,19 @@ from typing import Any, Literal, get_args
 
 from lightpeft.core.errors import ModelError
 
-Fused = Literal["", "blocks", "mixed"]
-Quirk = Literal["", "config", "alibi", "bias_table"]
+FusedQKV = Literal["", "concatenated", "interleaved"]
+HeadCountRule = Literal["", "config", "alibi", "bias_table"]
 
 
-_LISTS = ("heads_in", "neurons_in", "heads_also", "beside", "beside_heads", "whole", "stock")
+_LISTS = (
+    "qkv_proj",
+    "ffn_in_proj",
+    "per_head_extra",
+    "norms",
+    "head_norms",
+    "unpruned",
+    "config_expressible",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,67 +27,73 @@ class Family:
     """Child names of one architecture's attention and feed-forward blocks.
 
     Attributes:
-        heads_in: the linears whose rows are heads: query, key, value, or one fused linear.
-        heads_out: the linear that reads the concatenated heads.
-        neurons_in: the linears whose rows are neurons: one, or gate and up; none where all of a
-            model's feed-forward blocks are experts that stay `whole`.
-        neurons_out: the linear that reads the neurons; empty where there are none.
-        core: the submodule of the attention block that holds the head size and the counts.
-        heads_fused: rows of a fused `heads_in`: `blocks` (all queries, all keys, all values) or
-            `mixed` (per KV group its queries, its key, its value).
-        neurons_fused: whether `neurons_in` is one linear with the rows of gate, then of up.
-        heads_also: linears and parameters that some models have, with a row per query head.
-        beside: modules inside the blocks that are as wide as the model: norms.
-        beside_heads: modules inside the attention block that are as wide as one head.
-        whole: children of a block of experts that no plan cuts: the experts' fused weights, which
-            no linear reads and no mask reaches, and the router.
-        quirk: what else has to change with the number of heads (`lightpeft.pruning.head_counts`).
-        stock: what the stock config can say when every layer keeps as much: `heads`, `neurons`.
+        qkv_proj: linears whose rows are heads: query, key, value, or one fused linear.
+        attn_out_proj: linear whose input is the concatenated heads.
+        ffn_in_proj: linears whose rows are neurons: one, or gate and up; empty where all
+            feed-forward blocks of the model are MoE blocks with `unpruned` experts.
+        ffn_out_proj: linear whose input is the neurons; empty where there are none.
+        attention_core: submodule of the attention block that holds head size and head counts.
+        fused_qkv: row order of a fused `qkv_proj`: `concatenated` (all queries, all keys, all
+            values) or `interleaved` (per KV group its queries, its key, its value).
+        fused_gate_up: whether `ffn_in_proj` is one linear with the rows of gate, then of up.
+        per_head_extra: optional linears and parameters with rows per query head.
+        norms: norms inside the blocks, as wide as the model.
+        head_norms: norms inside the attention block, as wide as one head.
+        unpruned: children of a MoE block that keep all weights: the router, and the experts, whose
+            fused weights are not those of an `nn.Linear`, so no mask can be applied before them.
+        head_count_rule: what else depends on the number of heads: `config` (read in forward),
+            `alibi` (made for all heads at once) or `bias_table` (T5's position biases); see
+            `lightpeft.pruning.head_counts`.
+        config_expressible: what of a model that keeps as many units in every layer its stock
+            config can express: `heads`, `neurons`. Read by docs/architecture_table.py.
     """
 
-    heads_in: tuple[str, ...]
-    heads_out: str
-    neurons_in: tuple[str, ...]
-    neurons_out: str
-    core: str = ""
-    heads_fused: Fused = ""
-    neurons_fused: bool = False
-    heads_also: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    beside_heads: tuple[str, ...] = ()
-    whole: tuple[str, ...] = ()
-    quirk: Quirk = ""
-    stock: tuple[str, ...] = ("neurons",)
+    qkv_proj: tuple[str, ...]
+    attn_out_proj: str
+    ffn_in_proj: tuple[str, ...]
+    ffn_out_proj: str
+    attention_core: str = ""
+    fused_qkv: FusedQKV = ""
+    fused_gate_up: bool = False
+    per_head_extra: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    head_norms: tuple[str, ...] = ()
+    unpruned: tuple[str, ...] = ()
+    head_count_rule: HeadCountRule = ""
+    config_expressible: tuple[str, ...] = ("neurons",)
 
     def __post_init__(self) -> None:
         for field in _LISTS:
             names = getattr(self, field)
             if not isinstance(names, tuple) or not all(_is_path(name) for name in names):
                 raise ModelError(f"Family.{field} must be a tuple of child names, got {names!r}")
-        experts_only = bool(self.whole) and not self.neurons_in and not self.neurons_out
-        for field in ("heads_out",) if experts_only else ("heads_out", "neurons_out"):
+        experts_only = bool(self.unpruned) and not self.ffn_in_proj and not self.ffn_out_proj
+        for field in ("attn_out_proj",) if experts_only else ("attn_out_proj", "ffn_out_proj"):
             if not _is_path(getattr(self, field)):
                 raise ModelError(
                     f"Family.{field} must be a child name, got {getattr(self, field)!r}"
                 )
-        _one_of("heads_fused", self.heads_fused, get_args(Fused))
-        _one_of("quirk", self.quirk, get_args(Quirk))
-        if len(self.heads_in) != (1 if self.heads_fused else 3):
+        _one_of("fused_qkv", self.fused_qkv, get_args(FusedQKV))
+        _one_of("head_count_rule", self.head_count_rule, get_args(HeadCountRule))
+        if len(self.qkv_proj) != (1 if self.fused_qkv else 3):
             raise ModelError(
-                f"Family.heads_in must be query, key and value, or one linear with heads_fused, "
-                f"got {self.heads_in} with heads_fused {self.heads_fused!r}"
+                f"Family.qkv_proj must be query, key and value, or one linear with fused_qkv, "
+                f"got {self.qkv_proj} with fused_qkv {self.fused_qkv!r}"
             )
-        counts = (0,) if experts_only else (1,) if self.neurons_fused else (1, 2)
-        if len(self.neurons_in) not in counts:
+        counts = (0,) if experts_only else (1,) if self.fused_gate_up else (1, 2)
+        if len(self.ffn_in_proj) not in counts:
             raise ModelError(
-                f"Family.neurons_in must be one linear, or gate and up, "
-                f"got {self.neurons_in} with neurons_fused {self.neurons_fused}"
+                f"Family.ffn_in_proj must be one linear, or gate and up, "
+                f"got {self.ffn_in_proj} with fused_gate_up {self.fused_gate_up}"
             )
-        names = (*self.heads_in, *self.heads_also, self.heads_out)
-        if len(set(names)) < len(names) or self.neurons_out in self.neurons_in:
-            raise ModelError(f"Family names a linear twice: {(*names, *self.neurons_in)}")
-        if not set(self.stock) <= {"heads", "neurons"}:
-            raise ModelError(f"Family.stock must be of heads, neurons, got {self.stock}")
+        names = (*self.qkv_proj, *self.per_head_extra, self.attn_out_proj)
+        if len(set(names)) < len(names) or self.ffn_out_proj in self.ffn_in_proj:
+            raise ModelError(f"Family names a linear twice: {(*names, *self.ffn_in_proj)}")
+        if not set(self.config_expressible) <= {"heads", "neurons"}:
+            raise ModelError(
+                f"Family.config_expressible must be of heads, neurons, "
+                f"got {self.config_expressible}"
+            )
 
 
 def _is_path(name: object) -> bool:
@@ -92,102 +106,106 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 _BERT = Family(
-    heads_in=("self.query", "self.key", "self.value"),
-    heads_out="output.dense",
-    core="self",
-    neurons_in=("intermediate.dense",),
-    neurons_out="output.dense",
-    beside=("output.LayerNorm",),
+    qkv_proj=("self.query", "self.key", "self.value"),
+    attn_out_proj="output.dense",
+    attention_core="self",
+    ffn_in_proj=("intermediate.dense",),
+    ffn_out_proj="output.dense",
+    norms=("output.LayerNorm",),
 )
 _DISTILBERT = Family(
-    heads_in=("q_lin", "k_lin", "v_lin"),
-    heads_out="out_lin",
-    neurons_in=("lin1",),
-    neurons_out="lin2",
+    qkv_proj=("q_lin", "k_lin", "v_lin"),
+    attn_out_proj="out_lin",
+    ffn_in_proj=("lin1",),
+    ffn_out_proj="lin2",
 )
 _DEBERTA = replace(
     _BERT,
-    heads_in=("self.in_proj",),
-    heads_fused="mixed",
-    heads_also=("self.pos_proj", "self.pos_q_proj", "self.q_bias", "self.v_bias"),
+    qkv_proj=("self.in_proj",),
+    fused_qkv="interleaved",
+    per_head_extra=("self.pos_proj", "self.pos_q_proj", "self.q_bias", "self.v_bias"),
 )
 _DEBERTA_V2 = replace(
     _BERT,
-    heads_in=("self.query_proj", "self.key_proj", "self.value_proj"),
-    heads_also=("self.pos_key_proj", "self.pos_query_proj"),
+    qkv_proj=("self.query_proj", "self.key_proj", "self.value_proj"),
+    per_head_extra=("self.pos_key_proj", "self.pos_query_proj"),
 )
 _ALBERT = Family(
-    heads_in=("query", "key", "value"),
-    heads_out="dense",
-    neurons_in=("ffn",),
-    neurons_out="ffn_output",
-    beside=("LayerNorm", "full_layer_layer_norm"),
+    qkv_proj=("query", "key", "value"),
+    attn_out_proj="dense",
+    ffn_in_proj=("ffn",),
+    ffn_out_proj="ffn_output",
+    norms=("LayerNorm", "full_layer_layer_norm"),
 )
 _MODERNBERT = Family(
-    heads_in=("Wqkv",),
-    heads_fused="blocks",
-    heads_out="Wo",
-    neurons_in=("Wi",),
-    neurons_fused=True,
-    neurons_out="Wo",
+    qkv_proj=("Wqkv",),
+    fused_qkv="concatenated",
+    attn_out_proj="Wo",
+    ffn_in_proj=("Wi",),
+    fused_gate_up=True,
+    ffn_out_proj="Wo",
 )
 _BART = Family(
-    heads_in=("q_proj", "k_proj", "v_proj"),
-    heads_out="out_proj",
-    neurons_in=("fc1",),
-    neurons_out="fc2",
-    beside=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+    qkv_proj=("q_proj", "k_proj", "v_proj"),
+    attn_out_proj="out_proj",
+    ffn_in_proj=("fc1",),
+    ffn_out_proj="fc2",
+    norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
 )
-_CLIP = replace(_BART, beside=())
-_VIT = replace(_CLIP, heads_out="o_proj", stock=("heads", "neurons"))
+_CLIP = replace(_BART, norms=())
+_VIT = replace(_CLIP, attn_out_proj="o_proj", config_expressible=("heads", "neurons"))
 _GPT2 = Family(
-    heads_in=("c_attn",),
-    heads_fused="blocks",
-    heads_out="c_proj",
-    neurons_in=("c_fc",),
-    neurons_out="c_proj",
+    qkv_proj=("c_attn",),
+    fused_qkv="concatenated",
+    attn_out_proj="c_proj",
+    ffn_in_proj=("c_fc",),
+    ffn_out_proj="c_proj",
 )
 _GPT_NEOX = Family(
-    heads_in=("query_key_value",),
-    heads_fused="mixed",
-    heads_out="dense",
-    neurons_in=("dense_h_to_4h",),
-    neurons_out="dense_4h_to_h",
+    qkv_proj=("query_key_value",),
+    fused_qkv="interleaved",
+    attn_out_proj="dense",
+    ffn_in_proj=("dense_h_to_4h",),
+    ffn_out_proj="dense_4h_to_h",
 )
 _LLAMA = Family(
-    heads_in=("q_proj", "k_proj", "v_proj"),
-    heads_out="o_proj",
-    neurons_in=("gate_proj", "up_proj"),
-    neurons_out="down_proj",
-    stock=("heads", "neurons"),
+    qkv_proj=("q_proj", "k_proj", "v_proj"),
+    attn_out_proj="o_proj",
+    ffn_in_proj=("gate_proj", "up_proj"),
+    ffn_out_proj="down_proj",
+    config_expressible=("heads", "neurons"),
 )
-_QWEN3 = replace(_LLAMA, beside_heads=("q_norm", "k_norm"))
+_QWEN3 = replace(_LLAMA, head_norms=("q_norm", "k_norm"))
 _MIXTRAL = replace(
-    _LLAMA, neurons_in=(), neurons_out="", whole=("gate", "experts"), stock=("heads",)
+    _LLAMA,
+    ffn_in_proj=(),
+    ffn_out_proj="",
+    unpruned=("gate", "experts"),
+    config_expressible=("heads",),
 )
-_QWEN2_MOE = replace(_LLAMA, whole=("gate", "experts", "shared_expert_gate"))
+_QWEN2_MOE = replace(_LLAMA, unpruned=("gate", "experts", "shared_expert_gate"))
 _PHI3 = replace(
     _LLAMA,
-    heads_in=("qkv_proj",),
-    heads_fused="blocks",
-    neurons_in=("gate_up_proj",),
-    neurons_fused=True,
-    quirk="config",
+    qkv_proj=("qkv_proj",),
+    fused_qkv="concatenated",
+    ffn_in_proj=("gate_up_proj",),
+    fused_gate_up=True,
+    head_count_rule="config",
 )
 _T5 = Family(
-    heads_in=("q", "k", "v"),
-    heads_out="o",
-    neurons_in=("wi",),
-    neurons_out="wo",
-    quirk="bias_table",
-    stock=("heads", "neurons"),
+    qkv_proj=("q", "k", "v"),
+    attn_out_proj="o",
+    ffn_in_proj=("wi",),
+    ffn_out_proj="wo",
+    head_count_rule="bias_table",
+    config_expressible=("heads", "neurons"),
 )
 # More than one family: a block is of the first whose names it has.
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "albert": (_ALBERT,),
     "bart": (_BART,),
     "bert": (_BERT,),
-    "bloom": (replace(_GPT_NEOX, quirk="alibi", stock=()),),
+    "bloom": (replace(_GPT_NEOX, head_count_rule="alibi", config_expressible=()),),
     "clip": (_CLIP,),
     "clip_text_model": (_CLIP,),
     "clip_vision_model": (_CLIP,),
@@ -195,10 +213,10 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "deberta-v2": (_DEBERTA_V2,),
     "distilbert": (_DISTILBERT,),
     "electra": (_BERT,),
-    "falcon": (replace(_GPT_NEOX, quirk="alibi"),),
+    "falcon": (replace(_GPT_NEOX, head_count_rule="alibi"),),
     "gemma2": (_LLAMA,),
     # The vision tower's own head, which no mask reaches, would have to shrink with its neurons.
-    "gemma3": (_QWEN3, replace(_CLIP, stock=())),
+    "gemma3": (_QWEN3, replace(_CLIP, config_expressible=())),
     "gemma3_text": (_QWEN3,),
     "gpt2": (_GPT2,),
     "gpt_neox": (_GPT_NEOX,),
@@ -211,9 +229,9 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "qwen2": (_LLAMA,),
     "qwen2_moe": (_QWEN2_MOE,),
     "qwen3": (_QWEN3,),
-    "qwen3_moe": (replace(_QWEN3, whole=("gate", "experts")),),
+    "qwen3_moe": (replace(_QWEN3, unpruned=("gate", "experts")),),
     "roberta": (_BERT,),
-    "t5": (_T5, replace(_T5, neurons_in=("wi_0", "wi_1"))),
+    "t5": (_T5, replace(_T5, ffn_in_proj=("wi_0", "wi_1"))),
     "vit": (_VIT,),
     "whisper": (_BART,),
     "xlm-roberta": (_BERT,),
@@ -272,7 +290,7 @@ _READS_ENCODER = ("k_proj", "v_proj", "k", "v", "self.key", "self.value")
 _VISION = ("vision_model", "vision_tower")
 
 
-def mask_key(path: str, *, encoder_decoder: bool) -> str:
+def attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
     """Which mask of a batch marks the real tokens that a linear sees; empty: none does."""
     parts = path.split(".")
     if set(parts) & set(_VISION) or parts[-1] in _POSITIONS:
@@ -284,7 +302,7 @@ def mask_key(path: str, *, encoder_decoder: bool) -> str:
     return "decoder_attention_mask"
 
 
-def repeats_of(model: Any) -> dict[str, int]:
+def layer_repeats(model: Any) -> dict[str, int]:
     """Paths of modules that run several times in a row -> how often (ALBERT shares its layers)."""
     groups = [p for p, m in model.named_modules() if type(m).__name__ == "AlbertLayerGroup"]
     if not groups:

@@ -15,18 +15,18 @@ from lightpeft.modeling.blocks import (
     check_layers,
     child,
     find_blocks,
+    get_linear,
     head_size,
     layer_of,
-    linear_at,
-    own_vectors,
+    per_head_parameters,
 )
-from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, repeats_of
+from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, layer_repeats
 from lightpeft.modeling.fingerprint import sizes
-from lightpeft.modeling.moe import check_experts, find_experts, per_token
+from lightpeft.modeling.moe import check_moe_blocks, find_moe_blocks, per_token
 from lightpeft.modeling.non_block_parameters import others, products
 
 
-def read_shape(model: PreTrainedModel) -> ModelShape:
+def inspect_model(model: PreTrainedModel) -> ModelShape:
     """Read what can be cut from the model's weights, blocks in depth order.
 
     The model must be plain: not wrapped by peft, not pruned before.
@@ -46,22 +46,22 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         linears |= found
         units = found[f"{block.path}.{block.out}"].units
         (heads if block.attention else neurons)[block.path] = units
-        if block.attention and (own := own_vectors(block)):
+        if block.attention and (own := per_head_parameters(block)):
             per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
-    experts = find_experts(model)
+    experts = find_moe_blocks(model)
     if not blocks and not experts:
         raise ModelError(
             f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows"
         )
     check_layers(model, blocks, (block.path for block in experts))
-    check_experts(experts, linears)
+    check_moe_blocks(experts, linears)
     _check_parameters(model, blocks, linears)
     lenders = _lenders(blocks)
     for path, lender in lenders.items():
         table = model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
         per_head[path] = table.numel() // heads[lender]
     counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
-    counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in own_vectors(b)}
+    counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in per_head_parameters(b)}
     whole = {name: weight for block in experts for name, weight in block.weights().items()}
     counted |= {part for name in whole for part in (name, name.rpartition(".")[0])}
     _check_rest(model, blocks, counted)
@@ -74,7 +74,7 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
         others=others(model, counted) | _sizes_of_experts(whole),
         per_head=per_head,
         lenders=lenders,
-        repeats=repeats_of(model),
+        repeats=layer_repeats(model),
         products=products(model, counted),
         experts=per_token(experts, heads),
     )
@@ -93,7 +93,7 @@ def _sizes_of_experts(whole: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _attention(block: Block) -> dict[str, LinearShape]:
-    core = child(block.module, block.family.core)
+    core = child(block.module, block.family.attention_core)
     size = head_size(core)
     if not size:
         raise block.refuse(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
@@ -103,10 +103,10 @@ def _attention(block: Block) -> dict[str, LinearShape]:
     runs: dict[str, tuple[str, ...]]
     columns = sizes(block.module.get_submodule(block.out))[0]
     heads = columns // size
-    if block.family.heads_fused:
+    if block.family.fused_qkv:
         groups = (rows[block.ins[0]] // size - heads) // 2
-        runs = {block.ins[0]: ("mixed",)}
-        if block.family.heads_fused == "blocks":
+        runs = {block.ins[0]: ("interleaved",)}
+        if block.family.fused_qkv == "concatenated":
             runs = {block.ins[0]: ("units", "groups", "groups")}
     else:
         groups = rows[block.ins[1]] // size
@@ -116,7 +116,9 @@ def _attention(block: Block) -> dict[str, LinearShape]:
         raise block.refuse(f"{heads} heads of {size} can't share {groups} keys and values")
     if groups == heads:  # nothing is shared: keys and values are the heads' own
         runs = {name: _own(run) for name, run in runs.items()}
-    also = [name for name in block.family.heads_also if linear_at(block.module, name) is not None]
+    also = [
+        name for name in block.family.per_head_extra if get_linear(block.module, name) is not None
+    ]
     runs |= dict.fromkeys((*also, block.out), ("units",))
     found = {
         name: _shape(block, name, unit=size, slots=run, sharing=heads // groups)
@@ -131,7 +133,7 @@ def _own(run: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _feed_forward(block: Block) -> dict[str, LinearShape]:
-    run = ("units", "units") if block.family.neurons_fused else ("units",)
+    run = ("units", "units") if block.family.fused_gate_up else ("units",)
     found = {name: _shape(block, name, unit=1, slots=run, sharing=1) for name in block.ins}
     found[block.out] = _shape(block, block.out, unit=1, slots=("units",), sharing=1)
     _check_widths(block, found, found[block.out].inputs)
@@ -172,16 +174,16 @@ def _check_parameters(
     for block in blocks:
         width = linears[f"{block.path}.{block.out}"].outputs
         size = linears[f"{block.path}.{block.out}"].unit
-        own = own_vectors(block) if block.attention else {}
+        own = per_head_parameters(block) if block.attention else {}
         for name, weight in block.module.named_parameters():
             owner = f"{block.path}.{name}".rpartition(".")[0]
             nested = any(owner.startswith(f"{path}.") for path in inner - {block.path})
             if owner in linears or name in own or (not block.attention and nested):
                 continue
             place = name.rpartition(".")[0]
-            fits = place in block.family.beside and weight.shape == (width,)
-            fits |= place in block.family.beside_heads and weight.shape == (size,)
-            fits |= place == BIAS_TABLE and block.family.quirk == "bias_table"
+            fits = place in block.family.norms and weight.shape == (width,)
+            fits |= place in block.family.head_norms and weight.shape == (size,)
+            fits |= place == BIAS_TABLE and block.family.head_count_rule == "bias_table"
             if not fits:
                 raise block.refuse(
                     f"its family does not account for {name} of shape {tuple(weight.shape)}"
@@ -205,7 +207,7 @@ def _lenders(blocks: list[Block]) -> dict[str, str]:
     found: dict[str, str] = {}
     holders: dict[tuple[str, str], str] = {}
     for block in blocks:
-        if block.attention and block.family.quirk == "bias_table":
+        if block.attention and block.family.head_count_rule == "bias_table":
             stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
             if hasattr(block.module, BIAS_TABLE):
                 holders[stack] = block.path

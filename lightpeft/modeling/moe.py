@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -54,19 +52,19 @@ class Experts:
         return total
 
 
-def find_experts(model: PreTrainedModel) -> list[Experts]:
+def find_moe_blocks(model: PreTrainedModel) -> list[Experts]:
     """Blocks in numbered layers that have all the children which a family keeps `whole`."""
     found = []
     for path, module in model.named_modules():
         children = {name for name, _ in module.named_children()}
         for family in families_of(model):
-            if family.whole and layer_of(path) and set(family.whole) <= children:
-                found.append(Experts(path, module, family.whole))
+            if family.unpruned and layer_of(path) and set(family.unpruned) <= children:
+                found.append(Experts(path, module, family.unpruned))
                 break
     return found
 
 
-def check_experts(experts: Iterable[Experts], linears: Iterable[str]) -> None:
+def check_moe_blocks(experts: Iterable[Experts], linears: Iterable[str]) -> None:
     """Refuse a block of experts with a parameter that is neither kept whole nor a linear's.
 
     Raises:
@@ -88,18 +86,3 @@ def per_token(experts: Iterable[Experts], attention: Iterable[str]) -> dict[str,
     """Attention block path -> what `Experts.per_token` says of its layer's experts."""
     last = {str(layer_of(path)): path for path in attention}
     return {last[block.layer]: block.per_token() for block in experts}
-
-
-def wrapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """What peft makes of a model and a copy of a config, whose targets it takes as they are."""
-    own = copy.deepcopy(config)
-    if not any(family.whole for family in families_of(model)):
-        return get_peft_model(model, own)
-    # Of these types peft reads targets as those of older checkpoints: patterns as the names that
-    # they end in, `gate_proj` as the experts' fused weights. It tells by the type.
-    kind = model.config.model_type
-    model.config.model_type = f"{kind}, targets as they are"
-    try:
-        return get_peft_model(model, own)
-    finally:
-        model.config.model_type = kind

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightpeft.core.errors import PlanError
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 
 
@@ -138,21 +138,21 @@ def _top(scores: Tensor, count: int) -> tuple[int, ...]:
     return tuple(sorted(order.tolist()))
 
 
-def _cut(scores: Tensor, count: int, criterion: str) -> Cut:
+def _cut(scores: Tensor, count: int, criterion: str) -> KeptUnits:
     total = len(scores)
     kept = _top(scores, count)
     if count == total:
-        return Cut(total=total, kept=kept, why="kept whole")
+        return KeptUnits(total=total, kept=kept, reason="kept whole")
     gone = torch.ones(total, dtype=torch.bool)
     gone[list(kept)] = False
-    why = (
+    reason = (
         f"{total - count} of {total} cut, the lowest by {criterion}: "
         f"up to {float(scores[gone].max()):.3g}; kept from {float(scores[list(kept)].min()):.3g}"
     )
-    return Cut(total=total, kept=kept, why=why)
+    return KeptUnits(total=total, kept=kept, reason=reason)
 
 
-def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, KeptUnits]:
     """Cut heads of each layer; where heads share keys and values, KV groups or heads of each."""
     cuts, shape = {}, source.scores.shape
     for block, total in shape.heads.items():
@@ -171,7 +171,7 @@ def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> d
     return cuts
 
 
-def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> Cut:
+def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> KeptUnits:
     """Keep `count` of each row: of the query heads of every KV group, or of all groups in one."""
     groups, units = rows.shape
     chosen = [_top(row, count) for row in rows]
@@ -182,11 +182,13 @@ def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> Cut:
         sharing = total // units
         kept = [group * sharing + head for group in chosen[0] for head in range(sharing)]
         what = f"{units - count} of {units} KV groups"
-    why = "kept whole" if count == units else f"{what} cut, the lowest by {criterion}"
-    return Cut(total=total, kept=tuple(kept), why=why)
+    reason = "kept whole" if count == units else f"{what} cut, the lowest by {criterion}"
+    return KeptUnits(total=total, kept=tuple(kept), reason=reason)
 
 
-def _cut_neurons(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+def _cut_neurons(
+    source: _Source, settings: dict[str, Any], notes: list[str]
+) -> dict[str, KeptUnits]:
     shape = source.scores.shape
     totals = shape.neurons
     if shape.experts and settings["neurons"]:
@@ -241,7 +243,7 @@ def _aligned(
     return {block: units[block] * align if block in units else totals[block] for block in totals}
 
 
-def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, Cut]:
+def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, KeptUnits]:
     """Cut whole modules first, then single ranks over all modules that stay."""
     names = [name for name in source.scores.shape.linears if name in source.scores.modules]
     scores, by_depth = source.modules(names), settings["module_order"] == "depth"
@@ -260,18 +262,20 @@ def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> d
         total = len(ranks[name])
         if index not in surviving:
             place = "in depth" if by_depth else f"by importance ({float(scores[index]):.3g})"
-            why = f"the module goes: one of the {len(names) - len(alive)} lowest {place}"
-            cuts[name] = Cut(total=total, kept=(), why=why)
+            reason = f"the module goes: one of the {len(names) - len(alive)} lowest {place}"
+            cuts[name] = KeptUnits(total=total, kept=(), reason=reason)
             continue
         kept = tuple(rank for rank in range(total) if start + rank in winners)
         start += total
-        cuts[name] = Cut(total=total, kept=kept, why=_why_ranks(scores[index], total, len(kept)))
+        cuts[name] = KeptUnits(
+            total=total, kept=kept, reason=_rank_reason(scores[index], total, len(kept))
+        )
         if not kept:
             notes.append(f"the PEFT module on {name} lost all its ranks and goes")
     return cuts
 
 
-def _why_ranks(importance: Tensor, total: int, kept: int) -> str:
+def _rank_reason(importance: Tensor, total: int, kept: int) -> str:
     if kept == total:
         return f"kept whole: importance {float(importance):.3g}"
     gone = f"{total - kept} of {total} ranks are among the lowest of all modules"

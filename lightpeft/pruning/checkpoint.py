@@ -12,7 +12,12 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import WEIGHTS, read_lora
-from lightpeft.core.serialization import read_plan_mark, read_tensors, write_tensors, written_beside
+from lightpeft.core.serialization import (
+    atomic_directory,
+    read_plan_digest,
+    read_tensors,
+    write_tensors,
+)
 from lightpeft.modeling.lora_targets import check_settings
 from lightpeft.pruning.prune import (
     Quantize,
@@ -41,7 +46,7 @@ def save(model: PeftModel, folder: Path | str) -> None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     weights = peft_weights(model)
-    with written_beside(Path(folder)) as made:
+    with atomic_directory(Path(folder)) as made:
         config.save_pretrained(str(made))
         plan.save(made / PLAN)
         write_tensors(made / WEIGHTS, weights, plan=plan.digest)
@@ -97,7 +102,7 @@ def lift(folder: Path | str, out: Path | str) -> None:
         _name_for_peft(config, plan)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.inference_mode = True
-    with written_beside(target) as made:
+    with atomic_directory(target) as made:
         config.save_pretrained(str(made))
         write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
 
@@ -129,7 +134,7 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     plan, config = read_plan(folder), read_lora(folder, CheckpointError)
     weights = read_tensors(folder / WEIGHTS, CheckpointError)
     # Two plans of one model often keep equal numbers of units, so shapes alone tell too little.
-    if read_plan_mark(folder / WEIGHTS) != plan.digest:
+    if read_plan_digest(folder / WEIGHTS) != plan.digest:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {cut.total for cut in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")

@@ -19,34 +19,34 @@ from lightpeft.modeling.families import (
 )
 
 
-def settle(model: PreTrainedModel, plan: PruningPlan) -> None:
+def update_head_counts(model: PreTrainedModel, plan: PruningPlan) -> None:
     """Tell the attention blocks, whose weights are sliced, which heads are left.
 
     DeBERTa would be wrong without an error if its counter stayed.
     """
     for block, cut in plan.heads.items():
-        kept = plan.stays(block)
+        kept = plan.remaining_units(block)
         if len(kept) == cut.total:
             continue
         family = family_at(model, block)
-        core: Any = child(model.get_submodule(block), family.core)
-        groups = plan.groups_of(block)
+        core: Any = child(model.get_submodule(block), family.attention_core)
+        groups = plan.num_kv_groups(block)
         _set(core, HEAD_COUNTS, len(kept))
         _set(core, HEAD_WIDTHS, len(kept) * head_size(core))
         _set(core, GROUP_COUNTS, groups)
         _set(core, GROUP_SIZES, len(kept) // groups)
-        if family.quirk == "config":
-            core.config = HeadsOfConfig(core.config, len(kept))
-        elif family.quirk == "alibi":
+        if family.head_count_rule == "config":
+            core.config = _ConfigView(core.config, len(kept))
+        elif family.head_count_rule == "alibi":
             # A buffer, so that it follows the model to its device.
             heads = torch.tensor(kept, device=next(core.parameters()).device)
             core.register_buffer("lightpeft_heads", heads, persistent=False)
             core.lightpeft_total = cut.total
             core.register_forward_pre_hook(_slice_alibi, with_kwargs=True)
-    _own_tables(model, plan)
+    _give_layers_own_position_bias(model, plan)
 
 
-class HeadsOfConfig:
+class _ConfigView:
     """One block's view of the model's config (Phi-3 reads its heads from there, in forward)."""
 
     def __init__(self, config: Any, heads: int) -> None:
@@ -79,12 +79,12 @@ def _slice_alibi(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return args, kwargs
 
 
-def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
+def _give_layers_own_position_bias(model: PreTrainedModel, plan: PruningPlan) -> None:
     """T5 hands its first layer's position biases to the others; heads cut, each needs its own."""
     lenders = plan.shape.lenders
     stacks: dict[str, list[str]] = {}  # self-attention and cross-attention each hand on their own
     for block in plan.heads:
-        if family_at(model, block).quirk == "bias_table":
+        if family_at(model, block).head_count_rule == "bias_table":
             cross = f"cross-attention of {str(layer_of(block)).rpartition('.')[0]}"
             stacks.setdefault(lenders.get(block, cross), []).append(block)
     for blocks in stacks.values():
@@ -97,9 +97,9 @@ def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
         }
         for block in blocks:
             module: Any = model.get_submodule(block)
-            module.register_forward_pre_hook(_forget_bias, with_kwargs=True)
+            module.register_forward_pre_hook(_drop_shared_position_bias, with_kwargs=True)
             if block in tables:
-                kept = torch.tensor(plan.stays(block), device=tables[block].device)
+                kept = torch.tensor(plan.remaining_units(block), device=tables[block].device)
                 own = tables[block].detach().index_select(1, kept)
                 table = nn.Embedding(own.shape[0], own.shape[1], _weight=own)
                 table.weight.requires_grad_(tables[block].requires_grad)
@@ -107,5 +107,5 @@ def _own_tables(model: PreTrainedModel, plan: PruningPlan) -> None:
                 module.has_relative_attention_bias = True
 
 
-def _forget_bias(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _drop_shared_position_bias(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args, kwargs | {"position_bias": None}

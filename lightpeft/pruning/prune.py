@@ -22,10 +22,11 @@ from lightpeft.core.errors import ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import LinearShape
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint, is_quantized
-from lightpeft.modeling.inspection import read_shape
-from lightpeft.modeling.moe import wrapped
-from lightpeft.pruning.slicing import kept_rows, slice_base
+from lightpeft.modeling.inspection import inspect_model
+from lightpeft.modeling.units import kept_indices
+from lightpeft.pruning.slicing import slice_base
 from lightpeft.pruning.verification import verify as check_sliced
 
 Quantize = Callable[[PreTrainedModel], object]
@@ -122,14 +123,14 @@ def check_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     """
     if isinstance(model, PeftModel):
         raise ModelError("the model is wrapped by peft already; pass the base model")
-    shape, asked = read_shape(model), plan.shape
+    shape, asked = inspect_model(model), plan.shape
     if (shape.heads, shape.neurons, shape.linears) != (asked.heads, asked.neurons, asked.linears):
         raise PlanError(
             f"the plan was made for another {asked.model_type} model: its blocks have "
             f"other sizes than this {shape.model_type} model's"
         )
     packed = [name for name in shape.linears if is_quantized(model.get_submodule(name))]
-    if packed and not plan.spares_base:
+    if packed and not plan.keeps_base_intact:
         raise ModelError(
             f"{packed[0]} is quantized, and packed weights can't be sliced; pass the model as it "
             f"is without, and quantize= what quantizes it afterwards"
@@ -220,7 +221,7 @@ def lifted_weights(weights: dict[str, Tensor], plan: PruningPlan) -> dict[str, T
 
 def attach(model: PreTrainedModel, config: LoraConfig, plan: PruningPlan) -> PeftModel:
     """Attach PEFT modules and check that they are exactly the plan's."""
-    peft_model = wrapped(model, config)
+    peft_model = get_peft_model_unmapped(model, config)
     wanted = {name for name, cut in plan.ranks.items() if cut.kept}
     attached = set(peft_model.base_model.targeted_module_names)
     if attached != wanted:
@@ -262,8 +263,8 @@ def peft_weights(model: PeftModel) -> dict[str, Tensor]:
 
 
 def _kept_sizes(plan: PruningPlan, linear: LinearShape) -> tuple[int, int]:
-    groups = plan.groups_of(linear.block) if linear.block in plan.heads else None
-    return linear.keep(len(plan.stays(linear.block)), groups)
+    groups = plan.num_kv_groups(linear.block) if linear.block in plan.heads else None
+    return linear.keep(len(plan.remaining_units(linear.block)), groups)
 
 
 def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.Size]) -> None:
@@ -278,7 +279,7 @@ def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.
 def _coordinates(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
     """Rows and columns of a module's full LoRA factor that the compact one holds."""
     linear, ranks = plan.shape.linears[name], torch.tensor(plan.ranks[name].kept)
-    units = kept_rows(linear, plan.stays(linear.block))
+    units = kept_indices(linear, plan.remaining_units(linear.block))
     if factor == "A":
         return ranks, units if linear.side == "in" else torch.arange(linear.inputs)
     return units if linear.side == "out" else torch.arange(linear.outputs), ranks

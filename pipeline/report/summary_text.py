@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightpeft.core.plan import Cut
+from lightpeft.core.plan import KeptUnits
 from pipeline.metrics.definitions import find_measure
 from pipeline.report.run_results import Method, Outcome
 
@@ -99,7 +99,7 @@ def _lost(outcome: Outcome, other: str) -> float:
     return float(outcome.lead.quality[metric] - outcome.methods[other].quality[metric])
 
 
-def kept(cuts: dict[str, Cut], unit: str) -> str:
+def kept(cuts: dict[str, KeptUnits], unit: str) -> str:
     """How many units stay: `48 of 72 heads`, `all 72 heads`."""
     stay = sum(len(cut.kept) for cut in cuts.values())
     total = sum(cut.total for cut in cuts.values())

@@ -24,7 +24,7 @@ from helpers.import_graph import ROOT
 from transformers import PreTrainedModel
 
 from docs.architecture_table import table
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.pruning.slicing import slice_base
 
@@ -69,9 +69,11 @@ def uniform(model: PreTrainedModel, *, heads: bool, neurons: bool) -> PruningPla
     """Half of the KV groups and half of the neurons, the same ones in every layer."""
     plan = drawn_plan(scores_of(model))
 
-    def halves(cuts: dict[str, Cut], cut: bool) -> dict[str, Cut]:
+    def halves(cuts: dict[str, KeptUnits], cut: bool) -> dict[str, KeptUnits]:
         return {
-            path: Cut(total=c.total, kept=tuple(range(c.total // 2 if cut else c.total)), why="")
+            path: KeptUnits(
+                total=c.total, kept=tuple(range(c.total // 2 if cut else c.total)), reason=""
+            )
             for path, c in cuts.items()
         }
 

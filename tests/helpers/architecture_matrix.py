@@ -14,10 +14,10 @@ from helpers.tiny_models import mask_units, random_scores
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.pruning.slicing import slice_base
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
@@ -133,9 +133,11 @@ def drawn_plan(
         if not (shape.linears[path].block in gone and shape.linears[path].side == "in")
     }
 
-    def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, Cut]:
+    def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, KeptUnits]:
         return {
-            path: Cut(total=total, kept=() if path in gone else tuple(kept.get(path, ())), why="")
+            path: KeptUnits(
+                total=total, kept=() if path in gone else tuple(kept.get(path, ())), reason=""
+            )
             for path, total in totals.items()
         }
 
@@ -168,7 +170,7 @@ def _heads(
 @cache
 def shares_heads(name: str) -> bool:
     """Whether query heads of this layout share keys and values, in more than one group."""
-    shape = read_shape(build(name))
+    shape = inspect_model(build(name))
     return any(1 < shape.sharing[path] < total for path, total in shape.heads.items())
 
 

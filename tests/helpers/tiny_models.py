@@ -11,14 +11,14 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import block_targets, checked
 from lightpeft.modeling.masks import Masks
-from lightpeft.modeling.moe import wrapped
 from lightpeft.pruning.prune import load_weights, peft_weights
 
 VOCABULARY = 100
@@ -109,10 +109,10 @@ def random_scores(
     The PEFT method is `config`, or that of `lora` with changes.
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = read_shape(model)
+    shape = inspect_model(model)
     config = checked(config or lora(**changes), model, shape)
     names = block_targets(shape, config.target_modules)
-    adapter = peft_weights(wrapped(copy.deepcopy(model), config))
+    adapter = peft_weights(get_peft_model_unmapped(copy.deepcopy(model), config))
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {
@@ -144,11 +144,11 @@ def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def keep(total: int, count: int) -> Cut:
+    def keep(total: int, count: int) -> KeptUnits:
         kept = torch.randperm(total, generator=generator)[:count].sort().values
-        return Cut(total=total, kept=tuple(kept.tolist()), why="test")
+        return KeptUnits(total=total, kept=tuple(kept.tolist()), reason="test")
 
-    def every(blocks: dict[str, int], step: int) -> dict[str, Cut]:
+    def every(blocks: dict[str, int], step: int) -> dict[str, KeptUnits]:
         return {
             name: keep(total, 1 + index * step % (total - 1))
             for index, (name, total) in enumerate(blocks.items())
@@ -171,7 +171,7 @@ def masked_model(
     model: transformers.PreTrainedModel, scores: Scores, plan: PruningPlan
 ) -> PeftModel:
     """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
-    found = wrapped(copy.deepcopy(model), scores.peft).eval()
+    found = get_peft_model_unmapped(copy.deepcopy(model), scores.peft).eval()
     weights = {name: weight.clone() for name, weight in scores.adapter.items()}
     for name, cut in plan.ranks.items():
         gone = sorted(set(range(cut.total)) - set(cut.kept))

@@ -101,8 +101,8 @@ def test_only_families_spells_the_names_of_a_models_modules():
         name
         for families in FAMILIES.values()
         for family in families
-        for names in (family.heads_in, family.heads_also, family.neurons_in)
-        for name in (*names, family.heads_out, family.neurons_out)
+        for names in (family.qkv_proj, family.per_head_extra, family.ffn_in_proj)
+        for name in (*names, family.attn_out_proj, family.ffn_out_proj)
     }
     # Letters by themselves (T5's) say nothing about who wrote them.
     names = {name for name in names if len(name) > 1}

@@ -106,7 +106,7 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
     scores = twin_scores(twin, kind_of(params), params.peft)
     plan = make_plan(scores, **ratios(params.prune, "light"), seed=params.seed)
 
-    assert not plan.spares_base
+    assert not plan.keeps_base_intact
     assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
 
 

@@ -42,7 +42,7 @@ def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
 
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert lightpeft.read_shape(model).heads
+    assert lightpeft.inspect_model(model).heads
 
 
 def test_gemma_is_the_published_one_without_its_vision():

@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny_models import random_scores, tiny_model, uneven_plan
 
 from lightpeft.core.errors import PlanError
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 
 ATTENTION = "bert.encoder.layer.0.attention"
 
@@ -35,12 +35,12 @@ def test_plan_is_read_as_it_was_written(plan: PruningPlan, tmp_path: Path):
 
 
 def test_plan_file_is_readable(plan: PruningPlan, tmp_path: Path):
-    cut = Cut(total=4, kept=(0, 1, 3), why="because")
+    cut = KeptUnits(total=4, kept=(0, 1, 3), reason="because")
     dataclasses.replace(plan, heads=plan.heads | {ATTENTION: cut}).save(tmp_path / "plan.json")
 
     raw = json.loads((tmp_path / "plan.json").read_text())
 
-    assert raw["heads"][ATTENTION] == {"total": 4, "kept": "0-1,3", "why": "because"}
+    assert raw["heads"][ATTENTION] == {"total": 4, "kept": "0-1,3", "reason": "because"}
     assert raw["notes"] == ["a note"]
 
 
@@ -67,20 +67,35 @@ def test_digest_changes_with_any_choice(plan: PruningPlan):
 )
 def test_impossible_cut_is_refused(kept: tuple[int, ...], message: str):
     with pytest.raises(PlanError, match=message):
-        Cut(total=4, kept=kept, why="")
+        KeptUnits(total=4, kept=kept, reason="")
 
 
 @pytest.mark.parametrize(
     ("group", "name", "cut", "message"),
     [
-        ("heads", ATTENTION, Cut(total=4, kept=(), why=""), "keeps no head, but .* would revive"),
-        ("heads", ATTENTION, Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
-        ("neurons", "x", Cut(total=8, kept=(7,), why=""), "not those of its model shape"),
-        ("ranks", "bert.pooler.dense", Cut(total=4, kept=(1,), why=""), "no linear of its model"),
+        (
+            "heads",
+            ATTENTION,
+            KeptUnits(total=4, kept=(), reason=""),
+            "keeps no head, but .* would revive",
+        ),
+        (
+            "heads",
+            ATTENTION,
+            KeptUnits(total=8, kept=(7,), reason=""),
+            "not those of its model shape",
+        ),
+        ("neurons", "x", KeptUnits(total=8, kept=(7,), reason=""), "not those of its model shape"),
+        (
+            "ranks",
+            "bert.pooler.dense",
+            KeptUnits(total=4, kept=(1,), reason=""),
+            "no linear of its model",
+        ),
     ],
 )
 def test_contradicting_plan_is_refused(
-    plan: PruningPlan, group: str, name: str, cut: Cut, message: str
+    plan: PruningPlan, group: str, name: str, cut: KeptUnits, message: str
 ):
     with pytest.raises(PlanError, match=message):
         dataclasses.replace(plan, **{group: getattr(plan, group) | {name: cut}})
@@ -122,7 +137,7 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         (f"heads/{ATTENTION}/kept", [0, 1]),
         (f"heads/{ATTENTION}/total", 40),
         (f"heads/{ATTENTION}/total", "4"),
-        (f"heads/{ATTENTION}/why", None),
+        (f"heads/{ATTENTION}/reason", None),
         ("shape", {}),
         ("shape/heads", {}),
         ("shape/linears", {"x": {}}),
@@ -131,7 +146,7 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", []),
         ("shape/linears/bert.encoder.layer.0.attention.self.key/unit", 0),
         ("shape/linears/bert.encoder.layer.0.attention.self.key/sharing", -1),
-        ("ranks", {"x": {"total": 4, "kept": "0", "why": ""}}),
+        ("ranks", {"x": {"total": 4, "kept": "0", "reason": ""}}),
         ("notes", None),
     ],
 )

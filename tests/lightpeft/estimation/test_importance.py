@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.importance import Collector, module_importance, rank_importance
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.masks import Masks
 
 QUERY = "bert.encoder.layer.1.attention.self.query"
@@ -26,7 +26,7 @@ def with_lora(**changes: object) -> tuple[PeftModel, Masks]:
     """A model with LoRA of random B on all linears, and its masks."""
     torch.manual_seed(0)
     model = tiny_model(**QUIET)
-    shape = read_shape(model)
+    shape = inspect_model(model)
     wrapped = get_peft_model(model, lora(init_lora_weights=False, **changes))
     return wrapped, Masks(model, shape, l1=0.0)
 

@@ -25,9 +25,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 import lightpeft
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.masks import Masks
-from lightpeft.modeling.moe import wrapped
 from lightpeft.pruning.prune import (
     compact_config,
     compact_weights,
@@ -102,7 +102,7 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     base = sliced(model, plan)
     alone = said(base, name)
     torch.manual_seed(0)
-    after, before = wrapped(base, config), wrapped(model, config)
+    after, before = get_peft_model_unmapped(base, config), get_peft_model_unmapped(model, config)
     load_weights(before, lifted_weights(peft_weights(after), plan))
     mask_units(before.base_model.model, plan)
 

@@ -27,7 +27,7 @@ FIRST, SECOND = torch.device("cpu"), torch.device("meta")
 
 def test_masks_and_scores_lie_on_the_device_of_their_layer():
     model = build(LLAMA)
-    shape = lightpeft.read_shape(model)
+    shape = lightpeft.inspect_model(model)
     wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
     moved = model.model.layers[1]
     add_hook_to_module(moved, AlignDevicesHook(execution_device=SECOND, io_same_device=True))
@@ -59,7 +59,7 @@ def test_masks_and_scores_lie_on_the_device_of_their_layer():
 
 def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
     model = build(LLAMA)
-    shape = lightpeft.read_shape(model)
+    shape = lightpeft.inspect_model(model)
     wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
     layers = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
     with Masks(model, shape, l1=0.0) as masks, Collector(wrapped, masks, reduction="sum") as found:

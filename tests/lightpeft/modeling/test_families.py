@@ -11,14 +11,14 @@ from helpers.tiny_models import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.families import mask_key
+from lightpeft.modeling.families import attention_mask_name
 from lightpeft.modeling.fingerprint import fingerprint
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shape_is_read_from_the_weights(family: str):
-    shape = read_shape(tiny_model(family))
+    shape = inspect_model(tiny_model(family))
 
     assert shape.model_type == family
     assert list(shape.heads.values()) == [4, 4, 4]
@@ -30,7 +30,7 @@ def test_shape_is_read_from_the_weights(family: str):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_linears_are_in_the_order_in_which_they_run(family: str):
     model, ran = tiny_model(family), []
-    shape = read_shape(model)
+    shape = inspect_model(model)
     for name in shape.linears:
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
 
@@ -46,7 +46,7 @@ def test_linears_are_in_the_order_in_which_they_run(family: str):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_counted_once(family: str):
     model = tiny_model(family)
-    shape = read_shape(model)
+    shape = inspect_model(model)
 
     linears = sum(x.inputs * x.outputs + x.bias * x.outputs for x in shape.linears.values())
 
@@ -57,7 +57,7 @@ def test_every_parameter_is_counted_once(family: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: str):
-    shape = read_shape(tiny_model(family))
+    shape = inspect_model(tiny_model(family))
 
     for block in (*shape.heads, *shape.neurons):
         linear = shape.linears[shape.readers[block]]
@@ -67,7 +67,7 @@ def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: st
 def test_shape_of_other_task_heads_is_read_too():
     config = tiny_model().config
 
-    shape = read_shape(transformers.BertForTokenClassification(config))
+    shape = inspect_model(transformers.BertForTokenClassification(config))
 
     assert list(shape.heads.values()) == [4, 4, 4]
 
@@ -76,7 +76,7 @@ def test_unsupported_architecture_is_refused_with_the_supported_ones():
     config = transformers.XLNetConfig(vocab_size=9, d_model=8, n_layer=1, n_head=2)
 
     with pytest.raises(ModelError, match="model type 'xlnet' is not supported; supported: albert,"):
-        read_shape(transformers.XLNetModel(config))
+        inspect_model(transformers.XLNetModel(config))
 
 
 def test_wrapped_model_is_refused():
@@ -84,12 +84,12 @@ def test_wrapped_model_is_refused():
     get_peft_model(model, lora())
 
     with pytest.raises(ModelError, match="pass the plain model, not one wrapped by peft"):
-        read_shape(model)
+        inspect_model(model)
 
 
 def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
     model = tiny_model()
-    shape = read_shape(model)
+    shape = inspect_model(model)
 
     assert fingerprint(model, shape) == fingerprint(copy.deepcopy(model).bfloat16(), shape)
 
@@ -98,19 +98,19 @@ def test_fingerprint_does_not_see_the_task_head():
     model, other = tiny_model(), tiny_model()
     torch.nn.init.zeros_(other.classifier.weight)
 
-    assert fingerprint(model, read_shape(model)) == fingerprint(other, read_shape(other))
+    assert fingerprint(model, inspect_model(model)) == fingerprint(other, inspect_model(other))
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"num_hidden_layers": 2}])
 def test_fingerprint_tells_models_apart(changes: dict[str, int]):
     one, other = tiny_model(), tiny_model(**changes)
 
-    assert fingerprint(one, read_shape(one)) != fingerprint(other, read_shape(other))
+    assert fingerprint(one, inspect_model(one)) != fingerprint(other, inspect_model(other))
 
 
 def test_fingerprint_sees_a_change_in_any_linear():
     model = tiny_model()
-    shape = read_shape(model)
+    shape = inspect_model(model)
     found = {fingerprint(model, shape)}
 
     for name in shape.linears:
@@ -138,4 +138,4 @@ def test_fingerprint_sees_a_change_in_any_linear():
     ],
 )
 def test_a_linear_knows_the_mask_of_what_it_sees(path: str, encoder_decoder: bool, key: str):
-    assert mask_key(path, encoder_decoder=encoder_decoder) == key
+    assert attention_mask_name(path, encoder_decoder=encoder_decoder) == key

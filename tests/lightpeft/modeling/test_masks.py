@@ -9,7 +9,7 @@ import torch
 from helpers.tiny_models import FAMILIES, lora, tiny_batch, tiny_model
 from peft import get_peft_model
 
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.masks import Masks
 
 
@@ -17,7 +17,7 @@ from lightpeft.modeling.masks import Masks
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attention: str):
     model, batch = tiny_model(family, attention=attention), tiny_batch()
-    shape, scaled = read_shape(model), copy.deepcopy(model)
+    shape, scaled = inspect_model(model), copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with Masks(model, shape, l1=0.0) as masks:
         for block, mask in (masks.heads | masks.neurons).items():
@@ -34,7 +34,7 @@ def test_masks_of_one_change_nothing_and_leave_nothing_behind():
     model, batch = tiny_model(), tiny_batch()
     plain = model(**batch).logits
 
-    with Masks(model, read_shape(model), l1=1.0) as masks:
+    with Masks(model, inspect_model(model), l1=1.0) as masks:
         assert torch.equal(model(**batch).logits, plain)
         masks.heads["bert.encoder.layer.0.attention"].data[0] = 0
         assert not torch.equal(model(**batch).logits, plain)
@@ -44,7 +44,7 @@ def test_masks_of_one_change_nothing_and_leave_nothing_behind():
 
 def test_masks_scale_the_input_of_lora_too():
     model, batch = tiny_model(), tiny_batch()
-    shape = read_shape(model)
+    shape = inspect_model(model)
     wrapped = get_peft_model(model, lora(init_lora_weights=False)).eval()
     with Masks(model, shape, l1=0.0) as masks:
         for mask in masks.parameters():
@@ -61,14 +61,14 @@ def test_masks_scale_the_input_of_lora_too():
 def test_masks_keep_the_dtype_of_the_model():
     model = tiny_model().bfloat16()
 
-    with Masks(model, read_shape(model), l1=0.0) as masks:
+    with Masks(model, inspect_model(model), l1=0.0) as masks:
         assert model(**tiny_batch()).logits.dtype == torch.bfloat16
         assert {mask.dtype for mask in masks.parameters()} == {torch.float32}
 
 
 def test_penalty_is_the_weighted_sum_of_absolute_masks():
     model = tiny_model()
-    with Masks(model, read_shape(model), l1=0.5) as masks:
+    with Masks(model, inspect_model(model), l1=0.5) as masks:
         masks.heads["bert.encoder.layer.1.attention"].data[:] = torch.tensor([-2.0, 0, 1, 1])
 
         assert float(masks.penalty().detach()) == 0.5 * (4 + 4 + 4 + 3 * 64)
@@ -78,7 +78,7 @@ def test_taylor_score_leaves_the_penalty_out():
     model, batch = tiny_model(), tiny_batch()
     found = []
     for l1 in (0.0, 100.0):
-        with Masks(model, read_shape(model), l1=l1) as masks:
+        with Masks(model, inspect_model(model), l1=l1) as masks:
             for mask in masks.parameters():
                 mask.data *= -0.7
             (model(**batch).loss + masks.penalty()).backward()
@@ -90,7 +90,7 @@ def test_taylor_score_leaves_the_penalty_out():
 
 def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
     model, batch = tiny_model().double(), tiny_batch()
-    shape = read_shape(model)
+    shape = inspect_model(model)
     with Masks(model, shape, l1=1e-4) as masks:
         (model(**batch).loss + masks.penalty()).backward()
         found = dict(zip((*masks.heads, *masks.neurons), masks.taylor(), strict=True))

@@ -24,11 +24,11 @@ RATIOS = {"heads": 0.5, "modules": 0.25, "ranks": 0.5}
 
 
 def test_the_shared_expert_and_dense_layers_have_neurons_and_the_experts_have_none():
-    assert lightpeft.read_shape(build(QWEN2)).neurons == {
+    assert lightpeft.inspect_model(build(QWEN2)).neurons == {
         "model.layers.0.mlp": 40,
         "model.layers.1.mlp.shared_expert": 40,
     }
-    assert not lightpeft.read_shape(build("mixtral")).neurons
+    assert not lightpeft.inspect_model(build("mixtral")).neurons
 
 
 def test_experts_and_router_keep_their_weights_bit_for_bit():
@@ -124,7 +124,7 @@ def test_block_of_experts_with_something_else_in_it_is_refused():
     model.model.layers[1].mlp.norm = nn.LayerNorm(32)
 
     with pytest.raises(ModelError, match=r"layers\.1\.mlp can't be cut: .* account for norm"):
-        lightpeft.read_shape(model)
+        lightpeft.inspect_model(model)
 
 
 def test_experts_under_other_names_are_refused():
@@ -134,7 +134,7 @@ def test_experts_under_other_names_are_refused():
     del mlp.gate
 
     with pytest.raises(ModelError, match=r"layers\.1 can't be cut: it has no feed-forward block"):
-        lightpeft.read_shape(model)
+        lightpeft.inspect_model(model)
 
 
 def test_experts_that_do_not_say_how_many_a_token_goes_to_are_refused():
@@ -143,20 +143,20 @@ def test_experts_that_do_not_say_how_many_a_token_goes_to_are_refused():
         vars(module).pop("top_k", None)
 
     with pytest.raises(ModelError, match=r"layers\.1\.mlp can't be counted: it has no top_k"):
-        lightpeft.read_shape(model)
+        lightpeft.inspect_model(model)
 
 
 def test_family_without_neurons_must_keep_experts_whole():
-    heads = {"heads_in": ("q", "k", "v"), "heads_out": "o"}
-    with pytest.raises(ModelError, match="neurons_out must be a child name, got ''"):
-        Family(**heads, neurons_in=(), neurons_out="")
-    with pytest.raises(ModelError, match=r"Family.whole must be a tuple"):
-        Family(**heads, neurons_in=(), neurons_out="", whole="experts")
+    heads = {"qkv_proj": ("q", "k", "v"), "attn_out_proj": "o"}
+    with pytest.raises(ModelError, match="ffn_out_proj must be a child name, got ''"):
+        Family(**heads, ffn_in_proj=(), ffn_out_proj="")
+    with pytest.raises(ModelError, match=r"Family.unpruned must be a tuple"):
+        Family(**heads, ffn_in_proj=(), ffn_out_proj="", unpruned="experts")
 
 
 def test_every_kernel_of_experts_gives_the_pruned_model_the_same_outputs():
     model, scores = parts(QWEN2)
-    assert FAMILIES["qwen2_moe"][0].whole
+    assert FAMILIES["qwen2_moe"][0].unpruned
     pruned = lightpeft.prune(model, drawn_plan(scores), scores)
     found = {}
     for kernel in ("eager", "batched_mm", "grouped_mm"):

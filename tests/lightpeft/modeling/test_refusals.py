@@ -19,14 +19,14 @@ from lightpeft.core.errors import ModelError
 from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
 from lightpeft.pruning import slicing
-from lightpeft.pruning.head_counts import HeadsOfConfig
+from lightpeft.pruning.head_counts import _ConfigView
 
 LLAMA = "llama, shared keys and values"
 PLAIN: dict[str, Any] = {
-    "heads_in": ("q", "k", "v"),
-    "heads_out": "o",
-    "neurons_in": ("up",),
-    "neurons_out": "down",
+    "qkv_proj": ("q", "k", "v"),
+    "attn_out_proj": "o",
+    "ffn_in_proj": ("up",),
+    "ffn_out_proj": "down",
 }
 
 
@@ -108,7 +108,7 @@ def test_block_with_something_else_in_it_is_refused(
     change(model)
 
     with pytest.raises(ModelError) as caught:
-        lightpeft.read_shape(model)
+        lightpeft.inspect_model(model)
 
     text = str(caught.value)
     assert text.startswith("model.layers.1")
@@ -137,7 +137,7 @@ def test_model_registered_under_names_that_do_not_cover_it_is_refused(kind: str,
     lightpeft.register_family(kind, families._QWEN3 if kind == "olmo2" else families._LLAMA)
 
     with pytest.raises(ModelError) as caught:
-        lightpeft.read_shape(model)
+        lightpeft.inspect_model(model)
 
     assert str(caught.value).startswith("model.layers.0")
     assert all(part.strip() in str(caught.value) for part in message.split(".*"))
@@ -148,7 +148,7 @@ def test_cross_attention_of_gpt2_is_refused():
     config.add_cross_attention = True
 
     with pytest.raises(ModelError, match=r"h\.0\.crossattention.*(account for|can't share)"):
-        lightpeft.read_shape(transformers.GPT2LMHeadModel(config))
+        lightpeft.inspect_model(transformers.GPT2LMHeadModel(config))
 
 
 def test_bloom_that_bypasses_its_projection_is_refused():
@@ -156,7 +156,7 @@ def test_bloom_that_bypasses_its_projection_is_refused():
     config.slow_but_exact = True
 
     with pytest.raises(ModelError, match="bypasses its output projection"):
-        lightpeft.read_shape(transformers.BloomForCausalLM(config))
+        lightpeft.inspect_model(transformers.BloomForCausalLM(config))
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_registered_family_is_supported_like_any_other():
         vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
     )
     with pytest.raises(ModelError, match="'gemma' is not supported"):
-        lightpeft.read_shape(gemma())
+        lightpeft.inspect_model(gemma())
     lightpeft.register_family("gemma", families._LLAMA)
     lightpeft.register_family("gemma", families._LLAMA)  # the same again is no mistake
     lightpeft.register_family("olmo2", families._QWEN3)
@@ -180,7 +180,7 @@ def test_a_registered_family_is_supported_like_any_other():
     pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify=batch)
     assert outputs(pruned, batch).isfinite().all()
     with pytest.raises(ModelError, match=r"account for q_norm\.weight"):  # as wide as all heads
-        lightpeft.read_shape(transformers.Olmo2ForCausalLM(config))
+        lightpeft.inspect_model(transformers.Olmo2ForCausalLM(config))
 
 
 def gemma() -> PreTrainedModel:
@@ -209,18 +209,18 @@ def test_registering_nonsense_is_refused(model_type: str, given: Any, message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads_in": "qkv"}, "heads_in must be a tuple of child names, got 'qkv'"),
-        ({"heads_in": ("q", "k")}, "must be query, key and value, or one linear"),
-        ({"heads_in": ("qkv",)}, "must be query, key and value, or one linear"),
-        ({"heads_fused": "blocks"}, "must be query, key and value, or one linear"),
-        ({"heads_fused": "rows"}, "heads_fused must be one of"),
-        ({"heads_out": ""}, "heads_out must be a child name, got ''"),
-        ({"heads_out": "q"}, "names a linear twice"),
-        ({"neurons_out": "up"}, "names a linear twice"),
-        ({"neurons_in": ()}, "neurons_in must be one linear, or gate and up"),
-        ({"neurons_in": ("a", "b"), "neurons_fused": True}, "neurons_in must be one linear"),
-        ({"quirk": "magic"}, "quirk must be one of"),
-        ({"stock": ("ranks",)}, "stock must be of heads, neurons"),
+        ({"qkv_proj": "qkv"}, "qkv_proj must be a tuple of child names, got 'qkv'"),
+        ({"qkv_proj": ("q", "k")}, "must be query, key and value, or one linear"),
+        ({"qkv_proj": ("qkv",)}, "must be query, key and value, or one linear"),
+        ({"fused_qkv": "concatenated"}, "must be query, key and value, or one linear"),
+        ({"fused_qkv": "rows"}, "fused_qkv must be one of"),
+        ({"attn_out_proj": ""}, "attn_out_proj must be a child name, got ''"),
+        ({"attn_out_proj": "q"}, "names a linear twice"),
+        ({"ffn_out_proj": "up"}, "names a linear twice"),
+        ({"ffn_in_proj": ()}, "ffn_in_proj must be one linear, or gate and up"),
+        ({"ffn_in_proj": ("a", "b"), "fused_gate_up": True}, "ffn_in_proj must be one linear"),
+        ({"head_count_rule": "magic"}, "head_count_rule must be one of"),
+        ({"config_expressible": ("ranks",)}, "config_expressible must be of heads, neurons"),
     ],
 )
 def test_family_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str):
@@ -245,8 +245,8 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
         rows = right(linear, kept)
         return rows.roll(1) if linear.side == "in" else rows
 
-    right = slicing.kept_rows
-    monkeypatch.setattr(slicing, "kept_rows", wrong)
+    right = slicing.kept_indices
+    monkeypatch.setattr(slicing, "kept_indices", wrong)
     with pytest.raises(
         ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
     ):
@@ -264,7 +264,7 @@ def test_counter_of_deberta_left_behind_does_not_pass_verification(
     model = build(name)
     scores = scores_of(model)
     plan = lightpeft.make_plan(scores, heads=heads, neurons=0, modules=0, ranks=0)
-    monkeypatch.setattr(slicing, "settle", lambda *_: None)
+    monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
 
     with pytest.raises(ModelError, match=message):
         lightpeft.prune(model, plan, scores, verify=batch_of(name))
@@ -281,7 +281,7 @@ def test_verification_leaves_the_mode_of_the_model():
 
 def test_view_of_a_config_follows_it_and_can_be_copied():
     config = ARCHITECTURES["phi3"].config()
-    view = copy.deepcopy({"config": config, "view": HeadsOfConfig(config, 3)})
+    view = copy.deepcopy({"config": config, "view": _ConfigView(config, 3)})
 
     view["config"].sliding_window = 7
 

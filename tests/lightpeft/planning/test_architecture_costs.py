@@ -173,7 +173,7 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
         for path, weight in wrapped.named_parameters():
             if "lora_" in path:
                 weight.data = torch.randn(weight.shape, generator=generator)
-        shape = lightpeft.read_shape(model)
+        shape = lightpeft.inspect_model(model)
         with (
             Masks(wrapped.base_model.model, shape, l1=0.0) as masks,
             Collector(wrapped, masks, reduction="sum") as collector,

@@ -31,7 +31,7 @@ def _flops(model, *, backward):
 def _bert_with_adapters(targets, ranks=None):
     """A tiny BERT with LoRA on the linears that a pattern names, its shape, and all ranks."""
     base = tiny_model(attention="eager")
-    shape = lightpeft.read_shape(base)
+    shape = lightpeft.inspect_model(base)
     config = lora(
         target_modules="|".join(re.escape(n) for n in shape.linears if re.search(targets, n)),
         rank_pattern={f"^{re.escape(name)}": rank for name, rank in (ranks or {}).items()},
@@ -56,7 +56,7 @@ def _assert_as_counted(table, model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_of_an_unpruned_model_are_counted_exactly(family):
     model = tiny_model(family)
-    shape = lightpeft.read_shape(model)
+    shape = lightpeft.inspect_model(model)
 
     table = _uncut(shape, {})
 
@@ -133,7 +133,7 @@ def test_a_lowest_block_with_few_adapters_is_overestimated_by_attention_alone():
 
 
 def test_without_adapters_backward_ends_at_the_head():
-    shape = lightpeft.read_shape(tiny_model())
+    shape = lightpeft.inspect_model(tiny_model())
     parts = _uncut(shape, {}).parts
 
     for name in ("attention", "feed_forward"):
@@ -141,7 +141,7 @@ def test_without_adapters_backward_ends_at_the_head():
 
 
 def test_longer_rows_cost_more_a_token_in_attention_only():
-    shape = lightpeft.read_shape(tiny_model())
+    shape = lightpeft.inspect_model(tiny_model())
     short, long = (_uncut(shape, {}, length=length).parts for length in (10, 30))
 
     before, after = (parts["attention"].inference_flops_per_token for parts in (short, long))
@@ -151,7 +151,7 @@ def test_longer_rows_cost_more_a_token_in_attention_only():
 
 
 def test_a_table_is_written_with_its_total():
-    shape = lightpeft.read_shape(tiny_model())
+    shape = lightpeft.inspect_model(tiny_model())
     written = _uncut(shape, dict.fromkeys(shape.linears, 2)).as_dict()
 
     total = written.pop("total")
@@ -161,13 +161,13 @@ def test_a_table_is_written_with_its_total():
 
 
 def test_an_adapter_on_no_block_linear_is_refused():
-    shape = lightpeft.read_shape(tiny_model())
+    shape = lightpeft.inspect_model(tiny_model())
     with pytest.raises(PlanError, match=r"bert\.pooler\.dense is no block linear of this bert"):
         _uncut(shape, {"bert.pooler.dense": 4})
 
 
 def test_kept_units_set_the_side_of_a_linear_that_carries_them():
-    linears = lightpeft.read_shape(tiny_model()).linears
+    linears = lightpeft.inspect_model(tiny_model()).linears
     query = linears[f"{LAYERS}.0.attention.self.query"]
     output = linears[f"{LAYERS}.0.attention.output.dense"]
 

@@ -145,7 +145,7 @@ def test_ratio_zero_leaves_a_group_untouched(group: str):
     plan = make_plan(made_up_scores(neurons=90), **ratios)
 
     assert all(len(cut.kept) == cut.total for cut in getattr(plan, group).values())
-    assert all("kept whole" in cut.why for cut in getattr(plan, group).values())
+    assert all("kept whole" in cut.reason for cut in getattr(plan, group).values())
     assert not plan.is_identity
 
 
@@ -164,7 +164,7 @@ def test_modules_with_the_lowest_importance_go_whole():
     best = sorted(scores.modules, key=scores.modules.__getitem__)[-2:]
     assert {name for name, cut in plan.ranks.items() if cut.kept} == set(best)
     assert all(len(plan.ranks[name].kept) == 4 for name in best)
-    assert sum("the module goes" in cut.why for cut in plan.ranks.values()) == 6
+    assert sum("the module goes" in cut.reason for cut in plan.ranks.values()) == 6
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "random"])
@@ -176,14 +176,14 @@ def test_by_depth_the_modules_nearest_to_the_embeddings_go(criterion: str):
 
     gone = [name for name, cut in plan.ranks.items() if not cut.kept]
     assert gone == in_depth[: len(in_depth) // 4]
-    assert "one of the 2 lowest in depth" in plan.ranks[gone[0]].why
+    assert "one of the 2 lowest in depth" in plan.ranks[gone[0]].reason
 
 
 def test_ranks_are_cut_over_all_surviving_modules():
     scores = made_up_scores()
     plan = plan_of(scores, modules=0.25, ranks=0.5)
 
-    staying = [name for name in scores.modules if "the module goes" not in plan.ranks[name].why]
+    staying = [name for name in scores.modules if "the module goes" not in plan.ranks[name].reason]
     pairs = [(float(scores.ranks[name][j]), name, j) for name in staying for j in range(4)]
     best = {(name, j) for _, name, j in sorted(pairs)[-12:]}
     assert {(name, j) for name, cut in plan.ranks.items() for j in cut.kept} == best
@@ -256,8 +256,8 @@ def test_random_choice_leaves_the_global_generator_alone():
 def test_the_plan_says_why():
     plan = plan_of(made_up_scores(), heads=1 / 3, modules=0.5, ranks=0.5)
 
-    assert plan.heads["0.a"].why.startswith("4 of 12 cut, the lowest by taylor: up to 0.")
-    assert all(cut.why for cut in plan.ranks.values())
+    assert plan.heads["0.a"].reason.startswith("4 of 12 cut, the lowest by taylor: up to 0.")
+    assert all(cut.reason for cut in plan.ranks.values())
     assert plan.settings["heads"] == 1 / 3
     assert plan.scores == made_up_scores().digest
 

@@ -11,7 +11,7 @@ from peft import get_peft_model
 import lightpeft
 from lightpeft.benchmark.model_sizes import SHAPES
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.profiling.random_batches import PHASES, kind_of, phases_of, random_batch
 from lightpeft.profiling.step_functions import inference_step, training_step
 from lightpeft.profiling.timing import take_turns
@@ -110,7 +110,7 @@ def test_heads_on_every_token_have_labels_of_their_own(family, head):
     auto = getattr(transformers, f"AutoModelFor{head}")
     task = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}[head]
     model = auto.from_config(tiny_config(family))
-    linears = list(read_shape(model).linears)
+    linears = list(inspect_model(model).linears)
     model = get_peft_model(model, lora(task_type=task, target_modules=linears))
     batch = random_batch(model, rows=3, length=8)
 

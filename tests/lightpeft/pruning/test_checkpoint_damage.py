@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError, LightPeftError, ModelError
-from lightpeft.core.serialization import read_plan_mark
+from lightpeft.core.serialization import read_plan_digest
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
@@ -78,7 +78,7 @@ def test_safetensors_of_something_else_are_refused(folder: Path):
 @pytest.mark.parametrize("change", ["missing", "left over", "other shape"])
 def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, change: str):
     path = folder / "adapter_model.safetensors"
-    weights, mark = load_file(path), read_plan_mark(path)
+    weights, mark = load_file(path), read_plan_digest(path)
     name = next(name for name in weights if "lora_A" in name)
     if change == "missing":
         del weights[name]

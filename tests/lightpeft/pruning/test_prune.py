@@ -22,7 +22,7 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
-from lightpeft.core.plan import Cut, PruningPlan
+from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.pruning.prune import compact_weights, lifted_weights, peft_weights
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -274,7 +274,7 @@ def test_plan_with_ranks_that_the_adapter_lacks_is_refused():
     model, plan, scores = plain_parts()
     name = next(iter(plan.ranks))
     edited = dataclasses.replace(
-        plan, ranks=plan.ranks | {name: Cut(total=9, kept=(8,), why="edited")}
+        plan, ranks=plan.ranks | {name: KeptUnits(total=9, kept=(8,), reason="edited")}
     )
 
     with pytest.raises(PlanError, match="ranks are not those of the scores"):

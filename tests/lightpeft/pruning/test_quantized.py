@@ -58,13 +58,15 @@ def test_a_quantized_model_has_the_shape_of_its_checkpoint(name: str, family: st
     model = copy.deepcopy(plain)
     QUANTIZERS[name](model)
 
-    shape = lightpeft.read_shape(model)
+    shape = lightpeft.inspect_model(model)
 
-    assert shape == lightpeft.read_shape(plain)
+    assert shape == lightpeft.inspect_model(plain)
     mark = fingerprint(model, shape)
     assert mark.startswith("quantized-")
     assert fingerprint(plain.bfloat16(), shape, like=mark) == mark
-    assert fingerprint(build(LLAMA, seed=1), lightpeft.read_shape(build(LLAMA)), like=mark) != mark
+    assert (
+        fingerprint(build(LLAMA, seed=1), lightpeft.inspect_model(build(LLAMA)), like=mark) != mark
+    )
     assert not fingerprint(plain, shape).startswith("quantized-")
 
 

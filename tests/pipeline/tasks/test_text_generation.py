@@ -10,9 +10,9 @@ from datasets import load_from_disk
 from helpers.generation_workspace import STAGES, copying, loaded, prepared, workspace
 from helpers.stage_workspace import set_params
 
-from lightpeft.modeling.inspection import read_shape
+from lightpeft.modeling.adapters import get_peft_model_unmapped
+from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import checked
-from lightpeft.modeling.moe import wrapped
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import load_params
 from pipeline.metrics.scoring import higher_is_better, interval, score
@@ -44,7 +44,7 @@ def ready(tmp_path, monkeypatch, model):
 def wrap(network, kind):
     """The network in an adapter with random weights."""
     config = estimate.lora_config(load_params().peft, kind, [])
-    made = wrapped(network, checked(config, network, read_shape(network)))
+    made = get_peft_model_unmapped(network, checked(config, network, inspect_model(network)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in made.named_parameters():
