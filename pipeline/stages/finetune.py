@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import peft
 import torch
 import transformers
 
-import lightpeft
-import pipeline
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
@@ -24,10 +23,20 @@ from pipeline.common.files import write_json
 from pipeline.common.params import Params, load_params
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
-from pipeline.training.checkpoints import checkpoint_folder, locked
+from pipeline.training.checkpoints import checkpoint_folder, delete_checkpoints, locked
 from pipeline.training.trainer import TrainingData, TrainingResult, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
+# The packages that this stage imports from; a test compares them with its real imports.
+CODE_PACKAGES = (
+    "lightpeft.core",
+    "lightpeft.modeling",
+    "lightpeft.pruning",
+    "pipeline.common",
+    "pipeline.metrics",
+    "pipeline.tasks",
+    "pipeline.training",
+)
 
 
 def main(prepared: str, estimate: str, plan: str, out: str) -> None:
@@ -57,7 +66,7 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
         model = prune(model, cut, scores, warm_start=warm)
         trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
         _write(model, trained, Path(out), warm=warm)
-        shutil.rmtree(folder)
+        delete_checkpoints(folder)
     say(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
 
 
@@ -67,10 +76,8 @@ def _write(model: peft.PeftModel, trained: TrainingResult, out: Path, *, warm: b
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
         made = Path(part) / "made"
         checkpoint.save(model, made)
-        with (made / "curve.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(trained.curve)
+        curve = pd.DataFrame(trained.curve, columns=COLUMNS)
+        curve.to_csv(made / "curve.csv", index=False, lineterminator="\n")
         timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
         write_json(made / "timing.json", timing)
         if out.exists():
@@ -79,9 +86,9 @@ def _write(model: peft.PeftModel, trained: TrainingResult, out: Path, *, warm: b
 
 
 def _code() -> list[Path]:
-    """What trains: after a change of it, a killed training starts anew."""
-    folders = [Path(str(package.__file__)).parent for package in (lightpeft, pipeline)]
-    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    """Return the code that decides the trained weights: a change of it invalidates checkpoints."""
+    folders = [Path(str(import_module(name).__file__)).parent for name in CODE_PACKAGES]
+    return [Path(__file__), *folders]
 
 
 def _decisive(params: Params) -> dict[str, Any]:

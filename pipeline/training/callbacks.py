@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: progress, early stopping, whole checkpoints."""
+"""A Trainer callback: progress lines, early stopping, and marking checkpoints as complete."""
 
 from __future__ import annotations
 
@@ -8,119 +8,167 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.common.console import Progress, say
 from pipeline.common.errors import TrainingError
 from pipeline.metrics.scoring import higher_is_better
-from pipeline.training.checkpoints import mark_whole
+from pipeline.training.checkpoints import mark_complete
 
 Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Batches of one training; the Trainer itself counts optimizer steps.
+class StepBudget:
+    """The batches of one training, converted to and from the Trainer's optimizer steps.
 
     Attributes:
-        seen: batches before it that count too: the estimation's.
-        steps: batches of its own.
+        estimation_steps: batches of the estimation, which the training curve counts first.
+        batches: batches of this training.
         accumulation: batches per optimizer step.
     """
 
-    seen: int
-    steps: int
+    estimation_steps: int
+    batches: int
     accumulation: int
 
-    def batches(self, optimizer_steps: int) -> int:
-        """Own batches in so many optimizer steps; the last step may take fewer than the others."""
-        return min(optimizer_steps * self.accumulation, self.steps)
+    def to_batches(self, optimizer_steps: int) -> int:
+        """Return the batches in so many optimizer steps; the last step may take fewer batches."""
+        return min(optimizer_steps * self.accumulation, self.batches)
 
-    def optimizer_steps(self, batches: int) -> int:
-        """Optimizer steps that come nearest to so many batches, at least one."""
+    def to_optimizer_steps(self, batches: int) -> int:
+        """Return the number of optimizer steps nearest to so many batches, at least one."""
         return max(1, round(batches / self.accumulation))
 
 
-class Watch(TrainerCallback):
-    """Reports, stops a diverged or a finished training, and says which checkpoints are whole."""
+class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is untyped for mypy
+    """Report progress, stop a diverged or converged training, and mark complete checkpoints.
+
+    Attributes:
+        seconds: wall time of the training so far, interrupted runs included.
+    """
 
     def __init__(
-        self, name: str, metric: str, *, span: Span, patience: int, seconds: float
+        self, name: str, metric: str, *, budget: StepBudget, patience: int, seconds: float
     ) -> None:
-        """Watch one training.
+        """Prepare to monitor one training.
 
         Args:
             name: for progress lines.
-            metric: the one that validation goes by.
-            span: the training's batches.
-            patience: validations without gain before it stops; 0: never.
-            seconds: wall time of earlier sessions, before the training was killed.
+            metric: the validation metric that early stopping compares.
+            budget: the training's batches.
+            patience: validations without improvement before training stops; 0: never.
+            seconds: wall time of earlier, interrupted runs of this training.
         """
-        self.name, self.metric, self.span, self.patience = name, metric, span, patience
-        self.before = self.seconds = seconds
+        self.name, self.metric, self.budget, self.patience = name, metric, budget, patience
+        self.earlier_seconds = self.seconds = seconds
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.start = time.monotonic()
-        self.first = self.span.batches(state.global_step)
-        self.progress = Progress(self.name, self.span.steps - self.first)
-        control.should_training_stop = self._is_over(state.log_history)
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock; stop at once if the resumed training had already converged."""
+        self.start_time = time.monotonic()
+        self.first_batch = self.budget.to_batches(state.global_step)
+        self.progress = Progress(self.name, self.budget.batches - self.first_batch)
+        control.should_training_stop = self._has_converged(state.log_history)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Validate after the last step, and log whenever a checkpoint is saved."""
         if state.global_step == state.max_steps:
-            # A curve that ends without a validation says nothing of the weights that are kept; and
-            # where the best are kept, those of the last validation must have been saved.
+            # The curve must end with a validation of the weights that are kept; if the best
+            # weights are kept, those of the last validation must have been saved to compete.
             control.should_evaluate = True
             control.should_save |= args.load_best_model_at_end
-        # A checkpoint right after a log: a resumed curve goes on from it without a seam.
+        # With a log right before each checkpoint, a resumed curve equals an uninterrupted one.
         control.should_log |= control.should_save
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Print the training loss.
+
+        Raises:
+            TrainingError: the loss is not a finite number.
+        """
         if "loss" not in logs:
             return
-        batch = self.span.batches(state.global_step)
+        batch = self.budget.to_batches(state.global_step)
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
-                f"the loss is not a number at batch {batch + self.span.seen}; lower finetune.lr, "
-                "or set model.dtype: float32"
+                f"the loss is not a number at batch {batch + self.budget.estimation_steps}; "
+                "lower finetune.lr, or set model.dtype: float32"
             )
-        self.progress(batch - self.first, loss=logs["loss"])
+        self.progress(batch - self.first_batch, loss=logs["loss"])
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
-        step, value = self.span.batches(state.global_step), metrics[f"eval_{self.metric}"]
-        say(self.name, f"step {step - self.first}: validation {self.metric} {value:.4f}")
-        control.should_training_stop |= self._is_over(state.log_history)
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Print the validation metric, and stop the training if it no longer improves."""
+        batch = self.budget.to_batches(state.global_step) - self.first_batch
+        value = metrics[f"eval_{self.metric}"]
+        say(self.name, f"step {batch}: validation {self.metric} {value:.4f}")
+        control.should_training_stop |= self._has_converged(state.log_history)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._stop_clock()
-        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds)
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Mark the checkpoint just written as complete."""
+        self._update_seconds()
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._stop_clock()
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop the clock."""
+        self._update_seconds()
 
-    def curve(self, history: Rows) -> Rows:
-        """The Trainer's log as one row per step; what was not measured at a step is left out."""
-        names = {
+    def curve(self, log_history: Rows) -> Rows:
+        """Return the Trainer's log as one row per step, with only what was measured at that step.
+
+        Args:
+            log_history: `trainer.state.log_history`.
+
+        Returns:
+            Rows with `step` (batches, the estimation's counted), and some of `loss`, `lr`,
+            `validation_loss` and `validation_metric`.
+        """
+        columns = {
             "loss": "loss",
             "learning_rate": "lr",
             "eval_loss": "validation_loss",
             f"eval_{self.metric}": "validation_metric",
         }
         rows: dict[int, dict[str, float]] = {}
-        for entry in history:
-            found = {new: entry[old] for old, new in names.items() if old in entry}
-            if found:
-                step = self.span.batches(int(entry["step"])) + self.span.seen
-                rows.setdefault(step, {"step": step}).update(found)
+        for entry in log_history:
+            values = {column: entry[name] for name, column in columns.items() if name in entry}
+            if values:
+                step = self.budget.to_batches(int(entry["step"])) + self.budget.estimation_steps
+                rows.setdefault(step, {"step": step}).update(values)
         return list(rows.values())
 
-    def _is_over(self, history: Rows) -> bool:
-        """Early stopping, from the log alone, so that a resumed training decides the same."""
+    def _has_converged(self, log_history: Rows) -> bool:
+        """Return whether early stopping applies.
+
+        It looks at the log alone, so a resumed training decides as an uninterrupted one.
+        """
         name = f"eval_{self.metric}"
-        values = [entry[name] for entry in history if name in entry]
+        values = [entry[name] for entry in log_history if name in entry]
         if not values or not self.patience:
             return False
         best = max(values) if higher_is_better(self.metric) else min(values)
         return len(values) - 1 - values.index(best) >= self.patience
 
-    def _stop_clock(self) -> None:
-        self.seconds = self.before + time.monotonic() - self.start
+    def _update_seconds(self) -> None:
+        self.seconds = self.earlier_seconds + time.monotonic() - self.start_time

@@ -1,8 +1,7 @@
-"""Training that survives being killed: where its checkpoints are, whose, and which are whole."""
+"""Checkpoints of an interruptible training: their folder, its lock, and which are complete."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,97 +11,133 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pipeline.common.errors import TrainingError
 from pipeline.common.files import file_hash, write_json
 
-_WHOLE = "whole.json"
+_MARKER = "complete.json"
 
 
 def checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
-    """Where a training keeps its checkpoints: another folder whenever any input differs.
+    """Return the folder for a training's checkpoints; it differs whenever an input differs.
 
-    Outside the stage's outputs, which DVC deletes before it starts a stage again.
+    It lies outside the stage's outputs, because DVC deletes those before it runs a stage again.
 
     Args:
         name: stage and method.
-        inputs: files and folders whose contents decide the result.
-        settings: JSON values that decide it too.
+        inputs: files and folders (with their subfolders) whose contents decide the result;
+            Python's compiled files are left out.
+        settings: JSON values that decide the result too.
     """
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in inputs:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in (file for file in files if file.is_file()):
-            found.update(f"{file.relative_to(path)} {file_hash(file)}".encode())
+        for file in files:
+            if file.is_file() and file.parent.name != "__pycache__":
+                relative = file.relative_to(path.parent).as_posix()
+                digest.update(f"{relative} {file_hash(file)}\n".encode())
     root = Path(os.environ.get("DVC_ROOT", "."))
-    return root / "checkpoints" / f"{name}-{found.hexdigest()[:16]}"
+    return root / "checkpoints" / f"{name}-{digest.hexdigest()[:16]}"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; the kernel frees it when the process ends, however it ends.
+    """Hold a folder's lock, which the operating system frees when the process ends or is killed.
 
-    A folder without a checkpoint is removed on the way out.
+    On leaving, the folder is removed if it holds no checkpoint.
 
     Raises:
-        TrainingError: another process holds it.
+        TrainingError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+") as file:
+    holder = folder / "pid"
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        pid = holder.read_text() if holder.is_file() else "unknown"
+        raise TrainingError(
+            f"process {pid} is training in {folder} already; wait for it, or end it and start again"
+        ) from error
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        if not any(folder.glob("checkpoint-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a training whose result has been saved."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def mark_complete(checkpoint: Path, seconds: float) -> None:
+    """Record that a checkpoint is complete: the digest of each file, and the training time.
+
+    Args:
+        checkpoint: its folder.
+        seconds: wall time of the training up to this checkpoint.
+    """
+    digests = {
+        file.name: file_hash(file)
+        for file in checkpoint.iterdir()
+        if file.is_file() and file.name != _MARKER
+    }
+    write_json(checkpoint / _MARKER, {"seconds": seconds, "files": digests})
+
+
+def latest_complete_checkpoint(folder: Path) -> tuple[Path | None, float]:
+    """Return the newest complete checkpoint, and the training time up to it in seconds.
+
+    Newer checkpoints that are incomplete or damaged are deleted; one that can't be read for
+    another reason (a network file system that doesn't answer, say) is kept.
+
+    Returns:
+        The checkpoint and its seconds; None and 0 if no checkpoint is complete.
+
+    Raises:
+        TrainingError: a checkpoint can't be read.
+    """
+    newest_first = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])
+    )
+    for checkpoint in newest_first:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+            seconds = _resumable_seconds(checkpoint)
+        except OSError as error:
             raise TrainingError(
-                f"process {file.read() or 'unknown'} is training in {folder} already; "
-                "wait for it, or end it and start again"
-            ) from None
-        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise TrainingError(f"the training in {folder} has just ended; start again")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            if not any(folder.glob("checkpoint-*")):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def mark_whole(checkpoint: Path, seconds: float) -> None:
-    """Say that a checkpoint is written to its end, and how long training took up to it."""
-    files = {file.name: file_hash(file) for file in checkpoint.iterdir() if file.is_file()}
-    files.pop(_WHOLE, None)
-    write_json(checkpoint / _WHOLE, {"seconds": seconds, "files": files})
-
-
-def latest(folder: Path) -> tuple[Path | None, float]:
-    """The newest whole checkpoint and the seconds it took; damaged ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    for checkpoint in reversed(found):
-        seconds = _seconds_of(checkpoint)
+                f"{checkpoint} can't be read ({error}) and was kept; start again, "
+                "or delete it to train without it"
+            ) from error
         if seconds is not None:
             return checkpoint, seconds
         shutil.rmtree(checkpoint)
     return None, 0.0
 
 
-def _seconds_of(checkpoint: Path) -> float | None:
-    """Seconds up to a checkpoint; None unless it, and the best one it refers to, are whole."""
-    seconds = _read(checkpoint)
+def _resumable_seconds(checkpoint: Path) -> float | None:
+    """Return a checkpoint's seconds, or None unless it and the best one it names are complete."""
+    seconds = _complete_seconds(checkpoint)
     if seconds is None:
         return None
-    best = json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"]
-    if best is not None and _read(checkpoint.with_name(Path(best).name)) is None:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    best = state["best_model_checkpoint"]
+    if best is not None and _complete_seconds(checkpoint.with_name(Path(best).name)) is None:
         return None
     return seconds
 
 
-def _read(checkpoint: Path) -> float | None:
+def _complete_seconds(checkpoint: Path) -> float | None:
+    """Return the seconds in a checkpoint's marker, or None if a file is missing or has changed."""
     try:
-        mark = json.loads((checkpoint / _WHOLE).read_text())
-        if any(file_hash(checkpoint / name) != digest for name, digest in mark["files"].items()):
-            return None
-    except (OSError, ValueError):
+        marker = json.loads((checkpoint / _MARKER).read_text(encoding="utf-8"))
+        for name, digest in marker["files"].items():
+            if file_hash(checkpoint / name) != digest:
+                return None
+    except (FileNotFoundError, ValueError):  # not written, or not written to its end
         return None
-    return float(mark["seconds"])
+    return float(marker["seconds"])

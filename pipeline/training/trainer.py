@@ -1,4 +1,4 @@
-"""Fine-tuning with the Trainer of transformers, in batches rather than in optimizer steps."""
+"""Fine-tuning with the Trainer of transformers, counted in batches, not in optimizer steps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
-from lightpeft.pruning import checkpoint
+from lightpeft.pruning import checkpoint as adapter_checkpoint
 from pipeline.common.console import say
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
 from pipeline.metrics.scoring import higher_is_better, score
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
-from pipeline.training.callbacks import Rows, Span, Watch
-from pipeline.training.checkpoints import latest
+from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor
+from pipeline.training.checkpoints import latest_complete_checkpoint
 
 _LOG_EVERY = 10  # batches
 Loader = DataLoader[dict[str, Any]]
@@ -32,12 +32,13 @@ class TrainingData:
     """What to train on.
 
     Attributes:
-        name: of the stage and method, for progress lines.
-        kind: of the task, with its data card.
-        processor: a tokenizer, or what the kind has in its place.
+        name: stage and method, for progress lines.
+        kind: the kind of task, with its data card.
+        processor: the tokenizer or image processor.
         train: encoded rows.
         validation: encoded rows.
-        estimation_steps: batches that the estimation has trained these weights on; they count.
+        estimation_steps: batches that the estimation has trained these weights on; they count
+            towards `finetune.steps`.
     """
 
     name: str
@@ -50,13 +51,13 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How a training went; the model itself was trained in place.
+    """The course of a training; the model itself is trained in place.
 
     Attributes:
         curve: a row per measured step: `step` (batches, the estimation's counted), `loss`, `lr`,
-            and where validated `validation_loss` and `validation_metric`.
+            and after a validation `validation_loss` and `validation_metric`.
         steps: batches trained here.
-        seconds: wall time, over all sessions if the training was resumed.
+        seconds: wall time, with that of earlier runs if the training was resumed.
     """
 
     curve: Rows
@@ -67,134 +68,177 @@ class TrainingResult:
 def train(
     model: PeftModel, data: TrainingData, settings: FinetuneSection, *, seed: int, folder: Path
 ) -> TrainingResult:
-    """Train a model in place, from the last whole checkpoint in `folder` if there is one.
+    """Train a model in place, from the latest complete checkpoint in `folder` if there is one.
 
     `settings.steps` counts batches, also with gradient accumulation: the last optimizer step
-    takes the batches that are left. The order of the rows is drawn from `seed + 1`: another one
-    than the estimation's, which the weights have seen already.
+    takes the batches that are left. The order of the rows is drawn from `seed + 1`, because the
+    weights have already seen the order drawn from `seed` in the estimation.
+
+    Args:
+        model: the pruned model with its adapter.
+        data: rows, and how to encode and score them.
+        settings: section `finetune` of params.yaml.
+        seed: of this run.
+        folder: for checkpoints.
 
     Raises:
         ConfigError: no batch is left to train on, or the device can't do the model's dtype.
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or a checkpoint can't be read.
     """
-    steps = settings.steps - data.estimation_steps
-    if steps < 1:
+    batches = settings.steps - data.estimation_steps
+    if batches < 1:
         raise ConfigError(
             f"finetune.steps counts the estimation's {data.estimation_steps} steps "
             f"and must be more, got {settings.steps}"
         )
-    # Small weights that are trained keep float32, whatever the frozen base has.
+    # Trained weights keep float32 whatever dtype the frozen base has. peft casts its adapters
+    # when it creates them, but not a task head, and not after a model was cast as a whole.
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-    span = Span(
-        seen=data.estimation_steps, steps=steps, accumulation=settings.gradient_accumulation
+    budget = StepBudget(
+        estimation_steps=data.estimation_steps,
+        batches=batches,
+        accumulation=settings.gradient_accumulation,
     )
-    start, seconds = latest(folder)
-    select, dtype = data.kind.card["select"], model.get_base_model().dtype
-    watch = Watch(data.name, select, span=span, patience=settings.early_stopping, seconds=seconds)
-    place = {"seed": seed, "output_dir": str(folder)}
+    checkpoint, seconds = latest_complete_checkpoint(folder)
+    metric = data.kind.card["select"]
+    monitor = TrainingMonitor(
+        data.name, metric, budget=budget, patience=settings.early_stopping, seconds=seconds
+    )
+    dtype = model.get_base_model().dtype
     trainer = _BatchTrainer(
         model,
         data,
-        _drawn(data, settings, steps=steps, seed=seed),
-        args=_arguments(settings, span, metric=select, dtype=dtype, **place),
-        callbacks=[watch],
+        _train_loader(data, settings, batches=batches, seed=seed),
+        args=TrainingArguments(
+            output_dir=str(folder),
+            seed=seed,
+            **_precision(dtype),
+            **_schedule(settings, budget, metric),
+            **_optimization(settings),
+        ),
+        callbacks=[monitor],
     )
-    if start is not None:
-        say(data.name, f"resuming from {start}")
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    curve = watch.curve(trainer.state.log_history)
-    return TrainingResult(
-        curve=curve, steps=int(curve[-1]["step"]) - data.estimation_steps, seconds=watch.seconds
-    )
+    if checkpoint is not None:
+        say(data.name, f"resuming from {checkpoint}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    curve = monitor.curve(trainer.state.log_history)
+    steps = int(curve[-1]["step"]) - data.estimation_steps
+    return TrainingResult(curve=curve, steps=steps, seconds=monitor.seconds)
 
 
-class _BatchTrainer(Trainer):
-    """The stock Trainer on batches that were drawn before: one pass over them is the training.
+class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped for mypy
+    """The stock Trainer on batches drawn beforehand: one pass over them is the whole training.
 
-    So every batch is full, a resumed training skips to exactly where it was, and the number of
-    batches does not depend on gradient accumulation.
+    So every batch is full, a resumed training skips to exactly where it was interrupted, and the
+    number of batches does not depend on gradient accumulation.
     """
 
+    control: TrainerControl
+
     def __init__(
-        self, model: PeftModel, data: TrainingData, drawn: Loader, **settings: Any
+        self, model: PeftModel, data: TrainingData, train_loader: Loader, **settings: Any
     ) -> None:
-        self.data, self.drawn, self.kind = data, drawn, data.kind.for_validation()
+        self.data, self.train_loader = data, train_loader
+        self.validation_kind = data.kind.for_validation()
         super().__init__(
-            model, train_dataset=drawn.dataset, eval_dataset=data.validation, **settings
+            model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
         )
         self.remove_callback(PrinterCallback)
-        # Classifiers take any keyword but return the mean of a batch all the same: left alone,
-        # the Trainer would take it for scaled, and accumulate gradients that are too large.
+        # The forward of a classifier accepts any keyword, from which the Trainer concludes that
+        # it scales its loss by `num_items_in_batch`. It returns the batch's mean all the same,
+        # so accumulated gradients would be too large.
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Loader:
-        return self.accelerator.prepare(self.drawn)
+        loader: Loader = self.accelerator.prepare(self.train_loader)
+        return loader
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure as the stage `evaluate` does, on the validation rows."""
-        data, size = self.data, self.args.per_device_eval_batch_size
-        found = self.kind.predict(self.model, data.validation, data.processor, batch_size=size)
-        values = {"loss": found.loss} | score(self.kind.card, found)
-        measured = {f"eval_{name}": value for name, value in values.items()}
-        self.log(measured)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, measured
+        """Measure the validation rows as the stage `evaluate` measures those of the test split."""
+        predictions = self.validation_kind.predict(
+            self.model,
+            self.data.validation,
+            self.data.processor,
+            batch_size=self.args.per_device_eval_batch_size,
         )
-        return measured
+        values = {"loss": predictions.loss} | score(self.validation_kind.card, predictions)
+        metrics = {f"eval_{name}": value for name, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # peft's own save asks the hub about embeddings, and transformers adds a pickle.
-        checkpoint.save(self.model, Path(output_dir or self.args.output_dir))
+        adapter_checkpoint.save(self.model, Path(output_dir or self.args.output_dir))
 
 
-def _arguments(
-    settings: FinetuneSection, span: Span, *, metric: str, dtype: torch.dtype, **place: Any
-) -> TrainingArguments:
+def _precision(dtype: torch.dtype) -> dict[str, Any]:
+    """Return the Trainer's arguments for the device and the dtype of the base model.
+
+    Raises:
+        ConfigError: float16 without a GPU.
+    """
     on_gpu = torch.cuda.is_available()
     if dtype == torch.float16 and not on_gpu:
         raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
-    # The best validation's weights must have been saved, so then validations decide when to save.
+    return {
+        "use_cpu": not on_gpu,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+    }
+
+
+def _schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dict[str, Any]:
+    """Return the Trainer's arguments for when to log, validate and save."""
     best = settings.best_checkpoint
+    # The best validation's weights must have been saved, so then validations decide when to save.
     save_every = settings.evaluate_every if best else settings.save_every
-    return TrainingArguments(
-        **place,
-        num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.lr,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup,  # below 1: a share
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        eval_strategy="steps",
-        eval_steps=span.optimizer_steps(settings.evaluate_every),
-        save_strategy="steps",
-        save_steps=span.optimizer_steps(save_every),
-        save_total_limit=2,
-        load_best_model_at_end=best,
-        metric_for_best_model=metric if best else None,
-        greater_is_better=higher_is_better(metric),
-        logging_steps=span.optimizer_steps(_LOG_EVERY),
-        logging_nan_inf_filter=False,
-        label_names=["labels"],
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu=not on_gpu,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    return {
+        "num_train_epochs": 1,
+        "eval_strategy": "steps",
+        "eval_steps": budget.to_optimizer_steps(settings.evaluate_every),
+        "save_strategy": "steps",
+        "save_steps": budget.to_optimizer_steps(save_every),
+        "save_total_limit": 2,
+        "load_best_model_at_end": best,
+        "metric_for_best_model": metric if best else None,
+        "greater_is_better": higher_is_better(metric),
+        "logging_steps": budget.to_optimizer_steps(_LOG_EVERY),
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
-def _drawn(data: TrainingData, settings: FinetuneSection, *, steps: int, seed: int) -> Loader:
+def _optimization(settings: FinetuneSection) -> dict[str, Any]:
+    """Return the Trainer's arguments for batches, optimizer and gradients."""
+    return {
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "learning_rate": settings.lr,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,  # below 1: a fraction of all steps
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "activation_checkpointing": settings.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "label_names": ["labels"],
+    }
+
+
+def _train_loader(
+    data: TrainingData, settings: FinetuneSection, *, batches: int, seed: int
+) -> Loader:
+    """Return a loader of exactly `batches` full, shuffled batches."""
     rows = shuffled(
         token_counts(data.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    return loader(data.train, data.kind, data.processor, list(islice(rows, steps)))
+    return loader(data.train, data.kind, data.processor, list(islice(rows, batches)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.import_graph import reached
 from helpers.stage_workspace import (
     ROOT,
     SPLITS,
@@ -33,7 +34,6 @@ from pipeline.common.params import load_params
 from pipeline.stages import finetune
 from pipeline.tasks.registry import kind_of
 from pipeline.training import trainer as training
-from pipeline.training.checkpoints import checkpoint_folder, locked
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -110,7 +110,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     set_params(space, finetune=settings)
     first = start(space)
     checkpoints = space / "checkpoints"
-    wait_for("checkpoints/*/checkpoint-100/whole.json", first)
+    wait_for("checkpoints/*/checkpoint-100/complete.json", first)
     with pytest.raises(PipelineError, match=f"process {first.pid} is training in"):
         run(space, "light", "killed", **settings)
     first.send_signal(signal.SIGKILL)
@@ -136,7 +136,7 @@ def test_a_training_goes_on_from_its_newest_checkpoint_that_is_not_damaged(space
     if damage == "cut":
         os.truncate(last / "optimizer.pt", 100)
     elif damage == "unfinished":
-        (last / "whole.json").unlink()
+        (last / "complete.json").unlink()
     trained, model = train(space, tmp_path)
 
     for name, weight in weights_of(model).items():
@@ -144,29 +144,12 @@ def test_a_training_goes_on_from_its_newest_checkpoint_that_is_not_damaged(space
     assert trained.curve[0]["step"] < trained.curve[-1]["step"] == 24
 
 
-def test_a_second_process_is_told_who_trains(tmp_path):
-    with locked(tmp_path / "one"):
-        with pytest.raises(PipelineError, match=rf"process {os.getpid()} is training in .*one"):
-            with locked(tmp_path / "one"):
-                raise AssertionError
-        with locked(tmp_path / "two"):
-            pass
-    with locked(tmp_path / "one"):
-        pass
+def test_checkpoints_are_kept_by_the_code_that_finetune_imports_and_by_no_other():
+    imported = {str(Path(path).parent) for path in reached("pipeline/stages/finetune.py")}
 
-
-def test_any_input_that_decides_the_result_has_checkpoints_of_its_own(tmp_path):
-    file = tmp_path / "data" / "rows"
-    file.parent.mkdir()
-    file.write_text("a")
-    before = checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
-
-    assert before == checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
-    assert before.parent == Path("checkpoints")
-    assert before.name.startswith("finetune-light-")
-    assert before != checkpoint_folder("finetune-light", [file.parent], {"lr": 2})
-    file.write_text("b")
-    assert before != checkpoint_folder("finetune-light", [file.parent], {"lr": 1})
+    assert {name.replace(".", "/") for name in finetune.CODE_PACKAGES} == (
+        imported - {"pipeline/stages"}
+    )
 
 
 def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
@@ -303,4 +286,4 @@ def test_a_training_ends_with_a_validation(space, tmp_path):
     trained, _ = train(space, tmp_path, steps=20, evaluate_every=1000, best_checkpoint=True)
 
     assert [row["step"] for row in trained.curve if "validation_metric" in row] == [20]
-    assert (tmp_path / "checkpoint-16" / "whole.json").is_file()
+    assert (tmp_path / "checkpoint-16" / "complete.json").is_file()
