@@ -1,4 +1,4 @@
-"""The table of supported architectures, from the registry: python -m docs.architecture_table"""
+"""Print the table of supported architectures: python -m docs.architecture_table"""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _EAGER_ONLY = frozenset(("bloom", "deberta", "deberta-v2", "gemma2"))
 
 
 def table() -> str:
-    """Markdown: a row per model type."""
+    """Return the table in Markdown, one row per model type."""
     rows = [
         (
             "`model_type`",
-            "heads go as",
-            "neurons",
-            "kernels tested",
+            "head pruning unit",
+            "feed-forward",
+            "attention backends tested",
             "generation tested",
-            "a uniform cut fits the stock config",
+            "loads with a stock config",
         ),
         ("---",) * 6,
         *(_row(model_type) for model_type in sorted(FAMILIES)),
@@ -33,7 +33,7 @@ def _row(model_type: str) -> tuple[str, ...]:
     families = FAMILIES[model_type]
     return (
         model_type,
-        "KV groups, or heads within them" if _shares(model_type) else "heads",
+        "KV group or query head" if _shares_kv_heads(model_type) else "head",
         " or ".join(dict.fromkeys(_neurons(family) for family in families)),
         "eager" if model_type in _EAGER_ONLY else "eager, SDPA",
         "yes" if _generates(model_type) else "-",
@@ -41,15 +41,15 @@ def _row(model_type: str) -> tuple[str, ...]:
     )
 
 
-def _shares(model_type: str) -> bool:
-    """Whether query heads may share keys and values: the config can say how many there are."""
+def _shares_kv_heads(model_type: str) -> bool:
+    """Return whether the config of the model type can set the number of KV heads."""
     text = AutoConfig.for_model(model_type).get_text_config()
     return any(name in vars(text) for name in GROUP_COUNTS)
 
 
 def _generates(model_type: str) -> bool:
-    """Whether transformers has a class that generates, and not only for want of a better one."""
-    if model_type in classes.MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # BERT as a decoder, and BART
+    """Return whether transformers has a class meant to generate text with the model type."""
+    if model_type in classes.MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # BERT as a decoder, BART
         return model_type in classes.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     return any(
         model_type in names
@@ -64,7 +64,7 @@ def _generates(model_type: str) -> bool:
 def _neurons(family: Family) -> str:
     gated = family.fused_gate_up or len(family.ffn_in_proj) == 2
     kind = "gated" if gated else "plain" if family.ffn_in_proj else "none"
-    return f"{kind}; experts stay whole" if family.unpruned else kind
+    return f"{kind}; experts kept" if family.unpruned else kind
 
 
 def _stock(families: tuple[Family, ...]) -> str:

@@ -103,7 +103,7 @@ def _method(method: str) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The README's table of the results that are there and, below it, all lines of params.yaml."""
+    """Return the table of docs/results.md and, below it, the lines of params.yaml of all cases."""
     found = {name: RESULTS / f"{name}.json" for name in CASES}
     rows = [_line(name, CASES[name], read_json(at)) for name, at in found.items() if at.is_file()]
     head = (

@@ -33,7 +33,7 @@ class Case:
     """A task of one kind.
 
     Attributes:
-        model, data: in the README's words.
+        model, data: as the table of docs/results.md names them.
         changes: the lines of params.yaml that differ, as YAML.
         make: writes files of data and model under data/local of the current folder.
         baseline: the trivial method in words, and its metric on the prepared test rows.

@@ -147,5 +147,5 @@ def test_the_lines_of_each_kind_make_a_valid_params_file(name, tmp_path: Path, m
     assert load_params().data.task == YAML(typ="safe").load(CASES[name].changes)["data"]["task"]
 
 
-def test_the_readme_shows_the_table_and_the_lines():
-    assert table() in (ROOT / "README.md").read_text()
+def test_the_docs_show_the_table_and_the_lines():
+    assert table() in (ROOT / "docs" / "results.md").read_text()

@@ -140,10 +140,10 @@ def test_estimation_is_short_and_on_batches_of_the_same_size(name, task):
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper-")])
-def test_the_papers_setting_is_the_line_of_the_readme(name):
+def test_the_papers_setting_is_the_line_of_the_docs(name):
     preset = read_preset(name)
-    readme = (ROOT / "README.md").read_text()
-    line = readme.split("is one line:")[1].split("```")[1].removeprefix("bash\ndvc exp run")
+    text = (ROOT / "docs" / "presets.md").read_text()
+    line = text.split("## The paper's setting")[1].split("```")[1].removeprefix("bash\ndvc exp run")
     wanted = dict(word.split("=") for word in line.replace("\\", "").replace("-S", "").split())
 
     found = {key: str(preset.changes(next(iter(preset.tasks))).get(key)) for key in wanted}
