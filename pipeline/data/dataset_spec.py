@@ -1,23 +1,23 @@
-"""One named task: where its rows are, what they become, and how a model is measured on them.
+"""Specification of a named data set: where its rows are, what they become, how it is measured.
 
-A row of a kind has these columns, whichever data set it is from:
+Rows of one task kind have the same columns, whichever data set they come from:
 
 | kind | columns |
 |---|---|
-| classify | text, text_pair (None of single texts), label: a class's name, or a score |
-| choice | prompt, choices, label: the right one's index |
-| generate | prompt, completion, perhaps cue; or messages: a chat of {role, content} |
-| tokens | tokens, tags: one tag a token |
+| classify | text, text_pair (None: single text), label: a class name, or a number (regression) |
+| choice | prompt, choices, label: the index of the right choice |
+| generate | prompt, completion, optionally cue; or messages: a chat of {role, content} |
+| tokens | tokens, tags: one tag per token |
 | answer | id, question, context, answers: {text, answer_start}, empty lists for no answer |
-| image | image, label: a class's name |
+| image | image, label: a class name |
 
-Rows to classify and choices may have a further column `group`, equal in rows of one question or
-passage: a measure over questions needs it, and splits that are drawn from train keep such rows
-together. A choice of which several are right has a column `answers`, their texts: measures then
-compare texts. A `cue` stands behind the prompt of decoders, and encoder-decoders do not read it.
+Rows of classify and choice may have a further column `group`, equal in rows of one question or
+passage: metrics over questions need it, and splits drawn from train keep such rows in one split. A
+choice row with several right choices has a column `answers`, their texts: metrics then compare
+texts. A `cue` is appended to the prompt of decoders only, not to that of encoder-decoders.
 
-Prompts end without a space, or in a newline, and what follows them begins without one: a decoder
-reads both with a space between, or none after a newline.
+A prompt ends without a space or in a newline, and its continuation starts without a space: a
+decoder reads both joined by a space, or by nothing after a newline.
 """
 
 from __future__ import annotations
@@ -27,140 +27,200 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.common.errors import ConfigError
-from pipeline.metrics.definitions import find_measure
 from pipeline.tasks.schema import Row, Template
 
 _SPLITS = ("train", "validation", "test")
-# Most public sets keep the labels of their test rows: the public validation rows are the test.
-_PUBLIC = {"train": "train", "test": "validation"}
-_CLASSES = ("accuracy", "f1", "f1_macro", "mcc")
-_WORDS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
-KINDS = {  # what can be measured of each
-    "classify": (*_CLASSES, "multirc_f1a", "multirc_em"),
-    "choice": (*_CLASSES, "record_em", "record_f1"),
-    "generate": (*_WORDS, "perplexity"),
+# Most public data sets hide the labels of their test rows: the validation rows serve as test.
+_VALIDATION_AS_TEST = {"train": "train", "test": "validation"}
+_CLASS_METRICS = ("accuracy", "f1", "f1_macro", "mcc")
+_TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
+METRICS_BY_KIND = {
+    "classify": (*_CLASS_METRICS, "multirc_f1a", "multirc_em"),
+    "choice": (*_CLASS_METRICS, "record_em", "record_f1"),
+    "generate": (*_TEXT_METRICS, "perplexity"),
     "tokens": ("entity_f1", "token_accuracy"),
     "answer": ("squad_f1", "squad_em"),
-    "image": _CLASSES,
+    "image": _CLASS_METRICS,
 }
-SCORES = ("pearson", "spearman")  # what can be measured of classify where labels are scores
-_NAMED = ("tokens", "image")  # kinds that always have classes
+REGRESSION_METRICS = ("pearson", "spearman")  # of classify, where labels are numbers
+_KINDS_WITH_CLASSES = ("tokens", "image")
+
+
+class RowError(ValueError):
+    """A value of a row that does not fit its template: the row is dropped and counted as bad."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A task of the hub.
+class DatasetSpec:
+    """A named data set.
 
     Attributes:
-        kind: how it is modelled, one of `KINDS`.
-        home: the data set's hub id; empty: rows come from the files of data.train and so on.
-        configuration: of the data set, where it has several.
-        revision: a branch of it: `refs/convert/parquet` where the main one holds a script, which
-            `datasets` no longer runs.
-        template: a row of the data set -> a row of the kind, or None if it has no label.
-        classes: in the order of their ids; empty where labels are scores, indices or texts.
-        metric: the main one, as on the task's leaderboard.
-        metrics: all that are reported; empty: the main one only.
-        select: by which validation chooses a checkpoint; empty: perplexity if the model
-            generates, otherwise what data.metric asks for, or the main one.
-        neutral_prompt: of choices: a prompt that asks nothing, with which decoders compare.
-        splits: train, and validation and test where they have labels -> the data set's names.
-            What is missing is taken from train.
-        together: column of the kind whose equal values keep rows in one split; empty: `group`, or
-            where rows have none, their texts (the context of answers).
+        kind: task kind, one of `METRICS_BY_KIND`.
+        hub_id: id on the hub; empty: rows come from the files that data.train etc. name.
+        configuration: configuration of the data set, where it has several.
+        revision: branch to read where data.revision is auto: `refs/convert/parquet` where the main
+            branch holds a loading script, which `datasets` no longer runs.
+        template: maps a row of the data set to a row of the kind, or to None if it has no label.
+        classes: class names in the order of their ids; empty for numbers, indices and texts.
+        metric: main metric, as on the leaderboard.
+        metrics: all reported metrics; empty: the main metric only.
+        selection_metric: metric by which validation selects a checkpoint; empty: perplexity for
+            text generation, otherwise data.metric or the main metric.
+        neutral_prompt: for choices scored by a decoder: the prompt of the correction for choices
+            that are likely after any prompt.
+        splits: train, and validation and test where they have labels, mapped to the data set's own
+            split names. A missing split is drawn from train.
+        group_by: column whose equal values keep rows in one split; empty: `group`, or where rows
+            have none, their texts (of question answering: the context).
+
+    Raises:
+        ConfigError: the fields contradict each other; one line.
     """
 
     kind: str
-    home: str = ""
+    hub_id: str = ""
     configuration: str | None = None
     revision: str | None = None
     template: Template
     classes: tuple[str, ...] = ()
     metric: str
     metrics: tuple[str, ...] = ()
-    select: str = ""
+    selection_metric: str = ""
     neutral_prompt: str | None = None
-    splits: Mapping[str, str] = field(default_factory=lambda: dict(_PUBLIC))
-    together: str = ""
+    splits: Mapping[str, str] = field(default_factory=lambda: dict(_VALIDATION_AS_TEST))
+    group_by: str = ""
 
     def __post_init__(self) -> None:
-        """Fill what is empty, and refuse what makes no task."""
-        if self.kind not in KINDS:
-            raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        """Fill in `metrics` and validate the fields."""
+        if self.kind not in METRICS_BY_KIND:
+            raise ConfigError(
+                f"kind must be one of {', '.join(METRICS_BY_KIND)}, got {self.kind!r}"
+            )
         object.__setattr__(self, "metrics", self.metrics or (self.metric,))
-        self._check_measures()
+        self._check_metrics()
         if self.metric not in self.metrics:
             raise ConfigError(f"metric {self.metric} is not among metrics {self.metrics}")
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"classes must differ, got {self.classes}")
-        if self.kind in _NAMED and not self.classes:
+        if self.kind in _KINDS_WITH_CLASSES and not self.classes:
             raise ConfigError(f"kind {self.kind} needs classes")
         if "train" not in self.splits or not set(self.splits) <= set(_SPLITS):
             raise ConfigError(
-                f"splits must be train and perhaps validation and test, got {list(self.splits)}"
+                "splits must be train, and optionally validation and test, "
+                f"got {', '.join(self.splits) or 'none'}"
             )
 
-    def _check_measures(self) -> None:
-        """Refuse measures of other labels and predictions than the kind's."""
-        scores = self.kind == "classify" and self.metric in SCORES
-        if scores and self.classes:
-            raise ConfigError(f"metric {self.metric} is of scores, so classes must be empty")
-        known = SCORES if scores else KINDS[self.kind]
-        for name in (self.metric, *([self.select] if self.select else []), *self.metrics):
-            if find_measure(name).name not in known:
+    def _check_metrics(self) -> None:
+        """Refuse metrics that do not fit the kind's labels and predictions."""
+        regression = self.kind == "classify" and self.metric in REGRESSION_METRICS
+        if regression and self.classes:
+            raise ConfigError(f"metric {self.metric} is for regression, so classes must be empty")
+        allowed = REGRESSION_METRICS if regression else METRICS_BY_KIND[self.kind]
+        for name in filter(None, (self.metric, self.selection_metric, *self.metrics)):
+            if name not in allowed:
                 raise ConfigError(
-                    f"metric, metrics and select of {'scores' if scores else f'kind {self.kind}'} "
-                    f"must be of {', '.join(known)}; got {name}"
+                    "metric, metrics and selection_metric of "
+                    f"{'regression' if regression else f'kind {self.kind}'} "
+                    f"must be among {', '.join(allowed)}; got {name}"
                 )
 
 
-def text_of(row: Row, column: str, *, blank: bool = False) -> str:
-    """A column's text, as it stands, for templates that make one text of several columns.
+def require_text(row: Row, column: str, *, allow_blank: bool = False) -> str:
+    """Return a column's text unchanged, for templates that join several columns to one text.
 
-    Formatted, a missing text would be the word None, and a blank one could hide among the others.
+    Formatting would turn a missing text into "None" and would hide a blank one.
 
     Raises:
-        ValueError: there is no text, or a blank one where it must not be; the row is a bad one.
+        RowError: the value is no text, or a blank one without `allow_blank`.
     """
     text = row[column]
-    if not isinstance(text, str) or not (blank or text.strip()):
-        raise ValueError(f"{column} must be text, got {text!r}")
+    if not isinstance(text, str) or not (allow_blank or text.strip()):
+        raise RowError(f"{column} must be text, got {text!r}")
     return text
 
 
-def cell(row: Row, *columns: str) -> Any:
-    """The value of the first of these columns that the row has: readers of files have other names.
+def require_list(row: Row, column: str) -> list[Any]:
+    """Return a column's list.
 
     Raises:
-        KeyError: it has none; names the first.
+        RowError: the value is no list.
+    """
+    values = row[column]
+    if not isinstance(values, list | tuple):
+        raise RowError(f"{column} must be a list, got {values!r}")
+    return list(values)
+
+
+def require_texts(row: Row, column: str) -> list[str]:
+    """Return a column's list of texts, which may be blank.
+
+    Raises:
+        RowError: the value is no list, or holds something else.
+    """
+    values = require_list(row, column)
+    if not all(isinstance(value, str) for value in values):
+        raise RowError(f"{column} must hold texts, got {values!r}")
+    return values
+
+
+def require_object(row: Row, column: str) -> Row:
+    """Return a column's object (a JSON object, a struct of Parquet).
+
+    Raises:
+        RowError: the value is no object.
+    """
+    value = row[column]
+    if not isinstance(value, dict):
+        raise RowError(f"{column} must be an object, got {value!r}")
+    return value
+
+
+def first_present(row: Row, *columns: str) -> Any:
+    """Return the value of the first of these columns that the row has.
+
+    The readers of local files name some columns differently from the hub.
+
+    Raises:
+        KeyError: the row has none of them; names the first.
     """
     return row[next((name for name in columns if name in row), columns[0])]
 
 
-def whole(value: Any) -> int | None:
-    """A whole number; None where the hub's mark of no label stands: -1, None or no text.
+def parse_int(value: Any) -> int | None:
+    """Return an integer >= 0, or None for the hub's marks of a missing label: -1, None, "".
 
-    Files may hold it as text, or as False or True.
+    Files may hold the number as text, or as true or false.
 
     Raises:
-        ValueError: it is something else; the row is a bad one.
+        RowError: the value is no integer.
     """
+    number = value
     if isinstance(value, str):
         text = value.strip().lower()
-        value = int({"": "-1", "false": "0", "true": "1"}.get(text, text))
-    if value is not None and value != int(value):
-        raise ValueError(f"{value!r} is no whole number")
-    return None if value is None or value < 0 else int(value)
+        number = {"": "-1", "false": "0", "true": "1"}.get(text, text)
+    try:
+        parsed = None if number is None else int(number)
+        if parsed is not None and not isinstance(number, str) and parsed != number:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise RowError(f"{value!r} is no integer") from None
+    return None if parsed is None or parsed < 0 else parsed
 
 
-def class_name(value: Any, classes: tuple[str, ...]) -> str | None:
-    """The name of a class by its number; files may hold the name. None where there is no label."""
+def parse_class(value: Any, classes: tuple[str, ...]) -> str | None:
+    """Return the name of a class given by its number or its name; None without a label.
+
+    Raises:
+        RowError: there is no such class.
+    """
     if isinstance(value, str) and value.strip() in classes:
         return value.strip()
-    number = whole(value)
+    number = parse_int(value)
+    if number is not None and number >= len(classes):
+        raise RowError(f"class number must be from 0 to {len(classes) - 1}, got {number}")
     return None if number is None else classes[number]
 
 
-def labelled(row: Row, label: Any) -> Row | None:
-    """The row with its label, or None if there is none."""
+def with_label(row: Row, label: Any) -> Row | None:
+    """Return the row with its label added, or None if there is no label."""
     return None if label is None else row | {"label": label}

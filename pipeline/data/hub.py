@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
-from pipeline.data.dataset_spec import Entry
+from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import Row, Rows, Source
 
 _VALIDATION = ("validation", "validation_matched", "dev")
@@ -19,35 +19,35 @@ _LABELS = ("label", "tags", "ner_tags")
 _MOST = 1000  # rows taken from train, where a split is missing
 
 
-def source_of(entry: Entry, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
+def source_of(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
     """A task of the catalogue with rows from wherever they are."""
     return Source(
         rows=rows,
         origins=origins,
-        form=entry.kind,
-        template=entry.template,
-        classes=list(entry.classes) or None,
-        metric=entry.metric,
-        metrics=entry.metrics,
-        select=entry.select or None,
+        form=spec.kind,
+        template=spec.template,
+        classes=list(spec.classes) or None,
+        metric=spec.metric,
+        metrics=spec.metrics,
+        select=spec.selection_metric or None,
         most=_MOST,
-        together=entry.together or None,
-        neutral_prompt=entry.neutral_prompt,
+        together=spec.group_by or None,
+        neutral_prompt=spec.neutral_prompt,
     )
 
 
-def fetch_task(task: str, entry: Entry) -> Source:
+def fetch_task(task: str, spec: DatasetSpec) -> Source:
     """The rows of a task of the catalogue.
 
     Raises:
         DataError: one line: not there, not reachable, or without a split.
     """
-    found = _load(task, entry.home, entry.configuration, entry.revision)
-    absent = sorted(set(entry.splits.values()) - set(found))
+    found = _load(task, spec.hub_id, spec.configuration, spec.revision)
+    absent = sorted(set(spec.splits.values()) - set(found))
     if absent:
         raise DataError(f"data.task {task} has no split {absent[0]} among {', '.join(found)}")
-    rows = {split: partial(_rows, found[name]) for split, name in entry.splits.items()}
-    return source_of(entry, rows, _origins(task, entry.splits))
+    rows = {split: partial(_rows, found[name]) for split, name in spec.splits.items()}
+    return source_of(spec, rows, _origins(task, spec.splits))
 
 
 def fetch(task: str, *, label: str | None) -> Source:

@@ -20,7 +20,7 @@ from pipeline.common.params import DataSection
 from pipeline.data import hub
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.cleaning import Dropped, drop_unknown, write_clean
-from pipeline.data.dataset_spec import SCORES, Entry
+from pipeline.data.dataset_spec import REGRESSION_METRICS, DatasetSpec
 from pipeline.data.docstrings.builtin_tasks import BUILT_IN, built_in
 from pipeline.data.readers import read_rows
 from pipeline.data.splits import SPLITS, Draw, three_splits
@@ -70,7 +70,7 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         path = folder / f"{split}.arrow"
         tables[split] = write_clean(rows, path, split=split, make=(form, template), dropped=dropped)
     classes = form.labels(tables, _known(section, form, source))
-    if form.label and not classes and source.metric not in (None, *SCORES):
+    if form.label and not classes and source.metric not in (None, *REGRESSION_METRICS):
         raise DataError(
             f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
             "labels of train are decimals"
@@ -126,14 +126,14 @@ def find(section: DataSection, *, seed: int) -> Source:
         return hub.source_of(entry, rows, origins)
     if entry is None:
         return hub.fetch(task, label=section.label)
-    if not entry.home:
+    if not entry.hub_id:
         raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
     return hub.fetch_task(task, entry)
 
 
 def _known(section: DataSection, form: Form, source: Source) -> list[str] | None:
     """The classes that are known; none at all where the main metric is one of scores."""
-    scores = form.name == "classify" and (source.metric or section.metric) in SCORES
+    scores = form.name == "classify" and (source.metric or section.metric) in REGRESSION_METRICS
     return [] if scores and source.classes is None else source.classes
 
 
@@ -142,7 +142,7 @@ def _together(form: Form, source: Source, train: Dataset) -> tuple[str, ...]:
     if source.together is not None:
         if source.together not in form.features:
             raise ConfigError(
-                f"together must be a column of the kind {form.name}, one of "
+                f"group_by must be a column of the kind {form.name}, one of "
                 f"{', '.join(form.features)}; got {source.together!r}"
             )
         return (source.together,)
@@ -163,7 +163,7 @@ def _local(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
     return rows, {split: _origin(path) for split, path in given.items()}
 
 
-def _own_entry(task: str) -> Entry | None:
+def _own_entry(task: str) -> DatasetSpec | None:
     """The entry that a user's own file defines, as `FILE.py:NAME`; None for any other task.
 
     The file may import what is beside it, also when its template is called.
@@ -181,8 +181,8 @@ def _own_entry(task: str) -> Entry | None:
         raise ConfigError(f"data.task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise ConfigError(f"data.task {task}: {in_a_line(error)}") from error
-    if not isinstance(entry, Entry):
-        raise ConfigError(f"data.task {task}: {file} defines no Entry of the name {name!r}")
+    if not isinstance(entry, DatasetSpec):
+        raise ConfigError(f"data.task {task}: {file} defines no DatasetSpec named {name!r}")
     return entry
 
 

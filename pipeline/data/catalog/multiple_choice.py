@@ -1,60 +1,74 @@
-"""Multiple choice: the sets that language models are compared on."""
+"""Multiple-choice data sets that language models are compared on."""
 
 from __future__ import annotations
 
 import re
 
-from pipeline.data.dataset_spec import Entry, labelled, text_of, whole
+from pipeline.data.dataset_spec import (
+    DatasetSpec,
+    RowError,
+    parse_int,
+    require_list,
+    require_object,
+    require_text,
+    require_texts,
+    with_label,
+)
 from pipeline.tasks.schema import Row, Template, ask
 
-_LABELLED = {"train": "train", "validation": "validation", "test": "test"}
+_ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 
-def lettered(question: str, *, stem: bool = False) -> Template:
-    """A template for `choices` {text, label} and the label of the right one in `answerKey`.
+def lettered_choices(question: str, *, stem: bool = False) -> Template:
+    """Return a template for `choices` {text, label} and the right one's label in `answerKey`.
 
-    Labels are letters, and in some rows of ARC digits. A `stem` is a sentence that the right choice
-    ends; anything else is asked as a question.
+    Labels are letters, and in some rows of ARC digits. With `stem`, the question column holds the
+    beginning of a sentence that the right choice ends.
     """
 
     def template(row: Row) -> Row | None:
-        key, letters = row["answerKey"], list(row["choices"]["label"])
-        asked = text_of(row, question)
-        prompt = asked.strip() if stem else ask(asked)
-        made = {"prompt": prompt, "choices": list(row["choices"]["text"])}
-        return labelled(made, letters.index(key) if key in letters else None)
+        key = row["answerKey"]
+        choices = require_object(row, "choices")
+        letters, texts = (require_list(choices, name) for name in ("label", "text"))
+        text = require_text(row, question)
+        prompt = text.strip() if stem else ask(text)
+        label = letters.index(key) if key in letters else None
+        return with_label({"prompt": prompt, "choices": texts}, label)
 
     return template
 
 
 def piqa(row: Row) -> Row | None:
-    """Which of two solutions reaches the goal."""
-    made = {"prompt": ask(text_of(row, "goal")), "choices": [row["sol1"], row["sol2"]]}
-    return labelled(made, whole(row["label"]))
+    """Ask which of two solutions reaches the goal."""
+    question = {"prompt": ask(require_text(row, "goal")), "choices": [row["sol1"], row["sol2"]]}
+    return with_label(question, parse_int(row["label"]))
 
 
 def social_iqa(row: Row) -> Row | None:
-    """A situation and a question about it; labels are 1, 2 and 3."""
-    context = text_of(row, "context").strip()
-    made = {
-        "prompt": ask(f"{context} {text_of(row, 'question')}"),
+    """Ask a question about a situation; labels are 1, 2 and 3."""
+    context = require_text(row, "context").strip()
+    question = {
+        "prompt": ask(f"{context} {require_text(row, 'question')}"),
         "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
         "group": context,
     }
-    label = whole(row["label"])
-    return labelled(made, None if label is None else label - 1)
+    label = parse_int(row["label"])
+    return with_label(question, None if label is None else label - 1)
 
 
 def hellaswag(row: Row) -> Row | None:
-    """What happens next: activity and context, then one of four endings, both cleaned."""
-    activity, first = text_of(row, "activity_label"), text_of(row, "ctx_a")
-    context = f"{activity}: {first} {text_of(row, 'ctx_b', blank=True).capitalize()}"
-    made = {"prompt": clean(context), "choices": [clean(ending) for ending in row["endings"]]}
-    return labelled(made, whole(row["label"]))
+    """Ask what happens next: activity and context, continued by one of four endings."""
+    activity, first = require_text(row, "activity_label"), require_text(row, "ctx_a")
+    second = require_text(row, "ctx_b", allow_blank=True).capitalize()
+    question = {
+        "prompt": remove_wikihow_tags(f"{activity}: {first} {second}"),
+        "choices": [remove_wikihow_tags(ending) for ending in require_texts(row, "endings")],
+    }
+    return with_label(question, parse_int(row["label"]))
 
 
-def clean(text: str) -> str:
-    """WikiHow's marks out: ` [title]` ends a sentence, others such as `[header]` mean nothing.
+def remove_wikihow_tags(text: str) -> str:
+    """Turn ` [title]` into the end of a sentence and remove other tags such as `[header]`.
 
     As in published evaluations of HellaSwag.
     """
@@ -63,49 +77,49 @@ def clean(text: str) -> str:
 
 
 def winogrande(row: Row) -> Row | None:
-    """The sentence up to its blank; then each of two options with the rest of the sentence.
+    """Split the sentence at its blank: the prompt, and each option with the rest of the sentence.
 
-    Of a sentence that starts with its blank, all is the prompt. Encoders and decoders judge an
-    option together with the rest; published evaluations of decoders are partial: they compare how
-    likely only the rest is, after either option. Sentences come in twins, equal but for a word or
-    two: they have their options in common.
+    If the sentence starts with its blank, the whole sentence is the prompt. An option is scored
+    together with the rest of the sentence; published evaluations of decoders score only the rest
+    ("partial evaluation"). Sentences come in twins, equal but for a word or two, with the same
+    options: twins are one group.
 
     Raises:
-        ValueError: there is no blank.
+        RowError: there is no blank.
     """
-    sentence = text_of(row, "sentence").strip()
+    sentence = require_text(row, "sentence").strip()
     before, blank, after = sentence.partition("_")
     if not blank:
-        raise ValueError(f"sentence must have a blank, _, got {sentence!r}")
-    options = [text_of(row, name).strip() for name in ("option1", "option2")]
-    made = {
+        raise RowError(f"sentence must have a blank, _, got {sentence!r}")
+    options = [require_text(row, name).strip() for name in ("option1", "option2")]
+    question = {
         "prompt": before.rstrip() or sentence,
         "choices": [f"{option}{after}" for option in options],
         "group": " / ".join(sorted(options)),
     }
-    answer = whole(row["answer"])
-    return labelled(made, None if answer is None else answer - 1)
+    answer = parse_int(row["answer"])
+    return with_label(question, None if answer is None else answer - 1)
 
 
 def boolq(row: Row) -> Row | None:
-    """A passage and a question without a question mark: no or yes."""
-    passage = text_of(row, "passage")
-    prompt = f"{passage}\n{ask(text_of(row, 'question').strip() + '?')}"
-    made = {"prompt": prompt, "choices": ["no", "yes"], "group": passage}
-    return labelled(made, whole(row["answer"]))
+    """Ask a yes-no question, published without its question mark, about a passage."""
+    passage = require_text(row, "passage")
+    prompt = f"{passage}\n{ask(require_text(row, 'question').strip() + '?')}"
+    question = {"prompt": prompt, "choices": ["no", "yes"], "group": passage}
+    return with_label(question, parse_int(row["answer"]))
 
 
-def _choice(
-    home: str,
+def _multiple_choice(
+    hub_id: str,
     template: Template,
     *,
     configuration: str | None = None,
     labelled_test: bool = False,
-) -> Entry:
-    splits = _LABELLED if labelled_test else {"train": "train", "test": "validation"}
-    return Entry(
+) -> DatasetSpec:
+    splits = _ALL_SPLITS if labelled_test else {"train": "train", "test": "validation"}
+    return DatasetSpec(
         kind="choice",
-        home=home,
+        hub_id=hub_id,
         configuration=configuration,
         template=template,
         metric="accuracy",
@@ -116,23 +130,27 @@ def _choice(
 _ARC = "allenai/ai2_arc"
 _WINOGRANDE = "allenai/winogrande"
 
-CHOICES = {
-    "arc-easy": _choice(_ARC, lettered("question"), configuration="ARC-Easy", labelled_test=True),
-    "arc-challenge": _choice(
-        _ARC, lettered("question"), configuration="ARC-Challenge", labelled_test=True
+MULTIPLE_CHOICE = {
+    "arc-easy": _multiple_choice(
+        _ARC, lettered_choices("question"), configuration="ARC-Easy", labelled_test=True
     ),
-    # The authors' homes of piqa and social_iqa hold scripts; these copies hold the rows.
-    "piqa": _choice("baber/piqa", piqa),
-    "social_iqa": _choice("lighteval/siqa", social_iqa),
-    "hellaswag": _choice("Rowan/hellaswag", hellaswag),
-    "winogrande": _choice(_WINOGRANDE, winogrande, configuration="winogrande_xl"),
-    "winogrande-debiased": _choice(_WINOGRANDE, winogrande, configuration="winogrande_debiased"),
-    "openbookqa": _choice(
+    "arc-challenge": _multiple_choice(
+        _ARC, lettered_choices("question"), configuration="ARC-Challenge", labelled_test=True
+    ),
+    # The authors' repositories of piqa and social_iqa hold loading scripts; these copies hold rows.
+    "piqa": _multiple_choice("baber/piqa", piqa),
+    "social_iqa": _multiple_choice("lighteval/siqa", social_iqa),
+    "hellaswag": _multiple_choice("Rowan/hellaswag", hellaswag),
+    "winogrande": _multiple_choice(_WINOGRANDE, winogrande, configuration="winogrande_xl"),
+    "winogrande-debiased": _multiple_choice(
+        _WINOGRANDE, winogrande, configuration="winogrande_debiased"
+    ),
+    "openbookqa": _multiple_choice(
         "allenai/openbookqa",
-        lettered("question_stem", stem=True),
+        lettered_choices("question_stem", stem=True),
         configuration="main",
         labelled_test=True,
     ),
-    "commonsense_qa": _choice("tau/commonsense_qa", lettered("question")),
-    "boolq": _choice("google/boolq", boolq),
+    "commonsense_qa": _multiple_choice("tau/commonsense_qa", lettered_choices("question")),
+    "boolq": _multiple_choice("google/boolq", boolq),
 }

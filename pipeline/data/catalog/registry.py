@@ -1,38 +1,38 @@
-"""The named tasks of the hub: what `data.task` may be besides ids, files and what is built in.
+"""Catalogue of the hub's data sets that `data.task` may name.
 
-A task is one entry. Add yours here; or leave it in a file of your own, which `prepare` reads where
-`data.task` is `FILE.py:NAME`; or, in a Python process that calls stages, give it a name:
+A data set is one `DatasetSpec`. Add yours here; or put it into a file of your own, which `prepare`
+reads with `data.task: FILE.py:NAME`; or, in a Python process that calls stages, register it:
 
-    register_task("jokes", Entry(kind="classify", home="me/jokes", template=..., metric="f1", ...))
+    register_dataset("jokes", DatasetSpec(kind="classify", hub_id="me/jokes", ...))
 """
 
 from __future__ import annotations
 
 from pipeline.common.errors import ConfigError
 from pipeline.data.catalog.glue import GLUE, SUPER_GLUE
-from pipeline.data.catalog.multiple_choice import CHOICES
-from pipeline.data.catalog.text_and_images import ANSWERS, GENERATION, IMAGES, TOKENS
-from pipeline.data.dataset_spec import Entry
+from pipeline.data.catalog.multiple_choice import MULTIPLE_CHOICE
+from pipeline.data.catalog.text_and_images import GENERATION, IMAGES, QUESTION_ANSWERING, TOKENS
+from pipeline.data.dataset_spec import DatasetSpec
 
-CATALOG: dict[str, Entry] = {
+CATALOG: dict[str, DatasetSpec] = {
     **GLUE,
     **SUPER_GLUE,
-    **CHOICES,
+    **MULTIPLE_CHOICE,
     **GENERATION,
     **TOKENS,
-    **ANSWERS,
+    **QUESTION_ANSWERING,
     **IMAGES,
 }
 
 
-def register_task(name: str, entry: Entry) -> None:
-    """Make `data.task: NAME` mean the entry.
+def register_dataset(name: str, spec: DatasetSpec) -> None:
+    """Let `data.task: NAME` stand for this data set.
 
     Raises:
         ConfigError: the name is empty or taken.
     """
     if not name.strip():
-        raise ConfigError("a task's name must not be empty")
+        raise ConfigError("a data set's name must not be empty")
     if name in CATALOG or name == "files" or name.startswith("docstrings"):
-        raise ConfigError(f"task {name!r} is there already; choose another name")
-    CATALOG[name] = entry
+        raise ConfigError(f"data set {name!r} exists already; choose another name")
+    CATALOG[name] = spec

@@ -1,110 +1,125 @@
-"""Generation, sequence to sequence, token classification, extractive answers, and images."""
+"""Text generation, token classification, extractive question answering, image classification."""
 
 from __future__ import annotations
 
-from pipeline.data.dataset_spec import Entry, cell, class_name, labelled, text_of
+from pipeline.data.dataset_spec import (
+    DatasetSpec,
+    RowError,
+    first_present,
+    parse_class,
+    require_list,
+    require_text,
+    with_label,
+)
 from pipeline.tasks.schema import Row, Template, as_lists, ask
 
-_ALL = {"train": "train", "validation": "validation", "test": "test"}
+_ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}
-_PARQUET = "refs/convert/parquet"
-_ROUGE = ("rougeL", "rouge1", "rouge2", "perplexity")
-_SQUAD = ("squad_f1", "squad_em")
+_PARQUET_BRANCH = "refs/convert/parquet"
+_ROUGE_METRICS = ("rougeL", "rouge1", "rouge2", "perplexity")
+_SQUAD_METRICS = ("squad_f1", "squad_em")
 _OUTSIDE = "O"
 
 
 def alpaca(row: Row) -> Row:
-    """Stanford's prompt, with or without an input."""
-    given = "" if row["input"] is None else text_of(row, "input", blank=True)
-    context = ", paired with an input that provides further context" if given.strip() else ""
-    field = f"### Input:\n{given}\n\n" if given.strip() else ""
+    """Fill Stanford's prompt, with or without an input."""
+    text = "" if row["input"] is None else require_text(row, "input", allow_blank=True)
+    context = ", paired with an input that provides further context" if text.strip() else ""
+    field = f"### Input:\n{text}\n\n" if text.strip() else ""
     prompt = (
         f"Below is an instruction that describes a task{context}. "
         "Write a response that appropriately completes the request.\n\n"
-        f"### Instruction:\n{text_of(row, 'instruction')}\n\n{field}### Response:\n"
+        f"### Instruction:\n{require_text(row, 'instruction')}\n\n{field}### Response:\n"
     )
     return {"prompt": prompt, "completion": row["output"]}
 
 
 def gsm8k(row: Row) -> Row:
-    """The worked answer as published, with its <<sums>>; the final number stands after ####."""
-    return {"prompt": ask(text_of(row, "question")), "completion": row["answer"]}
+    """Ask for the worked answer as published: its <<sums>>, and the final number after ####."""
+    return {"prompt": ask(require_text(row, "question")), "completion": row["answer"]}
 
 
 def chat(row: Row) -> Row:
-    """The messages of a chat."""
-    return {"messages": [{key: m[key] for key in ("role", "content")} for m in row["messages"]]}
+    """Keep role and content of a chat's messages."""
+    messages = require_list(row, "messages")
+    if not all(isinstance(message, dict) for message in messages):
+        raise RowError(f"messages must be objects, got {messages!r}")
+    return {"messages": [{key: m[key] for key in ("role", "content")} for m in messages]}
 
 
-def summary(document: str, short: str) -> Template:
-    """A template for a long and a short column; `summarize:` is what T5 was trained with.
+def summarization(document: str, summary: str) -> Template:
+    """Return a template for a document and its summary; T5 was trained with "summarize:".
 
-    A decoder would go on with the long text, so it gets a cue.
+    A decoder would continue the document, so it gets a cue.
     """
 
     def template(row: Row) -> Row:
-        prompt = f"summarize: {text_of(row, document)}"
-        return {"prompt": prompt, "cue": "\nsummary:", "completion": row[short]}
+        prompt = f"summarize: {require_text(row, document)}"
+        return {"prompt": prompt, "cue": "\nsummary:", "completion": row[summary]}
 
     return template
 
 
-def tagged(column: str, classes: tuple[str, ...]) -> Template:
-    """A template for `tokens` and a column of tag numbers, which in files may be `tags`."""
+def tagged_tokens(column: str, classes: tuple[str, ...]) -> Template:
+    """Return a template for `tokens` and a column of tag numbers, in local files also `tags`."""
 
     def template(row: Row) -> Row:
-        tags = [_tag(tag, classes) for tag in cell(row, column, "tags")]
-        return {"tokens": list(row["tokens"]), "tags": tags}
+        tags = require_list({column: first_present(row, column, "tags")}, column)
+        return {"tokens": require_list(row, "tokens"), "tags": [_tag(t, classes) for t in tags]}
 
     return template
 
 
-def _tag(tag: int | str, classes: tuple[str, ...]) -> str:
-    """A tag by its number; files may hold its name."""
-    return tag if isinstance(tag, str) else classes[tag]
+def _tag(tag: object, classes: tuple[str, ...]) -> str:
+    """Return a tag by its number; local files may hold its name."""
+    if isinstance(tag, str):
+        return tag
+    if not isinstance(tag, int) or not 0 <= tag < len(classes):
+        raise RowError(f"tag must be from 0 to {len(classes) - 1} or a name, got {tag!r}")
+    return classes[tag]
 
 
 def squad(row: Row) -> Row:
-    """As SQuAD has it; a question of SQuAD 2 without an answer has empty lists."""
+    """Keep SQuAD's columns; an unanswerable question of SQuAD 2 has empty lists."""
     texts = {key: row[key] for key in ("question", "context")}
     return {"id": row.get("id")} | texts | {"answers": as_lists(row["answers"])}
 
 
-def picture(image: str, label: str, classes: tuple[str, ...]) -> Template:
-    """A template for a column of images and one of class numbers; folders have image and label."""
+def labelled_image(image: str, label: str, classes: tuple[str, ...]) -> Template:
+    """Return a template for images and class numbers; image folders have `image` and `label`."""
 
     def template(row: Row) -> Row | None:
-        name = class_name(cell(row, label, "label"), classes)
-        return labelled({"image": cell(row, image, "image")}, name)
+        name = parse_class(first_present(row, label, "label"), classes)
+        return with_label({"image": first_present(row, image, "image")}, name)
 
     return template
 
 
-def _summaries(
-    home: str,
+def _summarization(
+    hub_id: str,
     *columns: str,
     configuration: str | None = None,
     revision: str | None = None,
-) -> Entry:
-    return Entry(
+) -> DatasetSpec:
+    return DatasetSpec(
         kind="generate",
-        home=home,
+        hub_id=hub_id,
         configuration=configuration,
         revision=revision,
-        template=summary(*columns),
-        metric=_ROUGE[0],
-        metrics=_ROUGE,
-        splits=_ALL,
+        template=summarization(*columns),
+        metric=_ROUGE_METRICS[0],
+        metrics=_ROUGE_METRICS,
+        splits=_ALL_SPLITS,
     )
 
 
-def _pictures(
-    home: str, image: str, label: str, *, classes: tuple[str, ...], splits: dict[str, str]
-) -> Entry:
-    return Entry(
+def _images(
+    hub_id: str, image: str, label: str, *, classes: tuple[str, ...], splits: dict[str, str]
+) -> DatasetSpec:
+    return DatasetSpec(
         kind="image",
-        home=home,
-        template=picture(image, label, classes),
+        hub_id=hub_id,
+        template=labelled_image(image, label, classes),
         classes=classes,
         metric="accuracy",
         metrics=("accuracy", "f1_macro"),
@@ -112,69 +127,80 @@ def _pictures(
     )
 
 
-def _answers(home: str) -> Entry:
-    return Entry(kind="answer", home=home, template=squad, metric=_SQUAD[0], metrics=_SQUAD)
+def _question_answering(hub_id: str) -> DatasetSpec:
+    return DatasetSpec(
+        kind="answer",
+        hub_id=hub_id,
+        template=squad,
+        metric=_SQUAD_METRICS[0],
+        metrics=_SQUAD_METRICS,
+    )
 
 
-_CONLL = (_OUTSIDE, *(f"{b}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for b in "BI"))
-_CIFAR10 = (
+_CONLL_TAGS = (_OUTSIDE, *(f"{b}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for b in "BI"))
+_CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
 GENERATION = {
-    # One split: validation and test are taken from train.
-    "alpaca": Entry(
+    # Only train is published: validation and test are drawn from it.
+    "alpaca": DatasetSpec(
         kind="generate",
-        home="tatsu-lab/alpaca",
+        hub_id="tatsu-lab/alpaca",
         template=alpaca,
         metric="perplexity",
         splits={"train": "train"},
     ),
-    "gsm8k": Entry(
+    "gsm8k": DatasetSpec(
         kind="generate",
-        home="openai/gsm8k",
+        hub_id="openai/gsm8k",
         configuration="main",
         template=gsm8k,
         metric="final_number",
         metrics=("final_number", "perplexity"),
         splits=_TRAIN_TEST,
     ),
-    "no_robots": Entry(
+    "no_robots": DatasetSpec(
         kind="generate",
-        home="HuggingFaceH4/no_robots",
+        hub_id="HuggingFaceH4/no_robots",
         template=chat,
         metric="perplexity",
         splits=_TRAIN_TEST,
     ),
-    "xsum": _summaries("EdinburghNLP/xsum", "document", "summary", revision=_PARQUET),
-    "cnn_dailymail": _summaries(
+    "xsum": _summarization("EdinburghNLP/xsum", "document", "summary", revision=_PARQUET_BRANCH),
+    "cnn_dailymail": _summarization(
         "abisee/cnn_dailymail", "article", "highlights", configuration="3.0.0"
     ),
-    "samsum": _summaries("knkarthick/samsum", "dialogue", "summary"),
+    "samsum": _summarization("knkarthick/samsum", "dialogue", "summary"),
 }
 TOKENS = {
-    "conll2003": Entry(
+    "conll2003": DatasetSpec(
         kind="tokens",
-        home="eriktks/conll2003",
-        revision=_PARQUET,
-        template=tagged("ner_tags", _CONLL),
-        classes=_CONLL,
+        hub_id="eriktks/conll2003",
+        revision=_PARQUET_BRANCH,
+        template=tagged_tokens("ner_tags", _CONLL_TAGS),
+        classes=_CONLL_TAGS,
         metric="entity_f1",
         metrics=("entity_f1", "token_accuracy"),
-        splits=_ALL,
+        splits=_ALL_SPLITS,
     ),
 }
-ANSWERS = {"squad": _answers("rajpurkar/squad"), "squad_v2": _answers("rajpurkar/squad_v2")}
+QUESTION_ANSWERING = {
+    "squad": _question_answering("rajpurkar/squad"),
+    "squad_v2": _question_answering("rajpurkar/squad_v2"),
+}
 IMAGES = {
-    "cifar10": _pictures("uoft-cs/cifar10", "img", "label", classes=_CIFAR10, splits=_TRAIN_TEST),
-    "mnist": _pictures(
+    "cifar10": _images(
+        "uoft-cs/cifar10", "img", "label", classes=_CIFAR10_CLASSES, splits=_TRAIN_TEST
+    ),
+    "mnist": _images(
         "ylecun/mnist", "image", "label", classes=tuple("0123456789"), splits=_TRAIN_TEST
     ),
-    "beans": _pictures(
+    "beans": _images(
         "AI-Lab-Makerere/beans",
         "image",
         "labels",
         classes=("angular_leaf_spot", "bean_rust", "healthy"),
-        splits=_ALL,
+        splits=_ALL_SPLITS,
     ),
 }

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.common.errors import ConfigError
 from pipeline.data.catalog.registry import CATALOG
+from pipeline.data.dataset_spec import RowError
 
 
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
@@ -37,7 +38,7 @@ def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
 
     assert len(labels_of(found)) == 43
     unknown = found.dropped["train: a value that the task does not know"]
-    assert unknown["name"] == "IndexError: tuple index out of range"
+    assert unknown["name"] == "RowError: class number must be from 0 to 1, got 7"
     assert {reason: bad["rows"] for reason, bad in found.dropped.items()} == {
         "train: a value that the task does not know": 3,
         "train: no label": 1,
@@ -75,7 +76,7 @@ def test_a_named_task_takes_numbers_and_booleans_as_text(name):
     row, expected = (CLASSIFY | SUPER | OTHERS)[name]
 
     assert CATALOG[name].template({key: str(value) for key, value in row.items()}) == expected
-    with pytest.raises(ValueError, match="maybe"):
+    with pytest.raises(RowError, match="maybe"):
         CATALOG[name].template(row | {"answer" if "answer" in row else "label": "maybe"})
 
 

@@ -10,13 +10,13 @@ from helpers.task_files import jsonl, labels_of, read
 from pipeline.common.errors import ConfigError, DataError
 
 OWN = """
-from pipeline.data.dataset_spec import Entry
+from pipeline.data.dataset_spec import DatasetSpec
 
 def template(row):
     return {"text": row["joke"], "text_pair": None, "label": ["flat", "funny"][row["laughs"] > 2]}
 
 def jokes(template=template):
-    return Entry(kind="classify", template=template, classes=("flat", "funny"), metric="f1")
+    return DatasetSpec(kind="classify", template=template, classes=("flat", "funny"), metric="f1")
 
 JOKES = jokes()
 """
@@ -58,10 +58,13 @@ def test_an_own_file_may_import_what_is_beside_it(own, tmp_path):
     [
         ("x = (", r"own\.py:JOKES: SyntaxError: '\(' was never closed \(own\.py, line 1\)"),
         ("import no_such", "JOKES: ModuleNotFoundError: No module named 'no_such'"),
-        (f"{OWN}Entry(kind='classify')", "JOKES: TypeError: .* missing 2 required keyword-only"),
-        (OWN.replace("f1", "bleu"), "JOKES: metric 'bleu' is not known"),
+        (
+            f"{OWN}DatasetSpec(kind='classify')",
+            "JOKES: TypeError: .* missing 2 required keyword-only",
+        ),
+        (OWN.replace("f1", "bleu"), "JOKES: metric.* must be among accuracy, .*got bleu"),
         ("raise SystemExit", r"JOKES: SystemExit$"),
-        ("PUNS = 1", "defines no Entry of the name 'JOKES'"),
+        ("PUNS = 1", "defines no DatasetSpec named 'JOKES'"),
     ],
 )
 def test_an_own_file_that_does_not_work_is_one_line(own, text, message):
@@ -109,7 +112,9 @@ def test_a_template_that_does_not_work_is_one_line(own, body, message):
 
 
 def test_whole_numbers_of_an_own_task_are_scores_or_classes_as_its_metric_says(own):
-    scores = "Entry(kind='classify', template=lambda row: template(row) | {'label': row['laughs']}"
+    scores = (
+        "DatasetSpec(kind='classify', template=lambda row: template(row) | {'label': row['laughs']}"
+    )
 
     assert own(f"{OWN}\nJOKES = {scores}, metric='spearman')").classes == []
     assert own(f"{OWN}\nJOKES = {scores}, metric='f1')").classes == ["1", "5"]

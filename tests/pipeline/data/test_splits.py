@@ -11,7 +11,7 @@ from helpers.task_files import jsonl, read
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
-from pipeline.data.dataset_spec import Entry
+from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.data.splits import SPLITS, Draw, take, three_splits
 
 
@@ -166,8 +166,8 @@ def test_rows_that_all_belong_together_cannot_be_split(tmp_path: Path):
 
 
 def test_a_task_keeps_rows_together_by_a_column_of_its_kind(tmp_path, monkeypatch):
-    entry = Entry(kind="generate", template=dict, metric="perplexity", together="text")
-    monkeypatch.setitem(CATALOG, "mine", entry)
+    spec = DatasetSpec(kind="generate", template=dict, metric="perplexity", group_by="text")
+    monkeypatch.setitem(CATALOG, "mine", spec)
     train = jsonl(tmp_path / "a.jsonl", prompt=["x"] * 20, completion=["y"] * 20)
-    with pytest.raises(ConfigError, match="together must be a column of the kind generate, one"):
+    with pytest.raises(ConfigError, match="group_by must be a column of the kind generate, one"):
         read(tmp_path, task="mine", train=train)
