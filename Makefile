@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 run: install  ## environment, all stages, comparison table
 	dvc repro
-	python -m pipeline table metrics.json results/eval
+	python -m pipeline table
 
 test: install check $(VENV)/torchao  ## style, types, tests: under 12 minutes on two cores
 	pytest -n 2

@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 from experiments.kinds_cases import CASES, DATA, Case
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import read_json, write_json
+from pipeline.common.paths import Paths
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,10 +63,10 @@ def run(name: str, llama: Path) -> dict[str, Any]:
     start, cpu = time.monotonic(), time.process_time()
     case.make()
     made = time.process_time() - cpu
-    prepare.main("prepared")
-    estimate.main("prepared", "estimate", "estimate-timing.json")
+    prepare.main(Paths())
+    estimate.main(Paths())
     methods = {method: _method(method) for method in METHODS}
-    card = read_json(Path("prepared/card.json"))
+    card = read_json(Path("data/prepared/card.json"))
     return {
         "kind": card["kind"],
         "metric": card["metric"],
@@ -93,11 +94,11 @@ def _link(place: Path, llama: Path) -> None:
 
 
 def _method(method: str) -> dict[str, Any]:
-    prune.main(method, "prepared", "estimate", f"plans/{method}.json", f"plans/{method}-cost.json")
-    finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{method}")
-    evaluate.main("prepared", f"models/{method}", f"eval/{method}")
-    found = read_json(Path(f"eval/{method}/eval.json"))
-    metrics = read_json(Path("prepared/card.json"))["metrics"]
+    paths = Paths()
+    for stage in (prune, finetune, evaluate):
+        stage.main(method, paths)
+    found = read_json(paths.evaluation(method))
+    metrics = read_json(Path("data/prepared/card.json"))["metrics"]
     kept = [*metrics, "interval", "base_parameters", "trainable_parameters"]
     return {key: found[key] for key in kept if key in found}
 

@@ -65,14 +65,17 @@ def _calls() -> None:
 
 def _on_card() -> float:
     """What the stage prepare has found for a built-in task."""
-    return float(read_json(Path("prepared/card.json"))["baseline"]["accuracy"])
+    return float(read_json(Path("data/prepared/card.json"))["baseline"]["accuracy"])
 
 
 def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
     """The metric of the card for what a rule says of the test rows."""
 
     def measured() -> float:
-        rows, card = load_from_disk("prepared/test"), read_json(Path("prepared/card.json"))
+        rows, card = (
+            load_from_disk("data/prepared/test"),
+            read_json(Path("data/prepared/card.json")),
+        )
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]
@@ -82,7 +85,7 @@ def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], flo
 
 
 def _commonest(rows: Dataset) -> list[int]:
-    known = load_from_disk("prepared/train")["label"]
+    known = load_from_disk("data/prepared/train")["label"]
     return [int(np.bincount(known).argmax())] * len(rows)
 
 
@@ -101,14 +104,14 @@ def _last_sentence(rows: Dataset) -> list[str]:
 
 def _untrained() -> float:
     """The metric of the model as it comes."""
-    params, card = load_params(), read_json(Path("prepared/card.json"))
+    params, card = load_params(), read_json(Path("data/prepared/card.json"))
     kind = kind_of(card)
     model = get_peft_model(
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
     said = kind_of(card | {"metrics": [card["metric"]]}).predict(
         model,
-        load_from_disk("prepared/test"),
+        load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),
         batch_size=params.evaluate.batch_size,
     )

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json, write_json
+from pipeline.common.paths import Paths
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,8 +75,8 @@ def run(source: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)
         write_params(source.task, seed, source)
-        prepare.main("prepared")
-        estimate.main("prepared", "estimate", "estimate-timing.json")
+        prepare.main(Paths())
+        estimate.main(Paths())
         record = {
             "task": source.task,
             "seed": seed,
@@ -92,15 +93,14 @@ def run(source: argparse.Namespace) -> None:
 def variant(name: str) -> dict[str, Any]:
     """Prune, fine-tune and evaluate one variant."""
     method, ratio = VARIANTS[name]
-    slug = name.replace(" ", "-").replace("/", "of")
+    paths = Paths()
     set_ratio(ratio)
-    prune.main(method, "prepared", "estimate", f"plans/{slug}.json", f"plans/{slug}-cost.json")
-    finetune.main("prepared", "estimate", f"plans/{slug}.json", f"models/{slug}")
-    evaluate.main("prepared", f"models/{slug}", f"eval/{slug}")
-    found = read_json(Path(f"eval/{slug}/eval.json"))
+    for stage in (prune, finetune, evaluate):
+        stage.main(method, paths)
+    found = read_json(paths.evaluation(method))
     kept = ("metric", found["metric"], "interval", "base_parameters", "trainable_parameters")
     lifted = found["lifted"][found["metric"]] if found["lifted"] else None
-    curve = pd.read_csv(f"models/{slug}/curve.csv")
+    curve = pd.read_csv(paths.curve(method))
     return {
         **{key: found[key] for key in kept},
         "lifted": lifted,

@@ -66,7 +66,7 @@ def main() -> None:
     write_rows(FOLDER / "data" / "local" / "rows.csv", count)
     write_params(FOLDER / "params.yaml")
     began, one, together = time.monotonic(), 0, 0
-    command = [sys.executable, "-m", "pipeline", "prepare", "prepared"]
+    command = [sys.executable, "-m", "pipeline", "prepare"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     stage = subprocess.Popen(command, cwd=FOLDER, env=os.environ | {"PYTHONPATH": paths})
     while stage.poll() is None:

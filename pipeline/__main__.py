@@ -1,4 +1,4 @@
-"""Run one stage: `python -m pipeline STAGE ARGUMENTS`, as dvc.yaml does."""
+"""Run one stage: `python -m pipeline STAGE [METHOD]`, as dvc.yaml does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from inspect import signature
 
 from pipeline.common.errors import PipelineError
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 PRESET = "preset"
@@ -32,11 +34,14 @@ def run(command: str, *arguments: str) -> None:
     # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
-        if command != PRESET:  # which replaces what params.yaml says
-            load_params()
-        main = import_module(_home(command)).main
-        _check(command, main, arguments)
-        main(*arguments)
+        if command == PRESET:  # which replaces what params.yaml says
+            _call(import_module(_home(command)).main, command, arguments)
+        else:
+            methods = load_params().methods
+            if arguments and arguments[0] not in methods:
+                allowed = ", ".join(methods)
+                raise PipelineError(f"METHOD must be one of {allowed}, got {arguments[0]!r}")
+            _call(partial(import_module(_home(command)).main, paths=Paths()), command, arguments)
     except Exception as error:
         if not _is_users(error):
             raise
@@ -57,13 +62,15 @@ def _home(command: str) -> str:
     return f"pipeline.stages.{command}" if command in STAGES else _OTHERS[command]
 
 
-def _check(command: str, main: Callable[..., None], arguments: tuple[str, ...]) -> None:
-    wanted = signature(main)
+def _call(main: Callable[..., None], command: str, arguments: tuple[str, ...]) -> None:
+    parameters = signature(main)
     try:
-        wanted.bind(*arguments)
+        parameters.bind(*arguments)
     except TypeError:
-        names = " ".join(name.upper() for name in wanted.parameters)
-        raise PipelineError(f"{command} takes {names}, got {len(arguments)} arguments") from None
+        names = [name.upper() for name in parameters.parameters if name != "paths"]
+        takes = " ".join(names) or "no arguments"
+        raise PipelineError(f"{command} takes {takes}, got {len(arguments)} arguments") from None
+    main(*arguments)
 
 
 if __name__ == "__main__":

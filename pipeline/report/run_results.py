@@ -12,6 +12,7 @@ from lightpeft.core.scores import Scores
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json
 from pipeline.common.params import Params
+from pipeline.common.paths import Paths
 from pipeline.metrics.definitions import find_measure
 
 Row = dict[str, float]
@@ -135,19 +136,7 @@ class Outcome:
         return {key: round(value, 4) for key, value in found.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class Places:
-    """Folders and files of the earlier stages, as dvc.yaml names them."""
-
-    prepared: Path
-    estimate: Path
-    plans: Path
-    models: Path
-    results: Path
-    benchmark: Path
-
-
-def load_outcome(places: Places, params: Params) -> Outcome:
+def load_outcome(paths: Paths, params: Params) -> Outcome:
     """Read everything that the report tells about.
 
     Raises:
@@ -155,22 +144,21 @@ def load_outcome(places: Places, params: Params) -> Outcome:
     """
     return Outcome(
         params=params,
-        card=read_json(places.prepared / "card.json", PipelineError),
-        scores=Scores.load(places.estimate),
-        benchmark=read_json(places.benchmark, PipelineError),
-        methods={name: _method(places, name) for name in params.methods},
+        card=read_json(paths.prepared / "card.json", PipelineError),
+        scores=Scores.load(paths.scores),
+        benchmark=read_json(paths.benchmark, PipelineError),
+        methods={name: _method(paths, name) for name in params.methods},
     )
 
 
-def _method(places: Places, name: str) -> Method:
-    model = places.models / name
+def _method(paths: Paths, name: str) -> Method:
     return Method(
         name=name,
-        plan=PruningPlan.load(places.plans / f"{name}.json"),
-        cost=read_json(places.plans / f"{name}-cost.json", PipelineError),
-        curve=read_curve(model / "curve.csv"),
-        seconds=read_json(model / "timing.json", PipelineError)["seconds"],
-        quality=read_json(places.results / name / "eval.json", PipelineError),
+        plan=PruningPlan.load(paths.plan(name)),
+        cost=read_json(paths.cost(name), PipelineError),
+        curve=read_curve(paths.curve(name)),
+        seconds=read_json(paths.timing(name), PipelineError)["seconds"],
+        quality=read_json(paths.evaluation(name), PipelineError),
     )
 
 

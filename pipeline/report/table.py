@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json
+from pipeline.common.paths import Paths
 
 _COLUMNS = (
     ("base_parameters", "base params", "{:,}"),
@@ -18,19 +17,19 @@ _COLUMNS = (
 )
 
 
-def main(metrics: str, results: str) -> None:
+def main(paths: Paths) -> None:
     """Print metrics.json as a table; intervals come from each method's eval.json."""
-    print(table(Path(metrics), Path(results)))
+    print(table(paths))
 
 
-def table(metrics: Path, results: Path) -> str:
+def table(paths: Paths) -> str:
     """A row per method, columns aligned."""
     rows = []
-    methods = read_json(metrics, PipelineError)
+    methods = read_json(paths.metrics, PipelineError)
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
     for name, found in methods.items():
         metric = next(iter(found))
-        low, high = read_json(results / name / "eval.json", PipelineError)["interval"]
+        low, high = read_json(paths.evaluation(name), PipelineError)["interval"]
         cells = [pattern.format(found[key]) if key in found else "-" for key, _, pattern in columns]
         rows.append([name, f"{found[metric]:.4f} [{low:.4f}, {high:.4f}]", *cells])
     header = ["method", metric, *(title for _, title, _ in columns)]

@@ -23,36 +23,34 @@ from lightpeft.profiling.speedup import estimation
 from lightpeft.pruning import checkpoint
 from pipeline.common.console import device, say
 from pipeline.common.data_card import read_card
-from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.params import Params, load_params
+from pipeline.common.paths import Paths
 from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of
 
 
-def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> None:
-    """Measure all methods; with `only`, write the memory of that one as a line of JSON."""
+def main(method: str = "", *, paths: Paths) -> None:
+    """Measure all methods; given one, print its peak memory as a line of JSON."""
     transformers.logging.set_verbosity_error()
-    params = load_params()
+    params = load_params(paths.params)
     place = device()
-    if only and only not in params.methods:
-        raise ConfigError(f"ONLY must be one of {', '.join(params.methods)}, got {only!r}")
-    kind = kind_of(read_card(Path(prepared)))
+    kind = kind_of(read_card(paths.prepared))
     builds = {
-        method: partial(trained_model, params, kind, Path(models) / method, place)
-        for method in params.methods
+        name: partial(trained_model, params, kind, paths.model(name), place)
+        for name in params.methods
     }
     settings = ProfilingSettings(**params.benchmark.model_dump())
-    if only:
-        print(json.dumps(peak_memory(builds[only], settings, device=place)))
+    if method:
+        print(json.dumps(peak_memory(builds[method], settings, device=place)))
         return
 
     def memory(method: str) -> dict[str, Any]:
         if place.type == "cuda":
             return peak_memory(builds[method], settings, device=place)
         stage = [sys.executable, "-m", "pipeline", "benchmark"]
-        return in_fresh_process([*stage, prepared, timing, models, out, method])
+        return in_fresh_process([*stage, method])
 
     found = compare(
         builds,
@@ -60,9 +58,9 @@ def main(prepared: str, timing: str, models: str, out: str, only: str = "") -> N
         memory=memory if measurable(place) else None,
         progress=partial(say, "benchmark"),
     )
-    finetune = {method: read_json(Path(models) / method / "timing.json") for method in builds}
-    found["estimate"] = estimation(read_json(Path(timing)), finetune)
-    write_json(Path(out), found)
+    finetune = {method: read_json(paths.timing(method)) for method in builds}
+    found["estimate"] = estimation(read_json(paths.estimate_timing), finetune)
+    write_json(paths.benchmark, found)
     for method, ratio in found["ratios"].items():
         for rows, gain in ratio["training_speedup"].items():
             say("benchmark", f"{method}: training {gain['median']:.2f}x with batches of {rows}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from peft import LoraConfig
 
@@ -12,6 +11,7 @@ from pipeline.common.console import Progress, device, seed_everything
 from pipeline.common.data_card import read_card, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import PeftSection, load_params
+from pipeline.common.paths import Paths
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -31,10 +31,10 @@ def lora_config(section: PeftSection, kind: Kind, head: list[str]) -> LoraConfig
     )
 
 
-def main(prepared: str, out: str, timing_out: str) -> None:
-    """Run the early phase and write its scores and warm weights, and apart how long it took."""
-    params = load_params()
-    section, data = params.estimate, Path(prepared)
+def main(paths: Paths) -> None:
+    """Write scores and warm weights, and apart from them the duration."""
+    params = load_params(paths.params)
+    section, data = params.estimate, paths.prepared
     kind = kind_of(read_card(data))
     model, head = load_model(params.model, kind, params.seed)
     rows = read_rows(data, "train")
@@ -56,10 +56,10 @@ def main(prepared: str, out: str, timing_out: str) -> None:
         progress=Progress("estimate", section.steps),
     )
     seconds = time.monotonic() - start
-    scores.save(Path(out))
+    scores.save(paths.scores)
     timing = {
         "seconds": round(seconds, 3),
         "steps": section.steps,
         "steps_per_second": round(section.steps / seconds, 3),
     }
-    write_json(Path(timing_out), timing)
+    write_json(paths.estimate_timing, timing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,17 @@ from pipeline.common.data_card import read_card, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_json
 from pipeline.common.params import EvaluateSection, ModelSection, load_params
+from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import confusion, interval, score
 from pipeline.tasks.base import Found, Kind
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 
 
-def main(prepared: str, trained: str, out: str) -> None:
+def main(method: str, paths: Paths) -> None:
     """Measure one method on the test split, and its adapter lifted to the unpruned base."""
     transformers.logging.set_verbosity_error()
-    params, data, folder = load_params(), Path(prepared), Path(trained)
+    params, data, folder = load_params(paths.params), paths.prepared, paths.model(method)
     kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)
@@ -43,9 +43,10 @@ def main(prepared: str, trained: str, out: str) -> None:
         there = kind.predict(whole, rows, processor, batch_size=size)
         found["lifted"] = score(kind.card, there)
         _finite({f"{name} of the lifted adapter": value for name, value in found["lifted"].items()})
-    _write(Path(out), found, kind.table(said))
+    _write_predictions(paths.predictions(method), kind.table(said))
+    write_json(paths.evaluation(method), found)
     metric = kind.card["metric"]
-    say(f"evaluate {Path(out).name}", f"test {metric} {found[metric]:.4f}")
+    say(f"evaluate {method}", f"test {metric} {found[metric]:.4f}")
 
 
 def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
@@ -101,10 +102,6 @@ def sizes(model: PeftModel) -> dict[str, int]:
     return {"base_parameters": everything - trained, "trainable_parameters": trained}
 
 
-def _write(out: Path, found: dict[str, Any], predictions: pd.DataFrame) -> None:
-    """Write both files when all is known: a failure leaves what was there."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".predictions.{os.getpid()}"
-    predictions.to_csv(part, index_label="row", float_format="%.6g", lineterminator="\n")
-    part.replace(out / "predictions.csv")
-    write_json(out / "eval.json", found)
+def _write_predictions(path: Path, predictions: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(path, index_label="row", float_format="%.6g", lineterminator="\n")

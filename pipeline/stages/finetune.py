@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,11 @@ from pipeline.common.console import say, seed_everything
 from pipeline.common.data_card import read_card, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import Params, load_params
+from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 from pipeline.training.checkpoints import checkpoint_folder, delete_checkpoints, locked
-from pipeline.training.trainer import TrainingData, TrainingResult, train
+from pipeline.training.trainer import TrainingData, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
 # The packages that this stage imports from; a test compares them with its real imports.
@@ -39,22 +38,22 @@ CODE_PACKAGES = (
 )
 
 
-def main(prepared: str, estimate: str, plan: str, out: str) -> None:
-    """Prune, fine-tune and save one method; a killed training goes on where it was."""
+def main(method: str, paths: Paths) -> None:
+    """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
     transformers.logging.set_verbosity_error()
-    params, data, early = load_params(), Path(prepared), Path(estimate)
-    scores, cut = Scores.load(early), PruningPlan.load(Path(plan))
-    inputs = [data / "card.json", data / "train", data / "validation", Path(plan)]
-    inputs += [early / "scores.json", *sorted(early.glob("*.safetensors"))]
+    params, data = load_params(paths.params), paths.prepared
+    scores, cut = Scores.load(paths.scores), PruningPlan.load(paths.plan(method))
+    inputs = [data / "card.json", data / "train", data / "validation", paths.plan(method)]
+    inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
     inputs += _code()
-    folder = checkpoint_folder(f"finetune-{Path(plan).stem}", inputs, _decisive(params))
+    folder = checkpoint_folder(f"finetune-{method}", inputs, _decisive(params))
     with locked(folder):
         kind = kind_of(read_card(data))
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity
         training_data = TrainingData(
-            name=f"finetune {Path(plan).stem}",
+            name=f"finetune {method}",
             kind=kind,
             processor=load_processor(params.model, kind),
             train=read_rows(data, "train"),
@@ -65,24 +64,13 @@ def main(prepared: str, estimate: str, plan: str, out: str) -> None:
         seed_everything(params.seed)
         model = prune(model, cut, scores, warm_start=warm)
         trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
-        _write(model, trained, Path(out), warm=warm)
+        checkpoint.save(model, paths.model(method))
+        curve = pd.DataFrame(trained.curve, columns=COLUMNS)
+        curve.to_csv(paths.curve(method), index=False, lineterminator="\n")
+        timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
+        write_json(paths.timing(method), timing)
         delete_checkpoints(folder)
     say(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
-
-
-def _write(model: peft.PeftModel, trained: TrainingResult, out: Path, *, warm: bool) -> None:
-    """Write everything beside `out`, then put it there: never half of a model."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
-        made = Path(part) / "made"
-        checkpoint.save(model, made)
-        curve = pd.DataFrame(trained.curve, columns=COLUMNS)
-        curve.to_csv(made / "curve.csv", index=False, lineterminator="\n")
-        timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
-        write_json(made / "timing.json", timing)
-        if out.exists():
-            shutil.rmtree(out)
-        made.rename(out)
 
 
 def _code() -> list[Path]:

@@ -24,6 +24,7 @@ from pipeline.common.data_card import repeats_told
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.files import write_json
 from pipeline.common.params import DataSection, Params, load_params
+from pipeline.common.paths import Paths
 from pipeline.data.cleaning import first_of
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
@@ -35,9 +36,9 @@ from pipeline.tasks.schema import text_key
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 
 
-def main(out: str) -> None:
-    """Make the data of params.yaml ready."""
-    params, place = load_params(), Path(out)
+def main(paths: Paths) -> None:
+    """Prepare the data that params.yaml names."""
+    params, place = load_params(paths.params), paths.prepared
     datasets.disable_progress_bars()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as part:

@@ -15,6 +15,7 @@ from pipeline.common.console import device, say
 from pipeline.common.data_card import read_card, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import Params, PruneSection, load_params
+from pipeline.common.paths import Paths
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
@@ -75,17 +76,17 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     return verify(model.to(device()), plan, batch)
 
 
-def main(method: str, prepared: str, estimate: str, out: str, cost_out: str) -> None:
-    """Make one method's plan and its cost table; first see that pruning does what masks do."""
-    params = load_params()
-    scores = Scores.load(Path(estimate))
+def main(method: str, paths: Paths) -> None:
+    """Write one method's plan and its cost; verify first that pruning equals masking."""
+    params = load_params(paths.params)
+    scores = Scores.load(paths.scores)
     plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
     if params.prune.verify and not plan.is_identity:
-        difference = verified(params, plan, Path(prepared))
+        difference = verified(params, plan, paths.prepared)
         say(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
-    plan.save(Path(out))
+    plan.save(paths.plan(method))
     table = cost_table(plan, scores)
-    write_json(Path(cost_out), table)
+    write_json(paths.cost(method), table)
     before, after = (table[key]["total"]["parameters"] for key in ("before", "after"))
     say(f"prune {method}", f"{before:,} -> {after:,} parameters")
     for note in plan.notes:

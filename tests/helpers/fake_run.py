@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.params import Params, load_params
-from pipeline.report.run_results import Places
+from pipeline.common.paths import Paths
 from pipeline.stages import report
 from pipeline.stages.prune import cost_table, ratios
 
@@ -33,7 +32,7 @@ _SIDES = {
 }
 
 
-def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: Any) -> list[str]:
+def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: Any) -> Paths:
     """Write every input of the report under `root`; no labels: a regression.
 
     Args:
@@ -42,27 +41,24 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
         sizes: `layers`, `heads`, `neurons`, and sections of params.yaml with changed keys.
 
     Returns:
-        the stage's arguments.
+        the paths of the run.
     """
     shape = [sizes.pop(key, usual) for key, usual in (("layers", 2), ("heads", 4), ("neurons", 32))]
     params = _write_params(root, sizes)
-    places = Places(
-        *(root / n for n in ("prepared", "estimate", "plans", "models", "results", "b"))
-    )
+    paths = Paths(root)
     metric = "accuracy" if labels else "pearson"
-    write_json(places.prepared / "card.json", _card(params, labels, metric))
+    write_json(paths.prepared / "card.json", _card(params, labels, metric))
     scores = _scores(*shape)
-    scores.save(places.estimate)
+    scores.save(paths.scores)
     for method in params.methods:
         plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
-        plan.save(places.plans / f"{method}.json")
-        write_json(places.plans / f"{method}-cost.json", cost_table(plan, scores))
-        _write_training(places.models / method, method)
+        plan.save(paths.plan(method))
+        write_json(paths.cost(method), cost_table(plan, scores))
+        _write_training(paths, method)
         quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
-        write_json(places.results / method / "eval.json", quality)
-    write_json(places.benchmark, _benchmark(params))
-    outputs = (root / name for name in ("metrics.json", "plots", "report.html"))
-    return [*map(str, vars(places).values()), *map(str, outputs)]
+        write_json(paths.evaluation(method), quality)
+    write_json(paths.benchmark, _benchmark(params))
+    return paths
 
 
 def _write_params(root: Path, changes: dict[str, Any]) -> Params:
@@ -130,17 +126,18 @@ def _loss(step: int) -> float:
     return 0.35 + 0.35 * math.exp(-step / 120) + 0.04 * math.sin(step * 1.7)
 
 
-def _write_training(folder: Path, method: str) -> None:
-    folder.mkdir(parents=True)
+def _write_training(paths: Paths, method: str) -> None:
+    paths.model(method).mkdir(parents=True)
     first = 0 if method == "vanilla" else 100
-    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
+    with paths.curve(method).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["step", "loss", "lr", "validation_metric"])
         writer.writeheader()
         for step in range(first + 5, 405, 5):
             writer.writerow({"step": step, "loss": _loss(step) + len(method) / 200, "lr": 1e-3})
             if step % 100 == 0:
                 writer.writerow({"step": step, "validation_metric": QUALITY[method] - 20 / step})
-    write_json(folder / "timing.json", {"seconds": 61.5, "steps": 400 - first, "warm": first > 0})
+    timing = {"seconds": 61.5, "steps": 400 - first, "warm": first > 0}
+    write_json(paths.timing(method), timing)
 
 
 def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> dict[str, Any]:
@@ -219,8 +216,7 @@ def _benchmark(params: Params) -> dict[str, Any]:
     }
 
 
-def tell(root: Path, arguments: list[str]) -> str:
+def tell(paths: Paths) -> str:
     """Report on a run that was written, and return the page."""
-    with contextlib.chdir(root):
-        report.main(*arguments)
-    return (root / "report.html").read_text(encoding="utf-8")
+    report.main(paths)
+    return paths.report.read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.data_card import read_card
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -101,8 +102,8 @@ def workspace(
 
 def prepared(folder: Path) -> dict[str, Any]:
     """Run prepare; its card."""
-    prepare.main("prepared")
-    return read_card(folder / "prepared")
+    prepare.main(Paths())
+    return read_card(Paths(folder).prepared)
 
 
 def loaded(folder: Path, card: dict[str, Any]) -> tuple[Kind, Any, Any]:

@@ -13,9 +13,11 @@ from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")
+PATHS = Paths()
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"task": "files", "max_length": 32},
     "peft": {"r": 4, "alpha": 8},
@@ -47,16 +49,13 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 def run_stages(monkeypatch: Any) -> None:
     """Every stage, in the current folder, but memory on a CPU."""
     monkeypatch.setattr(benchmark, "measurable", lambda device: False)
-    prepare.main("prepared")
-    estimate.main("prepared", "estimate", "estimate-timing.json")
+    prepare.main(PATHS)
+    estimate.main(PATHS)
     for method in load_params().methods:
-        plan = f"plans/{method}.json"
-        prune.main(method, "prepared", "estimate", plan, f"plans/{method}-cost.json")
-        finetune.main("prepared", "estimate", plan, f"models/{method}")
-        evaluate.main("prepared", f"models/{method}", f"results/{method}")
-    benchmark.main("prepared", "estimate-timing.json", "models", "benchmark.json")
-    places = ("prepared", "estimate", "plans", "models", "results", "benchmark.json")
-    report.main(*places, "metrics.json", "plots", "report.html")
+        for stage in (prune, finetune, evaluate):
+            stage.main(method, PATHS)
+    benchmark.main(paths=PATHS)
+    report.main(PATHS)
 
 
 def read(path: str) -> Any:
@@ -66,4 +65,4 @@ def read(path: str) -> Any:
 
 def predictions(method: str = "light") -> pd.DataFrame:
     """The rows of the test split, with what the model said."""
-    return pd.read_csv(f"results/{method}/predictions.csv", keep_default_na=False)
+    return pd.read_csv(PATHS.predictions(method), keep_default_na=False)

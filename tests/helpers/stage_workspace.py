@@ -19,6 +19,7 @@ import lightpeft
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of
@@ -88,19 +89,20 @@ def set_params(folder: Path, **sections: Any) -> None:
 
 def workspace(folder: Path, *, kind: str = "classification") -> Path:
     """Everything that `finetune` reads, for the methods light and vanilla."""
+    paths = Paths(folder)
     # As pretrained models come: without a task head.
     tiny_model(pad_token_id=0).base_model.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
     for seed, (split, count) in enumerate(SPLITS.items()):
-        rows(count, seed=seed, kind=kind).save_to_disk(folder / "prepared" / split)
-    write_json(folder / "prepared" / "card.json", card(kind))
+        rows(count, seed=seed, kind=kind).save_to_disk(paths.prepared / split)
+    write_json(paths.prepared / "card.json", card(kind))
     set_params(folder)
     scores = _scores(folder, kind)
-    scores.save(folder / "estimate")
+    scores.save(paths.scores)
     zero = dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
     cuts = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.25}
     for method, ratios in {"light": cuts, "vanilla": zero}.items():
-        lightpeft.make_plan(scores, **ratios).save(folder / "plans" / f"{method}.json")
+        lightpeft.make_plan(scores, **ratios).save(paths.plan(method))
     return folder
 
 

@@ -90,14 +90,14 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
         monkeypatch.chdir(folder)
         card = prepared(folder)
         kind, network, words = loaded(folder, card)
-        rows = load_from_disk("prepared/train")
+        rows = load_from_disk("data/prepared/train")
         sizes.append((card["splits"]["train"]["rows"], len(rows)))
         batch = next(iter(loader(rows, kind, words, [list(range(len(rows)))])))
         loss = network(**batch).loss
         loss.backward()
         losses.append(loss)
         gradients.append([weight.grad for weight in network.parameters()])
-        assert "position_ids" not in load_from_disk("prepared/validation").column_names
+        assert "position_ids" not in load_from_disk("data/prepared/validation").column_names
 
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients)
@@ -111,7 +111,7 @@ def test_every_stage_runs_on_packed_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_stages(monkeypatch)
 
-    assert Path("results/light/eval.json").is_file()
+    assert Path("results/eval/light/eval.json").is_file()
 
 
 def test_packing_is_refused_where_rows_would_see_each_other(tmp_path, monkeypatch):

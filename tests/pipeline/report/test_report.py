@@ -9,12 +9,13 @@ from dvc_render.vega import VegaRenderer
 from helpers.fake_run import REPOSITORY, tell, write_run
 
 from pipeline.common.errors import PipelineError
+from pipeline.common.paths import Paths
 from pipeline.report import table
 
 
 def make(root: Path, **options: object) -> str:
     """Write a run, report on it, and return the page."""
-    return tell(root, write_run(root, **options))
+    return tell(write_run(root, **options))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(usual: Path) -> str:
     """Its page."""
-    return (usual / "report.html").read_text(encoding="utf-8")
+    return (usual / "results" / "report.html").read_text(encoding="utf-8")
 
 
 def change(path: Path, **values: object) -> None:
@@ -77,15 +78,15 @@ def test_metrics_are_flat_and_rounded_to_four_digits(usual):
 
 
 def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
-    arguments = write_run(tmp_path, methods=["vanilla", "random"])
-    change(tmp_path / "results/random/eval.json", lifted=None)
-    benchmark = json.loads((tmp_path / "b").read_text())
+    paths = write_run(tmp_path, methods=["vanilla", "random"])
+    change(paths.evaluation("random"), lifted=None)
+    benchmark = json.loads((paths.benchmark).read_text())
     for method in ("vanilla", "random"):
         benchmark["methods"][method]["memory"] = None
         benchmark["ratios"][method] |= {"training_memory": None, "inference_memory": None}
     benchmark["estimate"] = {"seconds": 9.0, "share": None, "break_even_steps": None}
-    (tmp_path / "b").write_text(json.dumps(benchmark))
-    tell(tmp_path, arguments)
+    (paths.benchmark).write_text(json.dumps(benchmark))
+    tell(paths)
 
     found = json.loads((tmp_path / "metrics.json").read_text())["random"]
     assert set(found) == {
@@ -96,16 +97,16 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
         "train_speedup",
         "inference_speedup",
     }
-    assert "not measured" in (tmp_path / "report.html").read_text()
+    assert "not measured" in (tmp_path / "results" / "report.html").read_text()
 
 
 def test_rows_that_repeat_train_are_told_beside_the_data(tmp_path, page):
-    arguments = write_run(tmp_path)
+    paths = write_run(tmp_path)
     repeats = {"validation": 0, "test": 21}
-    change(tmp_path / "prepared/card.json", repeats_of_train=repeats)
+    change(paths.prepared / "card.json", repeats_of_train=repeats)
     told = "21 of 2,000 rows of test repeat a row of train"
 
-    assert told in tell(tmp_path, arguments)
+    assert told in tell(paths)
     assert "that train has too" not in page
 
 
@@ -155,11 +156,11 @@ def test_the_story_is_told_in_numbers_of_the_run(page):
 
 
 def test_a_page_where_random_wins_says_so(tmp_path):
-    arguments = write_run(tmp_path)
-    change(tmp_path / "results/random/eval.json", accuracy=0.79, interval=[0.78, 0.8])
-    tell(tmp_path, arguments)
+    paths = write_run(tmp_path)
+    change(paths.evaluation("random"), accuracy=0.79, interval=[0.78, 0.8])
+    tell(paths)
 
-    text = (tmp_path / "report.html").read_text()
+    text = (tmp_path / "results" / "report.html").read_text()
     assert "cut at random reach 79.0 %: the scores earned nothing here" in text
 
 
@@ -192,7 +193,11 @@ def test_modules_that_went_have_no_ranks_in_the_plots(tmp_path):
 
     text = make(tmp_path, prune=prune)
 
-    kept = [int(r["ranks"]) for r in rows(tmp_path / "plots/ranks.csv") if r["method"] == "light"]
+    kept = [
+        int(r["ranks"])
+        for r in rows(tmp_path / "results/plots/ranks.csv")
+        if r["method"] == "light"
+    ]
     assert len(kept) == 10
     assert sum(kept) == 20
     assert kept.count(0) >= 5
@@ -201,8 +206,8 @@ def test_modules_that_went_have_no_ranks_in_the_plots(tmp_path):
 
 
 def test_plots_tell_layers_and_methods_apart(usual):
-    kept = rows(usual / "plots/kept.csv")
-    training = rows(usual / "plots/training.csv")
+    kept = rows(usual / "results/plots/kept.csv")
+    training = rows(usual / "results/plots/training.csv")
 
     assert [(r["method"], r["layer"], r["heads"]) for r in kept[:3]] == [
         ("light", "0", "3"),
@@ -217,35 +222,44 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         make(tmp_path / name)
-        found = [tmp_path / name / "report.html", *sorted((tmp_path / name / "plots").iterdir())]
+        found = [
+            tmp_path / name / "results" / "report.html",
+            *sorted((tmp_path / name / "results" / "plots").iterdir()),
+        ]
         written.append([path.read_bytes() for path in found])
 
     assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(
-    "name", ["prepared/card.json", "models/light/curve.csv", "results/random/eval.json", "b"]
+    "name",
+    [
+        "data/prepared/card.json",
+        "artifacts/models/light/curve.csv",
+        "results/eval/random/eval.json",
+        "results/benchmark.json",
+    ],
 )
 def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
-    arguments = write_run(tmp_path)
+    paths = write_run(tmp_path)
     (tmp_path / name).unlink()
-    (tmp_path / "report.html").write_text("the last")
+    paths.report.write_text("the last")
     with pytest.raises(PipelineError, match=rf"^[^\n]*{name} does not exist[^\n]*$"):
-        tell(tmp_path, arguments)
+        tell(paths)
 
-    assert (tmp_path / "report.html").read_text() == "the last"
+    assert (tmp_path / "results" / "report.html").read_text() == "the last"
     assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_truncated_input_is_one_line(tmp_path):
-    arguments = write_run(tmp_path)
-    (tmp_path / "b").write_text('{"device": ')
-    with pytest.raises(PipelineError, match=r"^\S+/b is not readable JSON[^\n]*$"):
-        tell(tmp_path, arguments)
+    paths = write_run(tmp_path)
+    (paths.benchmark).write_text('{"device": ')
+    with pytest.raises(PipelineError, match=r"^\S+/benchmark\.json is not readable JSON[^\n]*$"):
+        tell(paths)
 
 
 def test_the_table_is_aligned_and_has_a_row_per_method(usual):
-    header, rule, *lines = table.table(usual / "metrics.json", usual / "results").splitlines()
+    header, rule, *lines = table.table(Paths(usual)).splitlines()
 
     assert [line.split()[0] for line in lines] == ["light", "vanilla", "random"]
     assert len({len(line) for line in (header, rule, *lines)}) == 1
@@ -263,7 +277,7 @@ def test_the_table_is_aligned_and_has_a_row_per_method(usual):
     ],
 )
 def test_dvc_fills_every_anchor_of_our_plot_templates(usual, template, series, x, y):
-    data = [row | {"rev": "workspace"} for row in rows(usual / f"plots/{series}.csv")]
+    data = [row | {"rev": "workspace"} for row in rows(usual / f"results/plots/{series}.csv")]
 
     plot = VegaRenderer(
         data, series, x=x, y=y, template=template, template_dir=REPOSITORY / ".dvc" / "plots"

@@ -30,15 +30,15 @@ def test_numbers_are_said_as_people_read_them(said, expected):
 
 
 def test_a_lower_perplexity_than_at_random_is_what_the_scores_earned(tmp_path):
-    arguments = write_run(tmp_path)
-    card = json.loads((tmp_path / "prepared" / "card.json").read_text())
+    paths = write_run(tmp_path)
+    card = json.loads((paths.prepared / "card.json").read_text())
     changed = {"metric": "perplexity", "metrics": ["perplexity", "exact_match"], "baseline": None}
-    (tmp_path / "prepared" / "card.json").write_text(json.dumps(card | changed))
+    (paths.prepared / "card.json").write_text(json.dumps(card | changed))
     for method, value in {"light": 8.0, "vanilla": 7.5, "random": 9.0}.items():
-        path = tmp_path / "results" / method / "eval.json"
+        path = paths.evaluation(method)
         found = json.loads(path.read_text()) | {"perplexity": value, "lifted": None}
         path.write_text(json.dumps(found | {"interval": [value - 0.3, value + 0.3]}))
-    page = tell(tmp_path, arguments)
+    page = tell(paths)
 
     assert "at random reach 9.000: choosing by score is worth 1.000." in page
     assert "exact_match" not in page  # nothing was generated

@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import transformers
 from helpers.stage_workspace import ROOT, set_params, tokenizer, workspace
 
 from lightpeft.core.errors import ModelError
+from pipeline.common.paths import Paths
 from pipeline.stages import finetune, prune
 
 WEIGHTS = "adapter_model.safetensors"
@@ -29,62 +29,62 @@ def _there(space, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
 
-def _foreign_plan(space: Path) -> tuple[str, ...]:
-    plan = json.loads((space / "plans" / "light.json").read_text())
-    (space / "plans" / "foreign.json").write_text(json.dumps(plan | {"scores": "0" * 16}))
-    return ("finetune", "prepared", "estimate", "plans/foreign.json", "models/none")
+def _foreign_plan(paths: Paths) -> tuple[str, ...]:
+    plan = json.loads(paths.plan("light").read_text())
+    paths.plan("light").write_text(json.dumps(plan | {"scores": "0" * 16}))
+    return ("finetune", "light")
 
 
-def _cut_plan(space: Path) -> tuple[str, ...]:
-    text = (space / "plans" / "light.json").read_text()
-    (space / "plans" / "cut.json").write_text(text[: len(text) // 2])
-    return ("finetune", "prepared", "estimate", "plans/cut.json", "models/none")
+def _truncated_plan(paths: Paths) -> tuple[str, ...]:
+    text = paths.plan("light").read_text()
+    paths.plan("light").write_text(text[: len(text) // 2])
+    return ("finetune", "light")
 
 
-def _foreign_weights(space: Path) -> tuple[str, ...]:
-    for method, out in (("light", "mixed"), ("vanilla", "other")):
-        finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{out}")
-    shutil.copy(space / "models" / "other" / WEIGHTS, space / "models" / "mixed" / WEIGHTS)
-    return ("evaluate", "prepared", "models/mixed", "eval/none")
+def _foreign_weights(paths: Paths) -> tuple[str, ...]:
+    for method in ("light", "vanilla"):
+        finetune.main(method, paths)
+    shutil.copy(paths.model("vanilla") / WEIGHTS, paths.model("light") / WEIGHTS)
+    return ("evaluate", "light")
 
 
-def _damaged_rows(space: Path) -> tuple[str, ...]:
-    shutil.copytree(space / "prepared", space / "damaged", dirs_exist_ok=True)
-    os.truncate(next((space / "damaged" / "train").glob("*.arrow")), 10)
-    return ("finetune", "damaged", "estimate", "plans/light.json", "models/none")
+def _damaged_rows(paths: Paths) -> tuple[str, ...]:
+    os.truncate(next((paths.prepared / "train").glob("*.arrow")), 10)
+    return ("finetune", "light")
 
 
-def _emptied_card(space: Path) -> tuple[str, ...]:
-    shutil.copytree(space / "prepared", space / "emptied", dirs_exist_ok=True)
-    (space / "emptied" / "card.json").write_text("{}")
-    return ("estimate", "emptied", "none", "none.json")
+def _emptied_card(paths: Paths) -> tuple[str, ...]:
+    (paths.prepared / "card.json").write_text("{}")
+    return ("estimate",)
 
 
-def _unsupported(space: Path) -> tuple[str, ...]:
+def _unsupported(paths: Paths) -> tuple[str, ...]:
     config = transformers.CTRLConfig(n_embd=8, n_layer=1, n_head=2, dff=8, vocab_size=20)
     config.pad_token_id = 0
-    transformers.CTRLForSequenceClassification(config).save_pretrained(space / "ctrl")
-    tokenizer().save_pretrained(space / "ctrl")
-    set_params(space, model={"name": "ctrl"})
-    return ("estimate", "prepared", "none", "none.json")
+    transformers.CTRLForSequenceClassification(config).save_pretrained(paths.root / "ctrl")
+    tokenizer().save_pretrained(paths.root / "ctrl")
+    set_params(paths.root, model={"name": "ctrl"})
+    return ("estimate",)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (_foreign_plan, "the plan was made from scores 0000000000000000, but these scores are"),
-        (_cut_plan, "plans/cut.json is not readable JSON"),
-        (_foreign_weights, "models/mixed/adapter_model.safetensors was not saved with the plan"),
-        (_damaged_rows, "damaged/train is damaged or missing"),
-        (_emptied_card, "emptied/card.json lacks kind, labels, metric, metrics, select"),
+        (_truncated_plan, "artifacts/plans/light/plan.json is not readable JSON"),
+        (_foreign_weights, f"artifacts/models/light/{WEIGHTS} was not saved with the plan"),
+        (_damaged_rows, "data/prepared/train is damaged or missing"),
+        (_emptied_card, "data/prepared/card.json lacks kind, labels, metric, metrics, select"),
         (_unsupported, "model type 'ctrl' is not supported; supported: "),
     ],
 )
-def test_wrong_artefacts_are_one_line_and_exit_code_1(space, damage, message):
-    set_params(space)
-    arguments = damage(space)
+def test_wrong_artefacts_are_one_line_and_exit_code_1(space, tmp_path, damage, message):
+    shutil.copytree(space, tmp_path, dirs_exist_ok=True)
+    arguments = damage(Paths(tmp_path))
+    before = {path.name for path in tmp_path.glob("artifacts/*/*")}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *arguments],
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True,
     )  # fmt: skip
@@ -92,23 +92,21 @@ def test_wrong_artefacts_are_one_line_and_exit_code_1(space, damage, message):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
-    assert not [path for path in (space / "models/none", space / "none") if path.exists()]
+    assert {path.name for path in tmp_path.glob("artifacts/*/*")} == before
 
 
-def test_a_cut_that_is_not_the_mask_stops_the_stage_and_leaves_what_was_there(space, monkeypatch):
-    set_params(space)
-    before = (space / "plans" / "light.json").read_bytes()
+def test_a_slice_that_differs_from_the_mask_stops_the_stage_and_writes_no_plan(space, monkeypatch):
+    before = Paths().plan("light").read_bytes()
     monkeypatch.setattr("lightpeft.pruning.verification.slice_base", lambda model, plan: None)
 
     with pytest.raises(ModelError, match="pruned, the model's outputs differ from the masked"):
-        prune.main("light", "prepared", "estimate", "plans/light.json", "plans/light-cost.json")
-    assert (space / "plans" / "light.json").read_bytes() == before
+        prune.main("light", Paths())
+    assert Paths().plan("light").read_bytes() == before
 
 
-def test_the_stage_says_how_far_the_cut_is_from_the_mask(space, capsys):
-    set_params(space)
+def test_the_stage_logs_how_far_the_slice_is_from_the_mask(space, capsys):
     for method in ("light", "vanilla"):
-        prune.main(method, "prepared", "estimate", f"again/{method}.json", f"again/{method}-c.json")
+        prune.main(method, Paths())
 
     shown = capsys.readouterr().out
     assert re.search(r"\[prune light\] pruned and masked outputs differ by \d", shown)

@@ -7,6 +7,7 @@ import lightpeft
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
+from pipeline.common.paths import Paths
 from pipeline.stages import benchmark
 
 METHODS = ("light", "vanilla")
@@ -15,15 +16,15 @@ METHODS = ("light", "vanilla")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A workspace in which both methods are fine-tuned, as far as the benchmark can tell."""
-    folder = workspace(tmp_path)
-    scores = Scores.load(folder / "estimate")
-    write_json(folder / "estimate-timing.json", {"seconds": 3.0, "steps": 4})
+    folder, paths = workspace(tmp_path), Paths(tmp_path)
+    scores = Scores.load(paths.scores)
+    write_json(paths.estimate_timing, {"seconds": 3.0, "steps": 4})
     for method in METHODS:
         model, _ = base_model(folder)
-        plan = PruningPlan.load(folder / "plans" / f"{method}.json")
-        lightpeft.save(lightpeft.prune(model, plan, scores), folder / "models" / method)
+        plan = PruningPlan.load(paths.plan(method))
+        lightpeft.save(lightpeft.prune(model, plan, scores), paths.model(method))
         timing = {"seconds": 5.0 if method == "light" else 12.0, "steps": 20}
-        write_json(folder / "models" / method / "timing.json", timing)
+        write_json(paths.timing(method), timing)
     text = (folder / "params.yaml").read_text().replace("- random", "")
     (folder / "params.yaml").write_text(text)
     monkeypatch.chdir(folder)
@@ -41,7 +42,7 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
     monkeypatch.setattr(benchmark, "measurable", lambda device: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    benchmark.main("prepared", "estimate-timing.json", "models", "results/benchmark.json")
+    benchmark.main(paths=Paths())
 
     found = json.loads((run / "results" / "benchmark.json").read_text())
     assert list(found["methods"]) == list(found["ratios"]) == list(METHODS)
@@ -62,8 +63,8 @@ def test_the_memory_of_one_method_is_one_line_of_json(run, monkeypatch, capsys):
 
     monkeypatch.setattr(benchmark, "peak_memory", peak)
 
-    benchmark.main("prepared", "estimate-timing.json", "models", "out.json", "light")
+    benchmark.main("light", paths=Paths())
 
     assert json.loads(capsys.readouterr().out) == {"training_bytes": 20}
     assert asked == [(False, 32)]
-    assert not (run / "out.json").exists()
+    assert not Paths(run).benchmark.exists()

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 
 from pipeline.common.errors import ConfigError
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 
 KIND = {"bert": "choice", "llama": "likelihood"}
@@ -39,25 +40,30 @@ def read(path: Path) -> dict:
 
 
 def test_the_model_decides_how_it_chooses(space, model):
-    card = read(space / "prepared" / "card.json")
+    card = read(space / "data" / "prepared" / "card.json")
 
     assert (card["kind"], card["labels"], card["metric"]) == (KIND[model], [], "accuracy")
     assert [card["splits"][name]["rows"] for name in card["splits"]] == [72, 9, 9]
 
 
 def test_accuracy_is_that_of_the_predictions_and_there_is_no_confusion_matrix(space):
-    found = read(space / "results" / "light" / "eval.json")
-    table = pd.read_csv(space / "results" / "light" / "predictions.csv")
+    found = read(space / "results" / "eval" / "light" / "eval.json")
+    table = pd.read_csv(space / "results" / "eval" / "light" / "predictions.csv")
 
-    assert table["label"].tolist() == load_from_disk(str(space / "prepared" / "test"))["label"]
+    assert (
+        table["label"].tolist()
+        == load_from_disk(str(space / "data" / "prepared" / "test"))["label"]
+    )
     assert found["accuracy"] == pytest.approx((table.label == table.prediction).mean())
     assert found["confusion"] is None
 
 
 def test_shares_are_of_the_choices_that_a_row_has(space):
-    table = pd.read_csv(space / "results" / "light" / "predictions.csv")
+    table = pd.read_csv(space / "results" / "eval" / "light" / "predictions.csv")
     shares = table.filter(like="score").to_numpy()
-    counts = [len(row) for row in load_from_disk(str(space / "prepared" / "test"))["choices"]]
+    counts = [
+        len(row) for row in load_from_disk(str(space / "data" / "prepared" / "test"))["choices"]
+    ]
 
     assert min(counts) < max(counts)
     assert (~np.isnan(shares)).sum(axis=1).tolist() == counts
@@ -66,13 +72,13 @@ def test_shares_are_of_the_choices_that_a_row_has(space):
 
 
 def test_a_stock_reader_of_the_lifted_adapter_finds_the_trained_model(space):
-    found = read(space / "results" / "vanilla" / "eval.json")
+    found = read(space / "results" / "eval" / "vanilla" / "eval.json")
 
     assert found["lifted"] == {"accuracy": found["accuracy"]}
 
 
 def test_only_an_encoder_has_a_head_to_save(space, model):
-    weights = space / "models" / "light" / "adapter_model.safetensors"
+    weights = space / "artifacts" / "models" / "light" / "adapter_model.safetensors"
     with safe_open(weights, "pt") as file:
         heads = [name for name in file.keys() if "lora_" not in name]
 
@@ -80,7 +86,7 @@ def test_only_an_encoder_has_a_head_to_save(space, model):
 
 
 def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
-    ratios = read(space / "benchmark.json")["ratios"]["light"]
+    ratios = read(space / "results" / "benchmark.json")["ratios"]["light"]
     phases = ("training", "inference") if model == "bert" else ("training", "prefill", "decode")
 
     assert all(ratios[f"{phase}_speedup"]["3"]["flop_bound"] > 1 for phase in phases)
@@ -98,8 +104,8 @@ def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, asked):
 
     if (model, asked) == ("bert", "w1"):
         with pytest.raises(ConfigError, match=r"neutral_prompt must be auto or none .*, got 'w1'"):
-            prepare.main("prepared")
+            prepare.main(Paths())
     else:
-        prepare.main("prepared")
-        found = read(tmp_path / "prepared" / "card.json").get("neutral_prompt")
+        prepare.main(Paths())
+        found = read(tmp_path / "data" / "prepared" / "card.json").get("neutral_prompt")
         assert found == (None if asked == "none" else "w1")

@@ -11,8 +11,11 @@ from helpers.stage_workspace import base_model, card, set_params, tokenizer, wor
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError
+from pipeline.common.paths import Paths
 from pipeline.stages import evaluate, finetune
 from pipeline.tasks.registry import kind_of
+
+PATHS = Paths()
 
 
 @pytest.fixture(scope="module", params=["classification", "regression"])
@@ -21,8 +24,8 @@ def space(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for method in ("light", "vanilla"):
-            finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{method}")
-            evaluate.main("prepared", f"models/{method}", f"results/{method}")
+            finetune.main(method, PATHS)
+            evaluate.main(method, PATHS)
     return folder
 
 
@@ -32,17 +35,17 @@ def _there(space, monkeypatch):
 
 
 def kind(space: Path) -> str:
-    return json.loads((space / "prepared" / "card.json").read_text())["kind"]
+    return json.loads((space / "data" / "prepared" / "card.json").read_text())["kind"]
 
 
 def result(space: Path, method: str) -> tuple[dict, pd.DataFrame]:
-    folder = space / "results" / method
+    folder = space / "results" / "eval" / method
     return json.loads((folder / "eval.json").read_text()), pd.read_csv(folder / "predictions.csv")
 
 
 def test_metrics_and_predictions_are_of_the_same_rows(space):
     found, table = result(space, "light")
-    test = load_from_disk("prepared/test")
+    test = load_from_disk("data/prepared/test")
 
     assert found["rows"] == len(table) == len(test)
     assert table["row"].tolist() == [*range(len(test))]
@@ -61,8 +64,8 @@ def test_metrics_and_predictions_are_of_the_same_rows(space):
 
 def test_outputs_are_in_row_order_whatever_the_batches(space):
     asked = kind_of(card(kind(space)))
-    model = lightpeft.load(base_model(space, asked.name)[0], "models/light")
-    test = load_from_disk("prepared/test")
+    model = lightpeft.load(base_model(space, asked.name)[0], "artifacts/models/light")
+    test = load_from_disk("data/prepared/test")
     one, many = (asked.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
     values = [one.predictions if one.scores is None else one.scores for one in (one, many)]
 
@@ -86,7 +89,7 @@ def test_the_cut_model_is_smaller_and_its_lifted_adapter_is_measured_too(space):
 
 
 def result_metrics(space: Path) -> list[str]:
-    return json.loads((space / "prepared" / "card.json").read_text())["metrics"]
+    return json.loads((space / "data" / "prepared" / "card.json").read_text())["metrics"]
 
 
 def test_parameters_counted_are_those_that_run(space):
@@ -101,21 +104,21 @@ def test_parameters_counted_are_those_that_run(space):
 
 
 def test_evaluation_repeats_to_the_byte_and_can_leave_the_lifted_out(space):
-    before = (space / "results" / "light" / "eval.json").read_bytes()
-    evaluate.main("prepared", "models/light", "results/again")
-    assert (space / "results" / "again" / "eval.json").read_bytes() == before
+    before = (space / "results" / "eval" / "light" / "eval.json").read_bytes()
+    shutil.copytree(PATHS.model("light"), PATHS.model("again"))
+    evaluate.main("again", PATHS)
+    assert PATHS.evaluation("again").read_bytes() == before
 
     set_params(space, evaluate={"lifted": False})
-    evaluate.main("prepared", "models/light", "results/again")
+    evaluate.main("again", PATHS)
     set_params(space)
     assert result(space, "again")[0]["lifted"] is None
 
 
-def test_a_cut_short_adapter_is_one_line_and_keeps_earlier_results(space, tmp_path):
-    broken = shutil.copytree("models/light", tmp_path / "broken")
-    os.truncate(broken / "adapter_model.safetensors", 500)
-    before = (space / "results" / "light" / "eval.json").read_bytes()
+def test_a_truncated_adapter_is_one_line_and_writes_no_results(space):
+    shutil.copytree(PATHS.model("light"), PATHS.model("broken"))
+    os.truncate(PATHS.model("broken") / "adapter_model.safetensors", 500)
 
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors.*cut short"):
-        evaluate.main("prepared", str(broken), "results/light")
-    assert (space / "results" / "light" / "eval.json").read_bytes() == before
+        evaluate.main("broken", PATHS)
+    assert not PATHS.evaluation("broken").exists()

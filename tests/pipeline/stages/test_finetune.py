@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,10 +32,12 @@ from lightpeft.core.scores import Scores
 from lightpeft.pruning.prune import peft_weights
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.stages import finetune
 from pipeline.tasks.registry import kind_of
 from pipeline.training import trainer as training
 
+PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -49,11 +52,18 @@ def _there(space, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
 
+def copy_plan(method: str, name: str) -> None:
+    """Give a method's plan to a method of another name."""
+    shutil.copytree(PATHS.plan(method).parent, PATHS.plan(name).parent, dirs_exist_ok=True)
+
+
 def run(space: Path, method: str, out: str, **settings) -> Path:
     """The stage, in this process."""
     set_params(space, finetune=settings)
-    finetune.main("prepared", "estimate", f"plans/{method}.json", f"models/{out}")
-    return space / "models" / out
+    if out != method:
+        copy_plan(method, out)
+    finetune.main(out, PATHS)
+    return PATHS.model(out)
 
 
 def train(
@@ -63,7 +73,7 @@ def train(
     set_params(space, finetune=settings)
     model, _ = base_model(space)
     torch.manual_seed(0)
-    scores, plan = Scores.load(space / "estimate"), PruningPlan.load(space / "plans" / "light.json")
+    scores, plan = Scores.load(PATHS.scores), PruningPlan.load(PATHS.plan("light"))
     model = lightpeft.prune(model, plan, scores).to(dtype)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -91,12 +101,11 @@ def weights_of(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def start(space: Path) -> subprocess.Popen:
     """The stage as dvc starts it."""
-    command = [sys.executable, "-m", "pipeline", "finetune"]
+    command = [sys.executable, "-m", "pipeline", "finetune", "light"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    arguments = ["prepared", "estimate", "plans/light.json", "models/killed"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *arguments], env=environment, **streams)
+    return subprocess.Popen(command, env=environment, **streams)
 
 
 def wait_for(pattern: str, process: subprocess.Popen) -> None:
@@ -112,10 +121,10 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     checkpoints = space / "checkpoints"
     wait_for("checkpoints/*/checkpoint-100/complete.json", first)
     with pytest.raises(PipelineError, match=f"process {first.pid} is training in"):
-        run(space, "light", "killed", **settings)
+        run(space, "light", "light", **settings)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert not (space / "models" / "killed").exists()
+    assert not PATHS.model("light").exists()
 
     second = start(space)
     shown, errors = second.communicate(timeout=100)
@@ -123,7 +132,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     assert "resuming from" in shown
 
     whole = run(space, "light", "whole", **settings)
-    killed = space / "models" / "killed"
+    killed = PATHS.model("light")
     assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert (killed / "curve.csv").read_bytes() == (whole / "curve.csv").read_bytes()
     assert not [*checkpoints.iterdir()]
@@ -154,7 +163,7 @@ def test_checkpoints_are_kept_by_the_code_that_finetune_imports_and_by_no_other(
 
 def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
     light, vanilla = run(space, "light", "light"), run(space, "vanilla", "vanilla")
-    timing = [json.loads((out / "timing.json").read_text()) for out in (light, vanilla)]
+    timing = [json.loads(PATHS.timing(out.name).read_text()) for out in (light, vanilla)]
 
     assert [found["steps"] for found in timing] == [20, 24]
     assert [found["warm"] for found in timing] == [True, False]
@@ -166,7 +175,7 @@ def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
 def test_a_fresh_start_has_other_weights_but_as_many_batches(space):
     warm, fresh = (run(space, "light", "w"), run(space, "light", "f", warm_start=False))
 
-    assert json.loads((fresh / "timing.json").read_text())["steps"] == 20
+    assert json.loads(PATHS.timing(fresh.name).read_text())["steps"] == 20
     first, second = (load_file(out / WEIGHTS) for out in (warm, fresh))
     assert {name: w.shape for name, w in first.items()} == {n: w.shape for n, w in second.items()}
     assert curve_of(warm)[0]["loss"] != curve_of(fresh)[0]["loss"]
@@ -174,7 +183,7 @@ def test_a_fresh_start_has_other_weights_but_as_many_batches(space):
 
 def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
-    validation = load_from_disk("prepared/validation")
+    validation = load_from_disk("data/prepared/validation")
     model = lightpeft.load(base_model(space)[0], out)
     said = kind_of(card()).predict(model, validation, tokenizer(), batch_size=7)
 
@@ -250,10 +259,11 @@ def test_a_diverged_training_says_what_to_change_and_leaves_what_was_there(space
 
 def test_an_estimation_that_took_all_steps_is_refused_and_leaves_nothing(space):
     set_params(space, estimate={"steps": 2}, finetune={"steps": 4})
+    copy_plan("light", "none")
 
     with pytest.raises(ConfigError, match=r"finetune\.steps counts the .* 4 steps.*got 4"):
-        finetune.main("prepared", "estimate", "plans/light.json", "models/none")
-    assert not (space / "models" / "none").exists()
+        finetune.main("none", PATHS)
+    assert not PATHS.model("none").exists()
     assert not [*(space / "checkpoints").iterdir()]
 
 

@@ -19,11 +19,11 @@ def space(request, tmp_path_factory):
 
 
 def result(space: Path, method: str) -> dict:
-    return json.loads((space / "results" / method / "eval.json").read_text())
+    return json.loads((space / "results" / "eval" / method / "eval.json").read_text())
 
 
 def test_every_stage_runs_and_measures_losses_and_texts(space):
-    card = json.loads((space / "prepared" / "card.json").read_text())
+    card = json.loads((space / "data" / "prepared" / "card.json").read_text())
     found = result(space, "light")
     seq2seq = card["kind"] == "seq2seq"
 
@@ -34,10 +34,12 @@ def test_every_stage_runs_and_measures_losses_and_texts(space):
     low, high = found["interval"]
     assert low <= found[card["metric"]] <= high
     assert found["base_parameters"] < result(space, "vanilla")["base_parameters"]
-    table = pd.read_csv(space / "results" / "light" / "predictions.csv", keep_default_na=False)
+    table = pd.read_csv(
+        space / "results" / "eval" / "light" / "predictions.csv", keep_default_na=False
+    )
     assert list(table) == ["row", "reference", "prediction", "tokens", "loss"]
     assert found["exact_match"] == pytest.approx((table.reference == table.prediction).mean())
-    times = json.loads((space / "benchmark.json").read_text())
+    times = json.loads((space / "results" / "benchmark.json").read_text())
     assert {"training_speedup", "prefill_speedup", "decode_speedup"} <= set(
         times["ratios"]["light"]
     )

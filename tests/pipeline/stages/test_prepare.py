@@ -17,7 +17,10 @@ from transformers import AutoTokenizer
 
 from lightpeft.core.serialization import read_json
 from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
+
+PATHS = Paths()
 
 
 @pytest.fixture
@@ -50,16 +53,17 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_the_same_seed_gives_the_same_bytes(workspace):
-    prepare.main("first")
-    prepare.main("deeper/second")
+    prepare.main(PATHS)
+    first = hashes(PATHS.prepared)
+    prepare.main(PATHS)
 
-    assert hashes(workspace / "first") == hashes(workspace / "deeper" / "second")
-    assert sorted(path.name for path in (workspace / "deeper").iterdir()) == ["second"]
+    assert hashes(PATHS.prepared) == first
+    assert [path.name for path in PATHS.prepared.parent.iterdir()] == ["prepared"]
 
 
 def test_the_card_counts_what_the_splits_hold(workspace, capsys):
-    prepare.main("out")
-    card = read_json(workspace / "out" / "card.json", DataError)
+    prepare.main(PATHS)
+    card = read_json(PATHS.prepared / "card.json", DataError)
 
     assert (card["kind"], card["labels"], card["metric"]) == (
         "classification",
@@ -68,7 +72,7 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
     )
     assert card["dropped"] == {"train: empty text": {"rows": 1, "first": 101}}
     for name, rows in (("train", 80), ("validation", 10), ("test", 10)):
-        split = load_from_disk(str(workspace / "out" / name))
+        split = load_from_disk(str(PATHS.prepared / name))
         lengths = [len(ids) for ids in split["input_ids"]]
         said = card["splits"][name]
         assert len(split) == said["rows"] == rows
@@ -80,9 +84,9 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
 
 
 def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
-    prepare.main("out")
-    split = load_from_disk(str(workspace / "out" / "train"))
-    words = AutoTokenizer.from_pretrained(workspace / "out" / "tokenizer")
+    prepare.main(PATHS)
+    split = load_from_disk(str(PATHS.prepared / "train"))
+    words = AutoTokenizer.from_pretrained(PATHS.prepared / "tokenizer")
 
     assert split.column_names == [
         "text",
@@ -101,8 +105,8 @@ def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
 def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
     (workspace / "test.csv").write_text("text,label\nbad w0 ,0\ngood w99,1\n")
     settings(workspace, test="test.csv", validation="train.csv")
-    prepare.main("out")
-    card = read_json(workspace / "out" / "card.json", DataError)
+    prepare.main(PATHS)
+    card = read_json(PATHS.prepared / "card.json", DataError)
 
     assert card["repeats_of_train"] == {"validation": 100, "test": 1}
     told = "100 of 100 rows of validation and 1 of 2 rows of test repeat a row of train"
@@ -110,23 +114,23 @@ def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
 
 
 def test_where_no_row_repeats_train_nothing_is_told(workspace, capsys):
-    prepare.main("out")
+    prepare.main(PATHS)
 
     assert "train has too" not in capsys.readouterr().out
 
 
 def test_what_was_there_is_replaced_only_by_something_whole(workspace):
-    prepare.main("out")
-    (workspace / "out" / "stale").touch()
-    before = hashes(workspace / "out")
+    prepare.main(PATHS)
+    (PATHS.prepared / "stale").touch()
+    before = hashes(PATHS.prepared)
     settings(workspace, train="none.csv")
     with pytest.raises(DataError, match=r"none\.csv is not there"):
-        prepare.main("out")
-    assert hashes(workspace / "out") == before
+        prepare.main(PATHS)
+    assert hashes(PATHS.prepared) == before
 
     settings(workspace, train="train.csv")
-    prepare.main("out")
-    assert set(hashes(workspace / "out")) == set(before) - {"stale"}
+    prepare.main(PATHS)
+    assert set(hashes(PATHS.prepared)) == set(before) - {"stale"}
     assert sorted(path.name for path in workspace.glob(".*")) == []
 
 
@@ -136,10 +140,10 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
     words.save_pretrained(workspace / "model")
 
     with pytest.raises(ConfigError, match=r"data\.max_length must be at most 12"):
-        prepare.main("out")
+        prepare.main(PATHS)
     settings(workspace, max_length=12)
     with pytest.raises(ConfigError, match=r"benchmark\.length must be at most 12"):
-        prepare.main("out")
+        prepare.main(PATHS)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +159,11 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 )
 def test_wrong_input_is_one_line_and_exit_code_1(workspace, data, message):
     settings(workspace, **data)
-    command = [sys.executable, "-m", "pipeline", "prepare", "out"]
+    command = [sys.executable, "-m", "pipeline", "prepare"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)
 
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
-    assert not (workspace / "out").exists()
+    assert not PATHS.prepared.exists()

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.image_classification import as_stored, digest, pixels
 from pipeline.tasks.model_loading import load_processor
@@ -64,7 +65,11 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     run_stages(monkeypatch)
-    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+    card, found, table = (
+        read("data/prepared/card.json"),
+        read("results/eval/light/eval.json"),
+        predictions(),
+    )
 
     assert (card["kind"], card["labels"], card["metric"]) == (
         "image",
@@ -78,23 +83,23 @@ def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     assert found["rows"] == len(table) == 8
     assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
     assert np.sum(found["confusion"]) == 8
-    assert read("models/light/adapter_config.json")["modules_to_save"] == ["classifier"]
-    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    assert read("artifacts/models/light/adapter_config.json")["modules_to_save"] == ["classifier"]
+    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
 
 
 def test_prepared_rows_hold_paths_and_no_pixels(space):
-    prepare.main("prepared")
-    rows = load_from_disk("prepared/train")
+    prepare.main(Paths())
+    rows = load_from_disk("data/prepared/train")
 
     assert set(rows.column_names) == {"image", "label", "digest", "length", "lost", "key"}
     assert all(row["image"]["bytes"] is None for row in rows)
     assert all(Path(row["image"]["path"]).parts[0] == "images" for row in rows)
-    assert (Path("prepared") / "tokenizer" / "preprocessor_config.json").is_file()
+    assert (Path("data/prepared") / "tokenizer" / "preprocessor_config.json").is_file()
 
 
 def test_a_batch_is_what_the_models_own_processor_makes(space):
-    prepare.main("prepared")
-    rows, kind = load_from_disk("prepared/test"), kind_of(read("prepared/card.json"))
+    prepare.main(Paths())
+    rows, kind = load_from_disk("data/prepared/test"), kind_of(read("data/prepared/card.json"))
     processor = load_processor(load_params().model, kind)
 
     batch = kind.collator(processor)([rows[number] for number in range(3)])
@@ -113,14 +118,16 @@ def test_damaged_files_are_counted_and_named(space):
     (space / "images/dark/notes.txt").write_text("not an image")
     (space / "images/light/00.png").write_bytes(b"")
     params(space, data=DATA | {"max_bad_rows": 0.1}, **LENGTH)
-    prepare.main("prepared")
+    prepare.main(Paths())
 
     reason, first = "train: damaged or missing image", str(Path("images/dark/01.jpg"))
-    assert read("prepared/card.json")["dropped"] == {reason: {"rows": 3, "first": 2, "name": first}}
+    assert read("data/prepared/card.json")["dropped"] == {
+        reason: {"rows": 3, "first": 2, "name": first}
+    }
 
     params(space, data=DATA, **LENGTH)
     with pytest.raises(DataError, match=r"3 x damaged .*\(first: row 2, images/dark/01\.jpg\)"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
@@ -169,9 +176,9 @@ def test_copies_of_train_images_are_told_by_their_content(space):
         copied = (space / "images" / label / "00.png").read_bytes()
         (space / "test" / label / "renamed.png").write_bytes(copied)
     params(space, data=DATA | {"test": "test", "validation": "images"}, **LENGTH)
-    prepare.main("prepared")
+    prepare.main(Paths())
 
-    assert read("prepared/card.json")["repeats_of_train"] == {"validation": 80, "test": 2}
+    assert read("data/prepared/card.json")["repeats_of_train"] == {"validation": 80, "test": 2}
 
 
 def test_rows_with_bytes_need_no_folder(space):
@@ -179,9 +186,9 @@ def test_rows_with_bytes_need_no_folder(space):
     rows = [{"image": {"bytes": encoded(drawn(x, i)), "path": None}} for i, x in enumerate(labels)]
     Dataset.from_list(rows).add_column("label", labels).to_parquet("rows.parquet")
     params(space, data={"train": "rows.parquet"}, **LENGTH)
-    prepare.main("prepared")
+    prepare.main(Paths())
 
-    rows = load_from_disk("prepared/train")
+    rows = load_from_disk("data/prepared/train")
     assert all(row["image"]["path"] is None for row in rows)
     assert np.asarray(pixels(rows[0]["image"])).shape == (20, 24, 3)
 
@@ -189,16 +196,16 @@ def test_rows_with_bytes_need_no_folder(space):
 def test_what_does_not_fit_is_one_line(space):
     params(space, data=DATA)
     with pytest.raises(ConfigError, match=r"benchmark\.length must be 17 for model\.name base, wh"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
     params(space, data=DATA | {"text": ["image", "label"]}, **LENGTH)
     with pytest.raises(ConfigError, match=r"data\.text must be the column of the images, got"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
     tiny_config("bert").save_pretrained(space / "base")
     params(space, data=DATA, **LENGTH)
     with pytest.raises(ConfigError, match="model type 'bert' reads no images in square patches"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
 
 def test_decimals_are_no_classes_of_images(space):
@@ -206,4 +213,4 @@ def test_decimals_are_no_classes_of_images(space):
         (space / "images" / name).rename(space / "images" / f"0.{number}")
 
     with pytest.raises(DataError, match="labels of images must be classes, train has decimals"):
-        prepare.main("prepared")
+        prepare.main(Paths())

@@ -123,9 +123,9 @@ def test_classes_are_learnt_through_all_stages(tmp_path, monkeypatch, family):
 
     run_stages(monkeypatch)
 
-    found, table = read("results/light/eval.json"), predictions()
+    found, table = read("results/eval/light/eval.json"), predictions()
     assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
-    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
 
 
 @pytest.mark.parametrize(("around", "seen"), [("<s> $A", "<s>a b\nc d"), (None, "a b[SEP]c d")])

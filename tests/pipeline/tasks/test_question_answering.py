@@ -17,6 +17,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.context_windows import best_spans, windows
 from pipeline.tasks.question_answering import Answer, training_windows, wrong
@@ -77,7 +78,11 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
     steps = {"steps": 150, "evaluate_every": 60}
     params(space, data=FILES, finetune=steps, prune={"ratio": 0.25})
     run_stages(monkeypatch)
-    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+    card, found, table = (
+        read("data/prepared/card.json"),
+        read("results/eval/light/eval.json"),
+        predictions(),
+    )
 
     assert (card["kind"], card["metrics"]) == ("answer", ["squad_f1", "squad_em"])
     assert card["labels"] == (["no answer", "answer"] if unanswered else [])
@@ -88,7 +93,7 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
     right = [json.loads(label) or [""] for label in table.label]
     exact = [said in texts for said, texts in zip(table.prediction, right, strict=True)]
     assert found["squad_em"] == pytest.approx(sum(exact) / 20)
-    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
 
 
 def test_windows_show_every_token_and_overlap():
@@ -166,9 +171,9 @@ def test_every_window_of_a_row_is_read(space, classes, size):
     rows = [question(draw, answered=n % 3 > 0, length=150) for n in range(9)]
     write(space, [question(draw, answered=n % 3 > 0) for n in range(30)], rows)
     params(space, data=FILES | {"max_truncated": 1.0})
-    prepare.main("prepared")
-    card = read("prepared/card.json") | {"labels": classes}
-    test = load_from_disk("prepared/test")
+    prepare.main(Paths())
+    card = read("data/prepared/card.json") | {"labels": classes}
+    test = load_from_disk("data/prepared/test")
 
     found = kind_of(card).predict(Says(), test, tokenizer(), batch_size=size)
 
@@ -219,17 +224,17 @@ def test_questions_without_an_answer_need_some_in_train(space):
     write(space, [question(draw)] * 20, [question(draw, answered=False)])
 
     with pytest.raises(DataError, match="test has questions without an answer, train has none"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
 
 def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
     params(space, data=FILES | {"max_length": 31})
     with pytest.raises(ConfigError, match=r"data\.max_length must be at least 32 for answers"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
     params(space, data=FILES | {"text": "question"})
     with pytest.raises(ConfigError, match=r"data\.text must be the columns of question and con"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
         Answer({"labels": [], "max_length": 32}).encode({}, object())

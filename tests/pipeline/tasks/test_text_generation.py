@@ -15,6 +15,7 @@ from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import checked
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import higher_is_better, interval, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
@@ -38,7 +39,7 @@ def ready(tmp_path, monkeypatch, model):
     folder = workspace(tmp_path, model, copying(60))
     monkeypatch.chdir(folder)
     kind, network, words = loaded(folder, prepared(folder))
-    return kind, wrap(network, kind), words, load_from_disk("prepared/test")
+    return kind, wrap(network, kind), words, load_from_disk("data/prepared/test")
 
 
 def wrap(network, kind):
@@ -138,7 +139,7 @@ def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypat
         return ["w1"] * 6
 
     monkeypatch.setattr("pipeline.tasks.text_generation.greedy_texts", answer)
-    rows, network = load_from_disk("prepared/validation"), wrap(network, kind)
+    rows, network = load_from_disk("data/prepared/validation"), wrap(network, kind)
 
     assert (card["metric"], card["select"]) == ("rougeL", "perplexity")
     kind.for_validation().predict(network, rows, words, batch_size=8)
@@ -171,7 +172,7 @@ def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
     assert prepared(folder)["metrics"] == ["perplexity"]
     set_params(folder, data=data(metric="exact_match"))
     with pytest.raises(DataError, match="every prompt of train is empty; take perplexity"):
-        prepare("prepared")
+        prepare(Paths())
 
 
 def test_an_encoder_decoder_needs_prompts(tmp_path, monkeypatch):
@@ -188,7 +189,7 @@ def test_the_main_metric_can_be_any_that_compares_texts(tmp_path, monkeypatch):
     assert prepared(folder)["metrics"] == ["perplexity", "exact_match", "final_number"]
     set_params(folder, data=data(metric="accuracy"))
     with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of perplexity.*rouge"):
-        prepare("prepared")
+        prepare(Paths())
 
 
 def data(**changes) -> dict:
@@ -236,12 +237,12 @@ def test_a_copied_word_is_learned_and_then_written(tmp_path, monkeypatch):
         data={"metric": "exact_match"},
     )
     monkeypatch.chdir(folder)
-    prepare("prepared")
-    estimate.main("prepared", "estimate", "timing.json")
-    prune.main("vanilla", "prepared", "estimate", "plan.json", "cost.json")
-    finetune.main("prepared", "estimate", "plan.json", "model")
-    evaluate.main("prepared", "model", "results")
-    found = json.loads((folder / "results" / "eval.json").read_text())
+    prepare(Paths())
+    estimate.main(Paths())
+    for stage in (prune, finetune):
+        stage.main("vanilla", Paths())
+    evaluate.main("vanilla", Paths())
+    found = json.loads(Paths().evaluation("vanilla").read_text())
 
     assert found["exact_match"] > 0.5  # by chance: 1 of 20
     assert found["perplexity"] < 3
@@ -250,29 +251,31 @@ def test_a_copied_word_is_learned_and_then_written(tmp_path, monkeypatch):
 def test_generation_can_be_left_out(tmp_path, monkeypatch):
     folder = workspace(tmp_path, "llama", copying(60))
     monkeypatch.chdir(folder)
-    prepare("prepared")
-    estimate.main("prepared", "estimate", "timing.json")
-    prune.main("vanilla", "prepared", "estimate", "plan.json", "cost.json")
-    finetune.main("prepared", "estimate", "plan.json", "model")
+    prepare(Paths())
+    estimate.main(Paths())
+    for stage in (prune, finetune):
+        stage.main("vanilla", Paths())
 
     for new, there in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
         set_params(folder, **STAGES, data=data())
         set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": new}, data=data())
-        evaluate.main("prepared", "model", "results")
-        found = json.loads((folder / "results" / "eval.json").read_text())
+        evaluate.main("vanilla", Paths())
+        found = json.loads(Paths().evaluation("vanilla").read_text())
         assert {"perplexity", "exact_match"} & set(found) == there
-    card = json.loads((folder / "prepared" / "card.json").read_text())
-    (folder / "prepared" / "card.json").write_text(json.dumps(card | {"metric": "exact_match"}))
+    card = json.loads((folder / "data" / "prepared" / "card.json").read_text())
+    (folder / "data" / "prepared" / "card.json").write_text(
+        json.dumps(card | {"metric": "exact_match"})
+    )
     set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 0}, data=data())
     with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
-        evaluate.main("prepared", "model", "results")
+        evaluate.main("vanilla", Paths())
     nothing = STAGES["evaluate"] | {"max_new_tokens": 0}
     set_params(folder, evaluate=nothing, data=data() | {"metric": "exact_match"})
     with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
-        prepare("again")
+        prepare(Paths())
     set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 5000}, data=data())
     with pytest.raises(ConfigError, match=r"max_new_tokens must be below \d+.*got 5000"):
-        prepare("again")
+        prepare(Paths())
 
 
 def test_chats_run_through_the_template(tmp_path, monkeypatch):
@@ -288,7 +291,7 @@ def test_chats_run_through_the_template(tmp_path, monkeypatch):
     folder = workspace(tmp_path, "llama", rows)
     monkeypatch.chdir(folder)
     kind, network, words = loaded(folder, prepared(folder))
-    test = load_from_disk("prepared/test")
+    test = load_from_disk("data/prepared/test")
     found = kind.predict(wrap(network, kind), test, words, batch_size=8)
 
     assert found.labels.tolist() == [row["messages"][-1]["content"] for row in test]

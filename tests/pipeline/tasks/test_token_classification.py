@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModel
 
 from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.registry import kind_of
 from pipeline.tasks.token_classification import Entities, Tags, first_tokens, kind_for
@@ -64,7 +65,11 @@ def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch)
         prune={"ratio": 0.25},
     )
     run_stages(monkeypatch)
-    card, found, table = read("prepared/card.json"), read("results/light/eval.json"), predictions()
+    card, found, table = (
+        read("data/prepared/card.json"),
+        read("results/eval/light/eval.json"),
+        predictions(),
+    )
 
     assert (card["kind"], card["labels"]) == ("entities", NAMES)
     assert (card["metric"], card["metrics"]) == ("entity_f1", ["entity_f1", "token_accuracy"])
@@ -76,19 +81,19 @@ def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch)
     pairs = zip(" ".join(table.label).split(), " ".join(table.prediction).split(), strict=True)
     right = sum(label == prediction for label, prediction in pairs)
     assert found["token_accuracy"] == pytest.approx(right / words)
-    assert read("benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
 
 
 def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     rewrite(space, max_length=8, max_truncated=1.0)
-    prepare.main("prepared")
-    rows = load_from_disk("prepared/test")
+    prepare.main(Paths())
+    rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
-    kind, model = kind_of(read("prepared/card.json")), _says(1)
+    kind, model = kind_of(read("data/prepared/card.json")), _says(1)
 
     found = kind.predict(model, rows, tokenizer(), batch_size=7)
 
-    assert sum(cut) == read("prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
+    assert sum(cut) == read("data/prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
     expected = [
         ["B-X"] * min(len(tags), 8) + ["O"] * lost
         for tags, lost in zip(rows["tags"], cut, strict=True)
@@ -165,9 +170,9 @@ def test_bad_rows_are_counted_and_named(space):
     with (space / "train.jsonl").open("a") as file:
         file.writelines("\n" + json.dumps(row) for row in bad)
     rewrite(space, max_bad_rows=0.1)
-    prepare.main("prepared")
+    prepare.main(Paths())
 
-    assert read("prepared/card.json")["dropped"] == {
+    assert read("data/prepared/card.json")["dropped"] == {
         "train: tokens and tags of other lengths": {"rows": 1, "first": 91},
         "train: empty text": {"rows": 1, "first": 92},
         "train: no tags": {"rows": 1, "first": 93},
@@ -181,7 +186,7 @@ def test_a_tag_that_train_lacks_is_named(space):
     (space / "test.conll").write_text("w1 O\nw2 B-Y\n")
 
     with pytest.raises(DataError, match=r"1 x label that train does not have .*row 1, 'B-Y'"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
 
 def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
@@ -191,8 +196,8 @@ def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
     lines = [json.dumps({"tokens": words, "tags": tags}) for words, tags in rows]
     (space / "test.jsonl").write_text("\n".join(lines))
     rewrite(space, test="test.jsonl", max_bad_rows=0.2)
-    prepare.main("prepared")
-    card = read("prepared/card.json")
+    prepare.main(Paths())
+    card = read("data/prepared/card.json")
 
     assert card["dropped"] == {
         "test: tokens and tags of other lengths": {"rows": 1, "first": 3},
@@ -208,12 +213,12 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
     with pytest.raises(
         ConfigError, match=r"auto or one of token_accuracy .* kind tags, got entity"
     ):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
     rewrite(space, metric="auto")
-    prepare.main("prepared")
+    prepare.main(Paths())
 
-    card = read("prepared/card.json")
+    card = read("data/prepared/card.json")
     assert (card["kind"], card["labels"], card["metrics"]) == (
         "tags",
         [str(number) for number in range(11)],
@@ -225,7 +230,7 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
 
 
 def test_tags_with_names_need_no_advice(space, capsys):
-    prepare.main("prepared")
+    prepare.main(Paths())
 
     assert "needs names" not in capsys.readouterr().out
 
@@ -234,7 +239,7 @@ def test_one_tag_is_no_task(space):
     Dataset.from_list([{"tokens": ["a"], "tags": ["O"]}] * 20).to_json("train.jsonl")
 
     with pytest.raises(DataError, match="train has one tag only, 'O'"):
-        prepare.main("prepared")
+        prepare.main(Paths())
 
 
 def test_tags_tell_entities_if_all_begin_or_go_on_with_one():

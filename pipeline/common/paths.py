@@ -1,0 +1,91 @@
+"""Where each stage reads and writes: the file names of dvc.yaml, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Files and folders of one run of the pipeline.
+
+    Attributes:
+        root: folder with params.yaml; the current folder when stages run under DVC.
+    """
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        """Settings of all stages."""
+        return self.root / "params.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        """Encoded rows, tokenizer and data card."""
+        return self.root / "data" / "prepared"
+
+    @property
+    def scores(self) -> Path:
+        """Importance scores and warm weights."""
+        return self.root / "artifacts" / "estimate"
+
+    @property
+    def estimate_timing(self) -> Path:
+        """Duration of the estimation; apart from the scores, which repeat to the byte."""
+        return self.root / "artifacts" / "timing" / "estimate.json"
+
+    def plan(self, method: str) -> Path:
+        """Return the pruning plan of a method."""
+        return self._plans(method) / "plan.json"
+
+    def cost(self, method: str) -> Path:
+        """Return the parameters and FLOPs of a method's plan."""
+        return self._plans(method) / "cost.json"
+
+    def model(self, method: str) -> Path:
+        """Return the folder of a method's trained adapter and training curve."""
+        return self.root / "artifacts" / "models" / method
+
+    def curve(self, method: str) -> Path:
+        """Return the training curve of a method."""
+        return self.model(method) / "curve.csv"
+
+    def timing(self, method: str) -> Path:
+        """Return the duration of a method's fine-tuning."""
+        return self.root / "artifacts" / "timing" / f"{method}.json"
+
+    def evaluation(self, method: str) -> Path:
+        """Return the metrics of a method on the test split."""
+        return self._results(method) / "eval.json"
+
+    def predictions(self, method: str) -> Path:
+        """Return the predictions of a method for the test split."""
+        return self._results(method) / "predictions.csv"
+
+    @property
+    def benchmark(self) -> Path:
+        """Time and memory of all methods."""
+        return self.root / "results" / "benchmark.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Summary of all methods, the one result that is tracked by Git."""
+        return self.root / "metrics.json"
+
+    @property
+    def plots(self) -> Path:
+        """Plot data and pictures."""
+        return self.root / "results" / "plots"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "results" / "report.html"
+
+    def _plans(self, method: str) -> Path:
+        return self.root / "artifacts" / "plans" / method
+
+    def _results(self, method: str) -> Path:
+        return self.root / "results" / "eval" / method
