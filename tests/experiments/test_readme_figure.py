@@ -1,0 +1,33 @@
+"""Tables and figure of the documents show what the committed records hold."""
+
+from __future__ import annotations
+
+import statistics
+
+from helpers.import_graph import ROOT
+
+from experiments import quality, readme_figure
+
+
+def test_the_results_show_the_table_of_the_records():
+    assert quality.table() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_the_mean_accuracies():
+    tasks = readme_figure.accuracies().values()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {"vanilla LoRA": "vanilla", "**light**": "light 1/3", "random pruning": "random 1/3"}
+
+    for start, variant in rows.items():
+        mean = statistics.mean(statistics.mean(values[variant]) for values in tasks)
+        row = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+        assert row.strip("|* ").endswith(f"{mean:.1f}")
+
+
+def test_the_figure_can_be_drawn_again():
+    accuracy, speed = readme_figure.draw().axes
+
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == sorted(
+        readme_figure.accuracies()
+    )
+    assert len(speed.patches) == 6  # three methods, training and inference
