@@ -15,6 +15,8 @@ _HOME = {
     "inspect_model": "lightpeft.modeling.inspection",
     "Family": "lightpeft.modeling.families",
     "register_family": "lightpeft.modeling.families",
+    "EstimationConfig": "lightpeft.core.config",
+    "PruningConfig": "lightpeft.core.config",
     "Scores": "lightpeft.core.scores",
     "PruningPlan": "lightpeft.core.plan",
     "LightPeftError": "lightpeft.core.errors",

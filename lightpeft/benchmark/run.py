@@ -24,6 +24,7 @@ from peft import LoraConfig, PeftModel
 from lightpeft.benchmark.model_sizes import SHAPES, check
 from lightpeft.benchmark.random_models import CLASSES, build, check_room, config_of
 from lightpeft.benchmark.table import table
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.serialization import write_json
@@ -128,17 +129,16 @@ def drawn_model(asked: argparse.Namespace, method: str, device: torch.device) ->
         curve=[],
         steps=0,
     )
-    plan = make_plan(
-        scores,
+    config = PruningConfig(
         heads=asked.ratio * share,
         neurons=asked.ratio * share,
         modules=asked.modules * share,
         ranks=asked.ranks * share,
         criterion="random",
-        head_unit=asked.head_unit,
+        head_granularity=asked.head_granularity,
         neuron_scope="layer",
-        module_order="depth",
     )
+    plan = make_plan(scores, config)
     return prune(base, plan, scores, warm_start=False)
 
 
@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--shape", default="roberta-large", help=", ".join(SHAPES))
     add("--ratio", type=_share, default=0.333, help="share of heads and neurons cut")
-    add("--head-unit", choices=("group", "head"), default="group", help="where heads share keys")
+    add("--head-granularity", choices=("kv_group", "query_head"), default="kv_group")
     add("--modules", type=_share, default=0.0, help="share of PEFT modules cut")
     add("--ranks", type=_share, default=0.0, help="share of PEFT ranks cut")
     add("--rank", type=_count, default=8, help="LoRA rank before pruning")

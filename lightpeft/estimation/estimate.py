@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
@@ -45,12 +46,8 @@ def estimate(
     model: PreTrainedModel,
     peft_config: LoraConfig,
     batches: Iterable[Batch],
+    config: EstimationConfig,
     *,
-    steps: int,
-    lr: float = 1e-3,
-    mask_lr: float | None = None,
-    l1: float = 1e-4,
-    reduction: str = "sum",
     progress: Callable[..., None] | None = None,
 ) -> Scores:
     """Train PEFT modules and masks for a few steps, and score what the task needs.
@@ -64,38 +61,30 @@ def estimate(
             None means all of them.
         batches: keyword arguments of the model with which it gives a loss (labels), whatever its
             inputs are; a list or a DataLoader is started again when it runs out.
-        steps: optimizer steps, one batch each.
-        lr: peak learning rate of PEFT modules and task head (AdamW, 6 % warmup, then constant).
-        mask_lr: of the masks; None for `lr`.
-        l1: weight of the masks' L1 term.
-        reduction: of rank scores, `sum` or `mean` (the authors').
+        config: steps, learning rates and the like.
         progress: called now and then with the step and `loss=`.
 
     Raises:
         ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
             or quantized linears pass no gradient on.
-        ScoresError: a setting is not allowed; there are too few batches or no labels; the loss
-            or a score is not a number (names the step).
+        ScoresError: there are too few batches or no labels; the loss or a score is not a number
+            (names the step).
     """
-    if steps < 2:
-        raise ScoresError(f"estimate.steps must be a whole number from 2, got {steps}")
-    if reduction not in ("sum", "mean"):
-        raise ScoresError(f"estimate.reduction must be sum or mean, got {reduction!r}")
     shape = inspect_model(model)
     base = fingerprint(model, shape)
-    config = checked(peft_config, model, shape)
+    lora_config = checked(peft_config, model, shape)
     was_training = model.training
-    peft_model = get_peft_model_unmapped(model, config)
+    peft_model = get_peft_model_unmapped(model, lora_config)
     for weight in peft_model.parameters():
         if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
             weight.data = weight.data.float()
     try:
         with (
-            Masks(model, shape, l1=l1) as masks,
-            Collector(peft_model, masks, reduction=reduction) as collector,
+            Masks(model, shape, l1=config.l1) as masks,
+            Collector(peft_model, masks, reduction=config.reduction) as collector,
         ):
-            optimizer = _optimizer(peft_model, masks, lr=lr, mask_lr=mask_lr)
-            phase = _Phase(masks, collector, optimizer, steps)
+            optimizer = _optimizer(peft_model, masks, config)
+            phase = _Phase(masks, collector, optimizer, config.steps)
             curve = _train(peft_model, batches, phase, progress)
         modules, ranks, taylor = collector.importances()
         adapter = {name: weight.cpu().clone() for name, weight in peft_weights(peft_model).items()}
@@ -110,14 +99,14 @@ def estimate(
     return Scores(
         shape=shape,
         fingerprint=base,
-        peft=config,
+        peft=lora_config,
         heads=_named(heads, shape.heads) | {"magnitude": {b: size[b] for b in shape.heads}},
         neurons=_named(neurons, shape.neurons) | {"magnitude": {b: size[b] for b in shape.neurons}},
         modules=modules,
         ranks=ranks,
         adapter=adapter,
         curve=curve,
-        steps=steps,
+        steps=config.steps,
     )
 
 
@@ -179,7 +168,7 @@ def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     values = torch.stack([loss, *(m for row in moved for m in (row.mean(), row.max()))]).tolist()
     if not all(map(math.isfinite, values)):
         raise ScoresError(
-            f"step {step}: the loss is not a number; lower estimate.lr or use model.dtype: float32"
+            f"step {step}: the loss is not a number; lower lr, or load the model in float32"
         )
     return {"step": step, **dict(zip(_CURVE, values, strict=True))}
 
@@ -200,13 +189,14 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
             return
 
 
-def _optimizer(
-    model: PeftModel, masks: Masks, *, lr: float, mask_lr: float | None
-) -> torch.optim.Optimizer:
+def _optimizer(model: PeftModel, masks: Masks, config: EstimationConfig) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": trained, "lr": lr},
-        {"params": masks.parameters(), "lr": lr if mask_lr is None else mask_lr},
+        {"params": trained, "lr": config.lr},
+        {
+            "params": masks.parameters(),
+            "lr": config.lr if config.mask_lr is None else config.mask_lr,
+        },
     ]
     return torch.optim.AdamW(groups, weight_decay=0.0)
 

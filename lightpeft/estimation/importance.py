@@ -159,7 +159,7 @@ class Collector:
             name = _plain(list(self._layers)[index % len(self._layers)])
             raise ScoresError(
                 f"step {int(bad[index])}: the importance of {name} is not a number; "
-                f"lower estimate.lr or use model.dtype: float32"
+                f"lower lr, or load the model in float32"
             )
 
     def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:

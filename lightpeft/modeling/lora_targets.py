@@ -108,7 +108,7 @@ def block_targets(shape: ModelShape, targets: Any) -> list[str]:
     if missing or not found:
         endings = sorted({name.rpartition(".")[2] for name in shape.linears})
         raise ModelError(
-            f"peft.targets: {missing[0] if missing else targets!r} is no linear "
+            f"LoraConfig.target_modules: {missing[0] if missing else targets!r} is no linear "
             f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
         )
     return found

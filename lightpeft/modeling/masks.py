@@ -23,7 +23,7 @@ class Masks:
 
     Attributes:
         heads: attention block path -> parameter, shape `(query heads,)`; a KV group is scored by
-            its heads, so that one estimation serves either `prune.head_unit`.
+            its heads, so that one estimation serves either `head_granularity`.
         neurons: feed-forward block path -> parameter, shape `(neurons,)`.
     """
 

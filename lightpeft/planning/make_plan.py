@@ -9,72 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightpeft.core.errors import PlanError
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import KeptUnits, PruningPlan
-from lightpeft.core.scores import CRITERIA, Scores
+from lightpeft.core.scores import Scores
 
 
-def make_plan(
-    scores: Scores,
-    *,
-    heads: float,
-    neurons: float,
-    modules: float,
-    ranks: float,
-    align: int = 8,
-    criterion: str = "taylor",
-    head_unit: str = "group",
-    neuron_scope: str = "global",
-    module_order: str = "importance",
-    seed: int = 0,
-) -> PruningPlan:
-    """Decide what goes: the lowest scores, an exact count of them, ties by index.
+def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
+    """Decide which units to prune: those of the lowest scores, an exact count, ties by index.
 
     Phase 2 of Light-PEFT (arXiv:2406.03792): heads per layer, neurons over all layers, PEFT
-    modules over all modules, PEFT ranks over all surviving modules. Deviations: a count, not a
-    quantile, so that ties don't all go; a layer keeps at least one head and `align` neurons.
+    modules over all modules, PEFT ranks over all remaining modules. Deviations: a count, not a
+    quantile, so that not all of equal scores are pruned; a layer keeps at least one head and
+    `align` neurons.
 
     Args:
         scores: from `estimate`.
-        heads: share of the heads of each layer to cut, in [0, 1); see `head_unit`.
-        neurons: share of all FFN neurons to cut; the number that a layer keeps is a multiple
-            of `align`, the total kept is exact up to that.
-        modules: share of the PEFT modules to cut, over the whole model.
-        ranks: share of the surviving modules' ranks to cut.
-        align: a multiple that the hardware likes.
-        criterion: of heads and neurons: `taylor`, `mask` (the paper's) or `magnitude`; or
-            `random`, also of ranks and, by importance, of modules.
-        head_unit: where query heads share keys and values: `group` (a KV group with all its query
-            heads; its score is their sum) or `head` (as many query heads of every group; keys and
-            values stay). With one group in all, heads go whatever is asked.
-        neuron_scope: `global` (over all layers) or `layer`.
-        module_order: which modules go first: those of least `importance` (the paper's), or by
-            `depth` those nearest to the embeddings, so that backward stops above them.
-        seed: for `random`.
-
-    Raises:
-        PlanError: a ratio or a name is not allowed.
+        config: the fractions to prune, and by which criterion.
     """
-    ratios = {"heads": heads, "neurons": neurons, "modules": modules, "ranks": ranks}
-    settings = ratios | {
-        "criterion": criterion,
-        "head_unit": head_unit,
-        "neuron_scope": neuron_scope,
-        "module_order": module_order,
-        "align": align,
-        "seed": seed,
-    }
-    _check(settings)
     notes: list[str] = []
-    source = _Source(scores, criterion, seed)
+    source = _Source(scores, config.criterion, config.seed)
     return PruningPlan(
         shape=scores.shape,
         fingerprint=scores.fingerprint,
         scores=scores.digest,
-        settings=settings,
-        heads=_cut_heads(source, settings, notes),
-        neurons=_cut_neurons(source, settings, notes),
-        ranks=_cut_ranks(source, settings, notes),
+        settings=config.model_dump(),
+        heads=_cut_heads(source, config, notes),
+        neurons=_cut_neurons(source, config, notes),
+        ranks=_cut_ranks(source, config, notes),
         notes=tuple(notes),
     )
 
@@ -104,29 +65,6 @@ class _Source:
         return self.scores.ranks[module]
 
 
-def _check(settings: dict[str, Any]) -> None:
-    for name in ("heads", "neurons", "modules", "ranks"):
-        ratio = settings[name]
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-            raise PlanError(f"prune.{name} must be in [0, 1), got {ratio!r}")
-    if settings["criterion"] not in (*CRITERIA, "random"):
-        allowed = ", ".join((*CRITERIA, "random"))
-        raise PlanError(f"prune.criterion must be one of {allowed}, got {settings['criterion']!r}")
-    if settings["head_unit"] not in ("group", "head"):
-        raise PlanError(f"prune.head_unit must be group or head, got {settings['head_unit']!r}")
-    if settings["neuron_scope"] not in ("global", "layer"):
-        raise PlanError(
-            f"prune.neuron_scope must be global or layer, got {settings['neuron_scope']!r}"
-        )
-    if settings["module_order"] not in ("importance", "depth"):
-        raise PlanError(
-            f"prune.module_order must be importance or depth, got {settings['module_order']!r}"
-        )
-    align = settings["align"]
-    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
-        raise PlanError(f"prune.align must be a whole number from 1, got {align!r}")
-
-
 def _keep_count(ratio: float, total: int, *, floor: int) -> int:
     """How many of `total` stay: the cut is rounded to the nearest, halves up."""
     return max(min(floor, total), total - math.floor(ratio * total + 0.5))
@@ -152,17 +90,17 @@ def _cut(scores: Tensor, count: int, criterion: str) -> KeptUnits:
     return KeptUnits(total=total, kept=kept, reason=reason)
 
 
-def _cut_heads(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, KeptUnits]:
-    """Cut heads of each layer; where heads share keys and values, KV groups or heads of each."""
+def _cut_heads(source: _Source, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
+    """Prune heads of each layer; where heads share keys and values, KV groups or heads of each."""
     cuts, shape = {}, source.scores.shape
     for block, total in shape.heads.items():
         scores, sharing = source.of("heads", block), shape.sharing.get(block, 1)
         rows, unit = scores.reshape(-1, sharing), "head"
         # A lone group can't go, so its query heads are the unit whatever was asked.
-        if sharing == 1 or (settings["head_unit"] == "group" and total > sharing):
+        if sharing == 1 or (config.head_granularity == "kv_group" and total > sharing):
             rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
-        count = _keep_count(settings["heads"], rows.shape[1], floor=1)
-        if count > _keep_count(settings["heads"], rows.shape[1], floor=0):
+        count = _keep_count(config.heads, rows.shape[1], floor=1)
+        if count > _keep_count(config.heads, rows.shape[1], floor=0):
             notes.append(f"{block} keeps the floor of 1 {unit}; by its ratio it would keep none")
         if sharing == 1:
             cuts[block] = _cut(scores, count, source.criterion)
@@ -186,12 +124,10 @@ def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> KeptUni
     return KeptUnits(total=total, kept=tuple(kept), reason=reason)
 
 
-def _cut_neurons(
-    source: _Source, settings: dict[str, Any], notes: list[str]
-) -> dict[str, KeptUnits]:
+def _cut_neurons(source: _Source, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     shape = source.scores.shape
     totals = shape.neurons
-    if shape.experts and settings["neurons"]:
+    if shape.experts and config.neurons:
         notes.append(
             f"the neurons of the experts stay, in {len(shape.experts)} layers: their weights are "
             f"fused, and the ratio is of the other neurons ({sum(totals.values())})"
@@ -199,10 +135,10 @@ def _cut_neurons(
     if not totals:
         return {}
     scores = {block: source.of("neurons", block) for block in totals}
-    ratio, align = settings["neurons"], settings["align"]
+    ratio, align = config.neurons, config.align
     if ratio == 0:
         return {block: _cut(row, len(row), source.criterion) for block, row in scores.items()}
-    if settings["neuron_scope"] == "layer":
+    if config.neuron_scope == "layer":
         wanted = {block: _keep_count(ratio, total, floor=0) for block, total in totals.items()}
         target = sum(round(count / align) for count in wanted.values())
     else:
@@ -243,19 +179,19 @@ def _aligned(
     return {block: units[block] * align if block in units else totals[block] for block in totals}
 
 
-def _cut_ranks(source: _Source, settings: dict[str, Any], notes: list[str]) -> dict[str, KeptUnits]:
-    """Cut whole modules first, then single ranks over all modules that stay."""
+def _cut_ranks(source: _Source, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
+    """Prune modules first, then single ranks over all modules that stay."""
     names = [name for name in source.scores.shape.linears if name in source.scores.modules]
-    scores, by_depth = source.modules(names), settings["module_order"] == "depth"
+    scores, by_depth = source.modules(names), config.module_criterion == "depth"
     order = torch.arange(len(names), dtype=torch.float32) if by_depth else scores
-    surviving = set(_top(order, _keep_count(settings["modules"], len(names), floor=1)))
-    if not _keep_count(settings["modules"], len(names), floor=0):
+    surviving = set(_top(order, _keep_count(config.modules, len(names), floor=1)))
+    if not _keep_count(config.modules, len(names), floor=0):
         notes.append("one PEFT module stays as a floor; by the ratio none would")
     ranks = {name: source.ranks(name) for name in names}
     alive = [name for index, name in enumerate(names) if index in surviving]
     every = torch.cat([ranks[name] for name in alive])
-    winners = set(_top(every, _keep_count(settings["ranks"], len(every), floor=1)))
-    if not _keep_count(settings["ranks"], len(every), floor=0):
+    winners = set(_top(every, _keep_count(config.ranks, len(every), floor=1)))
+    if not _keep_count(config.ranks, len(every), floor=0):
         notes.append("one PEFT rank stays as a floor; by the ratio none would")
     cuts, start = {}, 0
     for index, name in enumerate(names):

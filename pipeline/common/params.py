@@ -20,6 +20,10 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
 
 AUTO = "auto"
+_RENAMED = {
+    "prune.head_unit": "prune.head_granularity: kv_group (was group) or query_head (was head)",
+    "prune.module_order": "prune.module_criterion",
+}
 _UNKNOWN = ("extra_forbidden", "invalid_key")  # the second: a key that is no text
 
 
@@ -142,9 +146,9 @@ class PruneSection(Section):
     neurons: AutoRatio
     modules: Ratio
     ranks: Ratio
-    head_unit: Literal["group", "head"]
+    head_granularity: Literal["kv_group", "query_head"]
     neuron_scope: Literal["global", "layer"]
-    module_order: Literal["importance", "depth"]
+    module_criterion: Literal["importance", "depth"]
     align: Count
     criterion: Literal["mask", "taylor", "magnitude", "random"]
     verify: Flag
@@ -266,6 +270,8 @@ def _explain(error: Any) -> str:
     location = [str(part) for part in error["loc"] if isinstance(part, int | str)]
     section, field = _declared(location)
     key = ".".join(location[: len(section) + 1])
+    if error["type"] in _UNKNOWN and key in _RENAMED:
+        return f"{key} is now {_RENAMED[key]}"
     if error["type"] in _UNKNOWN:
         allowed = list(field.model_fields)
         close = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5)

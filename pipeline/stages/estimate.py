@@ -6,6 +6,7 @@ import time
 
 from peft import LoraConfig
 
+from lightpeft.core.config import EstimationConfig
 from lightpeft.estimation.estimate import estimate
 from pipeline.common.console import Progress, device, seed_everything
 from pipeline.common.data_card import read_card, read_rows
@@ -48,11 +49,7 @@ def main(paths: Paths) -> None:
         model.to(device()),
         lora_config(params.peft, kind, head),
         drawn,
-        steps=section.steps,
-        lr=section.lr,
-        mask_lr=section.mask_lr,
-        l1=section.l1,
-        reduction=section.reduction,
+        EstimationConfig(**section.model_dump(exclude={"batch_size"})),
         progress=Progress("estimate", section.steps),
     )
     seconds = time.monotonic() - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.planning.cost import cost
@@ -24,21 +25,22 @@ _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
-def ratios(section: PruneSection, method: str) -> dict[str, Any]:
-    """What `make_plan` is told for a method; nothing after this knows methods apart."""
-    if method == "vanilla":  # nothing else: no other setting may change a plan that cuts nothing
-        return dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
-    return {
-        "heads": section.ratio if section.heads is None else section.heads,
-        "neurons": section.ratio if section.neurons is None else section.neurons,
-        "modules": section.modules,
-        "ranks": section.ranks,
-        "align": section.align,
-        "head_unit": section.head_unit,
-        "neuron_scope": section.neuron_scope,
-        "module_order": section.module_order,
-        "criterion": "random" if method == "random" else section.criterion,
-    }
+def pruning_config(section: PruneSection, method: str, seed: int) -> PruningConfig:
+    """Return the settings of one method; nothing after this distinguishes methods."""
+    if method == "vanilla":  # nothing else: no other setting may change a plan that prunes nothing
+        return PruningConfig(heads=0, neurons=0, modules=0, ranks=0, seed=seed)
+    return PruningConfig(
+        heads=section.ratio if section.heads is None else section.heads,
+        neurons=section.ratio if section.neurons is None else section.neurons,
+        modules=section.modules,
+        ranks=section.ranks,
+        align=section.align,
+        criterion="random" if method == "random" else section.criterion,
+        head_granularity=section.head_granularity,
+        neuron_scope=section.neuron_scope,
+        module_criterion=section.module_criterion,
+        seed=seed,
+    )
 
 
 def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def main(method: str, paths: Paths) -> None:
     """Write one method's plan and its cost; verify first that pruning equals masking."""
     params = load_params(paths.params)
     scores = Scores.load(paths.scores)
-    plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
+    plan = make_plan(scores, pruning_config(params.prune, method, params.seed))
     if params.prune.verify and not plan.is_identity:
         difference = verified(params, plan, paths.prepared)
         say(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")

@@ -115,12 +115,13 @@ def scores_of(model: hf.PreTrainedModel) -> Scores:
 
 
 def drawn_plan(
-    scores: Scores, *, head_unit: str = "group", empty: bool = False, seed: int = 0
+    scores: Scores, *, head_granularity: str = "kv_group", empty: bool = False, seed: int = 0
 ) -> PruningPlan:
     """Other heads, neurons and ranks in every block; on demand every second one emptied."""
     draw, shape = random.Random(seed), scores.shape
     heads = {
-        path: _heads(draw, shape, path, head_unit, index) for index, path in enumerate(shape.heads)
+        path: _heads(draw, shape, path, head_granularity, index)
+        for index, path in enumerate(shape.heads)
     }
     neurons = {
         path: sorted(draw.sample(range(total), draw.randint(total // 4, total - 3)))
@@ -154,11 +155,11 @@ def drawn_plan(
 
 
 def _heads(
-    draw: random.Random, shape: ModelShape, path: str, head_unit: str, index: int
+    draw: random.Random, shape: ModelShape, path: str, head_granularity: str, index: int
 ) -> list[int]:
     total, sharing = shape.heads[path], shape.sharing[path]
     groups = total // sharing
-    if groups > 1 and (head_unit == "group" or sharing == 1):
+    if groups > 1 and (head_granularity == "kv_group" or sharing == 1):
         kept = sorted(draw.sample(range(groups), 1 + index % (groups - 1)))
         return [g * sharing + head for g in kept for head in range(sharing)]
     count = max(1, sharing - 1 - index % 2)
@@ -189,8 +190,8 @@ def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scor
 
 def plans(name: str, scores: Scores) -> list[PruningPlan]:
     """Plans of whole groups and of single heads, with blocks emptied and without."""
-    units = ("group", "head") if shares_heads(name) else ("group",)
-    return [drawn_plan(scores, head_unit=u, empty=e) for u in units for e in (False, True)]
+    units = ("kv_group", "query_head") if shares_heads(name) else ("kv_group",)
+    return [drawn_plan(scores, head_granularity=u, empty=e) for u in units for e in (False, True)]
 
 
 def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:

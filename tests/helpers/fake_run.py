@@ -18,7 +18,7 @@ from lightpeft.planning.make_plan import make_plan
 from pipeline.common.params import Params, load_params
 from pipeline.common.paths import Paths
 from pipeline.stages import report
-from pipeline.stages.prune import cost_table, ratios
+from pipeline.stages.prune import cost_table, pruning_config
 
 REPOSITORY = Path(__file__).parents[2]
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
@@ -51,7 +51,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
-        plan = make_plan(scores, **ratios(params.prune, method), seed=params.seed)
+        plan = make_plan(scores, pruning_config(params.prune, method, params.seed))
         plan.save(paths.plan(method))
         write_json(paths.cost(method), cost_table(plan, scores))
         _write_training(paths, method)
@@ -63,7 +63,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
 
 def _write_params(root: Path, changes: dict[str, Any]) -> Params:
     raw = YAML(typ="safe").load(REPOSITORY / "params.yaml")
-    raw["prune"] |= {"modules": 0.0, "ranks": 0.0, "module_order": "importance"}
+    raw["prune"] |= {"modules": 0.0, "ranks": 0.0, "module_criterion": "importance"}
     for section, value in changes.items():
         raw[section] = raw[section] | value if isinstance(value, dict) else value
     YAML(typ="safe").dump(raw, root / "params.yaml")

@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 import lightpeft
+from lightpeft import EstimationConfig, PruningConfig
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from pipeline.common.params import load_params
@@ -102,7 +103,7 @@ def workspace(folder: Path, *, kind: str = "classification") -> Path:
     zero = dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
     cuts = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.25}
     for method, ratios in {"light": cuts, "vanilla": zero}.items():
-        lightpeft.make_plan(scores, **ratios).save(paths.plan(method))
+        lightpeft.make_plan(scores, PruningConfig(**ratios)).save(paths.plan(method))
     return folder
 
 
@@ -120,5 +121,5 @@ def _scores(folder: Path, kind: str) -> Scores:
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
         loader(found, kind_of(card(kind)), tokenizer(), order),
-        steps=4,
+        EstimationConfig(steps=4),
     )

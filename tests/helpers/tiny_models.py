@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
+from lightpeft import EstimationConfig
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import LinearShape, ModelShape
@@ -94,7 +95,9 @@ def tiny_scores(
 ) -> Scores:
     """Scores of a short estimation."""
     torch.manual_seed(0)
-    return lightpeft.estimate(model, lora(**changes), list(tiny_batches()), steps=steps)
+    return lightpeft.estimate(
+        model, lora(**changes), list(tiny_batches()), EstimationConfig(steps=steps)
+    )
 
 
 def random_scores(

@@ -20,7 +20,7 @@ from pipeline.common.params import Params
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.presets import defaults, preset_names, read_preset
 from pipeline.stages.estimate import lora_config
-from pipeline.stages.prune import ratios
+from pipeline.stages.prune import pruning_config
 from pipeline.tasks.model_loading import head_modules
 from pipeline.tasks.registry import FORMS, resolve
 
@@ -104,7 +104,7 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
     assert ARCHITECTURES[twin].config().model_type in FAMILIES
 
     scores = twin_scores(twin, kind_of(params), params.peft)
-    plan = make_plan(scores, **ratios(params.prune, "light"), seed=params.seed)
+    plan = make_plan(scores, pruning_config(params.prune, "light", params.seed))
 
     assert not plan.keeps_base_intact
     assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
@@ -113,7 +113,7 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
 def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_model():
     params = read_preset("gemma-3-4b").params("hellaswag")
     scores = twin_scores("gemma3", kind_of(params), params.peft)
-    plan = make_plan(scores, **ratios(params.prune, "light"))
+    plan = make_plan(scores, pruning_config(params.prune, "light", 0))
 
     assert {name.split(".")[1] for name in plan.ranks} == {"language_model"}
     assert {len(cut.kept) for name, cut in plan.neurons.items()} == {32}

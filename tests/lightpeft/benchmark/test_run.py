@@ -13,6 +13,7 @@ from helpers.tiny_shapes import KINDS, length_of, tiny_shape
 import lightpeft
 from lightpeft.benchmark import run as benchmark
 from lightpeft.benchmark.model_sizes import SHAPES, Shape
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.profiling import memory
 from lightpeft.profiling.compare import compare
@@ -37,7 +38,9 @@ TINY = {
 def _pruned(ratio):
     model = tiny_model()
     scores = tiny_scores(model, steps=2)
-    plan = lightpeft.make_plan(scores, heads=ratio, neurons=ratio, modules=0.0, ranks=0.0)
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=ratio, neurons=ratio, modules=0.0, ranks=0.0)
+    )
     return lightpeft.prune(model, plan, scores)
 
 
@@ -251,12 +254,12 @@ def test_another_failure_is_not_called_a_full_device(monkeypatch):
         (["--rank", "0"], r"--rank: must be a whole number from 1, got 0"),
         (["--rounds", "2"], r"--rounds must be an integer >= 3, got 2"),
         (["--batch-sizes", "0"], r"--batch-sizes: must be a whole number from 1, got 0"),
-        (["--head-unit", "heads"], r"--head-unit: invalid choice: 'heads'"),
+        (["--head-granularity", "heads"], r"--head-granularity: invalid choice: 'heads'"),
         (
             ["--shape", "vit-base", "--length", "64"],
             r"--length must be 197 for vit-base, .* got 64",
         ),
-        (["--shape", "t5-base", "--length", "2"], r"--length must be a whole number from 4"),
+        (["--shape", "t5-base", "--length", "2"], r"--length must be an integer >= 4"),
         (["--length", "513"], r"--length must be at most 512 for roberta-large, got 513"),
         (
             ["--shape", "opt-1.3b", "--length", "2048"],

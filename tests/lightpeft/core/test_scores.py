@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 
@@ -25,7 +26,7 @@ def test_estimation_folder_is_a_stock_adapter(tmp_path: Path):
     model = tiny_model("roberta")
     scores = tiny_scores(model)
     scores.save(tmp_path)
-    plan = lightpeft.make_plan(scores, heads=0, neurons=0, modules=0, ranks=0)
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
 
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
 

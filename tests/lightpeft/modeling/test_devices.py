@@ -17,6 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightpeft
+from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.estimation.importance import Collector, _Sums
 from lightpeft.modeling.masks import Masks
@@ -88,8 +89,10 @@ def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path
     found = []
     for model in (plain, spread):
         torch.manual_seed(0)
-        scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
-        plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+        scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
+        plan = lightpeft.make_plan(
+            scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+        )
         pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
         pruned(**batches[0]).loss.backward()
         found.append((scores, plan, pruned))
@@ -109,8 +112,10 @@ def test_a_model_loaded_in_bfloat16_with_a_device_map_is_pruned(device_map: obje
         tmp_path, device_map=device_map, dtype=torch.bfloat16
     )
     batches = [batch_of(LLAMA, labels=True)]
-    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=2)
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=2))
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+    )
 
     pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
 
@@ -132,7 +137,9 @@ def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
 
     message = r"^model\.layers\.1\.\S+ is not in memory \(device meta\): a model that is offloaded"
     with pytest.raises(ModelError, match=message):
-        lightpeft.estimate(model, LoraConfig(r=2), [batch_of(LLAMA, labels=True)], steps=2)
+        lightpeft.estimate(
+            model, LoraConfig(r=2), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+        )
     with pytest.raises(ModelError, match=message):
         lightpeft.prune(model, drawn_plan(scores), scores)
     assert torch.equal(said(model, LLAMA), before)

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 import lightpeft
+from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -45,12 +46,12 @@ def test_experts_and_router_keep_their_weights_bit_for_bit():
 def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path):
     model = build(name)
     batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
-    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
     scores.save(tmp_path / "scores")
     scores = Scores.load(tmp_path / "scores")
     assert scores.curve[-1]["neuron_movement"] == 0
 
-    plan = lightpeft.make_plan(scores, neurons=0.5, **RATIOS)
+    plan = lightpeft.make_plan(scores, PruningConfig(neurons=0.5, **RATIOS))
     plan.save(tmp_path / "plan.json")
 
     assert PruningPlan.load(tmp_path / "plan.json") == plan
@@ -64,13 +65,13 @@ def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path
 def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
     scores = parts(QWEN2)[1]
 
-    asked = lightpeft.make_plan(scores, neurons=0.5, **RATIOS)
+    asked = lightpeft.make_plan(scores, PruningConfig(neurons=0.5, **RATIOS))
 
     assert any(
         note.startswith("the neurons of the experts stay, in 1 layers") and "(80)" in note
         for note in asked.notes
     )
-    whole = lightpeft.make_plan(scores, neurons=0, **RATIOS)
+    whole = lightpeft.make_plan(scores, PruningConfig(neurons=0, **RATIOS))
     assert not any("experts" in note for note in whole.notes)
 
 
@@ -87,7 +88,7 @@ def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
 )
 def test_experts_carry_no_peft_modules(config: LoraConfig, message: str):
     with pytest.raises(ModelError, match=message):
-        lightpeft.estimate(build("mixtral"), config, tiny_batches(), steps=2)
+        lightpeft.estimate(build("mixtral"), config, tiny_batches(), EstimationConfig(steps=2))
 
 
 @pytest.mark.parametrize("block", [".mlp.", ".self_attn."])

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lightpeft
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
@@ -263,7 +264,7 @@ def test_counter_of_deberta_left_behind_does_not_pass_verification(
     name = "deberta-v2, positions shared (v3)"
     model = build(name)
     scores = scores_of(model)
-    plan = lightpeft.make_plan(scores, heads=heads, neurons=0, modules=0, ranks=0)
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=heads, neurons=0, modules=0, ranks=0))
     monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
 
     with pytest.raises(ModelError, match=message):

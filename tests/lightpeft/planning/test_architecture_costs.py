@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
+from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.importance import Collector, module_importance
 from lightpeft.modeling.masks import Masks
@@ -36,7 +37,7 @@ NO_LOSS = {"clip_text_model", "clip_vision_model"}  # transformers gives them no
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_counted_exactly(name: str):
     model, scores = parts(name)
-    whole = lightpeft.make_plan(scores, heads=0, neurons=0, modules=0, ranks=0)
+    whole = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
     for plan in (whole, *plans(name, scores)):
         table = plan_cost(plan, length=9)
         base = sliced(model, plan)
@@ -81,7 +82,7 @@ def counted(pruned: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("name", COUNTED + MOE)
 def test_inference_flops_are_those_that_torch_counts(name: str):
     model, scores = parts(name)
-    length, plan = 9, drawn_plan(scores, head_unit="head")
+    length, plan = 9, drawn_plan(scores, head_granularity="query_head")
     pruned = counted(lightpeft.prune(model, plan, scores))
     ids = torch.randint(3, 40, (2, length))
     batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if name.startswith("t5") else {})
@@ -98,7 +99,10 @@ def test_inference_flops_are_those_that_torch_counts(name: str):
 )
 def test_training_flops_are_those_that_torch_counts(name: str):
     model, scores = parts(name)
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0, ranks=0, head_unit="head")
+    plan = lightpeft.make_plan(
+        scores,
+        PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0, head_granularity="query_head"),
+    )
     pruned = counted(lightpeft.prune(model, plan, scores))
     ids = torch.randint(3, 40, (2, 9))
 
@@ -115,14 +119,16 @@ def test_estimation_scores_every_unit_and_leaves_the_model_as_it_was(name: str):
     before = {path: weight.clone() for path, weight in model.state_dict().items()}
     batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
 
-    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
 
     assert scores.modules.keys() == scores.shape.linears.keys()
     assert min(scores.modules.values()) > 0
     for criterion in ("mask", "taylor", "magnitude"):
         assert all(row.count_nonzero() == len(row) for row in scores.heads[criterion].values())
     assert all(torch.equal(before[path], weight) for path, weight in model.state_dict().items())
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+    )
     pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
     assert said(pruned, name).isfinite().all()
 
@@ -132,7 +138,7 @@ def test_a_model_without_a_loss_cannot_be_estimated(name: str):
     model, _ = parts(name)
 
     with pytest.raises(ScoresError, match="the batches must hold labels"):
-        lightpeft.estimate(model, LoraConfig(r=2), [batch_of(name)], steps=2)
+        lightpeft.estimate(model, LoraConfig(r=2), [batch_of(name)], EstimationConfig(steps=2))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +155,10 @@ def test_a_model_without_a_loss_cannot_be_estimated(name: str):
 def test_task_types_of_peft_are_estimated_and_only_a_fresh_head_is_trained(name: str, task: str):
     model, _ = parts(name)
     batches = [batch_of(name, labels=True)]
-    scores = lightpeft.estimate(model, LoraConfig(r=2, task_type=task), batches, steps=2)
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0, ranks=0)
+    scores = lightpeft.estimate(
+        model, LoraConfig(r=2, task_type=task), batches, EstimationConfig(steps=2)
+    )
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0))
 
     pruned = lightpeft.prune(model, plan, scores)
 
@@ -199,7 +207,7 @@ def test_unused_tower_of_a_model_scores_nothing():
     text |= {"input_ids": batch["input_ids"].clamp(max=40), "labels": batch["labels"]}
     text["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
 
-    scores = lightpeft.estimate(model, LoraConfig(r=2), [text], steps=2)
+    scores = lightpeft.estimate(model, LoraConfig(r=2), [text], EstimationConfig(steps=2))
 
     for path, value in scores.modules.items():
         assert (value == 0) == ("vision_tower" in path)
@@ -222,8 +230,12 @@ def test_classifiers_are_estimated_verified_and_counted(name: str):
     model = classifier(name)
     batch = {"input_ids": torch.randint(3, 40, (2, 9)), "labels": torch.tensor([0, 1])}
     batch["input_ids"][:, -1] = 2
-    scores = lightpeft.estimate(model, LoraConfig(r=2, task_type="SEQ_CLS"), [batch], steps=2)
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
+    scores = lightpeft.estimate(
+        model, LoraConfig(r=2, task_type="SEQ_CLS"), [batch], EstimationConfig(steps=2)
+    )
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
+    )
 
     pruned = lightpeft.prune(model, plan, scores, verify=batch)
 

@@ -6,6 +6,7 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.planning.cost import PARTS, cost
 from lightpeft.profiling.workload import plan_cost
@@ -71,7 +72,9 @@ def test_parameters_of_an_unpruned_model_are_counted_exactly(family):
 def test_parameters_of_a_pruned_model_are_counted_exactly(family):
     model = tiny_model(family)
     scores = tiny_scores(model)
-    plan = lightpeft.make_plan(scores, heads=0.25, neurons=0.4, modules=0.3, ranks=0.3)
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.25, neurons=0.4, modules=0.3, ranks=0.3)
+    )
 
     pruned = _running(lightpeft.prune(model, plan, scores))
 
@@ -115,7 +118,9 @@ def test_flops_are_those_that_torch_counts(targets, ranks):
 def test_flops_of_a_pruned_model_are_those_that_torch_counts():
     model = tiny_model(attention="eager")
     scores = tiny_scores(model, modules_to_save=HEAD)
-    plan = lightpeft.make_plan(scores, heads=0.25, neurons=0.4, modules=0.0, ranks=0.2)
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.25, neurons=0.4, modules=0.0, ranks=0.2)
+    )
 
     pruned = lightpeft.prune(model, plan, scores)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers.tiny_models import made_up_scores
 
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -16,7 +17,7 @@ from lightpeft.planning.make_plan import make_plan
 
 def plan_of(scores: Scores, **changes: Any) -> PruningPlan:
     nothing: dict[str, Any] = {"neurons": 0, "modules": 0, "ranks": 0}
-    return make_plan(scores, **(nothing | changes))
+    return make_plan(scores, PruningConfig(**(nothing | changes)))
 
 
 def sizes(cuts: dict[str, Any]) -> list[int]:
@@ -50,7 +51,7 @@ def test_whole_kv_groups_go_by_the_sum_of_their_heads(ratio: float, groups: int)
 @pytest.mark.parametrize(("ratio", "count"), [(1 / 3, 2), (2 / 3, 1), (0.99, 1)])
 def test_single_heads_go_in_equal_numbers_from_every_kv_group(ratio: float, count: int):
     scores = sharing_scores()
-    plan = plan_of(scores, heads=ratio, head_unit="head")
+    plan = plan_of(scores, heads=ratio, head_granularity="query_head")
 
     for block, cut in plan.heads.items():
         rows = scores.heads["taylor"][block].reshape(4, 3)
@@ -62,7 +63,9 @@ def test_single_heads_go_in_equal_numbers_from_every_kv_group(ratio: float, coun
 
 def test_where_all_heads_share_one_group_heads_go_whatever_is_asked():
     scores = sharing_scores(sharing=12)
-    by_group, by_head = (plan_of(scores, heads=0.5, head_unit=unit) for unit in ("group", "head"))
+    by_group, by_head = (
+        plan_of(scores, heads=0.5, head_granularity=unit) for unit in ("kv_group", "query_head")
+    )
 
     assert by_group.heads == by_head.heads
     assert sizes(by_group.heads) == [6] * 4
@@ -70,7 +73,9 @@ def test_where_all_heads_share_one_group_heads_go_whatever_is_asked():
 
 def test_where_nothing_is_shared_the_unit_makes_no_difference():
     scores = made_up_scores()
-    by_group, by_head = (plan_of(scores, heads=0.5, head_unit=unit) for unit in ("group", "head"))
+    by_group, by_head = (
+        plan_of(scores, heads=0.5, head_granularity=unit) for unit in ("kv_group", "query_head")
+    )
 
     assert by_group.heads == by_head.heads
 

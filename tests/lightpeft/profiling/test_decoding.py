@@ -45,10 +45,10 @@ def _lengths(cache):
     return [layer.keys.shape[-2] for part in parts for layer in part.layers]
 
 
-@pytest.mark.parametrize("unit", ["group", "head"])
+@pytest.mark.parametrize("unit", ["kv_group", "query_head"])
 @pytest.mark.parametrize("name", GENERATING)
 def test_prefill_and_decode_say_what_a_plain_forward_pass_says(name, unit):
-    model, batch = _parts(name, "pruned", "--head-unit", unit)
+    model, batch = _parts(name, "pruned", "--head-granularity", unit)
 
     filled, decode = prefill_step(model, batch)(), decode_step(model, batch)
     first, second = decode(), decode()
@@ -86,7 +86,8 @@ def _keys(cache):
 def test_a_cut_of_groups_halves_the_cache_and_one_of_heads_within_them_does_not(name):
     vanilla = reads(*_parts(name, "vanilla"))
     group, head = (
-        reads(*_parts(name, "pruned", "--head-unit", unit)) for unit in ("group", "head")
+        reads(*_parts(name, "pruned", "--head-granularity", unit))
+        for unit in ("kv_group", "query_head")
     )
 
     assert group.cache == vanilla.cache / 2
@@ -120,7 +121,7 @@ def test_a_step_of_an_encoder_decoder_reads_neither_the_encoder_nor_what_reads_i
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("name", ["opt-1.3b", "llama-3-8b", "t5-base"])
 def test_flops_of_a_phase_are_those_that_torch_counts(name, phase):
-    model, batch = _parts(name, "pruned", "--head-unit", "head")
+    model, batch = _parts(name, "pruned", "--head-granularity", "query_head")
     model.get_base_model().set_attn_implementation("eager")
     settings = ProfilingSettings(batch_sizes=[ROWS], length=LENGTH, warmup=0, rounds=3)
     step = {"prefill": prefill_step, "decode": decode_step}[phase](model, batch)

@@ -10,6 +10,7 @@ from peft import get_peft_model
 
 import lightpeft
 from lightpeft.benchmark.model_sizes import SHAPES
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.profiling.random_batches import PHASES, kind_of, phases_of, random_batch
@@ -20,7 +21,9 @@ from lightpeft.profiling.timing import take_turns
 def _pruned():
     model = tiny_model()
     scores = tiny_scores(model, steps=2)
-    plan = lightpeft.make_plan(scores, heads=0.25, neurons=0.25, modules=0.0, ranks=0.0)
+    plan = lightpeft.make_plan(
+        scores, PruningConfig(heads=0.25, neurons=0.25, modules=0.0, ranks=0.0)
+    )
     return lightpeft.prune(model, plan, scores)
 
 

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lightpeft
+from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import slicing
@@ -70,8 +71,8 @@ def short_batch() -> dict[str, Tensor]:
 
 
 def estimated(model: transformers.PreTrainedModel) -> tuple[Scores, PruningPlan]:
-    scores = lightpeft.estimate(model, LoraConfig(r=1), [short_batch()], steps=2)
-    return scores, lightpeft.make_plan(scores, **RATIOS)
+    scores = lightpeft.estimate(model, LoraConfig(r=1), [short_batch()], EstimationConfig(steps=2))
+    return scores, lightpeft.make_plan(scores, PruningConfig(**RATIOS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -128,8 +129,8 @@ def trained(
         model.activation_checkpointing_enable()
     torch.manual_seed(0)
     batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
-    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, steps=4)
-    plan = lightpeft.make_plan(scores, heads=0.5, neurons=0.5, modules=0.25, ranks=0)
+    scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0))
     pruned = lightpeft.prune(model, plan, scores)
     assert pruned.get_base_model().is_activation_checkpointing == checkpointing
     runs: list[int] = []

@@ -21,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 import lightpeft
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.pruning.prune import compact_weights, lifted_weights, peft_weights
@@ -154,7 +155,7 @@ def test_attention_blocks_know_how_many_heads_are_left(family: str):
 def test_identity_plan_changes_nothing():
     model, batch = tiny_model(), tiny_batch()
     scores = random_scores(model)
-    plan = lightpeft.make_plan(scores, heads=0, neurons=0, modules=0, ranks=0)
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
     wanted = logits(masked_model(model, scores, plan), batch)
 
     pruned = lightpeft.prune(model, plan, scores)

@@ -24,6 +24,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 import lightpeft
+from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -47,8 +48,8 @@ def estimated(name: str) -> tuple[Scores, PruningPlan]:
     model = build(LLAMA)
     QUANTIZERS[name](model)
     batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
-    scores = lightpeft.estimate(model, LoraConfig(r=4), batches, steps=4)
-    return scores, lightpeft.make_plan(scores, **RATIOS)
+    scores = lightpeft.estimate(model, LoraConfig(r=4), batches, EstimationConfig(steps=4))
+    return scores, lightpeft.make_plan(scores, PruningConfig(**RATIOS))
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -131,7 +132,9 @@ def test_quantized_embeddings_are_refused():
     table.weight = nn.Parameter(table.weight.detach().to(torch.int8), requires_grad=False)
 
     with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears alone"):
-        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+        lightpeft.estimate(
+            model, LoraConfig(), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+        )
 
 
 def test_packed_weights_are_not_cut_and_nothing_is_changed():
@@ -145,14 +148,14 @@ def test_packed_weights_are_not_cut_and_nothing_is_changed():
 
     assert torch.equal(said(model, LLAMA), before)
     whole = scores_of(build(LLAMA))
-    spared = lightpeft.make_plan(whole, **(RATIOS | {"heads": 0, "neurons": 0}))
+    spared = lightpeft.make_plan(whole, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0})))
     with pytest.raises(PlanError, match=r"base weights \w{16}, but these are quantized-"):
         lightpeft.prune(model, spared, whole)
 
 
 def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
     scores, _ = estimated("stand-in")
-    plan = lightpeft.make_plan(scores, **(RATIOS | {"heads": 0, "neurons": 0}))
+    plan = lightpeft.make_plan(scores, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0})))
     model = build(LLAMA)
     QUANTIZERS["stand-in"](model)
 
@@ -169,7 +172,9 @@ def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pyt
     monkeypatch.setattr(Packed, "forward", lambda self, rows: forward(self, rows).detach())
 
     with pytest.raises(ModelError, match=r"model\.layers\.\S+_proj passes no gradient on"):
-        lightpeft.estimate(model, LoraConfig(), [batch_of(LLAMA, labels=True)], steps=2)
+        lightpeft.estimate(
+            model, LoraConfig(), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+        )
 
     assert type(model.model.layers[0].mlp.up_proj) is Packed
 

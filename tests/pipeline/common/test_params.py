@@ -139,7 +139,11 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("estimate/mask_lr", -1, "estimate.mask_lr must be auto or a number above 0, got -1"),
         ("estimate/l1", float("nan"), "estimate.l1 must be a number from 0, got nan"),
         ("prune/align", 8.0, "prune.align must be a whole number from 1, got 8.0"),
-        ("prune/head_unit", "layer", "prune.head_unit must be one of group, head, got 'layer'"),
+        (
+            "prune/head_granularity",
+            "head",
+            "prune.head_granularity must be one of kv_group, query_h",
+        ),
         ("prune/criterion", "best", "prune.criterion must be one of mask, .*, got 'best'"),
         ("finetune/schedule", "flat", "finetune.schedule must be one of linear, cosine, got 'fla"),
         ("evaluate/bootstrap", 0, "evaluate.bootstrap must be a whole number from 10, got 0"),
@@ -176,6 +180,11 @@ def test_wrong_value_names_key_value_and_what_is_allowed(
         ("prune/ratoi", r"unknown key prune\.ratoi; did you mean prune\.ratio\?"),
         ("finetune/learning_rate", r"unknown key finetune\.learning_rate; "),
         ("prune/xyz", r"unknown key prune\.xyz; known: ratio, heads, "),
+        (
+            "prune/head_unit",
+            r"prune\.head_unit is now prune\.head_granularity: kv_group \(was group",
+        ),
+        ("prune/module_order", r"prune\.module_order is now prune\.module_criterion$"),
         ("sed", r"unknown key sed; did you mean seed\?"),
     ],
 )

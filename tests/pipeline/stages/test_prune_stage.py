@@ -4,9 +4,10 @@ import pytest
 from helpers.import_graph import ROOT
 from helpers.tiny_models import made_up_scores, tiny_model, tiny_scores
 
+from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.params import PruneSection, load_params
-from pipeline.stages.prune import cost_table, ratios
+from pipeline.stages.prune import cost_table, pruning_config
 
 
 @pytest.fixture
@@ -18,14 +19,14 @@ def section() -> PruneSection:
 def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
     changed = section.model_copy(update={"ratio": 0.5, "neurons": 0.25})
 
-    assert ratios(changed, "light")["heads"] == 0.5
-    assert ratios(changed, "light")["neurons"] == 0.25
+    assert pruning_config(changed, "light", 0).heads == 0.5
+    assert pruning_config(changed, "light", 0).neurons == 0.25
 
 
 def test_random_cuts_as_much_as_light(section):
-    light, random = ratios(section, "light"), ratios(section, "random")
+    light, random = (pruning_config(section, method, 3) for method in ("light", "random"))
 
-    assert random == light | {"criterion": "random"}
+    assert random == light.model_copy(update={"criterion": "random"})
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,14 @@ def test_random_cuts_as_much_as_light(section):
         {"ratio": 0.9},
         {"criterion": "mask"},
         {"align": 1},
-        {"module_order": "importance"},
-        {"head_unit": "head"},
+        {"module_criterion": "importance"},
+        {"head_granularity": "query_head"},
     ],
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
     scores = made_up_scores()
-    plan = make_plan(scores, **ratios(section, "vanilla"))
-    again = make_plan(scores, **ratios(section.model_copy(update=changes), "vanilla"))
+    plan = make_plan(scores, pruning_config(section, "vanilla", 0))
+    again = make_plan(scores, pruning_config(section.model_copy(update=changes), "vanilla", 0))
 
     assert plan.is_identity
     assert plan == again
@@ -49,7 +50,9 @@ def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
 
 def test_the_cost_table_falls_in_every_part_that_is_cut(section):
     scores = tiny_scores(tiny_model())
-    table = cost_table(make_plan(scores, heads=0.5, neurons=0.5, modules=0, ranks=0.5), scores)
+    table = cost_table(
+        make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0.5)), scores
+    )
     before, after = table["before"], table["after"]
 
     for part in ("attention", "feed_forward", "adapter", "total"):

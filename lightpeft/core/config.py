@@ -1,0 +1,112 @@
+"""Settings of estimation and pruning, checked once, for the library and for params.yaml."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lightpeft.core.errors import ConfigError
+
+# A description says which values are allowed, as an error message does: "lr must be a number > 0".
+Count = Annotated[int, Field(ge=1, description="an integer >= 1")]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="an integer >= 0")]
+Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="in [0, 1)")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
+
+# Former names, which are refused with the new one named.
+RENAMED = {"head_unit": "head_granularity", "module_order": "module_criterion"}
+
+
+class Config(BaseModel):
+    """A frozen set of settings, in which no value is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Check all values.
+
+        Raises:
+            ConfigError: names the argument, its value and what is allowed, in one line.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(self._explain(error)) from error
+
+    # Where a config is a field of another model, pydantic reports all errors with their path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        # Unknown names first: a misspelt argument may also be a missing one.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")[0]
+        name = str(details["loc"][0])
+        if name in RENAMED:
+            return f"{name} is now {RENAMED[name]}"
+        if name not in cls.model_fields:
+            close = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(cls.model_fields)}"
+            return f"unknown argument {name}; {hint}"
+        field = cls.model_fields[name]
+        choices = getattr(field.annotation, "__args__", ())
+        allowed = field.description or f"one of {', '.join(map(str, choices))}"
+        if details["type"] == "missing":
+            return f"{name} is missing; it must be {allowed}"
+        return f"{name} must be {allowed}, got {details['input']!r}"
+
+
+class EstimationConfig(Config):
+    """Settings of `lightpeft.estimate`; the defaults are those of the pipeline's params.yaml.
+
+    Attributes:
+        steps: optimizer steps, one batch each.
+        lr: peak learning rate of the PEFT modules and the task head (AdamW, 6 % warmup, then
+            constant).
+        mask_lr: learning rate of the masks; None for `lr`.
+        l1: weight of the masks' L1 term in the loss.
+        reduction: of rank scores over the weights of a rank: `sum`, or `mean` (the authors').
+    """
+
+    steps: Annotated[int, Field(ge=2, description="an integer >= 2")] = 130
+    lr: Positive = 5e-4
+    mask_lr: Annotated[Positive | None, Field(description="None or a number > 0")] = None
+    l1: NonNegative = 1e-4
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class PruningConfig(Config):
+    """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline's params.yaml.
+
+    Attributes:
+        heads: fraction of the attention heads to prune, in each layer.
+        neurons: fraction of the feed-forward neurons to prune; see `neuron_scope`, `align`.
+        modules: fraction of the PEFT modules to prune, over the whole model.
+        ranks: fraction of the ranks of all remaining PEFT modules to prune.
+        align: the number of neurons that a layer keeps is a multiple of this, which matrix
+            kernels run fast with.
+        criterion: of heads and neurons: `taylor`, `mask` (the paper's) or `magnitude`; `random`
+            is also the criterion of ranks and, if `module_criterion` is `importance`, of modules.
+        head_granularity: where query heads share keys and values: `kv_group` (a KV group with all
+            its query heads; its score is the sum of theirs) or `query_head` (equally many query
+            heads of every group; keys and values are kept). If there is only one group, query
+            heads are pruned in either case.
+        neuron_scope: `global` ranks neurons over all layers, `layer` within each layer.
+        module_criterion: which PEFT modules are pruned first: those of the lowest `importance`
+            (the paper's), or by `depth` those nearest to the embeddings, so that the backward
+            pass stops above them.
+        seed: of the criterion `random`.
+    """
+
+    heads: Ratio = 0.3333
+    neurons: Ratio = 0.3333
+    modules: Ratio = 0.25
+    ranks: Ratio = 0.25
+    align: Count = 8
+    criterion: Literal["mask", "taylor", "magnitude", "random"] = "taylor"
+    head_granularity: Literal["kv_group", "query_head"] = "kv_group"
+    neuron_scope: Literal["global", "layer"] = "global"
+    module_criterion: Literal["importance", "depth"] = "depth"
+    seed: Seed = 0
