@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightpeft.core.errors import ModelError
-from lightpeft.profiling.random_batches import Kind
+from lightpeft.profiling.random_batches import ModelKind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelSize:
     """What a model of a name is made of.
 
     Attributes:
@@ -19,7 +19,7 @@ class Shape:
         sizes: its config, where that differs from the library's default.
     """
 
-    kind: Kind
+    kind: ModelKind
     sizes: dict[str, Any]
 
     @property
@@ -145,15 +145,15 @@ _T5 = {
 _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16, "num_labels": 1000}
 
 
-def _encoder(*sizes: dict[str, Any], **changes: Any) -> Shape:
+def _encoder(*sizes: dict[str, Any], **changes: Any) -> ModelSize:
     return _of("encoder", *sizes, num_labels=2, **changes)
 
 
-def _of(kind: Kind, *sizes: dict[str, Any], **changes: Any) -> Shape:
+def _of(kind: ModelKind, *sizes: dict[str, Any], **changes: Any) -> ModelSize:
     joined: dict[str, Any] = {}
     for part in (*sizes, changes):
         joined |= part
-    return Shape(kind=kind, sizes=joined)
+    return ModelSize(kind=kind, sizes=joined)
 
 
 _LLAMA2 = {"vocab_size": 32000, "max_position_embeddings": 4096, "num_key_value_heads": 32}
@@ -163,7 +163,7 @@ _LLAMA3 = {
     "num_key_value_heads": 8,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
 }
-SHAPES: dict[str, Shape] = {
+MODEL_SIZES: dict[str, ModelSize] = {
     "bert-base": _encoder(_BERT, _BASE),
     "bert-large": _encoder(_BERT, _LARGE),
     "distilbert-base": _encoder(_DISTILBERT),
@@ -189,11 +189,11 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def check(name: str) -> None:
+def check_model_size(name: str) -> None:
     """Refuse a name that no shape has.
 
     Raises:
         ModelError: there is no shape of this name; lists them.
     """
-    if name not in SHAPES:
-        raise ModelError(f"no shape {name!r}; shapes: {', '.join(SHAPES)}")
+    if name not in MODEL_SIZES:
+        raise ModelError(f"no shape {name!r}; shapes: {', '.join(MODEL_SIZES)}")

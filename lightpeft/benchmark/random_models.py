@@ -16,11 +16,11 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from lightpeft.benchmark.model_sizes import SHAPES, check
+from lightpeft.benchmark.model_sizes import MODEL_SIZES, check_model_size
 from lightpeft.core.errors import ModelError
 
 # Kind of a shape -> the class that builds it and peft's name of its task.
-CLASSES = {
+MODEL_CLASSES = {
     "encoder": (AutoModelForSequenceClassification, "SEQ_CLS"),
     "decoder": (AutoModelForCausalLM, "CAUSAL_LM"),
     "seq2seq": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"),
@@ -29,17 +29,19 @@ CLASSES = {
 _MEMORY = Path("/proc/meminfo")
 
 
-def config_of(name: str) -> Any:
+def make_config(name: str) -> Any:
     """The config of a named shape.
 
     Raises:
         ModelError: there is no shape of this name.
     """
-    check(name)
-    return AutoConfig.for_model(**SHAPES[name].sizes)
+    check_model_size(name)
+    return AutoConfig.for_model(**MODEL_SIZES[name].sizes)
 
 
-def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
+def build_random_model(
+    name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> PreTrainedModel:
     """A model of a named shape, its weights random and the same for a seed.
 
     It is made on the device and in the dtype, each weight written once and never copied.
@@ -47,18 +49,20 @@ def build(name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0)
     Raises:
         ModelError: there is no shape of this name.
     """
-    config = config_of(name)
+    config = make_config(name)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         # Left out is what costs time; constructors go on to make norms, buffers and rotary tables.
         with no_init_weights():
-            model: PreTrainedModel = CLASSES[SHAPES[name].kind][0].from_config(config, dtype=dtype)
+            model: PreTrainedModel = MODEL_CLASSES[MODEL_SIZES[name].kind][0].from_config(
+                config, dtype=dtype
+            )
         model.tie_weights()
-        _fill(model)
+        _init_weights(model)
     return model
 
 
-def check_room(name: str, *, dtype: torch.dtype, device: torch.device) -> None:
+def check_free_memory(name: str, *, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a shape of which two models, unpruned and pruned, can't be on the device at once.
 
     While the second is built it is unpruned too. Batches and activations come on top of that and
@@ -67,10 +71,10 @@ def check_room(name: str, *, dtype: torch.dtype, device: torch.device) -> None:
     Raises:
         ModelError: names what is needed and what is free, in GB of 1e9 bytes.
     """
-    free = free_bytes(device)
+    free = get_free_memory(device)
     if free is None:
         return
-    model = build(name, dtype=dtype, device=torch.device("meta"))
+    model = build_random_model(name, dtype=dtype, device=torch.device("meta"))
     needed = 2 * sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if needed > free:
         raise ModelError(
@@ -79,7 +83,7 @@ def check_room(name: str, *, dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
-def free_bytes(device: torch.device) -> int | None:
+def get_free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated, by CUDA or the Linux kernel; None where none says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -91,7 +95,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 @torch.no_grad()
-def _fill(model: PreTrainedModel) -> None:
+def _init_weights(model: PreTrainedModel) -> None:
     """Fill what the constructors of torch's own modules leave open: normal, norms 1, biases 0."""
     seen: set[int] = set()  # tied weights have two owners
     for module in model.modules():

@@ -21,8 +21,13 @@ from typing import Any, NoReturn
 import torch
 from peft import LoraConfig, PeftModel
 
-from lightpeft.benchmark.model_sizes import SHAPES, check
-from lightpeft.benchmark.random_models import CLASSES, build, check_room, config_of
+from lightpeft.benchmark.model_sizes import MODEL_SIZES, check_model_size
+from lightpeft.benchmark.random_models import (
+    MODEL_CLASSES,
+    build_random_model,
+    check_free_memory,
+    make_config,
+)
 from lightpeft.benchmark.table import table
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ConfigError, LightPeftError
@@ -32,8 +37,8 @@ from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
-from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
-from lightpeft.profiling.random_batches import longest_row
+from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
+from lightpeft.profiling.random_batches import max_sequence_length
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
@@ -48,9 +53,9 @@ def main(given: Sequence[str]) -> None:
         LightPeftError: an argument is not allowed; one line.
     """
     asked = parser().parse_args(given)
-    check(asked.shape)
+    check_model_size(asked.shape)
     settings, device = _settings(asked), pick_device(asked.device)
-    with _one_line_if_full(asked, device):
+    with _explain_out_of_memory(asked, device):
         _measure(asked, settings, device, given)
 
 
@@ -60,24 +65,24 @@ def _measure(
     device: torch.device,
     given: Sequence[str],
 ) -> None:
-    check_room(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
-    builds = {method: partial(drawn_model, asked, method, device) for method in METHODS}
+    check_free_memory(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
+    builds = {method: partial(build_method_model, asked, method, device) for method in METHODS}
     if asked.memory_of:
-        found = peak_memory(builds[asked.memory_of], settings, device=device)
+        found = measure_peak_memory(builds[asked.memory_of], settings, device=device)
         sys.stdout.write(json.dumps(found) + "\n")
         return
 
     def memory(method: str) -> dict[str, Any]:
         if device.type == "cuda":
-            return peak_memory(builds[method], settings, device=device)
+            return measure_peak_memory(builds[method], settings, device=device)
         command = [sys.executable, "-m", "lightpeft.benchmark", *given, "--memory-of", method]
-        return in_fresh_process(command)
+        return run_in_subprocess(command)
 
     found = compare(
         builds,
         settings,
-        memory=memory if measurable(device) else None,
-        progress=_say,
+        memory=memory if can_measure_memory(device) else None,
+        progress=_log,
     )
     if asked.out:
         command = shlex.join(["python", "-m", "lightpeft.benchmark", *given])
@@ -99,7 +104,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _one_line_if_full(asked: argparse.Namespace, device: torch.device) -> Iterator[None]:
+def _explain_out_of_memory(asked: argparse.Namespace, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -113,16 +118,16 @@ def _one_line_if_full(asked: argparse.Namespace, device: torch.device) -> Iterat
         ) from None
 
 
-def drawn_model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
+def build_method_model(asked: argparse.Namespace, method: str, device: torch.device) -> PeftModel:
     """A pruned or an unpruned model: what goes is drawn, the counts are a real plan's."""
-    base = build(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
+    base = build_random_model(asked.shape, dtype=getattr(torch, asked.dtype), device=device)
     shape, share = inspect_model(base), float(method != BASELINE)
     scores = Scores(
         shape=shape,
         fingerprint=fingerprint(base, shape),
         peft=_lora(asked),
-        heads=_blank(shape.heads),
-        neurons=_blank(shape.neurons),
+        heads=_zero_scores(shape.heads),
+        neurons=_zero_scores(shape.neurons),
         modules=dict.fromkeys(shape.linears, 0.0),
         ranks={path: torch.zeros(asked.rank) for path in shape.linears},
         adapter={},
@@ -143,21 +148,21 @@ def drawn_model(asked: argparse.Namespace, method: str, device: torch.device) ->
 
 
 def _lora(asked: argparse.Namespace) -> LoraConfig:
-    kind = SHAPES[asked.shape].kind
+    kind = MODEL_SIZES[asked.shape].kind
     return LoraConfig(
         r=asked.rank,
         lora_alpha=2 * asked.rank,
-        task_type=CLASSES[kind][1],
+        task_type=MODEL_CLASSES[kind][1],
         # peft knows the heads of its own tasks, and images are none of them.
         modules_to_save=["classifier"] if kind == "image" else None,
     )
 
 
-def _blank(totals: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
+def _zero_scores(totals: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
     return {name: {path: torch.zeros(n) for path, n in totals.items()} for name in CRITERIA}
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
@@ -186,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments, all with a default; raises a ConfigError for wrong ones."""
     parser = _Parser(prog="python -m lightpeft.benchmark", description=__doc__)
     add = parser.add_argument
-    add("--shape", default="roberta-large", help=", ".join(SHAPES))
+    add("--shape", default="roberta-large", help=", ".join(MODEL_SIZES))
     add("--ratio", type=_share, default=0.333, help="share of heads and neurons cut")
     add("--head-granularity", choices=("kv_group", "query_head"), default="kv_group")
     add("--modules", type=_share, default=0.0, help="share of PEFT modules cut")
@@ -205,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _settings(arguments: argparse.Namespace) -> ProfilingSettings:
     if arguments.length is None:
-        arguments.length = SHAPES[arguments.shape].length
+        arguments.length = MODEL_SIZES[arguments.shape].length
     _check_length(arguments.shape, arguments.length)
     names = ("batch_sizes", "length", "warmup", "rounds")
     try:
@@ -216,12 +221,12 @@ def _settings(arguments: argparse.Namespace) -> ProfilingSettings:
 
 
 def _check_length(name: str, length: int) -> None:
-    shape = SHAPES[name]
+    shape = MODEL_SIZES[name]
     if shape.kind == "image" and length != shape.length:
         raise ConfigError(
             f"--length must be {shape.length} for {name}, whose images are as many "
             f"tokens, got {length}; leave it out"
         )
-    limit = longest_row(config_of(name), shape.kind)
+    limit = max_sequence_length(make_config(name), shape.kind)
     if limit is not None and length > limit:
         raise ConfigError(f"--length must be at most {limit} for {name}, got {length}")

@@ -14,9 +14,9 @@ from peft import PeftModel
 
 from lightpeft.planning.cost import CostTable
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import BASELINE, speedup, spread
+from lightpeft.profiling.speedup import BASELINE, compute_speedup, quartiles
 from lightpeft.profiling.timing import measure
-from lightpeft.profiling.workload import Work, plan_cost
+from lightpeft.profiling.workload import Workload, compute_plan_cost
 
 Seconds = Mapping[int, Mapping[str, list[float]]]
 
@@ -49,13 +49,13 @@ def compare(
             progress(f"memory of {method}")
             used[method] = memory(method)
     models = {method: make() for method, make in builds.items()}
-    works = {name: Work.of(model, settings) for name, model in models.items()}
+    works = {name: Workload.from_model(model, settings) for name, model in models.items()}
     seconds = measure(models, settings, progress)
     methods: dict[str, dict[str, Any]] = {}
     ratios: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         mine, baseline = works[name], works[BASELINE]
-        methods[name] = _parameters(model, plan_cost(mine.plan, length=settings.length))
+        methods[name] = _parameters(model, compute_plan_cost(mine.plan, length=settings.length))
         methods[name] |= mine.as_dict() | {"memory": used[name]}
         ratios[name] = mine.cache_ratios(baseline)
         for phase, times in seconds.items():
@@ -98,7 +98,7 @@ def _parameters(model: PeftModel, costs: CostTable) -> dict[str, Any]:
 def _timings(seconds: Seconds, method: str, tokens: int) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
-        row = {f"{name}_s": value for name, value in spread(times[method]).items()}
+        row = {f"{name}_s": value for name, value in quartiles(times[method]).items()}
         found[str(rows)] = row | {"tokens_per_s": rows * tokens / row["median_s"]}
     return found
 
@@ -108,7 +108,7 @@ def _speedups(
 ) -> dict[str, dict[str, float]]:
     found = {}
     for rows, times in seconds.items():
-        gain, bound = speedup(times[BASELINE], times[method]), bounds(rows)
+        gain, bound = compute_speedup(times[BASELINE], times[method]), bounds(rows)
         shares = {
             f"of_{name.removeprefix('flop_')}": gain["median"] / x for name, x in bound.items()
         }

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 
 from lightpeft.core.errors import LightPeftError
-from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.timing import STEPS
 
@@ -27,7 +27,7 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-class Gauge(Protocol):
+class MemoryTracker(Protocol):
     """Reads bytes in use."""
 
     how: str
@@ -42,7 +42,7 @@ class Gauge(Protocol):
         """Most bytes in use since `reset`."""
 
 
-class CudaGauge:
+class CudaMemoryTracker:
     """Bytes in tensors, by torch's allocator: without the CUDA context and what it caches."""
 
     how = "torch.cuda.max_memory_allocated"
@@ -65,7 +65,7 @@ class CudaGauge:
         return torch.cuda.max_memory_allocated(self.device)
 
 
-class ProcessGauge:
+class ProcessMemoryTracker:
     """Resident memory of this process, by the Linux kernel."""
 
     how = "peak resident memory (VmHWM) of a fresh process"
@@ -88,14 +88,17 @@ class ProcessGauge:
         return int(found[1]) * 1024
 
 
-def measurable(device: torch.device) -> bool:
+def can_measure_memory(device: torch.device) -> bool:
     """Whether memory can be measured: on CUDA, and on a CPU under Linux."""
     on_linux = _STATUS.exists() and os.access(_CLEAR, os.W_OK)
     return device.type == "cuda" or (device.type == "cpu" and on_linux)
 
 
-def peak_memory(
-    build: Callable[[], PeftModel], settings: ProfilingSettings, *, device: torch.device
+def measure_peak_memory(
+    build_model: Callable[[], PeftModel],
+    settings: ProfilingSettings,
+    *,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Measure one model alone: weights, activations, and in training gradients and optimizer.
 
@@ -103,10 +106,10 @@ def peak_memory(
     dropped again. So libraries, thread pools and workspaces don't count, and neither does what
     loading and pruning need for a moment. Steps have the largest of `settings.batch_sizes`.
 
-    On a CPU call it in a process of its own (`in_fresh_process`).
+    On a CPU call it in a process of its own (`run_in_subprocess`).
 
     Args:
-        build: makes the model, with its trainable weights, on `device`.
+        build_model: makes the model, with its trainable weights, on `device`.
         settings: `batch_sizes` and `length`.
         device: where the model lives.
 
@@ -114,11 +117,13 @@ def peak_memory(
         `model_bytes` (of the weights), bytes of each phase (`training_bytes` and so on), `rows`,
         `how`.
     """
-    gauge: Gauge = CudaGauge(device) if device.type == "cuda" else ProcessGauge()
-    _peak(build(), "training", rows=1, length=settings.length, gauge=gauge)
+    tracker: MemoryTracker = (
+        CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
+    )
+    _peak(build_model(), "training", rows=1, length=settings.length, tracker=tracker)
     gc.collect()
-    baseline = gauge.now()
-    model = build()
+    baseline = tracker.now()
+    model = build_model()
     weights = [*model.parameters(), *model.buffers()]
     for tensor in weights:
         # A safetensors file is mapped, and its pages count only when touched: make them ours.
@@ -126,25 +131,29 @@ def peak_memory(
     gc.collect()
     rows = max(settings.batch_sizes)
     peaks = {
-        phase: _peak(model, phase, rows=rows, length=settings.length, gauge=gauge) - baseline
-        for phase in reversed(phases_of(model))  # training last: it makes optimizer states
+        phase: _peak(model, phase, rows=rows, length=settings.length, tracker=tracker) - baseline
+        for phase in reversed(list_phases(model))  # training last: it makes optimizer states
     }
     return {
         "model_bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights),
         **{f"{phase}_bytes": peak for phase, peak in peaks.items()},
         "rows": rows,
-        "how": f"{gauge.how}, over what was in use before the model was built",
+        "how": f"{tracker.how}, over what was in use before the model was built",
     }
 
 
-def in_fresh_process(command: Sequence[str]) -> dict[str, Any]:
+def run_in_subprocess(command: Sequence[str]) -> dict[str, Any]:
     """Run a command that ends by writing one line of JSON, and read that.
 
     Raises:
         LightPeftError: the command failed; its last line of errors is passed on.
     """
     done = subprocess.run(
-        command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False
+        command,
+        env=os.environ | _ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -157,10 +166,10 @@ def in_fresh_process(command: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _peak(model: PeftModel, phase: str, *, rows: int, length: int, gauge: Gauge) -> int:
+def _peak(model: PeftModel, phase: str, *, rows: int, length: int, tracker: MemoryTracker) -> int:
     """Most bytes in use during three steps."""
-    step = STEPS[phase](model, random_batch(model, rows=rows, length=length))
-    gauge.reset()  # what decode needs is not what filling its cache took
+    step = STEPS[phase](model, make_random_batch(model, rows=rows, length=length))
+    tracker.reset()  # what decode needs is not what filling its cache took
     for _ in range(3):
         step()
-    return gauge.peak()
+    return tracker.peak()

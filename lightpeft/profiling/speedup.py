@@ -10,18 +10,20 @@ from typing import Any
 BASELINE = "vanilla"
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def quartiles(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def speedup(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+def compute_speedup(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float]:
     """How many times faster than the baseline, round by round: what slows a round hits both."""
-    return spread([slow / fast for slow, fast in zip(baseline, other, strict=True)])
+    return quartiles([slow / fast for slow, fast in zip(baseline, other, strict=True)])
 
 
-def break_even(*, estimate_step: float, steps: int, pruned: float, vanilla: float) -> int | None:
+def break_even_steps(
+    *, estimate_step: float, steps: int, pruned: float, vanilla: float
+) -> int | None:
     """Steps in all, estimation counted, from which pruning takes no longer than not to prune.
 
     Estimation and pruned training take ``steps * estimate_step + (n - steps) * pruned`` seconds,
@@ -42,7 +44,7 @@ def break_even(*, estimate_step: float, steps: int, pruned: float, vanilla: floa
     return max(steps, math.ceil(steps * (estimate_step - pruned) / (vanilla - pruned)))
 
 
-def estimation(
+def estimation_cost(
     estimate: Mapping[str, Any], finetune: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float | int | None]:
     """What the estimation cost: seconds, share of all training time, and when it has paid.
@@ -59,7 +61,7 @@ def estimation(
     return {
         "seconds": seconds,
         "share": seconds / (seconds + finetune[pruned]["seconds"]),
-        "break_even_steps": break_even(
+        "break_even_steps": break_even_steps(
             estimate_step=seconds / steps,
             steps=steps,
             pruned=per_step[pruned],

@@ -10,12 +10,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from lightpeft.profiling.random_batches import SPAN, kind_of
+from lightpeft.profiling.random_batches import SPAN_LABELS, model_kind
 
 Step = Callable[[], Any]
 
 
-def training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
+def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """Forward, backward and AdamW on what is trainable, as one call; sets training mode."""
     trained = [p for p in model.parameters() if p.requires_grad]
     for weight in trained:
@@ -24,11 +24,11 @@ def training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     # lr 0 leaves the weights as they are; it takes the same time as any other.
     optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
     # What generates would fill a KV cache that training never reads.
-    settings = {"use_cache": False} if kind_of(model) in ("decoder", "seq2seq") else {}
+    settings = {"use_cache": False} if model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()
 
     def step() -> None:
-        with precision(model):
+        with autocast_for(model):
             loss = model(**batch, **settings).loss
         loss.backward()
         optimizer.step()
@@ -37,19 +37,21 @@ def training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     return step
 
 
-def inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
+def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """A forward pass without gradients and labels, as one call; sets evaluation mode."""
-    inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", *SPAN)}
+    inputs = {
+        name: tensor for name, tensor in batch.items() if name not in ("labels", *SPAN_LABELS)
+    }
     model.eval()
 
     def step() -> None:
-        with torch.inference_mode(), precision(model):
+        with torch.inference_mode(), autocast_for(model):
             model(**inputs)
 
     return step
 
 
-def precision(model: PeftModel) -> contextlib.AbstractContextManager[object]:
+def autocast_for(model: PeftModel) -> contextlib.AbstractContextManager[object]:
     """Autocast for 16-bit weights, as in fine-tuning: peft keeps adapters in float32 there."""
     dtype = next(model.parameters()).dtype
     if dtype == torch.float32:

@@ -8,20 +8,20 @@ from time import perf_counter
 import torch
 from peft import PeftModel
 
-from lightpeft.profiling.decoding import decode_step, prefill_step
-from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.decoding import make_decode_step, make_prefill_step
+from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.step_functions import Step, inference_step, training_step
+from lightpeft.profiling.step_functions import Step, make_inference_step, make_training_step
 
 STEPS = {
-    "training": training_step,
-    "inference": inference_step,
-    "prefill": prefill_step,
-    "decode": decode_step,
+    "training": make_training_step,
+    "inference": make_inference_step,
+    "prefill": make_prefill_step,
+    "decode": make_decode_step,
 }
 
 
-def take_turns(
+def time_interleaved(
     calls: Mapping[str, Step],
     *,
     warmup: int,
@@ -69,21 +69,26 @@ def measure(
     """
     first = next(iter(models.values()))
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for phase in phases_of(first):
+    for phase in list_phases(first):
         found[phase] = {}
         for rows in settings.batch_sizes:
             progress(f"{phase}, batches of {rows}")
             calls = {
-                name: STEPS[phase](model, random_batch(model, rows=rows, length=settings.length))
+                name: STEPS[phase](
+                    model, make_random_batch(model, rows=rows, length=settings.length)
+                )
                 for name, model in models.items()
             }
-            found[phase][rows] = take_turns(
-                calls, warmup=settings.warmup, rounds=settings.rounds, wait=_waiter(first.device)
+            found[phase][rows] = time_interleaved(
+                calls,
+                warmup=settings.warmup,
+                rounds=settings.rounds,
+                wait=_synchronize_fn(first.device),
             )
     return found
 
 
-def _waiter(device: torch.device) -> Callable[[], None]:
+def _synchronize_fn(device: torch.device) -> Callable[[], None]:
     """What returns when the device has done all it was given."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)

@@ -10,40 +10,47 @@ from peft import PeftModel
 
 from lightpeft.core.plan import PruningPlan
 from lightpeft.planning.cost import CostTable, cost
-from lightpeft.profiling.decoding import Reads, last_logits, reads
-from lightpeft.profiling.random_batches import phases_of, random_batch
+from lightpeft.profiling.decoding import (
+    DecodeTraffic,
+    measure_decode_traffic,
+    supports_logits_to_keep,
+)
+from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.pruning.prune import plan_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """The work of one model.
 
     Attributes:
         plan: what it was pruned by.
         length: tokens a row.
-        last_logits: whether prefill computes the logits of the last token alone.
-        reads: rows a batch -> what a decode step reads; empty where the model does not generate.
+        last_logits_only: whether prefill computes the logits of the last token alone.
+        decode_traffic: batch size -> bytes a decode step reads; empty for a model that does not
+            generate.
     """
 
     plan: PruningPlan
     length: int
-    last_logits: bool
-    reads: Mapping[int, Reads]
+    last_logits_only: bool
+    decode_traffic: Mapping[int, DecodeTraffic]
 
     @classmethod
-    def of(cls, model: PeftModel, settings: ProfilingSettings) -> Work:
+    def from_model(cls, model: PeftModel, settings: ProfilingSettings) -> Workload:
         """Read it off a model that `prune` or `load` made; runs decode steps."""
-        found: dict[int, Reads] = {}
-        if "decode" in phases_of(model):
+        found: dict[int, DecodeTraffic] = {}
+        if "decode" in list_phases(model):
             for rows in settings.batch_sizes:
-                found[rows] = reads(model, random_batch(model, rows=rows, length=settings.length))
+                found[rows] = measure_decode_traffic(
+                    model, make_random_batch(model, rows=rows, length=settings.length)
+                )
         return cls(
             plan=plan_of(model),
             length=settings.length,
-            last_logits=last_logits(model),
-            reads=found,
+            last_logits_only=supports_logits_to_keep(model),
+            decode_traffic=found,
         )
 
     def flops(self, phase: str) -> int:
@@ -54,41 +61,44 @@ class Work:
         is not taken off.
         """
         if phase == "training":
-            return plan_cost(self.plan, length=self.length).total.training_flops_per_token
+            return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
         shape, length, counts = self.plan.shape, self.length, self.plan.counts()
-        if phase == "prefill" and self.last_logits:
+        if phase == "prefill" and self.last_logits_only:
             head = {"lm": shape.products.get("lm", 0) // length}
             shape = replace(shape, products=shape.products | head)
         if phase == "decode":
-            ran, length = next(iter(self.reads.values())).modules, length + 1
+            ran, length = next(iter(self.decode_traffic.values())).modules, length + 1
             linears = {path: linear for path, linear in shape.linears.items() if path in ran}
             shape = replace(shape, linears=linears)
             counts["ranks"] = {path: n for path, n in counts["ranks"].items() if path in linears}
         return cost(shape, **counts, length=length).total.inference_flops_per_token
 
-    def bounds(self, phase: str, baseline: Work, rows: int) -> dict[str, float]:
+    def bounds(self, phase: str, baseline: Workload, rows: int) -> dict[str, float]:
         """The speed-up of a phase if time were FLOPs, and of decoding if it were bytes read."""
         found = {"flop_bound": baseline.flops(phase) / self.flops(phase)}
         if phase == "decode":
-            before, mine = baseline.reads[rows], self.reads[rows]
+            before, mine = baseline.decode_traffic[rows], self.decode_traffic[rows]
             total = before.weights + before.cache
             found["byte_bound"] = total / (mine.weights + mine.cache)
         return found
 
-    def cache_ratios(self, baseline: Work) -> dict[str, Any]:
+    def cache_ratios(self, baseline: Workload) -> dict[str, Any]:
         """KV cache against the baseline's, by rows a batch; nothing without a cache."""
-        found = {str(n): r.cache / baseline.reads[n].cache for n, r in self.reads.items()}
+        found = {
+            str(n): r.cache / baseline.decode_traffic[n].cache
+            for n, r in self.decode_traffic.items()
+        }
         return {"kv_cache": found} if found else {}
 
     def as_dict(self) -> dict[str, Any]:
         """Bytes that a decode step reads, for JSON; nothing where the model does not generate."""
-        if not self.reads:
+        if not self.decode_traffic:
             return {}
-        weights = next(iter(self.reads.values())).weights
-        cache = {str(rows): read.cache for rows, read in self.reads.items()}
+        weights = next(iter(self.decode_traffic.values())).weights
+        cache = {str(rows): read.cache for rows, read in self.decode_traffic.items()}
         return {"decode_weight_bytes": weights, "kv_cache_bytes": cache}
 
 
-def plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
+def compute_plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
     """Cost of the model that a plan leaves."""
     return cost(plan.shape, **plan.counts(), length=length)

@@ -17,9 +17,9 @@ import transformers
 from peft import PeftModel
 
 from lightpeft.profiling.compare import compare
-from lightpeft.profiling.memory import in_fresh_process, measurable, peak_memory
+from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import estimation
+from lightpeft.profiling.speedup import estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.console import device, say
 from pipeline.common.data_card import read_card
@@ -43,23 +43,23 @@ def main(method: str = "", *, paths: Paths) -> None:
     }
     settings = ProfilingSettings(**params.benchmark.model_dump())
     if method:
-        print(json.dumps(peak_memory(builds[method], settings, device=place)))
+        print(json.dumps(measure_peak_memory(builds[method], settings, device=place)))
         return
 
     def memory(method: str) -> dict[str, Any]:
         if place.type == "cuda":
-            return peak_memory(builds[method], settings, device=place)
+            return measure_peak_memory(builds[method], settings, device=place)
         stage = [sys.executable, "-m", "pipeline", "benchmark"]
-        return in_fresh_process([*stage, method])
+        return run_in_subprocess([*stage, method])
 
     found = compare(
         builds,
         settings,
-        memory=memory if measurable(place) else None,
+        memory=memory if can_measure_memory(place) else None,
         progress=partial(say, "benchmark"),
     )
     finetune = {method: read_json(paths.timing(method)) for method in builds}
-    found["estimate"] = estimation(read_json(paths.estimate_timing), finetune)
+    found["estimate"] = estimation_cost(read_json(paths.estimate_timing), finetune)
     write_json(paths.benchmark, found)
     for method, ratio in found["ratios"].items():
         for rows, gain in ratio["training_speedup"].items():

@@ -48,7 +48,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 def run_stages(monkeypatch: Any) -> None:
     """Every stage, in the current folder, but memory on a CPU."""
-    monkeypatch.setattr(benchmark, "measurable", lambda device: False)
+    monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: False)
     prepare.main(PATHS)
     estimate.main(PATHS)
     for method in load_params().methods:

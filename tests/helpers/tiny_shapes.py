@@ -6,12 +6,12 @@ import torch
 from peft import PeftModel
 
 from lightpeft.benchmark import run as benchmark
-from lightpeft.benchmark.model_sizes import SHAPES, Shape
+from lightpeft.benchmark.model_sizes import MODEL_SIZES, ModelSize
 
 LENGTH = 9
 KINDS = ("minilm", "modernbert-base", "opt-1.3b", "llama-2-7b", "llama-3-8b", "qwen3-0.6b")
 KINDS += ("gemma-3-4b", "t5-base", "vit-base")
-GENERATING = tuple(name for name in KINDS if SHAPES[name].kind in ("decoder", "seq2seq"))
+GENERATING = tuple(name for name in KINDS if MODEL_SIZES[name].kind in ("decoder", "seq2seq"))
 _SIZES = {
     "vocab_size": 60,
     "max_position_embeddings": 40,
@@ -34,9 +34,9 @@ _SIZES = {
 _TOKENS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
-def tiny_shape(name: str) -> Shape:
+def tiny_shape(name: str) -> ModelSize:
     """A named shape, tiny; query heads share keys and values where they do in the real one."""
-    shape = SHAPES[name]
+    shape = MODEL_SIZES[name]
     known = shape.sizes
     sizes = known | {key: size for key, size in _SIZES.items() if key in known} | _TOKENS
     if "num_key_value_heads" in known:
@@ -44,18 +44,18 @@ def tiny_shape(name: str) -> Shape:
         sizes["num_key_value_heads"] = 4 if shared else 8
     if "pad_token_id" in known:  # ModernBERT's is one of its last tokens
         sizes["pad_token_id"] = min(known["pad_token_id"], _SIZES["vocab_size"] - 1)
-    return Shape(kind=shape.kind, sizes=sizes)
+    return ModelSize(kind=shape.kind, sizes=sizes)
 
 
 def length_of(name: str) -> int:
     """Tokens a row that a tiny shape is fed here."""
-    return tiny_shape(name).length if SHAPES[name].kind == "image" else LENGTH
+    return tiny_shape(name).length if MODEL_SIZES[name].kind == "image" else LENGTH
 
 
 def tiny_drawn(name: str, method: str, *arguments: str) -> PeftModel:
     """The benchmark's model of a shape that is tiny already, weights and adapters of order 1."""
     asked = benchmark.parser().parse_args(["--shape", name, "--ratio", "0.5", *arguments])
-    model = benchmark.drawn_model(asked, method, torch.device("cpu"))
+    model = benchmark.build_method_model(asked, method, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():

@@ -10,11 +10,11 @@ from helpers.import_graph import ROOT
 from helpers.tiny_models import random_scores
 from ruamel.yaml import YAML
 
-from lightpeft.benchmark.model_sizes import SHAPES
-from lightpeft.benchmark.random_models import config_of
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
+from lightpeft.benchmark.random_models import make_config
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
-from lightpeft.profiling.random_batches import longest_row
+from lightpeft.profiling.random_batches import max_sequence_length
 from pipeline.__main__ import run
 from pipeline.common.params import Params
 from pipeline.data.catalog.registry import CATALOG
@@ -124,7 +124,7 @@ def test_rows_fit_the_positions_of_the_model(name, task):
     params = read_preset(name).params(task)
     shape = MODELS[params.model.name][1]
     if shape is not None:
-        most = longest_row(config_of(shape), SHAPES[shape].kind)
+        most = max_sequence_length(make_config(shape), MODEL_SIZES[shape].kind)
         assert params.benchmark.length <= most
         assert params.data.max_length <= most
 

@@ -6,9 +6,9 @@ import transformers
 from helpers.tiny_shapes import KINDS, tiny_shape
 
 import lightpeft
-from lightpeft.benchmark import random_models as random_weights
-from lightpeft.benchmark.model_sizes import SHAPES
-from lightpeft.benchmark.random_models import CLASSES, build, check_room
+from lightpeft.benchmark import random_models
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
+from lightpeft.benchmark.random_models import MODEL_CLASSES, build_random_model, check_free_memory
 from lightpeft.core.errors import ModelError
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -36,9 +36,9 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODEL_SIZES)
 def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
-    model = build(name, dtype=torch.bfloat16, device=META)
+    model = build_random_model(name, dtype=torch.bfloat16, device=META)
 
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -46,7 +46,7 @@ def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
 
 
 def test_gemma_is_the_published_one_without_its_vision():
-    text = SHAPES["gemma-3-4b"].sizes
+    text = MODEL_SIZES["gemma-3-4b"].sizes
     vision = {"image_size": 896, "patch_size": 14, "hidden_size": 1152, "num_hidden_layers": 27}
     vision |= {"num_attention_heads": 16, "intermediate_size": 4304, "vision_use_head": False}
     config = transformers.Gemma3Config(text_config=text, vision_config=vision)
@@ -60,10 +60,10 @@ def test_gemma_is_the_published_one_without_its_vision():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_shape_is_built_whole_the_same_again_and_leaves_the_seed_alone(name, monkeypatch):
-    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    first, second = (build(name, dtype=torch.float32, device=CPU) for _ in "12")
+    first, second = (build_random_model(name, dtype=torch.float32, device=CPU) for _ in "12")
 
     again = second.state_dict()
     assert all(torch.equal(weight, again[key]) for key, weight in first.state_dict().items())
@@ -76,11 +76,11 @@ def test_a_shape_is_built_whole_the_same_again_and_leaves_the_seed_alone(name, m
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_no_weight_is_as_the_library_makes_it(name, monkeypatch):
     shape = tiny_shape(name)
-    monkeypatch.setitem(SHAPES, name, shape)
+    monkeypatch.setitem(MODEL_SIZES, name, shape)
     config = transformers.AutoConfig.for_model(**shape.sizes)
-    stock = CLASSES[shape.kind][0].from_config(config, dtype=torch.bfloat16)
+    stock = MODEL_CLASSES[shape.kind][0].from_config(config, dtype=torch.bfloat16)
 
-    built = build(name, dtype=torch.bfloat16, device=CPU)
+    built = build_random_model(name, dtype=torch.bfloat16, device=CPU)
 
     buffers = dict(built.named_buffers())
     assert buffers.keys() == dict(stock.named_buffers()).keys()
@@ -92,15 +92,15 @@ def test_what_is_no_weight_is_as_the_library_makes_it(name, monkeypatch):
 
 @pytest.mark.parametrize(("free", "enough"), [(2 * 22_713_986 * 4 - 1, False), (2**40, True)])
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_built(free, enough, monkeypatch):
-    monkeypatch.setattr(random_weights, "free_bytes", lambda device: free)
+    monkeypatch.setattr(random_models, "get_free_memory", lambda device: free)
     if enough:
-        check_room("minilm", dtype=torch.float32, device=CPU)
+        check_free_memory("minilm", dtype=torch.float32, device=CPU)
         return
     with pytest.raises(ModelError, match=r"^two models of minilm in float32 need 0.2 GB, but cpu"):
-        check_room("minilm", dtype=torch.float32, device=CPU)
+        check_free_memory("minilm", dtype=torch.float32, device=CPU)
 
 
 def test_free_memory_is_read_where_it_can_be():
-    assert random_weights.free_bytes(META) is None
-    found = random_weights.free_bytes(CPU)
+    assert random_models.get_free_memory(META) is None
+    found = random_models.get_free_memory(CPU)
     assert found is None or 2**20 < found < 2**50

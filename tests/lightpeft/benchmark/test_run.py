@@ -12,15 +12,20 @@ from helpers.tiny_shapes import KINDS, length_of, tiny_shape
 
 import lightpeft
 from lightpeft.benchmark import run as benchmark
-from lightpeft.benchmark.model_sizes import SHAPES, Shape
+from lightpeft.benchmark.model_sizes import MODEL_SIZES, ModelSize
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.profiling import memory
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.random_batches import PHASES
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import break_even, estimation, speedup, spread
-from lightpeft.profiling.workload import plan_cost
+from lightpeft.profiling.speedup import (
+    break_even_steps,
+    compute_speedup,
+    estimation_cost,
+    quartiles,
+)
+from lightpeft.profiling.workload import compute_plan_cost
 
 SETTINGS = ProfilingSettings(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
 TINY = {
@@ -46,19 +51,23 @@ def _pruned(ratio):
 
 @pytest.fixture
 def tiny_bert(monkeypatch):
-    monkeypatch.setitem(SHAPES, "tiny", Shape(kind="encoder", sizes=TINY))
+    monkeypatch.setitem(MODEL_SIZES, "tiny", ModelSize(kind="encoder", sizes=TINY))
     return ["--shape", "tiny", "--batch-sizes", "1", "3", "--length", "8", "--rounds", "3"]
 
 
 def test_a_speedup_is_taken_round_by_round():
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
     # The second round was ten times slower for both.
-    assert speedup([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == {"median": 2.0, "q1": 2.0, "q3": 2.0}
+    assert compute_speedup([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == {
+        "median": 2.0,
+        "q1": 2.0,
+        "q3": 2.0,
+    }
 
 
 def test_after_break_even_pruning_takes_no_longer():
     steps, early, pruned, vanilla = 100, 1.5, 0.6, 1.0
-    found = break_even(estimate_step=early, steps=steps, pruned=pruned, vanilla=vanilla)
+    found = break_even_steps(estimate_step=early, steps=steps, pruned=pruned, vanilla=vanilla)
 
     def gain(total):
         return total * vanilla - (steps * early + (total - steps) * pruned)
@@ -68,8 +77,8 @@ def test_after_break_even_pruning_takes_no_longer():
 
 
 def test_break_even_is_never_without_a_speedup_and_not_before_estimation_ends():
-    assert break_even(estimate_step=1.0, steps=10, pruned=1.0, vanilla=1.0) is None
-    assert break_even(estimate_step=0.5, steps=10, pruned=0.5, vanilla=1.0) == 10
+    assert break_even_steps(estimate_step=1.0, steps=10, pruned=1.0, vanilla=1.0) is None
+    assert break_even_steps(estimate_step=0.5, steps=10, pruned=0.5, vanilla=1.0) == 10
 
 
 def test_share_of_the_estimation_is_of_lights_whole_training():
@@ -80,10 +89,10 @@ def test_share_of_the_estimation_is_of_lights_whole_training():
     }
     early = {"seconds": 100.0, "steps": 100}
 
-    found = estimation(early, runs)
+    found = estimation_cost(early, runs)
 
     assert found == {"seconds": 100.0, "share": 0.4, "break_even_steps": 100}
-    assert estimation(early, {"vanilla": runs["vanilla"]})["break_even_steps"] is None
+    assert estimation_cost(early, {"vanilla": runs["vanilla"]})["break_even_steps"] is None
 
 
 def test_models_are_compared_in_time_memory_and_flops():
@@ -100,7 +109,7 @@ def test_models_are_compared_in_time_memory_and_flops():
 
     json.dumps(found, allow_nan=False)
     plans = {name: lightpeft.plan_of(make()) for name, make in builds.items()}
-    costs = {name: plan_cost(plan, length=8).total for name, plan in plans.items()}
+    costs = {name: compute_plan_cost(plan, length=8).total for name, plan in plans.items()}
     light, ratio = found["methods"]["light"], found["ratios"]["light"]
     assert light["total_parameters"] == costs["light"].parameters
     assert light["base_parameters"] < found["methods"]["vanilla"]["base_parameters"]
@@ -133,12 +142,12 @@ def test_memory_may_be_left_out():
     assert found["ratios"]["vanilla"]["training_memory"] is None
 
 
-@pytest.mark.skipif(not memory.measurable(torch.device("cpu")), reason="Linux only")
+@pytest.mark.skipif(not memory.can_measure_memory(torch.device("cpu")), reason="Linux only")
 def test_peak_memory_of_a_fresh_process_holds_the_weights_and_training_holds_more():
     command = [sys.executable, "-W", "error", "-m", "lightpeft.benchmark", "--memory-of", "pruned"]
     command += ["--shape", "minilm", "--batch-sizes", "4", "--length", "16"]
 
-    found = memory.in_fresh_process(command)
+    found = memory.run_in_subprocess(command)
 
     assert 0.95 * found["model_bytes"] < found["inference_bytes"] < 1.3 * found["model_bytes"]
     assert found["training_bytes"] > found["inference_bytes"]
@@ -148,20 +157,20 @@ def test_peak_memory_of_a_fresh_process_holds_the_weights_and_training_holds_mor
 def test_a_failure_in_the_fresh_process_is_passed_on_as_one_line():
     command = [sys.executable, "-c", "import sys; sys.exit('warning\\nerror: no such model')"]
     with pytest.raises(LightPeftError, match=r"^no such model$"):
-        memory.in_fresh_process(command)
+        memory.run_in_subprocess(command)
     with pytest.raises(LightPeftError, match=r"^measuring memory failed: ZeroDivisionError"):
-        memory.in_fresh_process([sys.executable, "-c", "1 / 0"])
+        memory.run_in_subprocess([sys.executable, "-c", "1 / 0"])
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(LightPeftError, match=r"^measuring memory was killed, probably out of mem"):
-        memory.in_fresh_process([sys.executable, "-c", killed])
+        memory.run_in_subprocess([sys.executable, "-c", killed])
 
 
 def test_the_command_compares_a_shape_and_writes_a_table_and_json(
     tiny_bert, tmp_path, monkeypatch, capsys
 ):
     sizes = {"model_bytes": 2**20, "inference_bytes": 2**21, "training_bytes": 2**22}
-    monkeypatch.setattr(benchmark, "in_fresh_process", lambda command: {"rows": 3} | sizes)
-    monkeypatch.setattr(benchmark, "measurable", lambda device: True)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda command: {"rows": 3} | sizes)
+    monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: True)
     out = tmp_path / "found.json"
 
     benchmark.main([*tiny_bert, "--device", "cpu", "--ratio", "0.5", "--out", str(out)])
@@ -179,8 +188,8 @@ def test_the_command_compares_a_shape_and_writes_a_table_and_json(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(SHAPES, name, tiny_shape(name))
-    monkeypatch.setattr(benchmark, "measurable", lambda device: False)
+    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
+    monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: False)
     arguments = ["--shape", name, "--batch-sizes", "1", "3", "--rounds", "3", "--warmup", "0"]
     arguments += ["--length", str(length_of(name)), "--ratio", "0.5", "--device", "cpu"]
 
@@ -189,7 +198,7 @@ def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch,
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["dtype"] == dtype
     pruned, ratio = found["methods"]["pruned"], found["ratios"]["pruned"]
-    phases = PHASES[SHAPES[name].kind]
+    phases = PHASES[MODEL_SIZES[name].kind]
     for phase in phases:
         assert pruned[phase].keys() == ratio[f"{phase}_speedup"].keys() == {"1", "3"}
         tokens = 1 if phase == "decode" else length_of(name)
@@ -208,20 +217,20 @@ def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch,
         assert lines[-1].startswith("pruned   KV cache       3")
 
 
-@pytest.mark.skipif(not memory.measurable(torch.device("cpu")), reason="Linux only")
+@pytest.mark.skipif(not memory.can_measure_memory(torch.device("cpu")), reason="Linux only")
 def test_memory_of_a_decoder_is_that_of_its_phases(monkeypatch):
-    monkeypatch.setitem(SHAPES, "opt-1.3b", tiny_shape("opt-1.3b"))
+    monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", tiny_shape("opt-1.3b"))
     asked = benchmark.parser().parse_args(["--shape", "opt-1.3b"])
-    build = partial(benchmark.drawn_model, asked, "pruned", torch.device("cpu"))
+    build_model = partial(benchmark.build_method_model, asked, "pruned", torch.device("cpu"))
 
-    found = memory.peak_memory(build, SETTINGS, device=torch.device("cpu"))
+    found = memory.measure_peak_memory(build_model, SETTINGS, device=torch.device("cpu"))
 
     assert {"training_bytes", "prefill_bytes", "decode_bytes"} < found.keys()
 
 
 def test_images_are_as_long_as_they_are_and_texts_128_tokens():
-    assert {SHAPES[name].length for name in SHAPES if name != "vit-base"} == {128}
-    assert SHAPES["vit-base"].length == 197
+    assert {MODEL_SIZES[name].length for name in MODEL_SIZES if name != "vit-base"} == {128}
+    assert MODEL_SIZES["vit-base"].length == 197
 
 
 @pytest.mark.parametrize(

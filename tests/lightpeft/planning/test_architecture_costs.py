@@ -28,7 +28,7 @@ from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.importance import Collector, module_importance
 from lightpeft.modeling.masks import Masks
-from lightpeft.profiling.workload import plan_cost
+from lightpeft.profiling.workload import compute_plan_cost
 
 NAMES = list(ARCHITECTURES)
 NO_LOSS = {"clip_text_model", "clip_vision_model"}  # transformers gives them no head
@@ -39,7 +39,7 @@ def test_parameters_are_counted_exactly(name: str):
     model, scores = parts(name)
     whole = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
     for plan in (whole, *plans(name, scores)):
-        table = plan_cost(plan, length=9)
+        table = compute_plan_cost(plan, length=9)
         base = sliced(model, plan)
         bare = table.total.parameters - table.parts["adapter"].parameters
 
@@ -58,7 +58,7 @@ def test_t5_that_loses_heads_of_one_kind_is_right_and_counted(cut: str):
         for path, one in drawn.heads.items()
     }
     plan = dataclasses.replace(drawn, heads=heads)
-    table, base = plan_cost(plan, length=9), sliced(model, plan)
+    table, base = compute_plan_cost(plan, length=9), sliced(model, plan)
 
     torch.testing.assert_close(
         said(base, "t5"), said(masked(model, plan), "t5"), rtol=1e-5, atol=1e-5
@@ -90,7 +90,7 @@ def test_inference_flops_are_those_that_torch_counts(name: str):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         pruned(**batch)
 
-    found = plan_cost(plan, length=length).total.inference_flops_per_token
+    found = compute_plan_cost(plan, length=length).total.inference_flops_per_token
     assert found == pytest.approx(counter.get_total_flops() / ids.numel(), rel=5e-3)
 
 
@@ -109,7 +109,7 @@ def test_training_flops_are_those_that_torch_counts(name: str):
     with FlopCounterMode(display=False) as counter:
         pruned(input_ids=ids, labels=ids).loss.backward()
 
-    found = plan_cost(plan, length=9).total.training_flops_per_token
+    found = compute_plan_cost(plan, length=9).total.training_flops_per_token
     assert found == pytest.approx(counter.get_total_flops() / ids.numel(), rel=5e-3)
 
 
@@ -240,7 +240,9 @@ def test_classifiers_are_estimated_verified_and_counted(name: str):
     pruned = lightpeft.prune(model, plan, scores, verify=batch)
 
     running = {n: w for n, w in pruned.named_parameters() if "original_module" not in n}
-    assert plan_cost(plan, length=9).total.parameters == sum(w.numel() for w in running.values())
+    assert compute_plan_cost(plan, length=9).total.parameters == sum(
+        w.numel() for w in running.values()
+    )
     assert any("lora_" not in n and w.requires_grad for n, w in running.items())
 
 

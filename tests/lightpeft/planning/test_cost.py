@@ -9,7 +9,7 @@ import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.planning.cost import PARTS, cost
-from lightpeft.profiling.workload import plan_cost
+from lightpeft.profiling.workload import compute_plan_cost
 
 ROWS, LENGTH = 4, 11
 HEAD = ["pooler", "classifier"]
@@ -78,7 +78,7 @@ def test_parameters_of_a_pruned_model_are_counted_exactly(family):
 
     pruned = _running(lightpeft.prune(model, plan, scores))
 
-    table = plan_cost(plan, length=LENGTH)
+    table = compute_plan_cost(plan, length=LENGTH)
     adapter = sum(p.numel() for n, p in pruned.items() if "lora_" in n)
     assert table.total.parameters == sum(p.numel() for p in pruned.values())
     assert table.parts["adapter"].parameters == table.parts["adapter"].trainable == adapter
@@ -124,7 +124,7 @@ def test_flops_of_a_pruned_model_are_those_that_torch_counts():
 
     pruned = lightpeft.prune(model, plan, scores)
 
-    _assert_as_counted(plan_cost(plan, length=LENGTH), pruned)
+    _assert_as_counted(compute_plan_cost(plan, length=LENGTH), pruned)
 
 
 def test_a_lowest_block_with_few_adapters_is_overestimated_by_attention_alone():

@@ -5,11 +5,11 @@ import torch
 from helpers.tiny_shapes import GENERATING, LENGTH, tiny_drawn, tiny_shape
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightpeft.benchmark.model_sizes import SHAPES
-from lightpeft.profiling.decoding import decode_step, prefill_step, reads
-from lightpeft.profiling.random_batches import random_batch
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
+from lightpeft.profiling.decoding import make_decode_step, make_prefill_step, measure_decode_traffic
+from lightpeft.profiling.random_batches import make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.workload import Work
+from lightpeft.profiling.workload import Workload
 
 ROWS = 3
 GROUPED = ("llama-3-8b", "qwen3-0.6b", "gemma-3-4b")
@@ -18,12 +18,12 @@ GROUPED = ("llama-3-8b", "qwen3-0.6b", "gemma-3-4b")
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     for name in GENERATING:
-        monkeypatch.setitem(SHAPES, name, tiny_shape(name))
+        monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
 
 
 def _parts(name, method="pruned", *arguments):
     model = tiny_drawn(name, method, *arguments)
-    return model, random_batch(model, rows=ROWS, length=LENGTH)
+    return model, make_random_batch(model, rows=ROWS, length=LENGTH)
 
 
 def _last(model, batch, *, further):
@@ -50,7 +50,7 @@ def _lengths(cache):
 def test_prefill_and_decode_say_what_a_plain_forward_pass_says(name, unit):
     model, batch = _parts(name, "pruned", "--head-granularity", unit)
 
-    filled, decode = prefill_step(model, batch)(), decode_step(model, batch)
+    filled, decode = make_prefill_step(model, batch)(), make_decode_step(model, batch)
     first, second = decode(), decode()
 
     wanted = [_last(model, batch, further=n) for n in (0, 1)]
@@ -65,13 +65,13 @@ def test_prefill_and_decode_say_what_a_plain_forward_pass_says(name, unit):
 @pytest.mark.parametrize("name", GENERATING)
 def test_the_cache_keeps_its_length_and_its_contents(name):
     model, batch = _parts(name)
-    decode = decode_step(model, batch)
+    decode = make_decode_step(model, batch)
 
     cache = decode().past_key_values
     lengths, keys = _lengths(cache), [tensor.clone() for tensor in _keys(cache)]
     decode()
 
-    window = SHAPES[name].sizes.get("sliding_window")
+    window = MODEL_SIZES[name].sizes.get("sliding_window")
     assert set(lengths) == ({LENGTH, window - 1} if window else {LENGTH})
     assert _lengths(cache) == lengths
     assert all(torch.equal(old, new) for old, new in zip(keys, _keys(cache), strict=True))
@@ -84,9 +84,9 @@ def _keys(cache):
 
 @pytest.mark.parametrize("name", GENERATING)
 def test_a_cut_of_groups_halves_the_cache_and_one_of_heads_within_them_does_not(name):
-    vanilla = reads(*_parts(name, "vanilla"))
+    vanilla = measure_decode_traffic(*_parts(name, "vanilla"))
     group, head = (
-        reads(*_parts(name, "pruned", "--head-granularity", unit))
+        measure_decode_traffic(*_parts(name, "pruned", "--head-granularity", unit))
         for unit in ("kv_group", "query_head")
     )
 
@@ -96,7 +96,7 @@ def test_a_cut_of_groups_halves_the_cache_and_one_of_heads_within_them_does_not(
 
 
 def test_the_bytes_of_a_cache_are_keys_and_values_of_every_layer_and_row():
-    found = reads(*_parts("llama-3-8b", "vanilla"))
+    found = measure_decode_traffic(*_parts("llama-3-8b", "vanilla"))
 
     layers, groups, width, float32 = 2, 4, 32 // 8, 4
     assert found.cache == 2 * layers * ROWS * LENGTH * groups * width * float32
@@ -106,12 +106,12 @@ def test_a_step_reads_each_weight_once_and_no_table_that_it_only_looks_up():
     tied, _ = parts = _parts("qwen3-0.6b", "vanilla")
     untied, _ = others = _parts("llama-3-8b", "vanilla")
 
-    assert reads(*parts).weights == _bytes(tied)
-    assert reads(*others).weights == _bytes(untied) - 60 * 32 * 4
+    assert measure_decode_traffic(*parts).weights == _bytes(tied)
+    assert measure_decode_traffic(*others).weights == _bytes(untied) - 60 * 32 * 4
 
 
 def test_a_step_of_an_encoder_decoder_reads_neither_the_encoder_nor_what_reads_it():
-    found = reads(*_parts("t5-base")).modules
+    found = measure_decode_traffic(*_parts("t5-base")).modules
 
     assert not [path for path in found if path.startswith("encoder.")]
     assert "decoder.block.0.layer.1.EncDecAttention.q" in found
@@ -124,13 +124,13 @@ def test_flops_of_a_phase_are_those_that_torch_counts(name, phase):
     model, batch = _parts(name, "pruned", "--head-granularity", "query_head")
     model.get_base_model().set_attn_implementation("eager")
     settings = ProfilingSettings(batch_sizes=[ROWS], length=LENGTH, warmup=0, rounds=3)
-    step = {"prefill": prefill_step, "decode": decode_step}[phase](model, batch)
+    step = {"prefill": make_prefill_step, "decode": make_decode_step}[phase](model, batch)
 
     with FlopCounterMode(display=False) as counter:
         step()
 
     tokens = ROWS * (LENGTH if phase == "prefill" else 1)
-    found = Work.of(model, settings).flops(phase)
+    found = Workload.from_model(model, settings).flops(phase)
     # Tables of positions take a product of their own, which is not a model's cost.
     assert found == pytest.approx(counter.get_total_flops() / tokens, rel=5e-3)
 

@@ -38,8 +38,8 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
         commands.append(command)
         return {"rows": 32, "model_bytes": 5, "inference_bytes": 10, "training_bytes": 20}
 
-    monkeypatch.setattr(benchmark, "in_fresh_process", measured)
-    monkeypatch.setattr(benchmark, "measurable", lambda device: True)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", measured)
+    monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     benchmark.main(paths=Paths())
@@ -61,7 +61,7 @@ def test_the_memory_of_one_method_is_one_line_of_json(run, monkeypatch, capsys):
         asked.append((lightpeft.plan_of(build()).is_identity, max(settings.batch_sizes)))
         return {"training_bytes": 20}
 
-    monkeypatch.setattr(benchmark, "peak_memory", peak)
+    monkeypatch.setattr(benchmark, "measure_peak_memory", peak)
 
     benchmark.main("light", paths=Paths())
 

@@ -14,7 +14,7 @@ from helpers.tiny_models import lora, tiny_config
 from peft import get_peft_model
 from tokenizers.processors import TemplateProcessing
 
-from lightpeft.profiling.random_batches import random_batch
+from lightpeft.profiling.random_batches import make_random_batch
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.tasks.batching import loader
@@ -266,7 +266,7 @@ def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(mode
 
 
 def test_the_benchmark_feeds_the_choices_of_one_question(model):
-    batch = random_batch(model, rows=3, length=7)
+    batch = make_random_batch(model, rows=3, length=7)
 
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (1, 3, 7)
     assert model(**batch).loss.isfinite()
