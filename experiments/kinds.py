@@ -24,6 +24,7 @@ import transformers
 from ruamel.yaml import YAML
 
 from experiments.kinds_cases import CASES, DATA, Case
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.paths import Paths
@@ -66,13 +67,13 @@ def run(name: str, llama: Path) -> dict[str, Any]:
     prepare.main(Paths())
     estimate.main(Paths())
     methods = {method: _method(method) for method in METHODS}
-    card = read_json(Path("data/prepared/card.json"))
+    card = DataCard.read(Paths().prepared)
     return {
-        "kind": card["kind"],
-        "metric": card["metric"],
-        "trivial": {"name": case.baseline[0], card["metric"]: round(case.baseline[1](), 4)},
+        "kind": card.kind,
+        "metric": card.metric,
+        "trivial": {"name": case.baseline[0], card.metric: round(case.baseline[1](), 4)},
         **methods,
-        "rows": {split: found["rows"] for split, found in card["splits"].items()},
+        "rows": {split: counts.rows for split, counts in card.splits.items()},
         "settings": YAML(typ="safe").load(Path("params.yaml")),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
@@ -98,7 +99,7 @@ def _method(method: str) -> dict[str, Any]:
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
     found = read_json(paths.evaluation(method))
-    metrics = read_json(Path("data/prepared/card.json"))["metrics"]
+    metrics = DataCard.read(paths.prepared).metrics
     kept = [*metrics, "interval", "base_parameters", "trainable_parameters"]
     return {key: found[key] for key in kept if key in found}
 

@@ -13,8 +13,9 @@ from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 
 from experiments import kinds_models, kinds_text
-from pipeline.common.files import read_json
+from pipeline.common.data_card import DataCard
 from pipeline.common.params import load_params
+from pipeline.common.paths import Paths
 from pipeline.metrics.definitions import find_measure
 from pipeline.metrics.scoring import score
 from pipeline.tasks.base import objects
@@ -65,7 +66,9 @@ def _calls() -> None:
 
 def _on_card() -> float:
     """What the stage prepare has found for a built-in task."""
-    return float(read_json(Path("data/prepared/card.json"))["baseline"]["accuracy"])
+    baseline = DataCard.read(Paths().prepared).baseline
+    assert baseline is not None
+    return baseline.accuracy
 
 
 def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
@@ -74,12 +77,12 @@ def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], flo
     def measured() -> float:
         rows, card = (
             load_from_disk("data/prepared/test"),
-            read_json(Path("data/prepared/card.json")),
+            DataCard.read(Paths().prepared),
         )
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]
-        return find_measure(card["metric"])(objects(truth), objects(says(rows)))
+        return find_measure(card.metric)(objects(truth), objects(says(rows)))
 
     return measured
 
@@ -104,18 +107,18 @@ def _last_sentence(rows: Dataset) -> list[str]:
 
 def _untrained() -> float:
     """The metric of the model as it comes."""
-    params, card = load_params(), read_json(Path("data/prepared/card.json"))
+    params, card = load_params(), DataCard.read(Paths().prepared)
     kind = kind_of(card)
     model = get_peft_model(
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
-    said = kind_of(card | {"metrics": [card["metric"]]}).predict(
+    said = kind_of(card.model_copy(update={"metrics": (card.metric,)})).predict(
         model,
         load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),
         batch_size=params.evaluate.batch_size,
     )
-    return float(score(card, said)[card["metric"]])
+    return float(score(card, said)[card.metric])
 
 
 _FILES = """\

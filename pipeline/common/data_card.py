@@ -1,35 +1,178 @@
-"""What the stage `prepare` wrote: its card and its rows. Damage is one line."""
+"""What the stage `prepare` writes: the data card and the encoded rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import Dataset, load_from_disk
 from pyarrow import ArrowException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.common.errors import DataError
-from pipeline.common.files import read_json
+from pipeline.common.errors import DataError, PipelineError
+from pipeline.common.files import read_json, write_json
 
-_KEYS = ("kind", "labels", "metric", "metrics", "select", "max_length")
+_FILE = "card.json"
 
 
-def read_card(data: Path) -> dict[str, Any]:
-    """The data card.
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    Raises:
-        DataError: it is missing or damaged.
+
+class ModelOrigin(_Record):
+    """The model that the rows were encoded for.
+
+    Attributes:
+        name: as in params.yaml.
+        files: digest of a local model's files; None for a model of the hub.
     """
-    path = data / "card.json"
-    card: dict[str, Any] = read_json(path)
-    missing = [key for key in _KEYS if key not in card]
+
+    name: str
+    files: str | None = None
+
+
+class DataOrigin(_Record):
+    """What a split was made from.
+
+    Attributes:
+        source: a path, a data set of the hub with its split, or how many rows of train.
+        sha256: digest of a local file.
+    """
+
+    source: Annotated[str, Field(alias="from")]
+    sha256: str | None = None
+
+
+class SplitStatistics(_Record):
+    """Counts of one split's encoded rows.
+
+    Attributes:
+        rows: before packing.
+        mean_tokens, p50_tokens, p95_tokens, max_tokens: of a row's length after truncation.
+        truncated: rows that were longer than `max_length`.
+        tokens_lost, most_lost: tokens cut off, in all rows and in one row at most.
+        labels: rows (or words) of each class; empty where there are no classes.
+        packed: rows after packing; None: they were not packed.
+    """
+
+    rows: int
+    mean_tokens: float
+    p50_tokens: int
+    p95_tokens: int
+    max_tokens: int
+    truncated: int
+    tokens_lost: int
+    most_lost: int
+    labels: dict[str, int]
+    packed: int | None = None
+
+
+class DroppedRows(_Record):
+    """Bad rows of one split that were dropped for one reason.
+
+    Attributes:
+        rows: their number.
+        first: number of the first one, counted from 1.
+        name: what the first one is called beside its number.
+    """
+
+    rows: int
+    first: int
+    name: str | None = None
+
+    def describe_first(self) -> str:
+        """Return the number and the name of the first row."""
+        return f"row {self.first:,}" + (f", {self.name}" if self.name else "")
+
+
+class Baseline(_Record):
+    """What a trivial method reaches on the test split."""
+
+    name: str
+    accuracy: float
+
+
+class DataCard(_Record):
+    """The description of a prepared data set, which every later stage reads.
+
+    Attributes:
+        task: `data.task` of params.yaml.
+        model: what the rows were encoded for.
+        kind: name of the task that the rows are modelled as.
+        labels: class names in the order of their ids; empty where there are no classes.
+        metric: the main metric.
+        metrics: all metrics, the main one among them.
+        select: the metric by which validation selects a checkpoint.
+        max_length: most tokens of a row.
+        splits: by name, train first.
+        dropped: `SPLIT: REASON` -> bad rows.
+        sources: versions of the libraries that a built-in task was made from, or a split's origin.
+        baseline: of a built-in task.
+        neutral_prompt: what decoders compare with when they choose; None: nothing.
+        max_new_tokens: most tokens to generate; None: the task generates none.
+        repeats_of_train: rows of validation and test whose texts are in train too.
+    """
+
+    task: str
+    model: ModelOrigin
+    kind: str
+    labels: tuple[str, ...]
+    metric: str
+    metrics: tuple[str, ...]
+    select: str
+    max_length: int
+    splits: dict[str, SplitStatistics] = {}
+    dropped: dict[str, DroppedRows] = {}
+    sources: dict[str, str | DataOrigin] = {}
+    baseline: Baseline | None = None
+    neutral_prompt: str | None = None
+    max_new_tokens: int | None = None
+    repeats_of_train: dict[str, int] = {}
+
+    @classmethod
+    def read(cls, data: Path, error: type[PipelineError] = DataError) -> DataCard:
+        """Read the card of a prepared data set.
+
+        Raises:
+            error: it is missing or damaged.
+        """
+        path = data / _FILE
+        raw = read_json(path, error)
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as cause:
+            raise error(f"{path} {_explain(cause)}; run the stage prepare again") from cause
+
+    def write(self, data: Path) -> None:
+        """Write the card into a prepared data set, without entries that are None."""
+        write_json(data / _FILE, self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def describe_repeats(self) -> list[str]:
+        """Return a line that counts the rows that repeat train; no line if none does."""
+        counts = [
+            f"{count:,} of {self.splits[split].rows:,} rows of {split}"
+            for split, count in self.repeats_of_train.items()
+            if count
+        ]
+        return [f"{' and '.join(counts)} repeat a row of train"] if counts else []
+
+
+def _explain(cause: ValidationError) -> str:
+    """Return what is wrong with a card: the missing keys, or else the first bad value."""
+    errors = cause.errors()
+    missing = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
     if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; run the stage prepare again")
-    return card
+        return f"lacks {', '.join(missing)}"
+    key = ".".join(map(str, errors[0]["loc"]))
+    return f"has a bad value of {key} ({errors[0]['msg']}), {errors[0]['input']!r}"
 
 
 def read_rows(data: Path, split: str) -> Dataset:
-    """The tokenized rows of `train`, `validation` or `test`.
+    """Read the encoded rows of `train`, `validation` or `test`.
 
     Raises:
         DataError: they are missing or damaged.
@@ -40,14 +183,4 @@ def read_rows(data: Path, split: str) -> Dataset:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{data / split} is damaged or missing ({reason}); run the stage prepare again"
-        ) from None
-
-
-def repeats_told(card: dict[str, Any]) -> list[str]:
-    """How many rows of validation and test repeat train, in a line; nothing if none does."""
-    told = [
-        f"{count:,} of {card['splits'][split]['rows']:,} rows of {split}"
-        for split, count in card.get("repeats_of_train", {}).items()
-        if count
-    ]
-    return [f"{' and '.join(told)} repeat a row of train"] if told else []
+        ) from error

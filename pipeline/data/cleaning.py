@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from pipeline.common.console import Progress
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.tasks import labels
 from pipeline.tasks.schema import Form, Row, Rows, Template, in_a_line
@@ -27,14 +27,15 @@ class Dropped:
     def __init__(self, most: float) -> None:
         """`most` is the share of a split's rows that may be bad."""
         self.most = most
-        self.counts: dict[str, dict[str, Any]] = {}
+        self.counts: dict[str, DroppedRows] = {}
         self._numbers: dict[str, array[int]] = {}
         self._rows: dict[str, int] = {}
 
     def add(self, split: str, reason: str, number: int, *, place: str | None = None) -> None:
         """Count row `number` (from 1) of a split, which may have a name."""
-        first = {"rows": 0, "first": number} | ({"name": place} if place else {})
-        self.counts.setdefault(f"{split}: {reason}", first)["rows"] += 1
+        key = f"{split}: {reason}"
+        bad = self.counts.get(key, DroppedRows(rows=0, first=number, name=place))
+        self.counts[key] = bad.model_copy(update={"rows": bad.rows + 1})
         self._numbers.setdefault(split, array("q")).append(number)
 
     def number(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -52,9 +53,9 @@ class Dropped:
         rows = self._rows[split] if rows is None else rows
         self._rows[split] = rows
         mine = {key: found for key, found in self.counts.items() if key.startswith(f"{split}: ")}
-        bad = sum(found["rows"] for found in mine.values())
+        bad = sum(found.rows for found in mine.values())
         reasons = ", ".join(
-            f"{found['rows']:,} x {key.removeprefix(f'{split}: ')} (first: {first_of(found)})"
+            f"{found.rows:,} x {key.removeprefix(f'{split}: ')} (first: {found.describe_first()})"
             for key, found in mine.items()
         )
         if bad == rows:
@@ -64,11 +65,6 @@ class Dropped:
                 f"{bad:,} of {rows:,} rows of {split} are bad, more than data.max_bad_rows "
                 f"{self.most:g} allows: {reasons}"
             )
-
-
-def first_of(found: dict[str, Any]) -> str:
-    """The first bad row of a kind, in words."""
-    return f"row {found['first']:,}" + (f", {found['name']}" if "name" in found else "")
 
 
 def write_clean(

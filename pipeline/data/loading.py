@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.common.files import file_hash
 from pipeline.common.params import DataSection
@@ -48,7 +49,7 @@ class LoadedDataset:
     classes: list[str]
     source: Source
     origins: dict[str, Any]
-    dropped: dict[str, Any]
+    dropped: dict[str, DroppedRows]
 
 
 def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedDataset:

@@ -79,7 +79,7 @@ def _validation(outcome: Outcome) -> Picture | None:
         ends.append(f"{method.name} ends at {values[-1]:.3f}")
     if not ends:
         return None
-    chosen_by = outcome.card["select"]
+    chosen_by = outcome.card.select
     axes.set(xlabel="step (batches seen)", ylabel=f"validation {chosen_by}")
     axes.grid(True, axis="y")
     axes.legend()

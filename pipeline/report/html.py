@@ -9,7 +9,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.common.data_card import repeats_told
 from pipeline.report import summary_text as words
 from pipeline.report.plot_style import Picture
 from pipeline.report.run_results import Method, Outcome
@@ -44,12 +43,12 @@ def render(outcome: Outcome, pictures: Mapping[str, Picture]) -> str:
         speeds=_speeds(outcome),
         labels=list(dict.fromkeys(_label_names(outcome))),
         settings=_flat(outcome.settings),
-        sources=_flat(outcome.card["sources"]),
+        sources=_flat(outcome.card.as_json()["sources"]),
         dropped={
-            reason: f"{found['rows']:,}, the first is row {found['first']:,}"
-            for reason, found in outcome.card["dropped"].items()
+            reason: f"{bad.rows:,}, the first is row {bad.first:,}"
+            for reason, bad in outcome.card.dropped.items()
         },
-        repeats=repeats_told(outcome.card),
+        repeats=outcome.card.describe_repeats(),
         versions=_flat(outcome.benchmark["versions"]),
         pictures=pictures,
     )
@@ -151,7 +150,7 @@ def _speeds(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _label_names(outcome: Outcome) -> list[str]:
-    return [name for split in outcome.card["splits"].values() for name in split.get("labels") or {}]
+    return [name for split in outcome.card.splits.values() for name in split.labels]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

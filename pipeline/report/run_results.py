@@ -9,6 +9,7 @@ from typing import Any
 
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json
 from pipeline.common.params import Params
@@ -44,7 +45,7 @@ class Outcome:
     """A whole run of the pipeline; `methods` in the order that was asked for."""
 
     params: Params
-    card: dict[str, Any]
+    card: DataCard
     scores: Scores
     benchmark: dict[str, Any]
     methods: dict[str, Method]
@@ -69,13 +70,13 @@ class Outcome:
     @property
     def metric(self) -> str:
         """Name of the task's metric."""
-        return str(self.card["metric"])
+        return self.card.metric
 
     @property
     def metrics_there(self) -> list[str]:
         """Those of the task's metrics that were measured."""
         measured = next(iter(self.methods.values())).quality
-        return [name for name in self.card["metrics"] if name in measured]
+        return [name for name in self.card.metrics if name in measured]
 
     @property
     def lead(self) -> Method:
@@ -120,7 +121,7 @@ class Outcome:
             found[f"lifted_test_{self.metric}"] = lifted[self.metric]
         validated = [row["validation_metric"] for row in method.curve if "validation_metric" in row]
         if validated:
-            select, kept = self.card["select"], validated[-1]
+            select, kept = self.card.select, validated[-1]
             if self.params.finetune.best_checkpoint:  # the weights of that validation were kept
                 kept = (max if find_measure(select).higher_is_better else min)(validated)
             found[f"validation_{select}"] = kept
@@ -144,7 +145,7 @@ def load_outcome(paths: Paths, params: Params) -> Outcome:
     """
     return Outcome(
         params=params,
-        card=read_json(paths.prepared / "card.json", PipelineError),
+        card=DataCard.read(paths.prepared, PipelineError),
         scores=Scores.load(paths.scores),
         benchmark=read_json(paths.benchmark, PipelineError),
         methods={name: _method(paths, name) for name in params.methods},

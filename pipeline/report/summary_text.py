@@ -192,7 +192,7 @@ def _lifted(outcome: Outcome) -> list[str]:
 
 
 def _ground(outcome: Outcome) -> list[str]:
-    baseline, metric = outcome.card.get("baseline") or {}, outcome.metric
-    if metric not in baseline:
+    baseline = outcome.card.baseline
+    if baseline is None or outcome.metric != "accuracy":
         return []
-    return [f"For comparison, {baseline['name']} reaches {value(metric, baseline[metric])}."]
+    return [f"For comparison, {baseline.name} reaches {value('accuracy', baseline.accuracy)}."]

@@ -22,7 +22,7 @@ from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.console import device, say
-from pipeline.common.data_card import read_card
+from pipeline.common.data_card import DataCard
 from pipeline.common.files import read_json, write_json
 from pipeline.common.params import Params, load_params
 from pipeline.common.paths import Paths
@@ -36,7 +36,7 @@ def main(method: str = "", *, paths: Paths) -> None:
     transformers.logging.set_verbosity_error()
     params = load_params(paths.params)
     place = device()
-    kind = kind_of(read_card(paths.prepared))
+    kind = kind_of(DataCard.read(paths.prepared))
     builds = {
         name: partial(trained_model, params, kind, paths.model(name), place)
         for name in params.methods

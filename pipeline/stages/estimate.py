@@ -9,7 +9,7 @@ from peft import LoraConfig
 from lightpeft.core.config import EstimationConfig
 from lightpeft.estimation.estimate import estimate
 from pipeline.common.console import Progress, device, seed_everything
-from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import PeftSection, load_params
 from pipeline.common.paths import Paths
@@ -36,7 +36,7 @@ def main(paths: Paths) -> None:
     """Write scores and warm weights, and apart from them the duration."""
     params = load_params(paths.params)
     section, data = params.estimate, paths.prepared
-    kind = kind_of(read_card(data))
+    kind = kind_of(DataCard.read(data))
     model, head = load_model(params.model, kind, params.seed)
     rows = read_rows(data, "train")
     order = shuffled(

@@ -14,7 +14,7 @@ from peft import PeftModel
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import peft_weights
 from pipeline.common.console import say
-from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_json
 from pipeline.common.params import EvaluateSection, ModelSection, load_params
@@ -32,7 +32,7 @@ def main(method: str, paths: Paths) -> None:
     kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)
-    kind.check(kind.card["metric"], params.evaluate, base.config)
+    kind.check(kind.card.metric, params.evaluate, base.config)
     model = checkpoint.load(base, folder)
     said = kind.predict(model, rows, processor, batch_size=size)
     found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
@@ -45,14 +45,14 @@ def main(method: str, paths: Paths) -> None:
         _finite({f"{name} of the lifted adapter": value for name, value in found["lifted"].items()})
     _write_predictions(paths.predictions(method), kind.table(said))
     write_json(paths.evaluation(method), found)
-    metric = kind.card["metric"]
+    metric = kind.card.metric
     say(f"evaluate {method}", f"test {metric} {found[metric]:.4f}")
 
 
-def _card(data: Path, section: EvaluateSection) -> dict[str, Any]:
+def _card(data: Path, section: EvaluateSection) -> DataCard:
     """The data card, with as many tokens to generate as params.yaml asks for."""
-    card, asked = read_card(data), section.max_new_tokens
-    return card if asked is None else card | {"max_new_tokens": asked}
+    card, asked = DataCard.read(data), section.max_new_tokens
+    return card if asked is None else card.model_copy(update={"max_new_tokens": asked})
 
 
 def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, 
     card = kind.card
     values = _finite(score(card, said))
     limits = interval(card, said, resamples=resamples, seed=seed)
-    _finite({f"{card['metric']} (of resampled rows)": limit for limit in limits})
+    _finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
     return {
         "split": "test",
         "rows": len(said.labels),
-        "metric": card["metric"],
+        "metric": card.metric,
         **values,
         "interval": limits,
-        "labels": card["labels"],
-        "confusion": confusion(card, said) if card["labels"] and said.scores is not None else None,
+        "labels": card.labels,
+        "confusion": confusion(card, said) if card.labels and said.scores is not None else None,
     }
 
 

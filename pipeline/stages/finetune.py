@@ -16,7 +16,7 @@ from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
 from pipeline.common.console import say, seed_everything
-from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import Params, load_params
 from pipeline.common.paths import Paths
@@ -48,7 +48,7 @@ def main(method: str, paths: Paths) -> None:
     inputs += _code()
     folder = checkpoint_folder(f"finetune-{method}", inputs, _decisive(params))
     with locked(folder):
-        kind = kind_of(read_card(data))
+        kind = kind_of(DataCard.read(data))
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity

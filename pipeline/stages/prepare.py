@@ -20,12 +20,10 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from pipeline.common.console import say
-from pipeline.common.data_card import repeats_told
+from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.files import write_json
 from pipeline.common.params import DataSection, Params, load_params
 from pipeline.common.paths import Paths
-from pipeline.data.cleaning import first_of
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.tasks.base import Columns, Kind, Values
@@ -49,7 +47,7 @@ def main(paths: Paths) -> None:
         say("prepare", line)
 
 
-def write_prepared(part: Path, params: Params) -> dict[str, Any]:
+def write_prepared(part: Path, params: Params) -> DataCard:
     """Write splits, tokenizer and card into the folder `made` of an empty folder.
 
     Returns:
@@ -66,27 +64,31 @@ def write_prepared(part: Path, params: Params) -> dict[str, Any]:
     card = _card(params, task, kind_class, config)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
-    exact = card["max_length"] if kind.one_length else None
+    exact = card.max_length if kind.one_length else None
     check_lengths(params, getattr(processor, "model_max_length", None), exact)
     made, keys = part / "made", {}
+    splits: dict[str, SplitStatistics] = {}
+    further: dict[str, Any] = {}
     for split, rows in task.splits.items():
         encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
-        card["splits"][split] = describe(encoded, task.classes)
-        check_truncated(card["splits"][split], params.data, split)
+        splits[split] = describe(encoded, task.classes)
+        check_truncated(splits[split], params.data, split)
         keys[split] = numbers(encoded, "key")
         if split == "train":
-            card |= kind.facts(encoded)
+            further = kind.facts(encoded)
             if params.data.packing:
                 encoded = pack(encoded, part / "packed.arrow", length=params.data.max_length)
-                card["splits"][split]["packed"] = len(encoded)
+                packed = {"packed": len(encoded)}
+                splits[split] = splits[split].model_copy(update=packed)
         encoded.save_to_disk(made / split)
-    card["repeats_of_train"] = repeats(keys)
+    further |= {"splits": splits, "repeats_of_train": repeats(keys)}
+    card = card.model_copy(update=further)
     processor.save_pretrained(made / "tokenizer")
-    write_json(made / "card.json", card)
+    card.write(made)
     return card
 
 
-def _card(params: Params, task: LoadedDataset, kind: type[Kind], config: Any) -> dict[str, Any]:
+def _card(params: Params, task: LoadedDataset, kind: type[Kind], config: Any) -> DataCard:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)
@@ -105,24 +107,21 @@ def _card(params: Params, task: LoadedDataset, kind: type[Kind], config: Any) ->
             f"got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
-    card = {
-        "task": params.data.task,
+    return DataCard(
+        task=params.data.task,
         # Later stages depend on the card: they run again when a local model's files change.
-        "model": {"name": params.model.name, "files": files_digest(params.model.name)},
-        "kind": kind.name,
-        "labels": task.classes,
-        "metric": metric,
-        "metrics": metrics,
-        "select": source.select or kind.select or metric,
-        "max_length": kind.length(params.data.max_length, config),
-        "splits": {},
-        "dropped": task.dropped,
-        "sources": task.origins,
-    }
-    further = {"baseline": source.baseline}
-    if kind.neutral and neutral != "none":
-        further["neutral_prompt"] = neutral
-    return card | {name: value for name, value in further.items() if value is not None}
+        model=ModelOrigin(name=params.model.name, files=files_digest(params.model.name)),
+        kind=kind.name,
+        labels=tuple(task.classes),
+        metric=metric,
+        metrics=tuple(metrics),
+        select=source.select or kind.select or metric,
+        max_length=kind.length(params.data.max_length, config),
+        dropped=task.dropped,
+        sources=task.origins,
+        baseline=source.baseline,
+        neutral_prompt=neutral if kind.neutral and neutral != "none" else None,
+    )
 
 
 def _check_packing(kind: type[Kind], model_type: str) -> None:
@@ -156,21 +155,21 @@ def _encoded(
     )
 
 
-def describe(rows: Dataset, classes: list[str]) -> dict[str, Any]:
+def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
     """What the card says of one split: lengths, what was cut off, and the rows of each class."""
     lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "lost")
     counts = _class_counts(rows, len(classes)) if classes else ()
-    return {
-        "rows": len(lengths),
-        "mean_tokens": round(float(lengths.mean()), 2),
-        "p50_tokens": int(lengths[len(lengths) // 2]),
-        "p95_tokens": int(lengths[int(len(lengths) * 0.95)]),
-        "max_tokens": int(lengths[-1]),
-        "truncated": int((lost > 0).sum()),
-        "tokens_lost": int(lost.sum()),
-        "most_lost": int(lost.max()),
-        "labels": {name: int(n) for name, n in zip(classes, counts, strict=True)},
-    }
+    return SplitStatistics(
+        rows=len(lengths),
+        mean_tokens=round(float(lengths.mean()), 2),
+        p50_tokens=int(lengths[len(lengths) // 2]),
+        p95_tokens=int(lengths[int(len(lengths) * 0.95)]),
+        max_tokens=int(lengths[-1]),
+        truncated=int((lost > 0).sum()),
+        tokens_lost=int(lost.sum()),
+        most_lost=int(lost.max()),
+        labels={name: int(n) for name, n in zip(classes, counts, strict=True)},
+    )
 
 
 def numbers(rows: Dataset, column: str) -> Values:
@@ -185,16 +184,16 @@ def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
     return np.bincount(flat.to_numpy(), minlength=classes)
 
 
-def check_truncated(split: dict[str, Any], section: DataSection, name: str) -> None:
+def check_truncated(split: SplitStatistics, section: DataSection, name: str) -> None:
     """Stop if more rows are cut than may be.
 
     Raises:
         DataError: names the counts, and a length that would do.
     """
-    if split["truncated"] > section.max_truncated * split["rows"]:
+    if split.truncated > section.max_truncated * split.rows:
         raise DataError(
-            f"{split['truncated']:,} of {split['rows']:,} rows of {name} are longer than "
-            f"data.max_length {section.max_length} (by up to {split['most_lost']:,} tokens), more "
+            f"{split.truncated:,} of {split.rows:,} rows of {name} are longer than "
+            f"data.max_length {section.max_length} (by up to {split.most_lost:,} tokens), more "
             f"than data.max_truncated {section.max_truncated:g} allows; raise either"
         )
 
@@ -205,21 +204,21 @@ def repeats(keys: dict[str, Values]) -> dict[str, int]:
     return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}
 
 
-def _lines(card: dict[str, Any]) -> list[str]:
+def _lines(card: DataCard) -> list[str]:
     lines = [
-        f"{name}: {split['rows']:,} rows, {split['mean_tokens']} tokens, "
-        f"{split['truncated']:,} cut at {card['max_length']}"
-        + (f", {split['tokens_lost']:,} tokens lost" if split["truncated"] else "")
-        + (f", packed in {split['packed']:,} rows" if "packed" in split else "")
-        for name, split in card["splits"].items()
+        f"{name}: {split.rows:,} rows, {split.mean_tokens} tokens, "
+        f"{split.truncated:,} cut at {card.max_length}"
+        + (f", {split.tokens_lost:,} tokens lost" if split.truncated else "")
+        + (f", packed in {split.packed:,} rows" if split.packed is not None else "")
+        for name, split in card.splits.items()
     ]
-    classes = f"classes {', '.join(card['labels'])}" if card["labels"] else card["kind"]
-    lines.append(f"{classes}; metric {card['metric']}")
+    classes = f"classes {', '.join(card.labels)}" if card.labels else card.kind
+    lines.append(f"{classes}; metric {card.metric}")
     lines += [
-        f"{found['rows']:,} bad rows of {reason} (first: {first_of(found)})"
-        for reason, found in card["dropped"].items()
+        f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
+        for reason, bad in card.dropped.items()
     ]
-    lines += [*kind_of(card).advice(), *repeats_told(card)]
-    if baseline := card.get("baseline"):
-        lines.append(f"{baseline['name']}: {baseline['accuracy']:.1%} of test")
+    lines += [*kind_of(card).advice(), *card.describe_repeats()]
+    if card.baseline:
+        lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
     return lines

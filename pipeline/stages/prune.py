@@ -13,7 +13,7 @@ from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_base
 from lightpeft.pruning.verification import verify
 from pipeline.common.console import device, say
-from pipeline.common.data_card import read_card, read_rows
+from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import Params, PruneSection, load_params
 from pipeline.common.paths import Paths
@@ -68,7 +68,7 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     Raises:
         LightPeftError: further than rounding; or the plan is of another model.
     """
-    kind = kind_of(read_card(data))
+    kind = kind_of(DataCard.read(data))
     model, _ = load_model(params.model, kind, params.seed)
     check_base(model, plan)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, kind)

@@ -17,6 +17,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
 from pipeline.common.params import EvaluateSection
 from pipeline.tasks.schema import Row
@@ -103,8 +104,8 @@ class Kind(ABC):
     packs: ClassVar[bool] = False
     neutral: ClassVar[bool] = False
 
-    def __init__(self, card: dict[str, Any]) -> None:
-        """Bind a kind to a data card: `labels`, `max_length`, and when prepared all else."""
+    def __init__(self, card: DataCard) -> None:
+        """Bind a kind to a data card, which has statistics only when the rows are prepared."""
         self.card = card
 
     @classmethod
@@ -141,7 +142,7 @@ class Kind(ABC):
         """What the model says about rows it did not train on."""
 
     def facts(self, train: Dataset) -> dict[str, Any]:
-        """What the data card says besides, found in the encoded rows of train."""
+        """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
 
     def advice(self) -> list[str]:
@@ -150,7 +151,7 @@ class Kind(ABC):
 
     def for_validation(self) -> Kind:
         """The same kind, of which only what validation chooses by is measured."""
-        return type(self)(self.card | {"metrics": [self.card["select"]]})
+        return type(self)(self.card.model_copy(update={"metrics": (self.card.select,)}))
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of `from_pretrained` that the task decides."""

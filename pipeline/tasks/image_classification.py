@@ -182,8 +182,8 @@ class ImageClassification(classify.Classification):
         """The label's number; the image stays as it is."""
         count = len(rows["label"])
         return {
-            "label": labels.encode(rows["label"], classes=self.card["labels"], split="this split"),
-            "length": [self.card["max_length"]] * count,
+            "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),
+            "length": [self.card.max_length] * count,
             "lost": [0] * count,
         }
 

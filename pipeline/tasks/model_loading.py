@@ -99,7 +99,7 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
             f"model.name {section.name} has no weights for {min(fresh)}, and the kind {kind.name} "
             "trains no head; take a checkpoint with its language head"
         )
-    _check_length(model, section.name, kind.card["max_length"])
+    _check_length(model, section.name, kind.card.max_length)
     _settle(model, section, kind)
     return model, head_modules(model, fresh) if kind.fresh_head else []
 

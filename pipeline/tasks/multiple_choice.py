@@ -199,7 +199,7 @@ class Choice(Choosing):
         choices = [choice for choices in rows["choices"] for choice in choices]
         whole = processor(prompts, choices, verbose=False)
         kept = [
-            kept_tokens(whole.sequence_ids(number), self.card["max_length"])
+            kept_tokens(whole.sequence_ids(number), self.card.max_length)
             for number in range(len(choices))
         ]
         made = {}

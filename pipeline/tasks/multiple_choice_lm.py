@@ -51,7 +51,7 @@ class Likelihood(Choosing):
                 f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
                 f"can't choose with it; take a model with a fast tokenizer"
             )
-        neutral, most = self._neutral_ids(rows["choices"][0], processor), self.card["max_length"]
+        neutral, most = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
         made: Columns = {name: [] for name in (*self.inputs, "length", "lost")}
         for prompt, choices, label in zip(
             rows["prompt"], rows["choices"], rows["label"], strict=True
@@ -107,7 +107,7 @@ class Likelihood(Choosing):
         Raises:
             ConfigError: they leave choices less than half of the room.
         """
-        prompt, most = self.card.get("neutral_prompt", "").rstrip(" "), self.card["max_length"]
+        prompt, most = (self.card.neutral_prompt or "").rstrip(" "), self.card.max_length
         found = split(prompt, choices, processor)[0] if prompt else []
         if len(found) > most // 2:
             raise ConfigError(

@@ -148,7 +148,7 @@ class Answer(Kind):
         }
         made["start_positions"] = [first for _, first, _ in taught]
         made["end_positions"] = [last for _, _, last in taught]
-        if self.card["labels"]:
+        if self.card.labels:
             made["label"] = [int(bool(answers["text"])) for answers in rows["answers"]]
         made["length"] = [len(part.begin) for part in chosen]
         sizes = zip(whole, made["length"], strict=True)
@@ -174,7 +174,7 @@ class Answer(Kind):
         return pd.DataFrame({"label": right, "prediction": found.predictions})
 
     def _windows(self, rows: Columns, processor: Any) -> list[Window]:
-        length = self.card["max_length"]
+        length = self.card.max_length
         return windows(rows["question"], rows["context"], processor, length=length)
 
     def _answers(
@@ -198,7 +198,7 @@ class Answer(Kind):
                 nothing[part.row] = min(nothing[part.row], none)
             tokens = _padded([np.ones(len(part.begin), bool) for part in here], start)
             loss += _loss(start, end, tokens, [targets.get(number) for number in numbers])
-        may, pairs = bool(self.card["labels"]), zip(best, nothing, strict=True)
+        may, pairs = bool(self.card.labels), zip(best, nothing, strict=True)
         return ["" if may and none >= score else text for (score, text), none in pairs], loss
 
 

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
 )
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection
 from pipeline.tasks import generation_schema as generate
@@ -52,9 +53,9 @@ KINDS: dict[str, type[Kind]] = {
 }
 
 
-def kind_of(card: dict[str, Any]) -> Kind:
+def kind_of(card: DataCard) -> Kind:
     """The kind that a data card names."""
-    return KINDS[card["kind"]](card)
+    return KINDS[card.kind](card)
 
 
 def form_of(section: DataSection, first: Sequence[Row]) -> Form:

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Features
 
+from pipeline.common.data_card import Baseline
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 
@@ -47,7 +48,7 @@ class Source:
     select: str | None = None
     most: int | None = None
     together: str | None = None
-    baseline: dict[str, Any] | None = None
+    baseline: Baseline | None = None
     neutral_prompt: str | None = None
 
 

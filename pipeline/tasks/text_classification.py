@@ -103,7 +103,7 @@ class Classification(Kind):
         texts, seconds = [rows["text"]], rows["text_pair"]
         if seconds[0] is not None:
             texts.append(seconds if _parts(processor) else [f"\n{text}" for text in seconds])
-        whole, longest = processor(*texts, verbose=False), self.card["max_length"]
+        whole, longest = processor(*texts, verbose=False), self.card.max_length
         sizes = [len(ids) for ids in whole["input_ids"]]
         # Most batches need no second pass, which takes as long as the first.
         short = max(sizes) <= longest
@@ -111,7 +111,7 @@ class Classification(Kind):
         made = {name: cut[name] for name in self.inputs if name in cut}
         kept = [len(ids) for ids in cut["input_ids"]]
         return made | {
-            "label": labels.encode(rows["label"], classes=self.card["labels"], split="this split"),
+            "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),
             "length": kept,
             "lost": [full - left for full, left in zip(sizes, kept, strict=True)],
         }
@@ -120,7 +120,7 @@ class Classification(Kind):
         return DataCollatorWithPadding(processor)
 
     def model_options(self) -> dict[str, Any]:
-        found = class_options(self.card["labels"])
+        found = class_options(self.card.labels)
         return found | {"problem_type": "single_label_classification"}
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
@@ -146,7 +146,7 @@ class Classification(Kind):
         )
 
     def table(self, found: Found) -> pd.DataFrame:
-        names = np.asarray(self.card["labels"])
+        names = np.asarray(self.card.labels)
         table = pd.DataFrame({"label": names[found.labels], "prediction": names[found.predictions]})
         for index, name in enumerate(names):
             table[f"score {name}"] = found.scores[:, index]

@@ -79,17 +79,17 @@ class _Generation(Kind):
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
         found: dict[str, Any] = {"max_new_tokens": max(answers)}
         if _plain(train):
-            if self.card["metric"] in _BY_TEXT:
+            if self.card.metric in _BY_TEXT:
                 raise DataError(
-                    f"data.metric {self.card['metric']} compares answers, but every prompt of "
+                    f"data.metric {self.card.metric} compares answers, but every prompt of "
                     "train is empty; take perplexity"
                 )
-            found["metrics"] = [name for name in self.card["metrics"] if name not in _BY_TEXT]
+            found["metrics"] = tuple(name for name in self.card.metrics if name not in _BY_TEXT)
         return found
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
-        asked, new = set(self.card["metrics"]) & set(_BY_TEXT), self.card["max_new_tokens"]
+        asked, new = set(self.card.metrics) & set(_BY_TEXT), self.card.max_new_tokens
         texts = None
         if asked and new:
             prompts = self.prompts(rows)
@@ -139,7 +139,7 @@ class Causal(_Generation):
         """Prompt and completion in one row; labels are the completion's tokens."""
         made: Columns = {name: [] for name in ("input_ids", "labels", "length", "lost")}
         for prompt, completion in token_pairs(rows, processor):
-            kept, rest = fitted(prompt, completion, length=self.card["max_length"])
+            kept, rest = fitted(prompt, completion, length=self.card.max_length)
             made["input_ids"].append(kept + rest)
             made["labels"].append([IGNORED] * len(kept) + rest)
             made["length"].append(len(kept) + len(rest))
@@ -166,7 +166,7 @@ class Seq2Seq(_Generation):
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Prompt and completion, each of at most max_length tokens; both are cut at their end."""
-        most, end = self.card["max_length"], end_of_text(processor)
+        most, end = self.card.max_length, end_of_text(processor)
         if rows["messages"][0] is None:
             texts = list(zip(rows["prompt"], rows["completion"], strict=True))
         else:

@@ -109,14 +109,14 @@ class Tags(Kind):
             )
         texts = [" ".join(words) for words in rows["tokens"]]
         whole = processor(texts, verbose=False)["input_ids"]
-        limit = {"truncation": True, "max_length": self.card["max_length"]}
+        limit = {"truncation": True, "max_length": self.card.max_length}
         cut = processor(texts, **limit, return_offsets_mapping=True)
         made = {name: cut[name] for name in self.inputs if name in cut}
         made |= {name: [] for name in ("label", "labels", "words")}
         for words, tags, places in zip(
             rows["tokens"], rows["tags"], cut["offset_mapping"], strict=True
         ):
-            ids = labels.encode(tags, classes=self.card["labels"], split="this split")
+            ids = labels.encode(tags, classes=self.card.labels, split="this split")
             seen, first = first_tokens(words, places)
             spread = [IGNORED] * len(places)
             for word, token in zip(seen, first, strict=True):
@@ -129,7 +129,7 @@ class Tags(Kind):
 
     def advice(self) -> list[str]:
         """Numbers in place of tags do not say where an entity begins."""
-        if not labels.are_numbers(self.card["labels"]):
+        if not labels.are_numbers(self.card.labels):
             return []
         return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
 
@@ -137,12 +137,12 @@ class Tags(Kind):
         return DataCollatorForTokenClassification(processor)
 
     def model_options(self) -> dict[str, Any]:
-        return class_options(self.card["labels"])
+        return class_options(self.card.labels)
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
         """A tag for every word; for those without a token O, or the first where there is no O."""
-        names = np.asarray(self.card["labels"])
-        unseen = OUTSIDE if OUTSIDE in self.card["labels"] else str(names[0])
+        names = np.asarray(self.card.labels)
+        unseen = OUTSIDE if OUTSIDE in self.card.labels else str(names[0])
         truth, words = rows["tags"], rows["words"]
         found, loss = [[unseen] * len(tags) for tags in truth], 0.0
         for numbers, batch, output in said(self, model, rows, processor, batch_size=batch_size):

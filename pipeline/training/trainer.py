@@ -102,7 +102,7 @@ def train(
         accumulation=settings.gradient_accumulation,
     )
     checkpoint, seconds = latest_complete_checkpoint(folder)
-    metric = data.kind.card["select"]
+    metric = data.kind.card.select
     monitor = TrainingMonitor(
         data.name, metric, budget=budget, patience=settings.early_stopping, seconds=seconds
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.data_cards import data_card
 from peft import LoraConfig
 from ruamel.yaml import YAML
 
@@ -15,6 +16,7 @@ from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import LinearShape, ModelShape
 from lightpeft.planning.make_plan import make_plan
+from pipeline.common.data_card import DataCard
 from pipeline.common.params import Params, load_params
 from pipeline.common.paths import Paths
 from pipeline.stages import report
@@ -47,7 +49,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     params = _write_params(root, sizes)
     paths = Paths(root)
     metric = "accuracy" if labels else "pearson"
-    write_json(paths.prepared / "card.json", _card(params, labels, metric))
+    _card(params, labels, metric).write(paths.prepared)
     scores = _scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
@@ -156,25 +158,24 @@ def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool)
     }
 
 
-def _card(params: Params, labels: tuple[str, ...], metric: str) -> dict[str, Any]:
+def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
     split = {"mean_tokens": 18.25, "p50_tokens": 17, "p95_tokens": 35, "max_tokens": 64}
+    split |= {"tokens_lost": 21, "most_lost": 9}
     counts = dict.fromkeys(labels, 1000)
-    return {
-        "task": params.data.task,
-        "kind": "classification" if labels else "regression",
-        "labels": list(labels),
-        "metric": metric,
-        "select": metric,
-        "metrics": ["accuracy", "f1"] if labels else ["pearson", "spearman"],
-        "max_length": 64,
-        "splits": {
+    return data_card(
+        task=params.data.task,
+        kind="classification" if labels else "regression",
+        labels=labels,
+        metrics=["accuracy", "f1"] if labels else ["pearson", "spearman"],
+        max_length=64,
+        splits={
             name: split | {"rows": rows, "truncated": 3, "labels": counts}
             for name, rows in (("train", 12000), ("validation", 1000), ("test", 2000))
         },
-        "dropped": {"train: empty text": {"rows": 120, "first": 7}},
-        "baseline": {"name": "word overlap", "accuracy": 0.6035} if labels else None,
-        "sources": {"torch": "2.13.0", "sympy": "1.14"},
-    }
+        dropped={"train: empty text": {"rows": 120, "first": 7}},
+        baseline={"name": "word overlap", "accuracy": 0.6035} if labels else None,
+        sources={"torch": "2.13.0", "sympy": "1.14"},
+    )
 
 
 def _benchmark(params: Params) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.common.data_card import read_card
+from pipeline.common.data_card import DataCard
 from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
@@ -100,13 +100,13 @@ def workspace(
     return folder
 
 
-def prepared(folder: Path) -> dict[str, Any]:
+def prepared(folder: Path) -> DataCard:
     """Run prepare; its card."""
     prepare.main(Paths())
-    return read_card(Paths(folder).prepared)
+    return DataCard.read(Paths(folder).prepared)
 
 
-def loaded(folder: Path, card: dict[str, Any]) -> tuple[Kind, Any, Any]:
+def loaded(folder: Path, card: DataCard) -> tuple[Kind, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
     section, kind = load_params(folder / "params.yaml").model, kind_of(card)
     return kind, load_model(section, kind, 0)[0], load_processor(section, kind)

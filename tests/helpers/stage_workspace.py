@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from helpers.data_cards import data_card
 from helpers.tiny_models import lora, tiny_model
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 import lightpeft
 from lightpeft import EstimationConfig, PruningConfig
 from lightpeft.core.scores import Scores
-from lightpeft.core.serialization import write_json
+from pipeline.common.data_card import DataCard
 from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
 from pipeline.tasks.batching import loader, shuffled, token_counts
@@ -63,18 +64,11 @@ def rows(count: int, *, seed: int, kind: str = "classification") -> Dataset:
     )
 
 
-def card(kind: str = "classification") -> dict[str, Any]:
-    """The part of a data card that training and evaluation read."""
-    size = {"max_length": 16}
+def card(kind: str = "classification") -> DataCard:
+    """Return the data card of the workspace's rows."""
     if kind == "regression":
-        metrics = ["pearson", "spearman"]
-        return _card(kind, [], metrics) | size
-    return _card(kind, ["no", "yes"], ["accuracy", "f1", "mcc"]) | size
-
-
-def _card(kind: str, labels: list[str], metrics: list[str]) -> dict[str, Any]:
-    main = {"metric": metrics[0], "select": metrics[0]}
-    return {"kind": kind, "labels": labels, "metrics": metrics} | main
+        return data_card(kind=kind, labels=[], metrics=["pearson", "spearman"])
+    return data_card(kind=kind)
 
 
 def set_params(folder: Path, **sections: Any) -> None:
@@ -96,7 +90,7 @@ def workspace(folder: Path, *, kind: str = "classification") -> Path:
     tokenizer().save_pretrained(folder / "base")
     for seed, (split, count) in enumerate(SPLITS.items()):
         rows(count, seed=seed, kind=kind).save_to_disk(paths.prepared / split)
-    write_json(paths.prepared / "card.json", card(kind))
+    card(kind).write(paths.prepared)
     set_params(folder)
     scores = _scores(folder, kind)
     scores.save(paths.scores)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.common.data_card import Baseline
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection
 from pipeline.data.docstrings import name_matching as docstrings
@@ -76,7 +77,7 @@ def built_in(section: DataSection, *, seed: int) -> Source:
     if task.baseline:
         name, accuracy = task.baseline
         value = round(accuracy(tables["train"], tables["test"]), 4)
-        found = {"name": name, "accuracy": value}
+        found = Baseline(name=name, accuracy=value)
     return Source(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
         origins=versions,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.task_files import jsonl, labels_of, read
 
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.loading import LoadedDataset
 
@@ -51,7 +52,7 @@ def test_whole_numbers_are_scores_where_the_metric_is_one_of_scores(tmp_path, me
     assert found.classes == []
     assert {float(label) for label in labels_of(found)} == set(range(39))
     assert found.dropped == {
-        "train: label that is no number": {"rows": 1, "first": 40, "name": "'high'"}
+        "train: label that is no number": DroppedRows(rows=1, first=40, name="'high'")
     }
 
 
@@ -107,9 +108,9 @@ def test_bad_rows_are_dropped_counted_and_named(tmp_path):
     found = read(tmp_path, train=bad_rows(tmp_path), text="text", max_bad_rows=0.2)
 
     assert found.dropped == {
-        "train: empty text": {"rows": 2, "first": 41},
-        "train: no label": {"rows": 3, "first": 43},
-        "train: text of another type": {"rows": 1, "first": 46},
+        "train: empty text": DroppedRows(rows=2, first=41),
+        "train: no label": DroppedRows(rows=3, first=43),
+        "train: text of another type": DroppedRows(rows=1, first=46),
     }
     assert len(labels_of(found)) == 40
 
@@ -137,7 +138,7 @@ def test_one_number_among_texts_is_a_bad_row_and_the_column_one_of_text(tmp_path
     train = jsonl(tmp_path / "a.jsonl", n=[*range(39), "x"], text=texts, label=[0, 1] * 20)
 
     assert read(tmp_path, train=train, max_bad_rows=0.1).dropped == {
-        "train: text of another type": {"rows": 1, "first": 40}
+        "train: text of another type": DroppedRows(rows=1, first=40)
     }
 
 
@@ -213,8 +214,8 @@ def test_a_few_labels_unseen_in_train_are_bad_rows(tmp_path):
     found = unseen(tmp_path, max_bad_rows=0.25)
 
     assert found.dropped == {
-        "test: no label": {"rows": 1, "first": 2},
-        "test: label that train does not have": {"rows": 2, "first": 3, "name": "'c'"},
+        "test: no label": DroppedRows(rows=1, first=2),
+        "test: label that train does not have": DroppedRows(rows=2, first=3, name="'c'"),
     }
     assert found.splits["test"]["text"][:] == ["t0", "t3", "t4", *(f"t{i}" for i in range(6, 13))]
     assert found.classes == ["a", "b"]

@@ -38,8 +38,8 @@ def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
 
     assert len(labels_of(found)) == 43
     unknown = found.dropped["train: a value that the task does not know"]
-    assert unknown["name"] == "RowError: class number must be from 0 to 1, got 7"
-    assert {reason: bad["rows"] for reason, bad in found.dropped.items()} == {
+    assert unknown.name == "RowError: class number must be from 0 to 1, got 7"
+    assert {reason: bad.rows for reason, bad in found.dropped.items()} == {
         "train: a value that the task does not know": 3,
         "train: no label": 1,
         "train: no 'label'": 1,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.task_files import jsonl, labels_of, read
 
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 
 OWN = """
@@ -86,7 +87,7 @@ def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
 
     found = own(OWN, train=str(train), max_bad_rows=0.1)
     assert found.dropped == {
-        "train: no 'joke'": {"rows": 1, "first": 1, "name": "which has text, n"}
+        "train: no 'joke'": DroppedRows(rows=1, first=1, name="which has text, n")
     }
     with pytest.raises(DataError, match=r"1 of 41 rows.*1 x no 'joke' \(first: row 1, which has"):
         own(OWN, train=str(train))

@@ -91,7 +91,7 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
         card = prepared(folder)
         kind, network, words = loaded(folder, card)
         rows = load_from_disk("data/prepared/train")
-        sizes.append((card["splits"]["train"]["rows"], len(rows)))
+        sizes.append((card.splits["train"].rows, len(rows)))
         batch = next(iter(loader(rows, kind, words, [list(range(len(rows)))])))
         loss = network(**batch).loss
         loss.backward()

@@ -1,35 +1,29 @@
 import numpy as np
 import pytest
+from helpers.data_cards import data_card
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.metrics import scoring as metrics
 from pipeline.tasks.base import Found
 from pipeline.tasks.inference import check_finite
 
-BINARY = {
-    "kind": "classification",
-    "labels": ["no", "yes"],
-    "metric": "mcc",
-    "metrics": ["accuracy", "f1", "mcc"],
-}
-THREE = BINARY | {"labels": ["a", "b", "c"]}
-VALUES = {
-    "kind": "regression",
-    "labels": [],
-    "metric": "pearson",
-    "metrics": ["pearson", "spearman"],
-}
+BINARY = data_card(metric="mcc")
+THREE = data_card(metric="mcc", labels=["a", "b", "c"])
+VALUES = data_card(kind="regression", labels=[], metrics=["pearson", "spearman"])
 
 
 def found(labels: np.ndarray, predictions: np.ndarray) -> Found:
     return Found(labels=labels, predictions=predictions, loss=0.0)
 
 
-def score(card: dict, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+def score(card: DataCard, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     return metrics.score(card, found(labels, predictions))
 
 
-def interval(card: dict, labels: np.ndarray, predictions: np.ndarray, **drawn: int) -> list[float]:
+def interval(
+    card: DataCard, labels: np.ndarray, predictions: np.ndarray, **drawn: int
+) -> list[float]:
     return metrics.interval(card, found(labels, predictions), **drawn)
 
 
@@ -96,7 +90,7 @@ def test_interval_is_seeded_and_holds_the_value():
 
 def test_interval_of_accuracy_is_the_binomial_one():
     labels, predictions = noisy(1000)
-    card = BINARY | {"metric": "accuracy"}
+    card = data_card()
     low, high = interval(card, labels, predictions, resamples=1000, seed=0)
     accuracy = score(card, labels, predictions)["accuracy"]
 

@@ -6,6 +6,7 @@ import pytest
 from helpers.generation_workspace import write_rows
 from helpers.task_files import read, section
 
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks import generation_schema as generate
 from pipeline.tasks import text_classification as classify
@@ -133,7 +134,7 @@ def test_bad_rows_are_counted_and_named(tmp_path):
     with pytest.raises(DataError, match=r"1 of 31 rows.* 1 x empty completion \(first: row 31\)"):
         read(tmp_path, train=str(path))
     task = read(tmp_path, train=str(path), max_bad_rows=0.1)
-    assert task.dropped == {"train: empty completion": {"rows": 1, "first": 31}}
+    assert task.dropped == {"train: empty completion": DroppedRows(rows=1, first=31)}
 
 
 @pytest.mark.parametrize(

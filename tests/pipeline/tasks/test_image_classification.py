@@ -13,6 +13,7 @@ from helpers.tiny_models import tiny_config
 from PIL import Image
 from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
@@ -99,7 +100,7 @@ def test_prepared_rows_hold_paths_and_no_pixels(space):
 
 def test_a_batch_is_what_the_models_own_processor_makes(space):
     prepare.main(Paths())
-    rows, kind = load_from_disk("data/prepared/test"), kind_of(read("data/prepared/card.json"))
+    rows, kind = load_from_disk("data/prepared/test"), kind_of(DataCard.read(Paths().prepared))
     processor = load_processor(load_params().model, kind)
 
     batch = kind.collator(processor)([rows[number] for number in range(3)])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.data_cards import data_card
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config, tiny_model
 from huggingface_hub import constants
@@ -22,13 +23,8 @@ from pipeline.tasks import model_loading as models
 from pipeline.tasks.model_loading import head_modules, load_model, load_processor
 from pipeline.tasks.registry import kind_of
 
-CARD: dict[str, Any] = {
-    "kind": "classification",
-    "labels": ["no", "yes", "maybe"],
-    "max_length": 16,
-}
-SCORES = CARD | {"kind": "regression", "labels": []}
-KIND = kind_of(CARD)
+LABELS = ("no", "yes", "maybe")
+KIND = kind_of(data_card(labels=LABELS))
 
 
 def named(name: object, dtype: str = "float32") -> ModelSection:
@@ -45,7 +41,7 @@ def body(folder: Path, family: str = "bert", **options: Any) -> Path:
 def test_the_built_in_model_loads_without_network_and_noise(capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model, head = load_model(named("minilm", "auto"), kind_of(CARD | {"max_length": 512}), 0)
+        model, head = load_model(named("minilm", "auto"), kind_of(data_card(max_length=512)), 0)
         ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
 
     assert (model.config.model_type, head) == ("bert", ["classifier"])
@@ -76,7 +72,8 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    model, _ = load_model(named(body(tmp_path)), kind_of(SCORES), 0)
+    kind = kind_of(data_card(kind="regression", labels=[]))
+    model, _ = load_model(named(body(tmp_path)), kind, 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
 
@@ -149,10 +146,10 @@ def test_the_dtype_is_as_asked(tmp_path):
 @pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 38)])
 def test_rows_longer_than_the_model_are_refused(tmp_path, family, longest):
     body(tmp_path, family)
-    load_model(named(tmp_path), kind_of(CARD | {"max_length": longest}), 0)
+    load_model(named(tmp_path), kind_of(data_card(max_length=longest)), 0)
 
     with pytest.raises(ConfigError, match=f"data.max_length must be at most {longest}"):
-        load_model(named(tmp_path), kind_of(CARD | {"max_length": longest + 1}), 0)
+        load_model(named(tmp_path), kind_of(data_card(max_length=longest + 1)), 0)
 
 
 def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):

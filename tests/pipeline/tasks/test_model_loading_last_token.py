@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.data_cards import data_card
 from helpers.run_stages import params, predictions, read, run_stages
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -34,7 +35,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": SIZES,
     "gemma3_text": SIZES | {"sliding_window": 6},
 }
-CARD: dict[str, Any] = {"kind": "classification", "labels": ["no", "yes"], "max_length": 32}
+CARD = data_card(max_length=32)
 TEXTS = [
     "good w1 w2 w3 w4 w5 w6 w7 w8 w9",
     "bad",
@@ -138,7 +139,7 @@ def test_the_texts_of_a_pair_do_not_run_into_each_other(around, seen):
         )
     columns = {"text": ["a b"], "text_pair": ["c d"], "label": ["no"]}
 
-    found = kind_of(CARD | {"labels": ["no"], "max_length": 32}).encode(columns, words)
+    found = kind_of(data_card(labels=["no"], max_length=32)).encode(columns, words)
 
     assert words.decode(found["input_ids"][0]) == seen
 

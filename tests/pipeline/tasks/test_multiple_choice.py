@@ -9,12 +9,14 @@ import torch
 import transformers
 from datasets import Dataset
 from helpers.choice_workspace import questions, section, write
+from helpers.data_cards import data_card
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import lora, tiny_config
 from peft import get_peft_model
 from tokenizers.processors import TemplateProcessing
 
 from lightpeft.profiling.random_batches import make_random_batch
+from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.tasks.batching import loader
@@ -48,7 +50,7 @@ def model():
 
 def encoded(rows: list[dict], *, most: int = 16) -> tuple[Choice, Dataset]:
     """The kind, and rows as prepare leaves them."""
-    kind = Choice({"max_length": most})
+    kind = Choice(data_card(max_length=most))
     clean = [{"prompt": row["question"]} | row for row in rows]
     columns = {name: [row[name] for row in clean] for name in ("prompt", "choices", "label")}
     return kind, Dataset.from_dict(columns | kind.encode(columns, tokenizer()))
@@ -109,7 +111,7 @@ def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
 
     assert found.form is FORM
     assert found.classes == []
-    assert found.dropped == {"train: fewer than two choices": {"rows": 1, "first": 31}}
+    assert found.dropped == {"train: fewer than two choices": DroppedRows(rows=1, first=31)}
     assert sum(len(split) for split in found.splits.values()) == 30
 
 
@@ -186,7 +188,7 @@ def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types)
     words.backend_tokenizer.post_processor = made
     words.model_input_names = [*words.model_input_names, *names]
     row = {"prompt": ["w5 w6 w7 w8 w9"], "choices": [["w2 w3", "w4"]], "label": [0]}
-    found = Choice({"max_length": 8}).encode(row, words)
+    found = Choice(data_card(max_length=8)).encode(row, words)
 
     assert words.decode(found["input_ids"][0][0]) == text
     assert found["attention_mask"][0][0] == [1] * 8
@@ -199,7 +201,7 @@ def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused():
     slow = type("Slow", (), {"is_fast": False})()
 
     with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
-        Choice({"max_length": 8}).encode({"prompt": [], "choices": [], "label": []}, slow)
+        Choice(data_card(max_length=8)).encode({"prompt": [], "choices": [], "label": []}, slow)
 
 
 def test_a_batch_is_as_wide_as_its_longest_row():
@@ -256,7 +258,7 @@ def test_where_several_choices_are_right_texts_are_compared():
 def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(model):
     question = {"prompt": ["w1"], "choices": [["w2", "w3", "w4", "w5"]], "label": [2]}
     question["answers"] = [["w4", "w2"]]
-    kind = Choice({"max_length": 16})
+    kind = Choice(data_card(max_length=16))
     rows = Dataset.from_dict(question | kind.encode(question, tokenizer()))
     batch = next(iter(loader(rows, kind, tokenizer(), [[0]])))
 

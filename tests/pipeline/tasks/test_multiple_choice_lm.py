@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 from helpers.choice_workspace import questions, tiny_decoder
+from helpers.data_cards import data_card
 from helpers.stage_workspace import WORDS, tokenizer
 from helpers.tiny_models import lora
 from peft import get_peft_model
@@ -61,7 +62,7 @@ def characters(*, whole: str = "", before: str = "", behind: str = "") -> PreTra
 
 def encoded(rows: list[dict], *, most: int = 32) -> tuple[Likelihood, Dataset]:
     """The kind, and rows as prepare leaves them."""
-    kind = Likelihood({"max_length": most})
+    kind = Likelihood(data_card(max_length=most))
     columns = {name: [row[name] for row in rows] for name in ("choices", "label")}
     columns["prompt"] = [row["question"] for row in rows]
     return kind, Dataset.from_dict(columns | kind.encode(columns, tokenizer()))
@@ -114,7 +115,7 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
     _, rows = encoded(questions(20))
     rows = concatenate_datasets([rows, rows])  # each choice comes again, when it is known
     neutral = WORDS[4]
-    kind = Likelihood({"max_length": 32, "neutral_prompt": neutral})
+    kind = Likelihood(data_card(max_length=32, neutral_prompt=neutral))
     model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
     one, many = (kind.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
     before = tokenizer()(neutral)["input_ids"]
@@ -134,13 +135,13 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
 
 def test_choices_fit_behind_a_long_neutral_prompt_too():
     rows = {"prompt": ["w1"], "choices": [["w2 " * 30, "w3"]], "label": [0]}
-    kind = Likelihood({"max_length": 12, "neutral_prompt": "w4 " * 5})
+    kind = Likelihood(data_card(max_length=12, neutral_prompt="w4 " * 5))
     made = kind.encode(rows, tokenizer())
 
     assert list(map(len, made["choice_ids"][0])) == [7, 1]
     assert made["lost"] == [30 - 7]
 
-    kind = Likelihood({"max_length": 12, "neutral_prompt": "w4 " * 7})
+    kind = Likelihood(data_card(max_length=12, neutral_prompt="w4 " * 7))
     with pytest.raises(ConfigError, match=r"neutral_prompt must be at most 6 tokens.*got 7"):
         kind.encode(rows, tokenizer())
 
@@ -187,7 +188,7 @@ def test_texts_without_tokens_are_one_line(prompt, choice, message):
 
 
 def test_of_a_long_row_the_start_of_the_prompt_is_cut_behind_its_first_token():
-    kind, words = Likelihood({"max_length": 10}), characters(before="^")
+    kind, words = Likelihood(data_card(max_length=10)), characters(before="^")
     rows = {"prompt": ["abcdefgh?", "abc"], "choices": [["gg", "gh"], ["a" * 20, "b"]]}
     found = kind.encode(rows | {"label": [0, 1]}, words)
     texts = [words.convert_ids_to_tokens(prompt) for prompt in found["prompt_ids"]]
@@ -202,4 +203,6 @@ def test_a_tokenizer_without_offsets_is_refused():
         is_fast = False
 
     with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
-        Likelihood({"max_length": 16}).encode({"prompt": [], "choices": [], "label": []}, Slow())
+        Likelihood(data_card(max_length=16)).encode(
+            {"prompt": [], "choices": [], "label": []}, Slow()
+        )

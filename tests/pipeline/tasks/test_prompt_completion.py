@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from helpers.data_cards import data_card
 from helpers.generation_workspace import ids, tokenizer
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -60,7 +61,7 @@ def bytes_tokenizer(*, begins: bool, ends: bool) -> PreTrainedTokenizerFast:
 
 
 def test_only_the_completion_and_the_end_of_text_are_learned_from():
-    kind = Causal({"max_length": 16})
+    kind = Causal(data_card(max_length=16))
     made = kind.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), tokenizer())
 
     assert made["input_ids"] == [ids("w1 w2 w3 </s>"), ids("</s> w4 w5 </s>")]
@@ -71,14 +72,14 @@ def test_only_the_completion_and_the_end_of_text_are_learned_from():
 
 def test_a_cue_is_for_decoders_only():
     row = pairs(("w1 w2", "w3")) | {"cue": ["\nw9"]}
-    decoder, reader = (kind({"max_length": 16}).encode(row, tokenizer()) for kind in KINDS)
+    decoder, reader = (kind(data_card(max_length=16)).encode(row, tokenizer()) for kind in KINDS)
 
     assert decoder["input_ids"] == [ids("w1 w2 w9 w3 </s>")]
     assert reader["input_ids"] == [ids("w1 w2")]
 
 
 def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
-    kind = Causal({"max_length": 16})
+    kind = Causal(data_card(max_length=16))
     made = kind.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
     rows = [{name: made[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     batch = kind.collator(tokenizer())(rows)
@@ -115,7 +116,7 @@ def test_a_token_across_the_end_of_the_prompt_is_split_there():
 
 
 def test_a_chat_s_last_answer_is_learned_from_with_what_ends_its_turn():
-    kind = Causal({"max_length": 20})
+    kind = Causal(data_card(max_length=20))
     made = kind.encode(chats(TURNS, TURNS[:2]), tokenizer())
 
     prompt = ids("<u> w1 w2 </s> <a> w3 </s> <u> w4 </s> <a>")
@@ -146,7 +147,7 @@ def test_chats_need_a_template_that_takes_them():
 def test_a_tokenizer_without_an_end_of_text_is_refused(kind):
     words = tokenizer(eos_token=None)
     with pytest.raises(ConfigError, match="no end-of-text token"):
-        kind({"max_length": 16}).encode(pairs(("w1", "w2")), words)
+        kind(data_card(max_length=16)).encode(pairs(("w1", "w2")), words)
 
 
 def test_a_long_prompt_loses_its_middle_and_a_long_completion_its_end():
@@ -164,7 +165,7 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
     for length in (8, 9, 31):
         sizes = [(draw.randint(1, 40), draw.randint(1, 40)) for _ in range(200)]
         rows = pairs(*((" ".join(["w1"] * a), " ".join(["w2"] * b)) for a, b in sizes))
-        made = Causal({"max_length": length}).encode(rows, tokenizer())
+        made = Causal(data_card(max_length=length)).encode(rows, tokenizer())
         for (a, b), row, labels, lost in zip(
             sizes, made["input_ids"], made["labels"], made["lost"], strict=True
         ):
@@ -176,7 +177,7 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
 
 
 def test_seq2seq_reads_the_prompt_and_learns_the_completion():
-    kind = Seq2Seq({"max_length": 4})
+    kind = Seq2Seq(data_card(max_length=4))
     rows = pairs(("w1 w2 w3 w4 w5 w6", "w7"), ("w1", "w2 w3 w4 w5 w6"))
     made = kind.encode(rows, tokenizer())
 

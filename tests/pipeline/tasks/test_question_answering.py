@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.data_cards import data_card
 from helpers.run_stages import params, predictions, read, run_stages
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
@@ -117,7 +119,9 @@ def test_a_row_trains_on_the_window_with_the_most_around_its_answer():
     answer = {"text": ["good bad"], "answer_start": [context.index("good")]}
     rows = {"question": ["w1"] * 2, "context": [context] * 2}
     rows["answers"] = [answer, {"text": [], "answer_start": []}]
-    made = Answer({"labels": ["no answer", "answer"], "max_length": 32}).encode(rows, tokenizer())
+    made = Answer(data_card(labels=["no answer", "answer"], max_length=32)).encode(
+        rows, tokenizer()
+    )
 
     ids, ends = made["input_ids"][0], (made["start_positions"][0], made["end_positions"][0])
     assert tokenizer().decode(ids[ends[0] : ends[1] + 1]) == "good bad"
@@ -172,7 +176,7 @@ def test_every_window_of_a_row_is_read(space, classes, size):
     write(space, [question(draw, answered=n % 3 > 0) for n in range(30)], rows)
     params(space, data=FILES | {"max_truncated": 1.0})
     prepare.main(Paths())
-    card = read("data/prepared/card.json") | {"labels": classes}
+    card = DataCard.read(Paths().prepared).model_copy(update={"labels": tuple(classes)})
     test = load_from_disk("data/prepared/test")
 
     found = kind_of(card).predict(Says(), test, tokenizer(), batch_size=size)
@@ -237,4 +241,4 @@ def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
         prepare.main(Paths())
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
-        Answer({"labels": [], "max_length": 32}).encode({}, object())
+        Answer(data_card(labels=[], max_length=32)).encode({}, object())

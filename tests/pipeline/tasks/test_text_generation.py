@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.data_cards import data_card
 from helpers.generation_workspace import STAGES, copying, loaded, prepared, workspace
 from helpers.stage_workspace import set_params
 
@@ -25,7 +26,7 @@ from pipeline.tasks.base import IGNORED, Found
 from pipeline.tasks.registry import kind_of, resolve
 from pipeline.tasks.text_generation import Causal
 
-PERPLEXITY = {"labels": [], "metric": "perplexity", "metrics": ["perplexity", "exact_match"]}
+PERPLEXITY = data_card(kind="causal", labels=[], metrics=["perplexity", "exact_match"])
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt", "t5", "bart"])
@@ -101,7 +102,7 @@ def test_an_infinite_perplexity_is_one_line_that_names_it():
         loss=900.0,
         tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
     )
-    kind = kind_of(PERPLEXITY | {"kind": "causal"})
+    kind = kind_of(PERPLEXITY)
     with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
         measure(kind, said, resamples=10, seed=0)
 
@@ -123,8 +124,9 @@ def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
     assert value * 0.9 < low < value < high < value * 1.1
     assert not higher_is_better("perplexity")
     assert higher_is_better("rougeL")
+    by_text = PERPLEXITY.model_copy(update={"metric": "exact_match"})
     with pytest.raises(DataError, match="exact_match can't be measured"):
-        interval(PERPLEXITY | {"metric": "exact_match"}, found, resamples=10, seed=0)
+        interval(by_text, found, resamples=10, seed=0)
 
 
 def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypatch):
@@ -141,10 +143,10 @@ def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypat
     monkeypatch.setattr("pipeline.tasks.text_generation.greedy_texts", answer)
     rows, network = load_from_disk("data/prepared/validation"), wrap(network, kind)
 
-    assert (card["metric"], card["select"]) == ("rougeL", "perplexity")
+    assert (card.metric, card.select) == ("rougeL", "perplexity")
     kind.for_validation().predict(network, rows, words, batch_size=8)
     assert not asked
-    by_text = Causal(card | {"select": "rougeL"}).for_validation()
+    by_text = Causal(card.model_copy(update={"select": "rougeL"})).for_validation()
     found = by_text.predict(network, rows, words, batch_size=8)
     assert score(by_text.card, found).keys() == {"rougeL"}
     assert asked
@@ -169,7 +171,7 @@ def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
     folder = workspace(tmp_path, "llama", rows)
     monkeypatch.chdir(folder)
 
-    assert prepared(folder)["metrics"] == ["perplexity"]
+    assert prepared(folder).metrics == ("perplexity",)
     set_params(folder, data=data(metric="exact_match"))
     with pytest.raises(DataError, match="every prompt of train is empty; take perplexity"):
         prepare(Paths())
@@ -186,7 +188,7 @@ def test_the_main_metric_can_be_any_that_compares_texts(tmp_path, monkeypatch):
     folder = workspace(tmp_path, "llama", copying(60), data={"metric": "final_number"})
     monkeypatch.chdir(folder)
 
-    assert prepared(folder)["metrics"] == ["perplexity", "exact_match", "final_number"]
+    assert prepared(folder).metrics == ("perplexity", "exact_match", "final_number")
     set_params(folder, data=data(metric="accuracy"))
     with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of perplexity.*rouge"):
         prepare(Paths())

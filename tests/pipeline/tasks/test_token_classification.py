@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
+from helpers.data_cards import data_card
 from helpers.run_stages import params, predictions, read, run_stages
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from ruamel.yaml import YAML
 from transformers import AutoModel
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
@@ -89,7 +91,7 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
-    kind, model = kind_of(read("data/prepared/card.json")), _says(1)
+    kind, model = kind_of(DataCard.read(Paths().prepared)), _says(1)
 
     found = kind.predict(model, rows, tokenizer(), batch_size=7)
 
@@ -133,7 +135,7 @@ def test_the_first_token_of_a_word_carries_its_tag_and_no_other():
 
 def test_encoded_rows_agree_with_word_ids():
     words = tokenizer()
-    kind = Entities({"labels": NAMES, "max_length": 8})
+    kind = Entities(data_card(labels=NAMES, max_length=8))
     made = kind.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
 
     assert made["labels"] == [[1, 2, 0]]
@@ -146,13 +148,13 @@ def test_tags_are_padded_with_their_tokens(side):
     words.padding_side = side
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [1] * n} for n in (2, 4)]
 
-    batch = Tags({"labels": NAMES, "max_length": 8}).collator(words)(rows)
+    batch = Tags(data_card(labels=NAMES, max_length=8)).collator(words)(rows)
 
     np.testing.assert_array_equal(batch["labels"] == -100, batch["input_ids"] == 0)
 
 
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
-    kind = Entities({"labels": NAMES, "max_length": 8})
+    kind = Entities(data_card(labels=NAMES, max_length=8))
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
         kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
