@@ -1,25 +1,32 @@
-"""Which units stay: one decision, made once, in a readable plan.json."""
+"""The decision which units are kept, made once and stored in a readable plan.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightpeft.core.errors import PlanError
-from lightpeft.core.scores import shape_from_json, shape_to_json
-from lightpeft.core.serialization import read_json, write_json
-from lightpeft.core.shape import ModelShape
+from lightpeft.core.serialization import check_format, read_json, write_json
+from lightpeft.core.shape import Block, ModelShape, UnitCounts, layer_of
 
-_FORMAT = "lightpeft-plan-2"
+_FORMAT = "lightpeft-plan-3"
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptUnits:
-    """Units one block or PEFT module keeps; indices refer to the unpruned model."""
+    """Units that one block or PEFT module keeps; indices refer to the unpruned model.
+
+    Attributes:
+        total: units before pruning.
+        kept: indices of the units kept, ascending.
+        reason: for a reader, why these.
+    """
 
     total: int
     kept: tuple[int, ...]
@@ -31,21 +38,26 @@ class KeptUnits:
         if self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.total:
             raise PlanError(f"kept units must be from 0 to {self.total - 1}, got {self.kept}")
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit is kept."""
+        return len(self.kept) == self.total
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PruningPlan:
-    """What one method keeps, made once and followed everywhere.
+    """What one method keeps of a model.
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
+        fingerprint: of the unpruned model's weights; prefixed `quantized-` where they were packed.
         scores: digest of the scores that the plan was made from.
         settings: ratios, criterion, scope, alignment and seed.
         heads: attention block path -> query heads kept, equally many in every KV group that keeps
-            any. None: the block is emptied, with no PEFT module on the linear that reads it.
+            any. None: the block is emptied, with no PEFT module on its output projection.
         neurons: feed-forward block path -> neurons kept, or none as above.
-        ranks: path of the linear under a PEFT module -> ranks kept; none: the module goes.
-        notes: what did not go as the ratios say, and why.
+        ranks: path of the linear under a PEFT module -> ranks kept; none: the module is removed.
+        notes: where and why the plan differs from the ratios.
     """
 
     shape: ModelShape
@@ -58,67 +70,89 @@ class PruningPlan:
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name, cuts, totals in (
+        for name, blocks, totals in (
             ("head", self.heads, self.shape.heads),
             ("neuron", self.neurons, self.shape.neurons),
         ):
-            if {block: cut.total for block, cut in cuts.items()} != totals:
+            if {path: units.total for path, units in blocks.items()} != totals:
                 raise PlanError(f"the plan's {name}s are not those of its model shape")
-            for block, cut in cuts.items():
-                reader = self.shape.readers.get(block, "")
-                if not cut.kept and reader in self.ranks and self.ranks[reader].kept:
-                    raise PlanError(
-                        f"{block} keeps no {name}, but the plan keeps a PEFT module on {reader}, "
-                        f"which would revive it"
-                    )
-        for block in self.heads:
-            self._check_groups(block)
+        for block in self.shape.blocks:
+            self._check_block(block)
         unknown = sorted(set(self.ranks) - set(self.shape.linears))
         if unknown:
             raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
-        if not any(cut.kept for cut in self.ranks.values()):
+        if not any(rank.kept for rank in self.ranks.values()):
             raise PlanError("the plan keeps no PEFT module: nothing would be trained")
 
-    def _check_groups(self, block: str) -> None:
-        sizes = self._group_sizes(block)
+    def _check_block(self, block: Block) -> None:
+        adapter = self.ranks.get(block.output_projection)
+        if not self.units[block.path].kept and adapter and adapter.kept:
+            name = "head" if block.path in self.heads else "neuron"
+            raise PlanError(
+                f"{block.path} keeps no {name}, but the plan keeps a PEFT module on "
+                f"{block.output_projection}, which would revive it"
+            )
+        sizes = self._kv_group_sizes(block)
         if len(set(sizes)) > 1:
             raise PlanError(
-                f"{block} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
+                f"{block.path} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
                 f"every group that stays must keep as many"
             )
 
-    def _group_sizes(self, block: str) -> list[int]:
-        """Query heads that each KV group keeps, of those that keep any."""
-        sharing = self.shape.sharing.get(block, 1)
-        return [*Counter(head // sharing for head in self.heads[block].kept).values()]
+    def _kv_group_sizes(self, block: Block) -> list[int]:
+        """Return how many query heads each KV group keeps, of those that keep any."""
+        kept = self.units[block.path].kept if block.path in self.heads else ()
+        return [*Counter(head // block.heads_per_kv_group for head in kept).values()]
+
+    def __repr__(self) -> str:
+        modules = [rank for rank in self.ranks.values() if rank.kept]
+        return (
+            f"PruningPlan({self.shape.model_type}: {_fraction(self.heads.values())} heads, "
+            f"{_fraction(self.neurons.values())} neurons, {len(modules)} of {len(self.ranks)} "
+            f"PEFT modules, {_fraction(self.ranks.values())} ranks)"
+        )
+
+    @cached_property
+    def units(self) -> dict[str, KeptUnits]:
+        """Block path -> heads or neurons kept."""
+        return self.heads | self.neurons
 
     def remaining_units(self, block: str) -> tuple[int, ...]:
-        """Units that a block really has afterwards: an emptied one keeps the first, unread."""
-        return (self.heads.get(block) or self.neurons[block]).kept or (0,)
+        """Return the units a block has after pruning: an emptied one keeps its first, unread."""
+        return self.units[block].kept or (0,)
 
-    def num_kv_groups(self, block: str) -> int:
-        """KV groups that an attention block has afterwards."""
-        return len(self._group_sizes(block)) or 1
+    @cached_property
+    def counts(self) -> UnitCounts:
+        """Units, KV groups and ranks of the pruned model."""
+        return UnitCounts(
+            units={path: len(self.remaining_units(path)) for path in self.units},
+            ranks={path: len(rank.kept) for path, rank in self.ranks.items()},
+            kv_groups={
+                block.path: len(self._kv_group_sizes(block)) or 1
+                for block in self.shape.attention_blocks
+            },
+        )
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """What `lightpeft.planning.cost.cost` is told: units, KV groups and ranks that are left."""
-        return {
-            "heads": {block: len(self.remaining_units(block)) for block in self.heads},
-            "groups": {block: self.num_kv_groups(block) for block in self.heads},
-            "neurons": {block: len(self.remaining_units(block)) for block in self.neurons},
-            "ranks": {name: len(cut.kept) for name, cut in self.ranks.items()},
-        }
+    @cached_property
+    def unpruned_counts(self) -> UnitCounts:
+        """Units and ranks of the unpruned model with all PEFT modules."""
+        return self.shape.unpruned_counts({path: x.total for path, x in self.ranks.items()})
+
+    def pruned_shape(self, linear: str) -> tuple[int, int]:
+        """Return inputs and outputs of a block linear after pruning."""
+        path = self.shape.block_of[linear].path
+        units, kv_groups = self.counts.units[path], self.counts.kv_groups.get(path)
+        return self.shape.linears[linear].pruned_shape(units, kv_groups)
 
     @property
     def keeps_base_intact(self) -> bool:
-        """Whether the plan cuts no head and no neuron."""
-        cuts = (*self.heads.values(), *self.neurons.values())
-        return all(len(cut.kept) == cut.total for cut in cuts)
+        """Whether the plan prunes no head and no neuron."""
+        return all(units.is_complete for units in self.units.values())
 
     @property
     def is_identity(self) -> bool:
-        """Whether the plan cuts nothing."""
-        return self.keeps_base_intact and all(len(c.kept) == c.total for c in self.ranks.values())
+        """Whether the plan prunes nothing."""
+        return self.keeps_base_intact and all(rank.is_complete for rank in self.ranks.values())
 
     @property
     def digest(self) -> str:
@@ -126,81 +160,125 @@ class PruningPlan:
         text = json.dumps(self._as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def summary(self) -> str:
+        """Return a text table of what the plan keeps, layer by layer, and its notes.
+
+        Parameters are those of the model with its PEFT modules, before and after pruning.
+        """
+        layers: dict[str, list[Block]] = {}
+        for block in self.shape.blocks:
+            layers.setdefault(layer_of(block.path) or block.path, []).append(block)
+        header = ("layer", "heads", "neurons", "PEFT modules", "ranks")
+        rows = [header, *(self._summary_row(path, blocks) for path, blocks in layers.items())]
+        rows.append(self._summary_row("total", self.shape.blocks))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        before, after = (
+            sum(self.shape.count_parameters(counts).values())
+            for counts in (self.unpruned_counts, self.counts)
+        )
+        lines.append(f"parameters  {before:,} -> {after:,}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _summary_row(self, name: str, blocks: Iterable[Block]) -> tuple[str, ...]:
+        paths = {block.path for block in blocks}
+        ranks = [x for path, x in self.ranks.items() if self.shape.block_of[path].path in paths]
+        return (
+            name,
+            *(
+                _fraction(x for path, x in units.items() if path in paths)
+                for units in (self.heads, self.neurons)
+            ),
+            f"{sum(1 for rank in ranks if rank.kept)} of {len(ranks)}",
+            _fraction(ranks),
+        )
+
     def save(self, path: Path) -> None:
-        """Write plan.json; runs of units are written as `0-4,7`."""
+        """Write plan.json, with ranges of units as `0-4,7`."""
         write_json(path, self._as_json())
 
     def _as_json(self) -> dict[str, Any]:
-        groups = {
-            group: {
-                block: {"total": cut.total, "kept": _format_ranges(cut.kept), "reason": cut.reason}
-                for block, cut in getattr(self, group).items()
-            }
-            for group in ("heads", "neurons", "ranks")
-        }
-        head = {
+        return {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
             "scores": self.scores,
             "settings": self.settings,
             "notes": list(self.notes),
+            **{name: _units_to_json(getattr(self, name)) for name in ("heads", "neurons", "ranks")},
+            "shape": self.shape.to_json(),
         }
-        return head | groups | {"shape": shape_to_json(self.shape)}
 
     @classmethod
     def load(cls, path: Path) -> PruningPlan:
         """Read plan.json.
 
         Raises:
-            PlanError: the file is missing, cut short, not a plan, or contradicts itself.
+            PlanError: the file is missing, cut short, not a plan, of another version of
+                lightpeft, or contradicts itself.
         """
         raw = read_json(path, PlanError)
-        if raw.get("format") != _FORMAT:
-            raise PlanError(f"{path} is {raw.get('format')!r}, not a plan ({_FORMAT!r})")
+        check_format(path, raw, _FORMAT, PlanError)
         try:
-            cuts = {
-                group: {
-                    block: KeptUnits(
-                        total=cut["total"],
-                        kept=_parse_ranges(cut["kept"], cut["total"]),
-                        reason=cut["reason"],
-                    )
-                    for block, cut in raw[group].items()
-                }
-                for group in ("heads", "neurons", "ranks")
-            }
             return cls(
-                shape=shape_from_json(raw["shape"]),
+                shape=ModelShape.from_json(raw["shape"]),
                 fingerprint=raw["fingerprint"],
                 scores=raw["scores"],
                 settings=raw["settings"],
                 notes=tuple(raw["notes"]),
-                **cuts,
+                heads=_units_from_json(raw["heads"]),
+                neurons=_units_from_json(raw["neurons"]),
+                ranks=_units_from_json(raw["ranks"]),
             )
         except PlanError as error:
-            raise PlanError(f"{path}: {error}") from None
+            raise PlanError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"{path} is not a plan: {error!r}") from None
+            raise PlanError(f"{path} is not a plan: {error!r}") from error
+
+
+def _fraction(units: Iterable[KeptUnits]) -> str:
+    listed = list(units)
+    return f"{sum(len(x.kept) for x in listed):,} of {sum(x.total for x in listed):,}"
+
+
+def _units_to_json(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {"total": x.total, "kept": _format_ranges(x.kept), "reason": x.reason}
+        for path, x in units.items()
+    }
+
+
+def _units_from_json(value: dict[str, dict[str, Any]]) -> dict[str, KeptUnits]:
+    return {
+        path: KeptUnits(
+            total=raw["total"],
+            kept=_parse_ranges(raw["kept"], raw["total"]),
+            reason=raw["reason"],
+        )
+        for path, raw in value.items()
+    }
 
 
 def _format_ranges(units: tuple[int, ...]) -> str:
-    """Ascending units as text: (0, 1, 2, 5) is `0-2,5`."""
-    runs: list[list[int]] = []
+    """Write ascending units as text: (0, 1, 2, 5) is `0-2,5`."""
+    ranges: list[list[int]] = []
     for unit in units:
-        if runs and unit == runs[-1][1] + 1:
-            runs[-1][1] = unit
+        if ranges and unit == ranges[-1][1] + 1:
+            ranges[-1][1] = unit
         else:
-            runs.append([unit, unit])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+            ranges.append([unit, unit])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
 def _parse_ranges(text: str, total: int) -> tuple[int, ...]:
     """Parse what `_format_ranges` wrote; bounds are checked before a range is expanded."""
     units: list[int] = []
-    for run in filter(None, text.split(",")):
-        first, _, last = run.partition("-")
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
         start, end = int(first), int(last or first)
         if not 0 <= start <= end < total:
-            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {run!r}")
+            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {part!r}")
         units.extend(range(start, end + 1))
     return tuple(units)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,20 @@ from peft import LoraConfig
 from torch import Tensor
 
 from lightpeft.core.errors import LightPeftError, ScoresError
-from lightpeft.core.serialization import read_json, read_tensors, write_json, write_tensors
-from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.core.serialization import (
+    check_format,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from lightpeft.core.shape import ModelShape
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 CRITERIA = ("mask", "taylor", "magnitude")
-_FORMAT = "lightpeft-scores-2"
+_FORMAT = "lightpeft-scores-3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,7 @@ class Scores:
             "digest": self.digest,
             "steps": self.steps,
             "modules": self.modules,
-            "shape": shape_to_json(self.shape),
+            "shape": self.shape.to_json(),
         }
         write_json(folder / "scores.json", meta)
 
@@ -102,10 +108,7 @@ class Scores:
             ScoresError: a file is missing, damaged, or of another estimation.
         """
         meta = read_json(folder / "scores.json", ScoresError)
-        if meta.get("format") != _FORMAT:
-            raise ScoresError(
-                f"{folder / 'scores.json'} is {meta.get('format')!r}, not {_FORMAT!r}"
-            )
+        check_format(folder / "scores.json", meta, _FORMAT, ScoresError)
         tensors = read_tensors(folder / "scores.safetensors", ScoresError)
         adapter = read_tensors(folder / WEIGHTS, ScoresError)
         peft = read_lora(folder, ScoresError)
@@ -119,7 +122,7 @@ class Scores:
                 groups[group].setdefault(criterion, {})[path] = tensor
         try:
             scores = cls(
-                shape=shape_from_json(meta["shape"]),
+                shape=ModelShape.from_json(meta["shape"]),
                 fingerprint=meta["fingerprint"],
                 peft=peft,
                 modules=meta["modules"],
@@ -159,20 +162,6 @@ def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
         return LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError) as cause:
         raise error(f"{path} is not a LoRA config: {cause}") from None
-
-
-def shape_to_json(shape: ModelShape) -> dict[str, Any]:
-    """A model's shape as JSON values."""
-    value = asdict(shape)
-    if not shape.experts:  # written as before there were any, so that digests stay
-        del value["experts"]
-    return value
-
-
-def shape_from_json(value: dict[str, Any]) -> ModelShape:
-    """The shape that `shape_to_json` wrote."""
-    linears = {name: LinearShape(**linear) for name, linear in value["linears"].items()}
-    return ModelShape(**{**value, "linears": linears})
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:

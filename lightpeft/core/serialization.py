@@ -44,6 +44,30 @@ def read_json(path: Path, error: type[LightPeftError]) -> Any:
     return value
 
 
+def check_format(
+    path: Path, value: dict[str, Any], expected: str, error: type[LightPeftError]
+) -> None:
+    """Refuse a JSON object of another format, or of another version of this one.
+
+    Args:
+        path: of the file, for the message.
+        value: what it holds.
+        expected: the format that is read, as `lightpeft-plan-3`.
+
+    Raises:
+        error: the value's `format` is another.
+    """
+    found = value.get("format")
+    if found == expected:
+        return
+    if str(found).startswith(expected.rpartition("-")[0]):
+        raise error(
+            f"{path} is {found}, made by another version of lightpeft, which now writes "
+            f"{expected}; run the stages estimate and prune again"
+        )
+    raise error(f"{path} is of format {found!r}, not {expected!r}")
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:
     """Write safetensors; of metadata only `plan`, since the format fixes no order for more."""
     part = _part(path)

@@ -216,12 +216,11 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     """L2 norm of all the weights that a head or a neuron owns, per block."""
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():
-        module = model.get_submodule(name)
+        module, block = model.get_submodule(name), shape.block_of[name].path
         weight: Tensor = dequantize_module_weight(module).detach().float()
-        turned = (linear.side == "in") != isinstance(module, Conv1D)
+        turned = (linear.pruned_dim == "in") != isinstance(module, Conv1D)
         own = (weight.T if turned else weight).square().sum(dim=1)
-        units = sum_per_unit(linear, own).cpu()
-        squares[linear.block] = squares.get(linear.block, torch.zeros(())) + units
+        squares[block] = squares.get(block, torch.zeros(())) + sum_per_unit(linear, own).cpu()
     return {block: total.sqrt() for block, total in squares.items()}
 
 

@@ -20,10 +20,10 @@ _QUANTIZED = "quantized-"
 def is_quantized(linear: nn.Module) -> bool:
     """Whether a linear's weight is packed, by torchao or bitsandbytes: it can't be sliced then."""
     assert isinstance(linear.weight, Tensor)
-    return _packed(linear.weight)
+    return _is_quantized_tensor(linear.weight)
 
 
-def sizes(linear: nn.Module) -> tuple[int, int]:
+def in_out_features(linear: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear; a Conv1D keeps its weight as (in, out)."""
     assert isinstance(linear, nn.Linear | Conv1D)
     if isinstance(linear, nn.Linear) and is_quantized(linear):  # four bits are packed in pairs
@@ -60,11 +60,11 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
             )
     linears = {name: model.get_submodule(name) for name in shape.linears}
     if like.startswith(_QUANTIZED) or any(map(is_quantized, linears.values())):
-        return _QUANTIZED + _digest(_left_alone(model, linears))
+        return _QUANTIZED + _digest(_unquantized_weights(model, linears))
     return _digest((name, linear.weight) for name, linear in linears.items())
 
 
-def _left_alone(
+def _unquantized_weights(
     model: PreTrainedModel, linears: dict[str, nn.Module]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and weights that are the same in a quantized model; no task head, which is fresh."""
@@ -72,7 +72,7 @@ def _left_alone(
         is_linear = isinstance(module, nn.Linear | Conv1D)
         for name, weight in module.named_parameters(recurse=False):
             wanted = name == "bias" and path in linears if is_linear else weight.dim() <= 2
-            if wanted and _packed(weight):
+            if wanted and _is_quantized_tensor(weight):
                 raise ModelError(
                     f"{path}.{name} is quantized: a quantized model's checkpoint is known by its "
                     f"embeddings, norms and biases; quantize linears alone"
@@ -81,7 +81,7 @@ def _left_alone(
                 yield f"{path}.{name}", weight
 
 
-def _packed(weight: Tensor) -> bool:
+def _is_quantized_tensor(weight: Tensor) -> bool:
     return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
 
 

@@ -5,78 +5,73 @@ from __future__ import annotations
 from collections.abc import Set
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ModelError
-from lightpeft.core.shape import LinearShape, ModelShape
-from lightpeft.modeling.blocks import (
+from lightpeft.core.shape import (
+    AttentionBlock,
     Block,
+    FeedForwardBlock,
+    LinearShape,
+    ModelShape,
+    layer_of,
+)
+from lightpeft.modeling.blocks import (
+    BlockMatch,
     check_layers,
-    child,
     find_blocks,
     get_linear,
     head_size,
-    layer_of,
     per_head_parameters,
 )
-from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, layer_repeats
-from lightpeft.modeling.fingerprint import sizes
-from lightpeft.modeling.moe import check_moe_blocks, find_moe_blocks, per_token
-from lightpeft.modeling.non_block_parameters import others, products
+from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, families_of, layer_repeats
+from lightpeft.modeling.fingerprint import in_out_features
+from lightpeft.modeling.moe import MoEBlock, check_moe_blocks, find_moe_blocks
+from lightpeft.modeling.non_block_parameters import (
+    count_matmul_weights,
+    count_non_block_parameters,
+)
 
 
 def inspect_model(model: PreTrainedModel) -> ModelShape:
-    """Read what can be cut from the model's weights, blocks in depth order.
+    """Read from a model's weights what can be pruned, blocks in execution order.
 
-    The model must be plain: not wrapped by peft, not pruned before.
+    Args:
+        model: a plain transformers model: not wrapped by peft, not pruned before.
 
     Raises:
         ModelError: the architecture is not supported, no block has the expected linears, or a
             block holds something that its family does not account for (names it).
     """
     _check_plain(model)
-    blocks = list(find_blocks(model))
-    heads: dict[str, int] = {}
-    neurons: dict[str, int] = {}
-    linears: dict[str, LinearShape] = {}
-    per_head: dict[str, int] = {}
-    for block in blocks:
-        found = _attention(block) if block.attention else _feed_forward(block)
-        linears |= found
-        units = found[f"{block.path}.{block.out}"].units
-        (heads if block.attention else neurons)[block.path] = units
-        if block.attention and (own := per_head_parameters(block)):
-            per_head[block.path] = sum(weight.numel() for weight in own.values()) // units
-    experts = find_moe_blocks(model)
-    if not blocks and not experts:
+    families = families_of(model)
+    matches = list(find_blocks(model, families))
+    moe_blocks = find_moe_blocks(model, families)
+    if not matches and not moe_blocks:
         raise ModelError(
             f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows"
         )
-    check_layers(model, blocks, (block.path for block in experts))
-    check_moe_blocks(experts, linears)
-    _check_parameters(model, blocks, linears)
-    lenders = _lenders(blocks)
-    for path, lender in lenders.items():
-        table = model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
-        per_head[path] = table.numel() // heads[lender]
-    counted = set(linears) | {f"{path}.{BIAS_TABLE}" for path in lenders}
-    counted |= {f"{b.path}.{n}" for b in blocks if b.attention for n in per_head_parameters(b)}
-    whole = {name: weight for block in experts for name, weight in block.weights().items()}
-    counted |= {part for name in whole for part in (name, name.rpartition(".")[0])}
-    _check_rest(model, blocks, counted)
+    check_layers(model, families, matches, (block.path for block in moe_blocks))
+    blocks = _build_blocks(model, matches, moe_blocks)
+    linears = {path: linear for block in blocks for path, linear in block.linears.items()}
+    check_moe_blocks(moe_blocks, linears)
+    _check_parameters(matches, linears)
+    moe_weights = {
+        path: weight for block in moe_blocks for path, weight in block.unpruned_weights().items()
+    }
+    counted = set(linears) | {f"{block.path}.{BIAS_TABLE}" for block in matches}
+    counted |= {f"{block.path}.{name}" for block in matches for name in per_head_parameters(block)}
+    counted |= {name for path in moe_weights for name in (path, path.rpartition(".")[0])}
+    _check_rest(model, matches, counted)
+    parameters = count_non_block_parameters(model, counted)
+    if moe_weights:
+        parameters["feed_forward"] = sum(weight.numel() for weight in moe_weights.values())
     return ModelShape(
         model_type=model.config.model_type,
-        heads=heads,
-        neurons=neurons,
-        # BERT's feed-forward block holds its attention block, so it was found first.
-        linears={path: linears[path] for path, _ in model.named_modules() if path in linears},
-        others=others(model, counted) | _sizes_of_experts(whole),
-        per_head=per_head,
-        lenders=lenders,
-        repeats=layer_repeats(model),
-        products=products(model, counted),
-        experts=per_token(experts, heads),
+        blocks=blocks,
+        non_block_parameters=parameters,
+        matmul_weights=count_matmul_weights(model, counted),
+        layer_repeats=layer_repeats(model),
     )
 
 
@@ -88,129 +83,166 @@ def _check_plain(model: PreTrainedModel) -> None:
             )
 
 
-def _sizes_of_experts(whole: dict[str, Tensor]) -> dict[str, int]:
-    return {"feed_forward": sum(weight.numel() for weight in whole.values())} if whole else {}
+def _build_blocks(
+    model: PreTrainedModel, matches: list[BlockMatch], moe_blocks: list[MoEBlock]
+) -> tuple[Block, ...]:
+    """Return the matched blocks with their linears, both in the order of the model's modules."""
+    order = {path: index for index, (path, _) in enumerate(model.named_modules())}
+    owners = _position_bias_owners(matches)
+    last_attention = {layer_of(block.path): block.path for block in matches if block.is_attention}
+    moe_weights = {last_attention[x.layer]: x.count_matmul_weights() for x in moe_blocks}
+    blocks: list[Block] = []
+    for match in matches:
+        unordered = _attention_linears(match) if match.is_attention else _ffn_linears(match)
+        linears = dict(sorted(unordered.items(), key=lambda item: order[item[0]]))
+        units = linears[f"{match.path}.{match.output_projection}"].units
+        if not match.is_attention:
+            blocks.append(FeedForwardBlock(path=match.path, units=units, linears=linears))
+            continue
+        extra, owner = per_head_parameters(match), owners.get(match.path)
+        extra_size = sum(weight.numel() for weight in extra.values()) // units
+        table = getattr(owner.module, BIAS_TABLE, None) if owner else None
+        blocks.append(
+            AttentionBlock(
+                path=match.path,
+                units=units,
+                linears=linears,
+                attention_core=match.family.attention_core,
+                head_count_rule=match.family.head_count_rule,
+                per_head_weights=tuple(f"{match.path}.{name}" for name in extra),
+                parameters_per_head=table.weight.shape[0] if table else extra_size,
+                position_bias_owner=owner.path if owner else "",
+                moe_matmul_weights=moe_weights.get(match.path, 0),
+            )
+        )
+    # BERT's feed-forward block contains its attention block, so it was found first.
+    return tuple(sorted(blocks, key=lambda block: order[next(iter(block.linears))]))
 
 
-def _attention(block: Block) -> dict[str, LinearShape]:
-    core = child(block.module, block.family.attention_core)
+def _position_bias_owners(matches: list[BlockMatch]) -> dict[str, BlockMatch]:
+    """Return path of a T5 attention block -> block of its stack that computes its position bias."""
+    owners: dict[str, BlockMatch] = {}
+    by_stack: dict[tuple[str, str], BlockMatch] = {}
+    for block in matches:
+        if block.is_attention and block.family.head_count_rule == "bias_table":
+            # Self-attention and cross-attention of a stack have biases of their own.
+            stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
+            if hasattr(block.module, BIAS_TABLE) or stack not in by_stack:
+                by_stack[stack] = block
+            owners[block.path] = by_stack[stack]
+    return owners
+
+
+def _attention_linears(block: BlockMatch) -> dict[str, LinearShape]:
+    """Return the linears of an attention block by their paths.
+
+    Raises:
+        ModelError: the block says no head size, or a linear is of a size its heads don't explain.
+    """
+    core = block.module.get_submodule(block.family.attention_core)
     size = head_size(core)
     if not size:
-        raise block.refuse(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
+        raise block.unsupported_error(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
     if getattr(core, "slow_but_exact", False):  # Bloom: reads its projection's weight by itself
-        raise block.refuse("it bypasses its output projection (slow_but_exact)")
-    rows = {name: sizes(block.module.get_submodule(name))[1] for name in block.ins}
-    runs: dict[str, tuple[str, ...]]
-    columns = sizes(block.module.get_submodule(block.out))[0]
-    heads = columns // size
+        raise block.unsupported_error("it bypasses its output projection (slow_but_exact)")
+    rows = {name: _in_out_features(block, name)[1] for name in block.input_projections}
+    heads = _in_out_features(block, block.output_projection)[0] // size
+    segments: dict[str, tuple[str, ...]]
     if block.family.fused_qkv:
-        groups = (rows[block.ins[0]] // size - heads) // 2
-        runs = {block.ins[0]: ("interleaved",)}
-        if block.family.fused_qkv == "concatenated":
-            runs = {block.ins[0]: ("units", "groups", "groups")}
+        (fused,) = block.input_projections
+        groups = (rows[fused] // size - heads) // 2
+        is_interleaved = block.family.fused_qkv == "interleaved"
+        segments = {fused: ("interleaved",) if is_interleaved else ("units", "groups", "groups")}
     else:
-        groups = rows[block.ins[1]] // size
-        query, key, value = block.ins
-        runs = {query: ("units",), key: ("groups",), value: ("groups",)}
+        query, key, value = block.input_projections
+        groups = rows[key] // size
+        segments = {query: ("units",), key: ("groups",), value: ("groups",)}
     if groups < 1 or heads % groups:
-        raise block.refuse(f"{heads} heads of {size} can't share {groups} keys and values")
-    if groups == heads:  # nothing is shared: keys and values are the heads' own
-        runs = {name: _own(run) for name, run in runs.items()}
-    also = [
-        name for name in block.family.per_head_extra if get_linear(block.module, name) is not None
-    ]
-    runs |= dict.fromkeys((*also, block.out), ("units",))
-    found = {
-        name: _shape(block, name, unit=size, slots=run, sharing=heads // groups)
-        for name, run in runs.items()
-    }
-    _check_widths(block, found, heads)
-    return {f"{block.path}.{name}": linear for name, linear in found.items()}
+        raise block.unsupported_error(
+            f"{heads} heads of {size} can't share {groups} keys and values"
+        )
+    if groups == heads:  # nothing is shared: each head has its own key and value
+        segments = {
+            name: tuple("units" if segment == "groups" else segment for segment in listed)
+            for name, listed in segments.items()
+        }
+    extra = [x for x in block.family.per_head_extra if get_linear(block.module, x) is not None]
+    segments |= dict.fromkeys((*extra, block.output_projection), ("units",))
+    return _linear_shapes(block, segments, unit_size=size, heads_per_kv_group=heads // groups)
 
 
-def _own(run: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple("units" if name == "groups" else name for name in run)
+def _ffn_linears(block: BlockMatch) -> dict[str, LinearShape]:
+    """Return the linears of a feed-forward block by their paths."""
+    segments: dict[str, tuple[str, ...]] = dict.fromkeys(block.input_projections, ("units",))
+    if block.family.fused_gate_up:
+        segments = dict.fromkeys(block.input_projections, ("units", "units"))
+    segments[block.output_projection] = ("units",)
+    return _linear_shapes(block, segments, unit_size=1, heads_per_kv_group=1)
 
 
-def _feed_forward(block: Block) -> dict[str, LinearShape]:
-    run = ("units", "units") if block.family.fused_gate_up else ("units",)
-    found = {name: _shape(block, name, unit=1, slots=run, sharing=1) for name in block.ins}
-    found[block.out] = _shape(block, block.out, unit=1, slots=("units",), sharing=1)
-    _check_widths(block, found, found[block.out].inputs)
-    return {f"{block.path}.{name}": linear for name, linear in found.items()}
-
-
-def _shape(
-    block: Block, name: str, *, unit: int, slots: tuple[str, ...], sharing: int
-) -> LinearShape:
-    inputs, outputs = sizes(block.module.get_submodule(name))
-    return LinearShape(
-        inputs=inputs,
-        outputs=outputs,
-        bias=block.module.get_submodule(name).bias is not None,
-        block=block.path,
-        side="in" if name == block.out else "out",
-        unit=unit,
-        slots=slots,
-        sharing=sharing,
-    )
-
-
-def _check_widths(block: Block, found: dict[str, LinearShape], units: int) -> None:
-    for name, linear in found.items():
-        whole = linear.keep(units)
-        if whole != (linear.inputs, linear.outputs):
-            raise block.refuse(
-                f"{name} is {linear.outputs} x {linear.inputs}, "
-                f"but {units} units make it {whole[1]} x {whole[0]}"
+def _linear_shapes(
+    block: BlockMatch,
+    segments: dict[str, tuple[str, ...]],
+    *,
+    unit_size: int,
+    heads_per_kv_group: int,
+) -> dict[str, LinearShape]:
+    """Return the linears by their paths, once all agree on the number of units."""
+    units = _in_out_features(block, block.output_projection)[0] // unit_size
+    linears = {}
+    for name, listed in segments.items():
+        inputs, outputs = _in_out_features(block, name)
+        linear = LinearShape(
+            inputs=inputs,
+            outputs=outputs,
+            bias=block.module.get_submodule(name).bias is not None,
+            pruned_dim="in" if name == block.output_projection else "out",
+            unit_size=unit_size,
+            segments=listed,
+            heads_per_kv_group=heads_per_kv_group,
+        )
+        expected = linear.pruned_shape(units)
+        if expected != (inputs, outputs):
+            raise block.unsupported_error(
+                f"{name} is {outputs} x {inputs}, "
+                f"but {units} units make it {expected[1]} x {expected[0]}"
             )
+        linears[f"{block.path}.{name}"] = linear
+    return linears
 
 
-def _check_parameters(
-    model: PreTrainedModel, blocks: list[Block], linears: dict[str, LinearShape]
-) -> None:
+def _in_out_features(block: BlockMatch, name: str) -> tuple[int, int]:
+    return in_out_features(block.module.get_submodule(name))
+
+
+def _check_parameters(matches: list[BlockMatch], linears: dict[str, LinearShape]) -> None:
     """Refuse a block with a parameter that nothing accounts for: it may be as wide as the heads."""
-    inner = {block.path for block in blocks if block.attention}
-    for block in blocks:
-        width = linears[f"{block.path}.{block.out}"].outputs
-        size = linears[f"{block.path}.{block.out}"].unit
-        own = per_head_parameters(block) if block.attention else {}
+    attention = {block.path for block in matches if block.is_attention}
+    for block in matches:
+        output = linears[f"{block.path}.{block.output_projection}"]
+        extra, family = per_head_parameters(block), block.family
         for name, weight in block.module.named_parameters():
             owner = f"{block.path}.{name}".rpartition(".")[0]
-            nested = any(owner.startswith(f"{path}.") for path in inner - {block.path})
-            if owner in linears or name in own or (not block.attention and nested):
+            is_nested = any(owner.startswith(f"{path}.") for path in attention - {block.path})
+            if owner in linears or name in extra or (not block.is_attention and is_nested):
                 continue
-            place = name.rpartition(".")[0]
-            fits = place in block.family.norms and weight.shape == (width,)
-            fits |= place in block.family.head_norms and weight.shape == (size,)
-            fits |= place == BIAS_TABLE and block.family.head_count_rule == "bias_table"
-            if not fits:
-                raise block.refuse(
+            child = name.rpartition(".")[0]
+            is_expected = child in family.norms and weight.shape == (output.outputs,)
+            is_expected |= child in family.head_norms and weight.shape == (output.unit_size,)
+            is_expected |= child == BIAS_TABLE and family.head_count_rule == "bias_table"
+            if not is_expected:
+                raise block.unsupported_error(
                     f"its family does not account for {name} of shape {tuple(weight.shape)}"
                 )
 
 
-def _check_rest(model: PreTrainedModel, blocks: list[Block], counted: Set[str]) -> None:
+def _check_rest(model: PreTrainedModel, matches: list[BlockMatch], counted: Set[str]) -> None:
     """Refuse a layer that multiplies by anything outside its blocks: experts, another attention."""
-    for layer in dict.fromkeys(str(layer_of(block.path)) for block in blocks):
+    for layer in dict.fromkeys(str(layer_of(block.path)) for block in matches):
         for name, weight in model.get_submodule(layer).named_parameters():
             path = f"{layer}.{name}"
             if weight.dim() > 1 and not {path, path.rpartition(".")[0]} & counted:
                 raise ModelError(
-                    f"{layer} can't be cut: its family does not account for {name} "
+                    f"{layer} can't be pruned: its family does not account for {name} "
                     f"of shape {tuple(weight.shape)}"
                 )
-
-
-def _lenders(blocks: list[Block]) -> dict[str, str]:
-    """T5's self-attention blocks -> the one in their stack that holds the table of biases."""
-    found: dict[str, str] = {}
-    holders: dict[tuple[str, str], str] = {}
-    for block in blocks:
-        if block.attention and block.family.head_count_rule == "bias_table":
-            stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
-            if hasattr(block.module, BIAS_TABLE):
-                holders[stack] = block.path
-            if stack in holders:
-                found[block.path] = holders[stack]
-    return found

@@ -32,15 +32,14 @@ class Masks:
         self.heads: dict[str, nn.Parameter] = {}
         self.neurons: dict[str, nn.Parameter] = {}
         self._handles = []
-        for blocks, group in ((shape.heads, self.heads), (shape.neurons, self.neurons)):
-            for block, count in blocks.items():
-                name = shape.readers[block]
-                linear = model.get_submodule(name)
-                device = next(linear.parameters()).device
-                mask = nn.Parameter(torch.ones(count, device=device))
-                group[block] = mask
-                hook = _multiply(mask, shape.linears[name].unit)
-                self._handles.append(linear.register_forward_pre_hook(hook))
+        for block in shape.blocks:
+            linear = model.get_submodule(block.output_projection)
+            device = next(linear.parameters()).device
+            mask = nn.Parameter(torch.ones(block.units, device=device))
+            group = self.heads if block.path in shape.heads else self.neurons
+            group[block.path] = mask
+            hook = _multiply(mask, block.unit_size)
+            self._handles.append(linear.register_forward_pre_hook(hook))
 
     def parameters(self) -> list[nn.Parameter]:
         """All masks, heads first."""

@@ -1,4 +1,4 @@
-"""Blocks of experts, whose fused weights stay whole: what they weigh, and peft beside them."""
+"""Mixture-of-experts blocks, whose routers and fused expert weights are not pruned."""
 
 from __future__ import annotations
 
@@ -9,80 +9,74 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.blocks import layer_of
-from lightpeft.modeling.families import EXPERTS_PER_TOKEN, families_of
+from lightpeft.core.shape import layer_of
+from lightpeft.modeling.families import EXPERTS_PER_TOKEN, Family
 
 
 @dataclass(frozen=True)
-class Experts:
-    """One block of experts, and its children that stay whole."""
+class MoEBlock:
+    """One block of experts, and its children that are not pruned."""
 
     path: str
     module: nn.Module
-    whole: tuple[str, ...]
+    unpruned: tuple[str, ...]
 
     @property
     def layer(self) -> str:
-        """The numbered layer that it lies in."""
+        """The numbered layer that it is in."""
         return str(layer_of(self.path))
 
-    def weights(self) -> dict[str, Tensor]:
-        """Path in the model -> parameter, of all that stays whole."""
+    def unpruned_weights(self) -> dict[str, Tensor]:
+        """Return path in the model -> parameter, of all that is not pruned."""
         return {
             f"{self.path}.{name}": weight
             for name, weight in self.module.named_parameters()
-            if name.partition(".")[0] in self.whole
+            if name.partition(".")[0] in self.unpruned
         }
 
-    def per_token(self) -> int:
-        """Weights that multiply a token: of the router, and of as many experts as it goes to.
+    def count_matmul_weights(self) -> int:
+        """Return the weights that multiply a token: of the router and its top-k experts.
 
         Raises:
-            ModelError: nothing says to how many experts a token goes.
+            ModelError: no module says to how many experts a token is routed.
         """
-        found = [getattr(module, EXPERTS_PER_TOKEN, 0) for module in self.module.modules()]
-        active, total = max(found), 0
-        if not active:
+        top_k = max(getattr(module, EXPERTS_PER_TOKEN, 0) for module in self.module.modules())
+        if not top_k:
             raise ModelError(f"{self.path} can't be counted: it has no {EXPERTS_PER_TOKEN}")
-        for weight in self.weights().values():
+        total = 0
+        for weight in self.unpruned_weights().values():
             if weight.dim() == 3:  # (experts, out, in)
-                total += weight.numel() // weight.shape[0] * active
+                total += weight.numel() // weight.shape[0] * top_k
             elif weight.dim() == 2:
                 total += weight.numel()
         return total
 
 
-def find_moe_blocks(model: PreTrainedModel) -> list[Experts]:
-    """Blocks in numbered layers that have all the children which a family keeps `whole`."""
-    found = []
+def find_moe_blocks(model: PreTrainedModel, families: tuple[Family, ...]) -> list[MoEBlock]:
+    """Return the blocks in numbered layers that have all children a family leaves `unpruned`."""
+    blocks = []
     for path, module in model.named_modules():
         children = {name for name, _ in module.named_children()}
-        for family in families_of(model):
+        for family in families:
             if family.unpruned and layer_of(path) and set(family.unpruned) <= children:
-                found.append(Experts(path, module, family.unpruned))
+                blocks.append(MoEBlock(path, module, family.unpruned))
                 break
-    return found
+    return blocks
 
 
-def check_moe_blocks(experts: Iterable[Experts], linears: Iterable[str]) -> None:
-    """Refuse a block of experts with a parameter that is neither kept whole nor a linear's.
+def check_moe_blocks(blocks: Iterable[MoEBlock], linears: Iterable[str]) -> None:
+    """Refuse a MoE block with a parameter that is neither left unpruned nor of a block linear.
 
     Raises:
         ModelError: names it.
     """
-    known = set(linears)
-    for block in experts:
-        whole = block.weights()
+    prunable = set(linears)
+    for block in blocks:
+        unpruned = block.unpruned_weights()
         for name, weight in block.module.named_parameters():
             path = f"{block.path}.{name}"
-            if path not in whole and path.rpartition(".")[0] not in known:
+            if path not in unpruned and path.rpartition(".")[0] not in prunable:
                 raise ModelError(
-                    f"{block.path} can't be cut: its family does not account for {name} "
+                    f"{block.path} can't be pruned: its family does not account for {name} "
                     f"of shape {tuple(weight.shape)}"
                 )
-
-
-def per_token(experts: Iterable[Experts], attention: Iterable[str]) -> dict[str, int]:
-    """Attention block path -> what `Experts.per_token` says of its layer's experts."""
-    last = {str(layer_of(path)): path for path in attention}
-    return {last[block.layer]: block.per_token() for block in experts}

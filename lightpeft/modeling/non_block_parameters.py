@@ -1,4 +1,4 @@
-"""What a model holds outside its blocks: embeddings, norms, and the head."""
+"""Count what a model has outside its blocks: embeddings, norms, and the head."""
 
 from __future__ import annotations
 
@@ -9,58 +9,68 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.modeling.families import EMBEDDING_PARTS, ROW_PARTS, TOKEN_HEADS
-from lightpeft.modeling.fingerprint import sizes
+from lightpeft.modeling.fingerprint import in_out_features
 
-_MULTIPLYING = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Heads that a task starts from fresh weights; other classes with a head were pretrained with it.
-_ONCE_A_ROW = (
+_MATMUL_MODULES = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Heads that start from new weights; classes with any other head were pretrained with it.
+_APPLIED_PER_SEQUENCE = (
     "ForSequenceClassification",
     "ForImageClassification",
     "ForAudioClassification",
     "ForMultipleChoice",
 )
-_EVERY_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
+_APPLIED_PER_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
 
 
-def others(model: PreTrainedModel, counted: Set[str]) -> dict[str, int]:
-    """Count the parameters that are not `counted`, each once, by what they are."""
-    found = {"embeddings": 0, "norms": 0, "head": 0}
+def count_non_block_parameters(
+    model: PreTrainedModel, block_parameters: Set[str]
+) -> dict[str, int]:
+    """Return the number of parameters outside the blocks, each counted once.
+
+    Args:
+        model: as it is.
+        block_parameters: names of parameters, and paths of modules, that are of blocks.
+
+    Returns:
+        Counts of `embeddings`, `norms` and `head`. A weight that an embedding and a head share is
+        the embedding's.
+    """
+    parts = {"embeddings": 0, "norms": 0, "head": 0}
     owners: dict[int, list[str]] = {}
     counts: dict[int, int] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         owner = name.rpartition(".")[0]
-        if name not in counted and owner not in counted:
+        if name not in block_parameters and owner not in block_parameters:
             owners.setdefault(id(weight), []).append(owner)
-            counts[id(weight)] = _count(model.get_submodule(owner), weight)
+            counts[id(weight)] = _unpacked_size(model.get_submodule(owner), weight)
     for key, names in owners.items():
-        kinds = {_kind(model, name) for name in names}
-        # A weight that an embedding and a head share is the embedding's.
-        kind = next(kind for kind in ("embeddings", "norms", "head") if kind in kinds)
-        found[kind] += counts[key]
-    return found
+        candidates = {_part_of(model, name) for name in names}
+        parts[next(part for part in parts if part in candidates)] += counts[key]
+    return parts
 
 
-def products(model: PreTrainedModel, counted: Set[str]) -> dict[str, int]:
-    """Weights outside the blocks that multiply, by when: see `ModelShape.products`."""
-    found = {"embeddings": 0, "row": 0, "token": 0, "lm": 0}
+def count_matmul_weights(model: PreTrainedModel, block_parameters: Set[str]) -> dict[str, int]:
+    """Return the weights outside the blocks that are multiplied, see `ModelShape`."""
+    counts = {"embeddings": 0, "row": 0, "token": 0, "lm": 0}
     for name, module in model.named_modules():
-        if isinstance(module, _MULTIPLYING) and name not in counted:
-            kind = _kind(model, name)
-            when = "embeddings" if kind == "embeddings" else _when(type(model).__name__, name)
-            weights = module.parameters(recurse=False) if when == "row" else [module.weight]
-            found[when] += sum(_count(module, weight) for weight in weights)
-    return found
+        if isinstance(module, _MATMUL_MODULES) and name not in block_parameters:
+            is_embedding = _part_of(model, name) == "embeddings"
+            key = "embeddings" if is_embedding else _applied_per(type(model).__name__, name)
+            weights = module.parameters(recurse=False) if key == "row" else [module.weight]
+            counts[key] += sum(_unpacked_size(module, weight) for weight in weights)
+    return counts
 
 
-def _count(owner: nn.Module, weight: Tensor) -> int:
-    """Values that a weight stands for, also where it is quantized and several share a byte."""
+def _unpacked_size(owner: nn.Module, weight: Tensor) -> int:
+    """Return the values of a weight, also where it is quantized and several share a byte."""
     if isinstance(owner, nn.Linear) and weight is owner.weight:
-        inputs, outputs = sizes(owner)
+        inputs, outputs = in_out_features(owner)
         return inputs * outputs
     return weight.numel()
 
 
-def _kind(model: PreTrainedModel, owner: str) -> str:
+def _part_of(model: PreTrainedModel, owner: str) -> str:
+    """Return the part of the model that a module outside the blocks is counted under."""
     module = model.get_submodule(owner)
     if type(module).__name__.endswith("Norm"):
         return "norms"
@@ -69,9 +79,10 @@ def _kind(model: PreTrainedModel, owner: str) -> str:
     return "head"
 
 
-def _when(model_class: str, name: str) -> str:
+def _applied_per(model_class: str, name: str) -> str:
+    """Return `row` for a head on one token per row, `token` on every one, `lm` if pretrained."""
     if any(part in name for part in ROW_PARTS):
         return "row"
-    if model_class.endswith(_ONCE_A_ROW):
+    if model_class.endswith(_APPLIED_PER_SEQUENCE):
         return "token" if name in TOKEN_HEADS else "row"
-    return "token" if model_class.endswith(_EVERY_TOKEN) else "lm"
+    return "token" if model_class.endswith(_APPLIED_PER_TOKEN) else "lm"

@@ -11,7 +11,7 @@ from lightpeft.core.shape import LinearShape
 
 
 def kept_indices(linear: LinearShape, kept: Sequence[int]) -> Tensor:
-    """Rows or columns (`linear.side`) that stay of a block linear, ascending.
+    """Return the rows or columns (`linear.pruned_dim`) that a block linear keeps, ascending.
 
     Args:
         linear: unpruned.
@@ -19,15 +19,15 @@ def kept_indices(linear: LinearShape, kept: Sequence[int]) -> Tensor:
     """
     units = torch.zeros(linear.units, dtype=torch.bool)
     units[list(kept)] = True
-    by_group = units.reshape(linear.groups, linear.sharing)
-    alive = by_group.any(dim=1)
-    runs = {
+    by_group = units.reshape(linear.num_kv_groups, linear.heads_per_kv_group)
+    groups = by_group.any(dim=1)
+    slots = {
         "units": units,
-        "groups": alive,
-        "interleaved": torch.cat([by_group, alive[:, None], alive[:, None]], dim=1).flatten(),
+        "groups": groups,
+        "interleaved": torch.cat([by_group, groups[:, None], groups[:, None]], dim=1).flatten(),
     }
-    slots = torch.cat([runs[run] for run in linear.slots])
-    return slots.repeat_interleave(linear.unit).nonzero().flatten()
+    kept_slots = torch.cat([slots[segment] for segment in linear.segments])
+    return kept_slots.repeat_interleave(linear.unit_size).nonzero().flatten()
 
 
 def sum_per_unit(linear: LinearShape, values: Tensor) -> Tensor:
@@ -35,22 +35,22 @@ def sum_per_unit(linear: LinearShape, values: Tensor) -> Tensor:
 
     Args:
         linear: unpruned.
-        values: one per row or column (`linear.side`).
+        values: one per row or column (`linear.pruned_dim`).
 
     Returns:
         A sum per query head or neuron, shape `(units,)`.
     """
-    groups, sharing = linear.groups, linear.sharing
-    slots = values.reshape(-1, linear.unit).sum(dim=1)
+    groups, heads = linear.num_kv_groups, linear.heads_per_kv_group
+    slots = values.reshape(-1, linear.unit_size).sum(dim=1)
     total = torch.zeros(linear.units, device=values.device)
     start = 0
-    for run in linear.slots:
-        width = {"units": sharing, "groups": 1, "interleaved": sharing + 2}[run]
-        own = slots[start : start + groups * width].reshape(groups, width)
+    for segment in linear.segments:
+        width = {"units": heads, "groups": 1, "interleaved": heads + 2}[segment]
+        by_group = slots[start : start + groups * width].reshape(groups, width)
         start += groups * width
-        if run != "groups":
-            total += own[:, :sharing].flatten()
-        if run != "units":
-            shared = own if run == "groups" else own[:, sharing:]
-            total += (shared.sum(dim=1) / sharing).repeat_interleave(sharing)
+        if segment != "groups":
+            total += by_group[:, :heads].flatten()
+        if segment != "units":
+            shared = by_group if segment == "groups" else by_group[:, heads:]
+            total += (shared.sum(dim=1) / heads).repeat_interleave(heads)
     return total

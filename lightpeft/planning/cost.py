@@ -1,12 +1,13 @@
-"""What a model that keeps so many units costs, in parameters and FLOPs."""
+"""Count parameters and FLOPs of a model that keeps so many units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 
 from lightpeft.core.errors import PlanError
-from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.core.shape import AttentionBlock, Block, ModelShape, UnitCounts
 
 PARTS = ("embeddings", "attention", "feed_forward", "adapter", "norms", "head")
 
@@ -21,9 +22,9 @@ class PartCost:
     inference_flops_per_token: int = 0
 
     def __add__(self, other: PartCost) -> PartCost:
-        """Both parts together."""
-        mine, theirs = asdict(self), asdict(other)
-        return PartCost(**{name: mine[name] + theirs[name] for name in mine})
+        """Return the cost of both parts."""
+        left, right = asdict(self), asdict(other)
+        return PartCost(**{name: left[name] + right[name] for name in left})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +35,20 @@ class CostTable:
 
     @property
     def total(self) -> PartCost:
-        """All parts together."""
+        """Cost of the model."""
         return sum(self.parts.values(), PartCost())
 
     def with_trained_head(self, trained: int) -> CostTable:
-        """The same, where only so many parameters of the head are trained (BERT's pooler isn't)."""
+        """Return the table with only so many trainable head parameters (BERT's pooler isn't)."""
         head = replace(self.parts["head"], trainable=trained)
         return CostTable(parts=self.parts | {"head": head})
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Rows for JSON: each part, then `total`."""
+        """Return rows for JSON: each part, then `total`."""
         return {name: asdict(part) for name, part in {**self.parts, "total": self.total}.items()}
 
 
-def cost(
-    shape: ModelShape,
-    *,
-    heads: Mapping[str, int],
-    neurons: Mapping[str, int],
-    ranks: Mapping[str, int],
-    length: int,
-    groups: Mapping[str, int] | None = None,
-) -> CostTable:
+def cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     """Count parameters and FLOPs of a model that keeps so many units and ranks.
 
     Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m
@@ -63,11 +56,11 @@ def cost(
     and context (width: kept query heads * head size). Lookups, norms, activations, softmax and
     biases take none. A head of which one token a row counts takes 2 * its parameters / length, any
     other runs on every token. A block that several layers share counts once in parameters and once
-    a layer in FLOPs. Experts that stay whole count in parameters all, in FLOPs those that a token
-    goes to.
+    a layer in FLOPs. Of unpruned experts all parameters count, and the FLOPs of those that a token
+    is routed to.
 
     Training is forward, plus the gradients that autograd computes with the base frozen and the
-    adapters and a fresh head trained. Backward stops at the lowest block with an adapter: below,
+    adapters and a new head trained. Backward stops at the lowest block with an adapter: below,
     and at the linears that read this block's input, there are no input gradients. Attention's
     backward is twice its forward (fused kernels compute the scores again: half a forward more).
 
@@ -79,128 +72,90 @@ def cost(
 
     Args:
         shape: the unpruned model.
-        heads: attention block path -> query heads kept.
-        neurons: feed-forward block path -> neurons kept.
-        ranks: linear path -> rank of its adapter; 0 or absent where it has none.
+        counts: units and KV groups that the blocks keep, and ranks of the adapters.
         length: tokens a row.
-        groups: attention block path -> KV groups kept; None where whole groups go.
+
+    Raises:
+        PlanError: an adapter is on no block linear.
     """
-    if unknown := sorted(set(ranks) - set(shape.linears)):
+    if unknown := sorted(set(counts.ranks) - set(shape.linears)):
         raise PlanError(f"{unknown[0]} is no block linear of this {shape.model_type} model")
-    parts = {name: PartCost(parameters=shape.others.get(name, 0)) for name in PARTS}
-    parts["attention"] += PartCost(parameters=_own_parameters(shape, heads))
-    parts["embeddings"] += PartCost(
-        training_flops_per_token=2 * shape.products.get("embeddings", 0),
-        inference_flops_per_token=2 * shape.products.get("embeddings", 0),
+    parameters = shape.count_parameters(counts)
+    parts = {name: PartCost(parameters=parameters[name]) for name in PARTS}
+    parts["adapter"] = replace(parts["adapter"], trainable=parameters["adapter"])
+    # The embeddings' input gradient is never computed.
+    parts["embeddings"] += _matmul(shape.matmul_weights.get("embeddings", 0), backward=0)
+    needs_input_grad = False
+    for block in _block_passes(shape):
+        for name, part in _block_flops(block, counts, length, needs_input_grad).items():
+            parts[name] += part
+        needs_input_grad = needs_input_grad or any(map(counts.ranks.get, block.linears))
+        if isinstance(block, AttentionBlock):
+            experts = _matmul(block.moe_matmul_weights, backward=int(needs_input_grad))
+            parts["feed_forward"] += experts
+    parts["head"] = _head(shape, length, needs_input_grad=needs_input_grad)
+    return CostTable(parts=parts)
+
+
+def _block_passes(shape: ModelShape) -> Iterator[Block]:
+    """Yield each block as often as it runs, in execution order."""
+
+    def repeated_module(block: Block) -> str:
+        inside = (path for path in shape.layer_repeats if block.path.startswith(f"{path}."))
+        return next(inside, block.path)
+
+    for path, blocks in groupby(shape.blocks, repeated_module):
+        yield from [*blocks] * shape.layer_repeats.get(path, 1)
+
+
+def _block_flops(
+    block: Block, counts: UnitCounts, length: int, needs_input_grad: bool
+) -> dict[str, PartCost]:
+    """Return the FLOPs of one pass through a block, by part."""
+    units, kv_groups = counts.units[block.path], counts.kv_groups.get(block.path)
+    trained_inputs = any(
+        counts.ranks.get(path) for path, x in block.linears.items() if x.pruned_dim == "out"
     )
-    units = {**heads, **neurons}
-    reached = False  # whether a gradient is wanted by what lies below the block
-    for block, linears, again in _runs(shape):
-        alive = None if groups is None else groups.get(block)
-        sizes = {path: linear.keep(units[block], alive) for path, linear in linears.items()}
-        run = _Run(shape, block, sizes, ranks, length)
-        for name, part in run.costs(reached=reached).items():
-            parts[name] += replace(part, parameters=0, trainable=0) if again else part
-        reached = reached or any(ranks.get(path) for path in linears)
-        experts = _linear(1, shape.experts.get(block, 0), bias=False, reached=reached)
-        parts["feed_forward"] += replace(experts, parameters=0)
-    return CostTable(parts=parts | {"head": _head(shape, length, reached=reached)})
+    needs_inner_grad = needs_input_grad or trained_inputs
+    parts = {block.kind: PartCost(), "adapter": PartCost()}
+    for path, linear in block.linears.items():
+        is_output = linear.pruned_dim == "in"
+        inputs, outputs = linear.pruned_shape(units, kv_groups)
+        needs_grad = needs_inner_grad if is_output else needs_input_grad
+        parts[block.kind] += _matmul(inputs * outputs, backward=int(needs_grad))
+        parts["adapter"] += _adapter(
+            inputs, outputs, rank=counts.ranks.get(path, 0), needs_input_grad=needs_grad
+        )
+        if is_output and isinstance(block, AttentionBlock):
+            # Scores and context: two products of each token with `length` tokens, all heads wide.
+            parts[block.kind] += _matmul(2 * length * inputs, backward=2 * needs_inner_grad)
+    return parts
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One pass through a block: path of each of its linears -> inputs and outputs left."""
-
-    shape: ModelShape
-    block: str
-    sizes: dict[str, tuple[int, int]]
-    ranks: Mapping[str, int]
-    length: int
-
-    def costs(self, *, reached: bool) -> dict[str, PartCost]:
-        """Costs by part; `reached`: whether a gradient is wanted by what lies below."""
-        kind = "attention" if self.block in self.shape.heads else "feed_forward"
-        linears = {path: self.shape.linears[path] for path in self.sizes}
-        entries = [path for path, linear in linears.items() if linear.side == "out"]
-        inside = reached or any(self.ranks.get(path) for path in entries)
-        found = {kind: PartCost(), "adapter": PartCost()}
-        for path, size in self.sizes.items():
-            linear, rank = linears[path], self.ranks.get(path, 0)
-            wanted = inside if linear.side == "in" else reached
-            found[kind] += _linear(*size, bias=linear.bias, reached=wanted)
-            found["adapter"] += _adapter(*size, rank=rank, reached=wanted)
-            if kind == "attention" and linear.side == "in":
-                found[kind] += _scores(size[0], self.length, reached=inside)
-        return found
-
-
-def _own_parameters(shape: ModelShape, heads: Mapping[str, int]) -> int:
-    """Parameters that heads own outside the linears."""
-    total = 0
-    for block, size in shape.per_head.items():
-        lender = shape.lenders.get(block, block)
-        stack = [other for other, known in shape.lenders.items() if known == lender]
-        whole = all(heads[other] == shape.heads[other] for other in stack)
-        if block == lender or not whole:
-            total += size * heads[block]
-    return total
-
-
-def _runs(shape: ModelShape) -> Iterator[tuple[str, dict[str, LinearShape], bool]]:
-    """Each block with its linears, in the order in which blocks run, and whether it ran before."""
-    blocks: dict[str, dict[str, LinearShape]] = {}
-    for path, linear in shape.linears.items():
-        blocks.setdefault(linear.block, {})[path] = linear
-    cycles: dict[str, list[str]] = {}
-    for block in blocks:
-        cycle = next((path for path in shape.repeats if block.startswith(f"{path}.")), block)
-        cycles.setdefault(cycle, []).append(block)
-    for cycle, members in cycles.items():
-        for run in range(shape.repeats.get(cycle, 1)):
-            yield from ((block, blocks[block], run > 0) for block in members)
-
-
-def _linear(inputs: int, outputs: int, *, bias: bool, reached: bool) -> PartCost:
-    """A frozen linear: forward 2nm, and 2nm for the input's gradient where it is `reached`."""
-    forward = 2 * inputs * outputs
+def _matmul(weights: int, *, backward: int) -> PartCost:
+    """Return the FLOPs of a product per token: forward, and so many times as many backward."""
+    forward = 2 * weights
     return PartCost(
-        parameters=inputs * outputs + (outputs if bias else 0),
-        training_flops_per_token=forward * (2 if reached else 1),
-        inference_flops_per_token=forward,
+        training_flops_per_token=forward * (1 + backward), inference_flops_per_token=forward
     )
 
 
-def _adapter(inputs: int, outputs: int, *, rank: int, reached: bool) -> PartCost:
+def _adapter(inputs: int, outputs: int, *, rank: int, needs_input_grad: bool) -> PartCost:
     """A LoRA pair: forward and weight gradients 2r(n + m) each, 2rm into A, 2rn to the input."""
     forward = 2 * rank * (inputs + outputs)
-    backward = forward + 2 * rank * outputs + (2 * rank * inputs if reached else 0)
-    weights = rank * (inputs + outputs)
+    backward = forward + 2 * rank * outputs + (2 * rank * inputs if needs_input_grad else 0)
+    return PartCost(training_flops_per_token=forward + backward, inference_flops_per_token=forward)
+
+
+def _head(shape: ModelShape, length: int, *, needs_input_grad: bool) -> PartCost:
+    """Return the cost of the head: new and trained, or pretrained and frozen."""
+    weights, matmul = shape.non_block_parameters["head"], shape.matmul_weights
+    new = 2 * (matmul.get("row", 0) / length + matmul.get("token", 0))
+    pretrained = 2 * matmul.get("lm", 0)
     return PartCost(
         parameters=weights,
-        trainable=weights,
-        training_flops_per_token=forward + backward,
-        inference_flops_per_token=forward,
-    )
-
-
-def _scores(width: int, length: int, *, reached: bool) -> PartCost:
-    """Two products of each token with `length` tokens, over all heads `width` wide."""
-    forward = 4 * length * width
-    return PartCost(
-        training_flops_per_token=forward * (3 if reached else 1),
-        inference_flops_per_token=forward,
-    )
-
-
-def _head(shape: ModelShape, length: int, *, reached: bool) -> PartCost:
-    """A fresh head, trained whole, on every token or on one of a row; or a pretrained one."""
-    weights, found = shape.others["head"], shape.products
-    fresh = 2 * (found.get("row", 0) / length + found.get("token", 0))
-    frozen = 2 * found.get("lm", 0)
-    return PartCost(
-        parameters=weights,
-        trainable=0 if frozen else weights,
-        training_flops_per_token=round(fresh * (3 if reached else 2))
-        + frozen * (2 if reached else 1),
-        inference_flops_per_token=round(fresh) + frozen,
+        trainable=0 if pretrained else weights,
+        training_flops_per_token=round(new * (3 if needs_input_grad else 2))
+        + pretrained * (2 if needs_input_grad else 1),
+        inference_flops_per_token=round(new) + pretrained,
     )

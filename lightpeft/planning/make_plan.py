@@ -93,8 +93,9 @@ def _cut(scores: Tensor, count: int, criterion: str) -> KeptUnits:
 def _cut_heads(source: _Source, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     """Prune heads of each layer; where heads share keys and values, KV groups or heads of each."""
     cuts, shape = {}, source.scores.shape
-    for block, total in shape.heads.items():
-        scores, sharing = source.of("heads", block), shape.sharing.get(block, 1)
+    for attention in shape.attention_blocks:
+        block, total, sharing = attention.path, attention.units, attention.heads_per_kv_group
+        scores = source.of("heads", block)
         rows, unit = scores.reshape(-1, sharing), "head"
         # A lone group can't go, so its query heads are the unit whatever was asked.
         if sharing == 1 or (config.head_granularity == "kv_group" and total > sharing):
@@ -127,9 +128,9 @@ def _cut_shared(rows: Tensor, count: int, total: int, criterion: str) -> KeptUni
 def _cut_neurons(source: _Source, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     shape = source.scores.shape
     totals = shape.neurons
-    if shape.experts and config.neurons:
+    if shape.num_moe_layers and config.neurons:
         notes.append(
-            f"the neurons of the experts stay, in {len(shape.experts)} layers: their weights are "
+            f"the neurons of the experts stay, in {shape.num_moe_layers} layers: their weights are "
             f"fused, and the ratio is of the other neurons ({sum(totals.values())})"
         )
     if not totals:

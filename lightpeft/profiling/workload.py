@@ -62,16 +62,16 @@ class Workload:
         """
         if phase == "training":
             return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
-        shape, length, counts = self.plan.shape, self.length, self.plan.counts()
+        shape, length, counts = self.plan.shape, self.length, self.plan.counts
         if phase == "prefill" and self.last_logits_only:
-            head = {"lm": shape.products.get("lm", 0) // length}
-            shape = replace(shape, products=shape.products | head)
+            head = {"lm": shape.matmul_weights.get("lm", 0) // length}
+            shape = replace(shape, matmul_weights=shape.matmul_weights | head)
         if phase == "decode":
             ran, length = next(iter(self.decode_traffic.values())).modules, length + 1
-            linears = {path: linear for path, linear in shape.linears.items() if path in ran}
-            shape = replace(shape, linears=linears)
-            counts["ranks"] = {path: n for path, n in counts["ranks"].items() if path in linears}
-        return cost(shape, **counts, length=length).total.inference_flops_per_token
+            shape = shape.with_linears(ran)
+            ranks = {path: rank for path, rank in counts.ranks.items() if path in ran}
+            counts = replace(counts, ranks=ranks)
+        return cost(shape, counts, length=length).total.inference_flops_per_token
 
     def bounds(self, phase: str, baseline: Workload, rows: int) -> dict[str, float]:
         """The speed-up of a phase if time were FLOPs, and of decoding if it were bytes read."""
@@ -101,4 +101,4 @@ class Workload:
 
 def compute_plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
     """Cost of the model that a plan leaves."""
-    return cost(plan.shape, **plan.counts(), length=length)
+    return cost(plan.shape, plan.counts, length=length)

@@ -98,7 +98,7 @@ def lift(folder: Path | str, out: Path | str) -> None:
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
     plan, config, weights = _read(source)
-    if plan.shape.experts:
+    if plan.shape.num_moe_layers:
         _name_for_peft(config, plan)
     # Zero-padded to one rank, so that readers that know no patterns read it right.
     config.inference_mode = True
@@ -114,7 +114,7 @@ def _name_for_peft(config: LoraConfig, plan: PruningPlan) -> None:
     weights; but a path to one parameter is that parameter.
     """
     names = [name for name, cut in plan.ranks.items() if cut.kept]
-    dense = [name for name in names if plan.shape.linears[name].block in plan.shape.neurons]
+    dense = [name for name in names if plan.shape.block_of[name].path in plan.shape.neurons]
     config.target_modules = [name for name in names if name not in dense]
     if dense:
         config.target_parameters = [f"{name}.weight" for name in dense]

@@ -1,4 +1,4 @@
-"""What has to change with the number of heads besides weights: counters, and four odd cases."""
+"""Update what depends on the number of heads besides weights: counters, and four special cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.core.plan import PruningPlan
-from lightpeft.modeling.blocks import child, family_at, head_size, layer_of
+from lightpeft.core.shape import AttentionBlock
 from lightpeft.modeling.families import (
     BIAS_TABLE,
     GROUP_COUNTS,
@@ -24,30 +24,33 @@ def update_head_counts(model: PreTrainedModel, plan: PruningPlan) -> None:
 
     DeBERTa would be wrong without an error if its counter stayed.
     """
-    for block, cut in plan.heads.items():
-        kept = plan.remaining_units(block)
-        if len(kept) == cut.total:
+    for block in plan.shape.attention_blocks:
+        kept = plan.remaining_units(block.path)
+        if len(kept) == block.units:
             continue
-        family = family_at(model, block)
-        core: Any = child(model.get_submodule(block), family.attention_core)
-        groups = plan.num_kv_groups(block)
-        _set(core, HEAD_COUNTS, len(kept))
-        _set(core, HEAD_WIDTHS, len(kept) * head_size(core))
-        _set(core, GROUP_COUNTS, groups)
-        _set(core, GROUP_SIZES, len(kept) // groups)
-        if family.head_count_rule == "config":
+        core: Any = model.get_submodule(block.path).get_submodule(block.attention_core)
+        kv_groups = plan.counts.kv_groups[block.path]
+        _set_existing(core, HEAD_COUNTS, len(kept))
+        _set_existing(core, HEAD_WIDTHS, len(kept) * block.unit_size)
+        _set_existing(core, GROUP_COUNTS, kv_groups)
+        _set_existing(core, GROUP_SIZES, len(kept) // kv_groups)
+        if block.head_count_rule == "config":
             core.config = _ConfigView(core.config, len(kept))
-        elif family.head_count_rule == "alibi":
+        elif block.head_count_rule == "alibi":
             # A buffer, so that it follows the model to its device.
             heads = torch.tensor(kept, device=next(core.parameters()).device)
             core.register_buffer("lightpeft_heads", heads, persistent=False)
-            core.lightpeft_total = cut.total
+            core.lightpeft_total = block.units
             core.register_forward_pre_hook(_slice_alibi, with_kwargs=True)
     _give_layers_own_position_bias(model, plan)
 
 
 class _ConfigView:
-    """One block's view of the model's config (Phi-3 reads its heads from there, in forward)."""
+    """The model's config with another number of heads, for one block.
+
+    Phi-3's attention computes its head counts from `self.config` in `forward` (transformers'
+    `Phi3Attention`), and all blocks of a model have one config.
+    """
 
     def __init__(self, config: Any, heads: int) -> None:
         self.__dict__.update(_config=config, num_attention_heads=heads)
@@ -58,21 +61,25 @@ class _ConfigView:
         return getattr(self.__dict__["_config"], name)
 
 
-def _set(core: nn.Module, names: tuple[str, ...], value: int) -> None:
+def _set_existing(core: nn.Module, names: tuple[str, ...], value: int) -> None:
     for name in names:
         if hasattr(core, name):
             setattr(core, name, value)
 
 
 def _slice_alibi(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model makes alibi, and Falcon's mask with it, for all heads that it once had."""
+    """Pass on the biases of the kept heads.
+
+    Bloom's and Falcon's models make alibi, and Falcon a mask that contains it, once for all layers
+    and for as many heads as their config says.
+    """
     kept, total = module.lightpeft_heads, module.lightpeft_total
     alibi, mask = kwargs.get("alibi"), kwargs.get("attention_mask")
     if alibi is None:
         return args, kwargs
     if alibi.dim() == 3:  # Bloom: (rows * heads, 1, keys)
-        wide = alibi.unflatten(0, (-1, total))
-        return args, kwargs | {"alibi": wide.index_select(1, kept).flatten(0, 1)}
+        by_head = alibi.unflatten(0, (-1, total))
+        return args, kwargs | {"alibi": by_head.index_select(1, kept).flatten(0, 1)}
     kwargs = kwargs | {"alibi": alibi.index_select(1, kept)}
     if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1] == total:
         kwargs["attention_mask"] = mask.index_select(1, kept)
@@ -80,29 +87,27 @@ def _slice_alibi(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _give_layers_own_position_bias(model: PreTrainedModel, plan: PruningPlan) -> None:
-    """T5 hands its first layer's position biases to the others; heads cut, each needs its own."""
-    lenders = plan.shape.lenders
-    stacks: dict[str, list[str]] = {}  # self-attention and cross-attention each hand on their own
-    for block in plan.heads:
-        if family_at(model, block).head_count_rule == "bias_table":
-            cross = f"cross-attention of {str(layer_of(block)).rpartition('.')[0]}"
-            stacks.setdefault(lenders.get(block, cross), []).append(block)
-    for blocks in stacks.values():
-        if all(len(plan.heads[block].kept) == plan.heads[block].total for block in blocks):
+    """Let each T5 layer of a stack with pruned heads compute position biases for its own heads.
+
+    In transformers' `T5Stack`, the first layer computes them and passes them to the others.
+    """
+    stacks: dict[str, list[AttentionBlock]] = {}
+    for block in plan.shape.attention_blocks:
+        if block.position_bias_owner:
+            stacks.setdefault(block.position_bias_owner, []).append(block)
+    for owner, blocks in stacks.items():
+        if all(plan.units[block.path].is_complete for block in blocks):
             continue
-        tables = {
-            block: model.get_submodule(f"{lender}.{BIAS_TABLE}").weight
-            for block, lender in lenders.items()
-            if block in blocks
-        }
+        shared = getattr(model.get_submodule(owner), BIAS_TABLE, None)
         for block in blocks:
-            module: Any = model.get_submodule(block)
+            module: Any = model.get_submodule(block.path)
             module.register_forward_pre_hook(_drop_shared_position_bias, with_kwargs=True)
-            if block in tables:
-                kept = torch.tensor(plan.remaining_units(block), device=tables[block].device)
-                own = tables[block].detach().index_select(1, kept)
-                table = nn.Embedding(own.shape[0], own.shape[1], _weight=own)
-                table.weight.requires_grad_(tables[block].requires_grad)
+            if shared is not None:
+                old = shared.weight
+                kept = torch.tensor(plan.remaining_units(block.path), device=old.device)
+                sliced = old.detach().index_select(1, kept)
+                table = nn.Embedding(sliced.shape[0], sliced.shape[1], _weight=sliced)
+                table.weight.requires_grad_(old.requires_grad)
                 setattr(module, BIAS_TABLE, table)
                 module.has_relative_attention_bias = True
 

@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.shape import LinearShape
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
@@ -123,10 +122,10 @@ def check_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     """
     if isinstance(model, PeftModel):
         raise ModelError("the model is wrapped by peft already; pass the base model")
-    shape, asked = inspect_model(model), plan.shape
-    if (shape.heads, shape.neurons, shape.linears) != (asked.heads, asked.neurons, asked.linears):
+    shape, expected = inspect_model(model), plan.shape
+    if shape.blocks != expected.blocks:
         raise PlanError(
-            f"the plan was made for another {asked.model_type} model: its blocks have "
+            f"the plan was made for another {expected.model_type} model: its blocks have "
             f"other sizes than this {shape.model_type} model's"
         )
     packed = [name for name in shape.linears if is_quantized(model.get_submodule(name))]
@@ -160,8 +159,7 @@ def check_weights(
         own = {f"{_PREFIX}{name}": weight.shape for name, weight in model.state_dict().items()}
     wanted = {key: own.get(key) for key in given if _LORA_KEY.fullmatch(key) is None}
     for name, cut in plan.ranks.items():
-        linear, rank = plan.shape.linears[name], len(cut.kept)
-        inputs, outputs = _kept_sizes(plan, linear)
+        rank, (inputs, outputs) = len(cut.kept), plan.pruned_shape(name)
         if rank:
             wanted[f"{_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
             wanted[f"{_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
@@ -262,11 +260,6 @@ def peft_weights(model: PeftModel) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _kept_sizes(plan: PruningPlan, linear: LinearShape) -> tuple[int, int]:
-    groups = plan.num_kv_groups(linear.block) if linear.block in plan.heads else None
-    return linear.keep(len(plan.remaining_units(linear.block)), groups)
-
-
 def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.Size]) -> None:
     for key in sorted(wanted.keys() | given.keys()):
         if wanted.get(key) != given.get(key):
@@ -279,10 +272,10 @@ def _compare(wanted: Mapping[str, torch.Size | None], given: Mapping[str, torch.
 def _coordinates(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
     """Rows and columns of a module's full LoRA factor that the compact one holds."""
     linear, ranks = plan.shape.linears[name], torch.tensor(plan.ranks[name].kept)
-    units = kept_indices(linear, plan.remaining_units(linear.block))
+    units = kept_indices(linear, plan.remaining_units(plan.shape.block_of[name].path))
     if factor == "A":
-        return ranks, units if linear.side == "in" else torch.arange(linear.inputs)
-    return units if linear.side == "out" else torch.arange(linear.outputs), ranks
+        return ranks, units if linear.pruned_dim == "in" else torch.arange(linear.inputs)
+    return units if linear.pruned_dim == "out" else torch.arange(linear.outputs), ranks
 
 
 def _any_of(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from lightpeft.core.shape import UnitCounts
 from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_base
@@ -46,20 +47,15 @@ def pruning_config(section: PruneSection, method: str, seed: int) -> PruningConf
 def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
     """Parameters and FLOPs by part, of the whole model and of what the plan keeps."""
     head = sum(weight.numel() for name, weight in scores.adapter.items() if "lora_" not in name)
-    whole = {
-        "heads": plan.shape.heads,
-        "neurons": plan.shape.neurons,
-        "ranks": {name: cut.total for name, cut in plan.ranks.items()},
-    }
     return {
         "length": COST_LENGTH,
-        "before": _cost(plan, whole, head),
-        "after": _cost(plan, plan.counts(), head),
+        "before": _cost(plan, plan.unpruned_counts, head),
+        "after": _cost(plan, plan.counts, head),
     }
 
 
-def _cost(plan: PruningPlan, counts: dict[str, dict[str, int]], head: int) -> dict[str, Any]:
-    return cost(plan.shape, **counts, length=COST_LENGTH).with_trained_head(head).as_dict()
+def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, Any]:
+    return cost(plan.shape, counts, length=COST_LENGTH).with_trained_head(head).as_dict()
 
 
 def verified(params: Params, plan: PruningPlan, data: Path) -> float:

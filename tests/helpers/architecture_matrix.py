@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.shape import ModelShape
+from lightpeft.core.shape import AttentionBlock
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.pruning.slicing import slice_base
 
@@ -120,8 +120,8 @@ def drawn_plan(
     """Other heads, neurons and ranks in every block; on demand every second one emptied."""
     draw, shape = random.Random(seed), scores.shape
     heads = {
-        path: _heads(draw, shape, path, head_granularity, index)
-        for index, path in enumerate(shape.heads)
+        block.path: _heads(draw, block, head_granularity, index)
+        for index, block in enumerate(shape.attention_blocks)
     }
     neurons = {
         path: sorted(draw.sample(range(total), draw.randint(total // 4, total - 3)))
@@ -131,7 +131,7 @@ def drawn_plan(
     ranks = {
         path: sorted(draw.sample(range(3), index % 4))
         for index, path in enumerate(shape.linears)
-        if not (shape.linears[path].block in gone and shape.linears[path].side == "in")
+        if not (shape.block_of[path].path in gone and shape.linears[path].pruned_dim == "in")
     }
 
     def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, KeptUnits]:
@@ -155,10 +155,10 @@ def drawn_plan(
 
 
 def _heads(
-    draw: random.Random, shape: ModelShape, path: str, head_granularity: str, index: int
+    draw: random.Random, block: AttentionBlock, head_granularity: str, index: int
 ) -> list[int]:
-    total, sharing = shape.heads[path], shape.sharing[path]
-    groups = total // sharing
+    sharing = block.heads_per_kv_group
+    groups = block.units // sharing
     if groups > 1 and (head_granularity == "kv_group" or sharing == 1):
         kept = sorted(draw.sample(range(groups), 1 + index % (groups - 1)))
         return [g * sharing + head for g in kept for head in range(sharing)]
@@ -172,7 +172,7 @@ def _heads(
 def shares_heads(name: str) -> bool:
     """Whether query heads of this layout share keys and values, in more than one group."""
     shape = inspect_model(build(name))
-    return any(1 < shape.sharing[path] < total for path, total in shape.heads.items())
+    return any(1 < block.heads_per_kv_group < block.units for block in shape.attention_blocks)
 
 
 @cache

@@ -14,7 +14,13 @@ from ruamel.yaml import YAML
 
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
-from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.core.shape import (
+    AttentionBlock,
+    Block,
+    FeedForwardBlock,
+    LinearShape,
+    ModelShape,
+)
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.data_card import DataCard
 from pipeline.common.params import Params, load_params
@@ -25,7 +31,7 @@ from pipeline.stages.prune import cost_table, pruning_config
 REPOSITORY = Path(__file__).parents[2]
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
 SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
-_SIDES = {
+_PRUNED_DIMS = {
     "attention.self.query": "out",
     "attention.self.value": "out",
     "attention.output.dense": "in",
@@ -75,26 +81,27 @@ def _write_params(root: Path, changes: dict[str, Any]) -> Params:
 def _scores(layers: int, heads: int, neurons: int) -> Scores:
     generator = torch.Generator().manual_seed(0)
     hidden, paths = 8 * heads, [f"bert.encoder.layer.{n}" for n in range(layers)]
-    linears = {}
+    blocks: list[Block] = []
     for path in paths:
-        for kind, side in _SIDES.items():
-            inner = kind.startswith("attention")
-            width = hidden if inner else neurons
-            linears[f"{path}.{kind}"] = LinearShape(
-                inputs=hidden if side == "out" else width,
-                outputs=width if side == "out" else hidden,
-                bias=True,
-                block=f"{path}.attention" if inner else path,
-                side="out" if side == "out" else "in",
-                unit=8 if inner else 1,
+        linears: dict[str, dict[str, LinearShape]] = {"attention": {}, "feed_forward": {}}
+        for name, pruned_dim in _PRUNED_DIMS.items():
+            is_attention = name.startswith("attention")
+            width = hidden if is_attention else neurons
+            linears["attention" if is_attention else "feed_forward"][f"{path}.{name}"] = (
+                LinearShape(
+                    inputs=hidden if pruned_dim == "out" else width,
+                    outputs=width if pruned_dim == "out" else hidden,
+                    bias=True,
+                    pruned_dim="out" if pruned_dim == "out" else "in",
+                    unit_size=8 if is_attention else 1,
+                )
             )
-    shape = ModelShape(
-        model_type="bert",
-        heads={f"{path}.attention": heads for path in paths},
-        neurons=dict.fromkeys(paths, neurons),
-        linears=linears,
-        others={"embeddings": 1000 * hidden, "norms": 4 * hidden * layers, "head": 2 * hidden},
-    )
+        blocks += [
+            AttentionBlock(path=f"{path}.attention", units=heads, linears=linears["attention"]),
+            FeedForwardBlock(path=path, units=neurons, linears=linears["feed_forward"]),
+        ]
+    parameters = {"embeddings": 1000 * hidden, "norms": 4 * hidden * layers, "head": 2 * hidden}
+    shape = ModelShape(model_type="bert", blocks=tuple(blocks), non_block_parameters=parameters)
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
         return {
@@ -112,8 +119,8 @@ def _scores(layers: int, heads: int, neurons: int) -> Scores:
         peft=LoraConfig(r=8, target_modules="x"),
         heads=draw(shape.heads),
         neurons=draw(shape.neurons),
-        modules={path: 0.02 + 0.1 * n / len(linears) for n, path in enumerate(linears)},
-        ranks={path: torch.rand(8, generator=generator) for path in linears},
+        modules={path: 0.02 + 0.1 * n / len(shape.linears) for n, path in enumerate(shape.linears)},
+        ranks={path: torch.rand(8, generator=generator) for path in shape.linears},
         adapter={},
         curve=[
             {"step": step, "task_loss": _loss(step)}

@@ -14,7 +14,13 @@ import lightpeft
 from lightpeft import EstimationConfig
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
-from lightpeft.core.shape import LinearShape, ModelShape
+from lightpeft.core.shape import (
+    AttentionBlock,
+    Block,
+    FeedForwardBlock,
+    LinearShape,
+    ModelShape,
+)
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
@@ -209,27 +215,24 @@ def made_up_scores(
     def draw(size: int) -> Tensor:
         return torch.ones(size) if equal else torch.rand(size, generator=generator)
 
-    linears, wide = {}, {"inputs": heads * 2, "outputs": heads * 2, "bias": True, "unit": 2}
-    for layer in range(layers):
-        linears[f"{layer}.out"] = LinearShape(block=f"{layer}.a", side="in", **wide)
-        linears[f"{layer}.up"] = LinearShape(
-            inputs=heads * 2, outputs=neurons, bias=True, block=f"{layer}.f", side="out", unit=1
-        )
-    shape = ModelShape(
-        model_type="bert",
-        heads={f"{layer}.a": heads for layer in range(layers)},
-        neurons={f"{layer}.f": neurons for layer in range(layers)},
-        linears=linears,
-        others={},
-    )
+    size = {"outputs": heads * 2, "bias": True, "pruned_dim": "in"}
+    out = LinearShape(inputs=heads * 2, unit_size=2, **size)
+    down = LinearShape(inputs=neurons, unit_size=1, **size)
+    blocks: list[Block] = []
+    for n in range(layers):
+        blocks += [
+            AttentionBlock(path=f"{n}.a", units=heads, linears={f"{n}.out": out}),
+            FeedForwardBlock(path=f"{n}.f", units=neurons, linears={f"{n}.down": down}),
+        ]
+    shape = ModelShape(model_type="bert", blocks=tuple(blocks), non_block_parameters={})
     return Scores(
         shape=shape,
         fingerprint="0" * 16,
         peft=lora(r=r),
         heads={c: {block: draw(heads) for block in shape.heads} for c in CRITERIA},
         neurons={c: {block: draw(neurons) for block in shape.neurons} for c in CRITERIA},
-        modules={name: float(draw(1)) for name in linears},
-        ranks={name: draw(r) for name in linears},
+        modules={name: float(draw(1)) for name in shape.linears},
+        ranks={name: draw(r) for name in shape.linears},
         adapter={},
         curve=[{"step": 1.0}],
         steps=2,

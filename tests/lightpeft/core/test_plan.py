@@ -110,8 +110,10 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
     *parents, last = path.split("/")
     place = raw
     for key in parents:
-        place = place[key]
-    if value is None:
+        place = place[int(key) if isinstance(place, list) else key]
+    if isinstance(place, list):
+        place[int(last)] = value
+    elif value is None:
         del place[last]
     else:
         place[last] = value
@@ -139,13 +141,21 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         (f"heads/{ATTENTION}/total", "4"),
         (f"heads/{ATTENTION}/reason", None),
         ("shape", {}),
-        ("shape/heads", {}),
-        ("shape/linears", {"x": {}}),
-        ("shape/linears", []),
-        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", ["rows"]),
-        ("shape/linears/bert.encoder.layer.0.attention.self.key/slots", []),
-        ("shape/linears/bert.encoder.layer.0.attention.self.key/unit", 0),
-        ("shape/linears/bert.encoder.layer.0.attention.self.key/sharing", -1),
+        ("shape/blocks", []),
+        ("shape/blocks", {}),
+        ("shape/blocks/0", {}),
+        ("shape/blocks/0/kind", "convolution"),
+        ("shape/blocks/0/kind", "feed_forward"),
+        ("shape/blocks/0/path", "bert.encoder.layer.1.attention"),
+        ("shape/blocks/0/units", 5),
+        ("shape/blocks/0/linears", {"x": {}}),
+        ("shape/blocks/0/linears", {}),
+        ("shape/blocks/0/linears", []),
+        (f"shape/blocks/0/linears/{ATTENTION}.output.dense/pruned_dim", "out"),
+        (f"shape/blocks/0/linears/{ATTENTION}.self.key/segments", ["rows"]),
+        (f"shape/blocks/0/linears/{ATTENTION}.self.key/segments", []),
+        (f"shape/blocks/0/linears/{ATTENTION}.self.key/unit_size", 0),
+        (f"shape/blocks/0/linears/{ATTENTION}.self.key/heads_per_kv_group", -1),
         ("ranks", {"x": {"total": 4, "kept": "0", "reason": ""}}),
         ("notes", None),
     ],
@@ -160,6 +170,39 @@ def test_edited_plan_is_one_line(plan: PruningPlan, tmp_path: Path, path: str, v
 
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_plan_of_an_older_version_is_refused_with_what_to_do(plan: PruningPlan, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    file.write_text(edited(json.loads(file.read_text()), "format", "lightpeft-plan-2"))
+
+    with pytest.raises(
+        PlanError,
+        match=r"plan\.json is lightpeft-plan-2, .*; run the stages estimate and prune again",
+    ):
+        PruningPlan.load(file)
+
+
+def test_repr_is_one_short_line_of_counts(plan: PruningPlan):
+    assert repr(plan) == (
+        "PruningPlan(bert: 6 of 12 heads, 72 of 192 neurons, 14 of 18 PEFT modules, 33 of 72 ranks)"
+    )
+    assert repr(plan.shape) == (
+        "ModelShape(bert: 3 attention blocks with 12 heads, "
+        "3 feed-forward blocks with 192 neurons, 18 linears)"
+    )
+
+
+def test_summary_is_a_table_of_layers_with_totals_parameters_and_notes(plan: PruningPlan):
+    header, *layers, total, parameters, note = plan.summary().splitlines()
+
+    assert header.split() == ["layer", "heads", "neurons", "PEFT", "modules", "ranks"]
+    assert [line.split()[0] for line in layers] == [f"bert.encoder.layer.{n}" for n in range(3)]
+    assert total.split()[:4] == ["total", "6", "of", "12"]
+    assert parameters.startswith("parameters  ")
+    assert note == "note: a note"
+    assert len({len(line) for line in (header, *layers, total)}) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', "\x00", '"plan"', "[" * 90000])

@@ -115,6 +115,17 @@ def test_edited_scores_are_one_line(tmp_path: Path, key: str):
     assert "\n" not in str(caught.value)
 
 
+def test_scores_of_an_older_version_are_refused_with_what_to_do(tmp_path: Path):
+    random_scores(tiny_model()).save(tmp_path)
+    meta = json.loads((tmp_path / "scores.json").read_text()) | {"format": "lightpeft-scores-2"}
+    (tmp_path / "scores.json").write_text(json.dumps(meta))
+
+    with pytest.raises(
+        ScoresError, match=r"is lightpeft-scores-2, .*; run the stages estimate and prune again"
+    ):
+        Scores.load(tmp_path)
+
+
 def test_config_of_another_method_is_refused(tmp_path: Path):
     random_scores(tiny_model()).save(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')

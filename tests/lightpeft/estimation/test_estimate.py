@@ -147,9 +147,10 @@ def test_magnitude_is_the_norm_of_all_that_a_unit_owns():
     wanted = (rows.square().sum(1) + columns.square().sum(0)).sqrt()
     torch.testing.assert_close(found.neurons["magnitude"][block], wanted)
 
-    block = list(scores.shape.heads)[1]
+    attention = scores.shape.attention_blocks[1]
+    block = attention.path
     linears = [model.get_submodule(f"{block}.{x}_lin").weight[8:16] for x in "qkv"]
-    linears.append(model.get_submodule(scores.shape.readers[block]).weight[:, 8:16])
+    linears.append(model.get_submodule(attention.output_projection).weight[:, 8:16])
     wanted = torch.cat([part.flatten() for part in linears]).norm()
     torch.testing.assert_close(found.heads["magnitude"][block][1], wanted)
 

@@ -153,7 +153,7 @@ def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: 
         group: {path: dataclasses.replace(cut, kept=()) for path, cut in cuts.items()}
         for group, cuts in (("heads", plan.heads), ("neurons", plan.neurons))
     }
-    readers = set(plan.shape.readers.values())
+    readers = {block.output_projection for block in plan.shape.blocks}
     ranks = {
         path: dataclasses.replace(cut, kept=() if path in readers else (0,))
         for path, cut in plan.ranks.items()

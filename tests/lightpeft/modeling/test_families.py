@@ -23,7 +23,7 @@ def test_shape_is_read_from_the_weights(family: str):
     assert shape.model_type == family
     assert list(shape.heads.values()) == [4, 4, 4]
     assert list(shape.neurons.values()) == [64, 64, 64]
-    sizes = [(linear.outputs, linear.inputs, linear.unit) for linear in shape.linears.values()]
+    sizes = [(linear.outputs, linear.inputs, linear.unit_size) for linear in shape.linears.values()]
     assert sizes == [*[(32, 32, 8)] * 4, (64, 32, 1), (32, 64, 1)] * 3
 
 
@@ -36,10 +36,8 @@ def test_linears_are_in_the_order_in_which_they_run(family: str):
 
     model(input_ids=torch.ones(1, 3, dtype=torch.long))
 
-    blocks = [shape.linears[name].block for name in ran]
-    assert list(dict.fromkeys(blocks)) == list(
-        dict.fromkeys(linear.block for linear in shape.linears.values())
-    )
+    blocks = [shape.block_of[name].path for name in ran]
+    assert list(dict.fromkeys(blocks)) == [block.path for block in shape.blocks]
     assert sorted(ran) == sorted(shape.linears)
 
 
@@ -50,18 +48,20 @@ def test_every_parameter_is_counted_once(family: str):
 
     linears = sum(x.inputs * x.outputs + x.bias * x.outputs for x in shape.linears.values())
 
-    assert linears + sum(shape.others.values()) == sum(w.numel() for w in model.parameters())
+    assert linears + sum(shape.non_block_parameters.values()) == sum(
+        w.numel() for w in model.parameters()
+    )
     head = [w.numel() for n, w in model.named_parameters() if "classifier" in n or "pooler" in n]
-    assert shape.others["head"] == sum(head)
+    assert shape.non_block_parameters["head"] == sum(head)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: str):
     shape = inspect_model(tiny_model(family))
 
-    for block in (*shape.heads, *shape.neurons):
-        linear = shape.linears[shape.readers[block]]
-        assert (linear.block, linear.side) == (block, "in")
+    for block in shape.blocks:
+        linear = block.linears[block.output_projection]
+        assert (linear.inputs, linear.pruned_dim) == (block.units * block.unit_size, "in")
 
 
 def test_shape_of_other_task_heads_is_read_too():

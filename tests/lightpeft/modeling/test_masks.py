@@ -20,11 +20,11 @@ def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attent
     shape, scaled = inspect_model(model), copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with Masks(model, shape, l1=0.0) as masks:
-        for block, mask in (masks.heads | masks.neurons).items():
+        for block in shape.blocks:
+            mask = (masks.heads | masks.neurons)[block.path]
             mask.data = torch.rand(mask.shape, generator=generator)
-            name = shape.readers[block]
-            columns = mask.detach().repeat_interleave(shape.linears[name].unit)
-            scaled.get_submodule(name).weight.data *= columns
+            columns = mask.detach().repeat_interleave(block.unit_size)
+            scaled.get_submodule(block.output_projection).weight.data *= columns
         found = model(**batch).logits
 
     torch.testing.assert_close(found, scaled(**batch).logits, rtol=1e-5, atol=1e-5)
@@ -50,8 +50,8 @@ def test_masks_scale_the_input_of_lora_too():
         for mask in masks.parameters():
             mask.data[:] = 0.5
         found = wrapped(**batch).logits
-    for block in (*shape.heads, *shape.neurons):
-        layer = model.get_submodule(shape.readers[block])
+    for block in shape.blocks:
+        layer = model.get_submodule(block.output_projection)
         layer.base_layer.weight.data *= 0.5
         layer.lora_A["default"].weight.data *= 0.5
 
@@ -95,10 +95,11 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
         (model(**batch).loss + masks.penalty()).backward()
         found = dict(zip((*masks.heads, *masks.neurons), masks.taylor(), strict=True))
 
-    for block, unit in [(next(iter(shape.heads)), 2), (list(shape.neurons)[2], 37)]:
-        name = shape.readers[block]
-        width = shape.linears[name].unit
-        weight = model.get_submodule(name).weight
+    last = shape.blocks[-1]
+    assert last.path in shape.neurons
+    for block, unit in [(shape.attention_blocks[0], 2), (last, 37)]:
+        width = block.unit_size
+        weight = model.get_submodule(block.output_projection).weight
         columns = slice(unit * width, (unit + 1) * width)
         losses = []
         for factor in (1 + 1e-4, 1 - 1e-4):
@@ -107,4 +108,4 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
             losses.append(float(model(**batch).loss.detach()))
             weight.data = kept
         slope = (losses[0] - losses[1]) / 2e-4
-        assert float(found[block][unit]) == pytest.approx(abs(slope), rel=1e-3, abs=1e-7)
+        assert float(found[block.path][unit]) == pytest.approx(abs(slope), rel=1e-3, abs=1e-7)

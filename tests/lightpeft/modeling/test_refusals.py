@@ -88,17 +88,21 @@ def with_heads_that_do_not_divide(model: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (LLAMA, with_sinks, "self_attn can't be cut: .* account for sinks of shape (8,)"),
+        (LLAMA, with_sinks, "self_attn can't be pruned: .* account for sinks of shape (8,)"),
         (LLAMA, with_full_width_norm, "account for q_norm.weight of shape (32,)"),
         ("qwen3", with_full_width_norm, "account for q_norm.weight of shape (32,)"),
-        (LLAMA, with_norm_of_neurons, "mlp can't be cut: .* account for norm.weight"),
-        (LLAMA, with_latent_keys, "self_attn can't be cut: it has o_proj but no linear k_proj"),
-        (LLAMA, with_latent_queries, "self_attn can't be cut: it has o_proj but no linear q_proj"),
-        (LLAMA, with_experts_beside, "mlp can't be cut: .* account for experts.0.weight"),
+        (LLAMA, with_norm_of_neurons, "mlp can't be pruned: .* account for norm.weight"),
+        (LLAMA, with_latent_keys, "self_attn can't be pruned: it has o_proj but no linear k_proj"),
+        (
+            LLAMA,
+            with_latent_queries,
+            "self_attn can't be pruned: it has o_proj but no linear q_proj",
+        ),
+        (LLAMA, with_experts_beside, "mlp can't be pruned: .* account for experts.0.weight"),
         (LLAMA, with_experts_around, "mlp.experts.gate_up_proj of shape (2, 80, 32)"),
         (LLAMA, with_wide_values, "v_proj is 32 x 32, but 8 units make it 16 x 32"),
-        (LLAMA, with_fused_experts, "layers.1 can't be cut: it has no feed-forward block"),
-        (LLAMA, without_attention, "layers.1 can't be cut: it has no attention block"),
+        (LLAMA, with_fused_experts, "layers.1 can't be pruned: it has no feed-forward block"),
+        (LLAMA, without_attention, "layers.1 can't be pruned: it has no attention block"),
         (LLAMA, with_heads_that_do_not_divide, "8 heads of 4 can't share 3 keys and values"),
     ],
 )
@@ -122,11 +126,11 @@ def test_block_with_something_else_in_it_is_refused(
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("deepseek_v3", "self_attn can't be cut: it has o_proj but no linear q_proj"),  # MLA
+        ("deepseek_v3", "self_attn can't be pruned: it has o_proj but no linear q_proj"),  # MLA
         ("gpt_oss", "it has no feed-forward block"),  # experts, and sinks
         ("llama4_text", "account for feed_forward.experts.gate_up_proj of shape"),
-        ("olmo2", "self_attn can't be cut: .* account for q_norm.weight of shape (32,)"),
-        ("nemotron", "mlp can't be cut: it has down_proj but no linear gate_proj"),
+        ("olmo2", "self_attn can't be pruned: .* account for q_norm.weight of shape (32,)"),
+        ("nemotron", "mlp can't be pruned: it has down_proj but no linear gate_proj"),
     ],
 )
 def test_model_registered_under_names_that_do_not_cover_it_is_refused(kind: str, message: str):
@@ -244,7 +248,7 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
 
     def wrong(linear: Any, kept: Any) -> Any:
         rows = right(linear, kept)
-        return rows.roll(1) if linear.side == "in" else rows
+        return rows.roll(1) if linear.pruned_dim == "in" else rows
 
     right = slicing.kept_indices
     monkeypatch.setattr(slicing, "kept_indices", wrong)

@@ -44,7 +44,7 @@ def _bert_with_adapters(targets, ranks=None):
 
 
 def _uncut(shape, ranks, length=LENGTH):
-    return cost(shape, heads=shape.heads, neurons=shape.neurons, ranks=ranks, length=length)
+    return cost(shape, shape.unpruned_counts(ranks), length=length)
 
 
 def _assert_as_counted(table, model):
@@ -81,6 +81,7 @@ def test_parameters_of_a_pruned_model_are_counted_exactly(family):
     table = compute_plan_cost(plan, length=LENGTH)
     adapter = sum(p.numel() for n, p in pruned.items() if "lora_" in n)
     assert table.total.parameters == sum(p.numel() for p in pruned.values())
+    assert f" -> {table.total.parameters:,}\n" in f"{plan.summary()}\n"
     assert table.parts["adapter"].parameters == table.parts["adapter"].trainable == adapter
 
 
@@ -176,4 +177,4 @@ def test_kept_units_set_the_side_of_a_linear_that_carries_them():
     query = linears[f"{LAYERS}.0.attention.self.query"]
     output = linears[f"{LAYERS}.0.attention.output.dense"]
 
-    assert (query.keep(3), output.keep(3)) == ((32, 24), (24, 32))
+    assert (query.pruned_shape(3), output.pruned_shape(3)) == ((32, 24), (24, 32))

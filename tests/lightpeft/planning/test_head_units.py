@@ -12,6 +12,7 @@ from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from lightpeft.core.shape import AttentionBlock
 from lightpeft.planning.make_plan import make_plan
 
 
@@ -27,11 +28,19 @@ def sizes(cuts: dict[str, Any]) -> list[int]:
 def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
     """Scores of a model of which `sharing` of 12 query heads share one key and value."""
     scores = made_up_scores(seed=seed)
-    linears = {
-        name: dataclasses.replace(linear, sharing=sharing) if linear.unit > 1 else linear
-        for name, linear in scores.shape.linears.items()
-    }
-    return dataclasses.replace(scores, shape=dataclasses.replace(scores.shape, linears=linears))
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            linears={
+                path: dataclasses.replace(linear, heads_per_kv_group=sharing)
+                for path, linear in block.linears.items()
+            },
+        )
+        if isinstance(block, AttentionBlock)
+        else block
+        for block in scores.shape.blocks
+    )
+    return dataclasses.replace(scores, shape=dataclasses.replace(scores.shape, blocks=blocks))
 
 
 @pytest.mark.parametrize(("ratio", "groups"), [(0.25, 3), (0.5, 2), (0.75, 1), (0.99, 1)])
@@ -57,7 +66,7 @@ def test_single_heads_go_in_equal_numbers_from_every_kv_group(ratio: float, coun
         rows = scores.heads["taylor"][block].reshape(4, 3)
         best = [sorted(row.topk(count).indices.tolist()) for row in rows]
         assert cut.kept == tuple(3 * g + head for g, heads in enumerate(best) for head in heads)
-        assert plan.counts()["groups"][block] == 4
+        assert plan.counts.kv_groups[block] == 4
     assert "query heads of each KV group cut" in plan.heads["0.a"].reason
 
 
@@ -97,4 +106,4 @@ def test_plan_that_empties_a_block_keeps_one_silent_unit_and_no_module_that_woul
     gone = {"0.out": dataclasses.replace(plan.ranks["0.out"], kept=())}
     empty = dataclasses.replace(plan, heads=plan.heads | cut, ranks=plan.ranks | gone)
     assert empty.remaining_units("0.a") == (0,)
-    assert (empty.counts()["heads"]["0.a"], empty.counts()["groups"]["0.a"]) == (1, 1)
+    assert (empty.counts.units["0.a"], empty.counts.kv_groups["0.a"]) == (1, 1)

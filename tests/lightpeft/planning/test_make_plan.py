@@ -193,12 +193,12 @@ def test_ranks_are_cut_over_all_surviving_modules():
 
 def test_module_that_loses_all_its_ranks_goes_and_the_plan_says_so():
     scores = made_up_scores()
-    scores.ranks["3.up"][:] = 0
+    scores.ranks["3.down"][:] = 0
 
     plan = plan_of(scores, ranks=0.25)
 
-    assert plan.ranks["3.up"].kept == ()
-    assert "the PEFT module on 3.up lost all its ranks and goes" in plan.notes
+    assert plan.ranks["3.down"].kept == ()
+    assert "the PEFT module on 3.down lost all its ranks and goes" in plan.notes
 
 
 def test_one_module_with_one_rank_always_stays():

@@ -108,13 +108,13 @@ def test_pruning_and_loading_free_each_weight_before_the_next_is_cut(
 def test_a_second_copy_would_be_seen(monkeypatch: pytest.MonkeyPatch):
     model = large()
     scores, plan = estimated(model)
-    whole, select, kept = held(model), slicing.select, []
+    whole, select, kept = held(model), slicing.index_parameter, []
 
     def hoard(old: Tensor, dim: int, index: Tensor) -> nn.Parameter:
         kept.append(old)
         return select(old, dim, index)
 
-    monkeypatch.setattr(slicing, "select", hoard)
+    monkeypatch.setattr(slicing, "index_parameter", hoard)
     with Bytes(model) as counter:
         lightpeft.prune(model, plan, scores)
     assert counter.most > 1.4 * whole

@@ -38,13 +38,13 @@ def kept(plan: PruningPlan, name: str, full: Tensor, factor: str) -> Tensor:
     """What stays of a full LoRA factor, chosen by boolean masks."""
     linear, ranks = plan.shape.linears[name], torch.zeros(plan.ranks[name].total, dtype=torch.bool)
     ranks[list(plan.ranks[name].kept)] = True
-    cut = {**plan.heads, **plan.neurons}[linear.block]
+    cut = plan.units[plan.shape.block_of[name].path]
     units = torch.zeros(cut.total, dtype=torch.bool)
     units[list(cut.kept)] = True
-    wide = units.repeat_interleave(linear.unit)
+    wide = units.repeat_interleave(linear.unit_size)
     if factor == "A":
-        return full[ranks][:, wide] if linear.side == "in" else full[ranks]
-    return full[wide][:, ranks] if linear.side == "out" else full[:, ranks]
+        return full[ranks][:, wide] if linear.pruned_dim == "in" else full[ranks]
+    return full[wide][:, ranks] if linear.pruned_dim == "out" else full[:, ranks]
 
 
 def gradients(model: PeftModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,10 +127,12 @@ def test_sliced_weights_are_gone_from_memory(family: str):
     base = lightpeft.prune(model, plan, scores).unload()
 
     cut = 0
-    for linear in plan.shape.linears.values():
-        gone = {**plan.heads, **plan.neurons}[linear.block]
-        width = (gone.total - len(gone.kept)) * linear.unit
-        cut += width * (linear.outputs if linear.side == "in" else linear.inputs + linear.bias)
+    for name, linear in plan.shape.linears.items():
+        gone = plan.units[plan.shape.block_of[name].path]
+        width = (gone.total - len(gone.kept)) * linear.unit_size
+        cut += width * (
+            linear.outputs if linear.pruned_dim == "in" else linear.inputs + linear.bias
+        )
     assert sum(weight.numel() for weight in base.parameters()) == before - cut
 
 
