@@ -1,34 +1,73 @@
-"""Light-PEFT on stock transformers and peft: estimate early, prune for real, fine-tune the rest."""
+"""Light-PEFT on stock transformers and peft: estimate importance early, prune, fine-tune the rest.
+
+>>> import lightpeft
+>>> config = lightpeft.PruningConfig(heads=1 / 3, neurons=1 / 3)
+>>> lightpeft.PruningConfig(heads=1.2)
+Traceback (most recent call last):
+lightpeft.core.errors.ConfigError: heads must be in [0, 1), got 1.2
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "estimate": "lightpeft.estimation.estimate",
-    "make_plan": "lightpeft.planning.make_plan",
-    "prune": "lightpeft.pruning.prune",
-    "plan_of": "lightpeft.pruning.prune",
-    "verify": "lightpeft.pruning.verification",
-    "save": "lightpeft.pruning.checkpoint",
-    "load": "lightpeft.pruning.checkpoint",
-    "lift": "lightpeft.pruning.checkpoint",
-    "inspect_model": "lightpeft.modeling.inspection",
-    "Family": "lightpeft.modeling.families",
-    "register_family": "lightpeft.modeling.families",
-    "EstimationConfig": "lightpeft.core.config",
-    "PruningConfig": "lightpeft.core.config",
-    "Scores": "lightpeft.core.scores",
-    "PruningPlan": "lightpeft.core.plan",
-    "LightPeftError": "lightpeft.core.errors",
+if TYPE_CHECKING:
+    from lightpeft.core.config import EstimationConfig as EstimationConfig
+    from lightpeft.core.config import PruningConfig as PruningConfig
+    from lightpeft.core.errors import LightPeftError as LightPeftError
+    from lightpeft.core.plan import PruningPlan as PruningPlan
+    from lightpeft.core.scores import Scores as Scores
+    from lightpeft.estimation.estimate import estimate as estimate
+    from lightpeft.modeling.families import Family as Family
+    from lightpeft.modeling.families import register_family as register_family
+    from lightpeft.modeling.inspection import inspect_model as inspect_model
+    from lightpeft.planning.make_plan import make_plan as make_plan
+    from lightpeft.pruning.checkpoint import expand_adapter as expand_adapter
+    from lightpeft.pruning.checkpoint import load as load
+    from lightpeft.pruning.checkpoint import save as save
+    from lightpeft.pruning.prune import get_plan as get_plan
+    from lightpeft.pruning.prune import prune as prune
+
+__version__ = "0.1.0"
+__all__ = [
+    "EstimationConfig",
+    "Family",
+    "LightPeftError",
+    "PruningConfig",
+    "PruningPlan",
+    "Scores",
+    "__version__",
+    "estimate",
+    "expand_adapter",
+    "get_plan",
+    "inspect_model",
+    "load",
+    "make_plan",
+    "prune",
+    "register_family",
+    "save",
+]
+
+# The imports above at run time: on first use, since torch and transformers take seconds.
+_MODULES = {
+    "core.config": ("EstimationConfig", "PruningConfig"),
+    "core.errors": ("LightPeftError",),
+    "core.plan": ("PruningPlan",),
+    "core.scores": ("Scores",),
+    "estimation.estimate": ("estimate",),
+    "modeling.families": ("Family", "register_family"),
+    "modeling.inspection": ("inspect_model",),
+    "planning.make_plan": ("make_plan",),
+    "pruning.checkpoint": ("expand_adapter", "load", "save"),
+    "pruning.prune": ("get_plan", "prune"),
 }
-__all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    """Import on first use: `import lightpeft` alone loads neither torch nor transformers."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'lightpeft' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"lightpeft.{module}"), name)
+    raise AttributeError(f"module 'lightpeft' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from lightpeft.profiling.decoding import (
 )
 from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.pruning.prune import plan_of
+from lightpeft.pruning.prune import get_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Workload:
                     model, make_random_batch(model, rows=rows, length=settings.length)
                 )
         return cls(
-            plan=plan_of(model),
+            plan=get_plan(model),
             length=settings.length,
             last_logits_only=supports_logits_to_keep(model),
             decode_traffic=found,

@@ -25,9 +25,9 @@ from lightpeft.pruning.prune import (
     compact_config,
     cut,
     dress,
+    get_plan,
     lifted_weights,
     peft_weights,
-    plan_of,
 )
 
 PLAN = "plan.json"
@@ -41,7 +41,7 @@ def save(model: PeftModel, folder: Path | str) -> None:
     Raises:
         ModelError: the model has no plan.
     """
-    plan, config = plan_of(model), copy.deepcopy(model.peft_config["default"])
+    plan, config = get_plan(model), copy.deepcopy(model.peft_config["default"])
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
@@ -83,7 +83,7 @@ def load(
     return peft_model
 
 
-def lift(folder: Path | str, out: Path | str) -> None:
+def expand_adapter(folder: Path | str, out: Path | str) -> None:
     """Write the adapter at full size: it loads with stock peft on the unpruned base model.
 
     Weights that were cut are zeros. The same change of the weights is not the same function:

@@ -39,7 +39,7 @@ def prune(
     scores: Scores,
     *,
     warm_start: bool = True,
-    verify: Mapping[str, Any] | None = None,
+    verify_batch: Mapping[str, Any] | None = None,
     quantize: Quantize | None = None,
 ) -> PeftModel:
     """Cut the model down to the plan and attach the PEFT modules that stay.
@@ -50,8 +50,9 @@ def prune(
         scores: holds the PEFT method, and the weights that the estimation trained.
         warm_start: carry those weights over, sliced; otherwise PEFT modules and task head
             start fresh.
-        verify: a batch, the model's keyword arguments, on which to check that the pruned base says
-            what it said with the heads and neurons that go masked; costs two forward passes.
+        verify_batch: the model's keyword arguments, on which to check that the pruned base model
+            gives the outputs that it gives with the same heads and neurons masked; costs two
+            forward passes.
         quantize: called with the sliced base, to quantize it in place, before PEFT is attached;
             packed weights can't be sliced, so `model` is the unquantized one also where `scores`
             are of a quantized one.
@@ -61,7 +62,7 @@ def prune(
 
     Raises:
         ModelError: the model is wrapped or quantized already, its architecture is not supported,
-            or `verify` shows a difference (the model is then not usable any more).
+            or `verify_batch` shows a difference (the model is then not usable any more).
         PlanError: the plan belongs to another model or to other scores.
     """
     if plan.scores != scores.digest:
@@ -72,7 +73,7 @@ def prune(
     if {name: cut.total for name, cut in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     warm = compact_weights(scores.adapter, plan) if warm_start else None
-    cut(model, plan, weights=warm, batch=verify, quantize=quantize)
+    cut(model, plan, weights=warm, batch=verify_batch, quantize=quantize)
     return dress(model, plan, compact_config(scores.peft, plan), warm)
 
 
@@ -231,7 +232,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, plan: PruningPlan) -> Pef
     return peft_model
 
 
-def plan_of(model: PeftModel) -> PruningPlan:
+def get_plan(model: PeftModel) -> PruningPlan:
     """The plan that a model was pruned by.
 
     Raises:

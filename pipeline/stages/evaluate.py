@@ -88,7 +88,7 @@ def lifted(section: ModelSection, kind: Kind, folder: Path, *, seed: int) -> Pef
     """The unpruned base with the adapter at full size, loaded as anybody's stock peft would."""
     base, _ = load_model(section, kind, seed)
     with tempfile.TemporaryDirectory() as full:
-        checkpoint.lift(folder, full)
+        checkpoint.expand_adapter(folder, full)
         return PeftModel.from_pretrained(base, full)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import rlcompleter
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,64 @@ def test_public_name_resolves_and_is_documented(name: str):
     assert getattr(lightpeft, name).__doc__
 
 
-def test_public_names_are_few_and_listed():
+def test_public_names_are_few_and_completed():
+    completed = rlcompleter.Completer({"lightpeft": lightpeft}).attr_matches("lightpeft.")
+
     assert dir(lightpeft) == sorted(lightpeft.__all__)
-    assert len(lightpeft.__all__) == len(set(lightpeft.__all__)) <= 14
+    assert len(lightpeft.__all__) == len(set(lightpeft.__all__)) <= 16
+    names = {name.removeprefix("lightpeft.").rstrip("()") for name in completed}
+    assert {*lightpeft.__all__} - {"__version__"} <= names
+
+
+def test_typed_imports_are_those_of_run_time():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert typed.keys() == {*lightpeft.__all__} - {"__version__"}
+    for name, path in typed.items():
+        value = getattr(lightpeft, name)
+        assert f"{value.__module__}.{value.__name__}" == path
+
+
+def test_a_users_script_sees_real_types(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import lightpeft\n"
+        "def run(scores: lightpeft.Scores) -> lightpeft.PruningPlan:\n"
+        "    reveal_type(lightpeft.make_plan)\n"
+        "    lightpeft.PruningConfig(align='8')\n"
+        "    return lightpeft.make_plan(scores, lightpeft.PruningConfig())\n"
+    )
+    # Without following torch and the like, which takes a minute.
+    config = tmp_path / "mypy.ini"
+    config.write_text(
+        "[mypy]\nstrict = True\n"
+        "[mypy-torch.*,transformers.*,peft.*,safetensors.*]\nfollow_imports = skip\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", config, script, "--no-incremental"]
+    output = subprocess.run(
+        [*command], capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(ROOT)}
+    ).stdout
+    mine = [line for line in output.splitlines() if line.startswith("script.py")]
+
+    assert "lightpeft.core.config.PruningConfig" in mine[0]
+    assert "-> lightpeft.core.plan.PruningPlan" in mine[0]
+    assert 'incompatible type "str"; expected "int"' in mine[1]
+    assert len(mine) == 2
+
+
+def test_wheel_holds_the_marker_for_types():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert (PACKAGE / "py.typed").exists()
+    assert settings["tool"]["setuptools"]["package-data"] == {"lightpeft": ["py.typed"]}
 
 
 def test_unknown_name_is_an_attribute_error():

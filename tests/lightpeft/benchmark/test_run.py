@@ -108,7 +108,7 @@ def test_models_are_compared_in_time_memory_and_flops():
     )
 
     json.dumps(found, allow_nan=False)
-    plans = {name: lightpeft.plan_of(make()) for name, make in builds.items()}
+    plans = {name: lightpeft.get_plan(make()) for name, make in builds.items()}
     costs = {name: compute_plan_cost(plan, length=8).total for name, plan in plans.items()}
     light, ratio = found["methods"]["light"], found["ratios"]["light"]
     assert light["total_parameters"] == costs["light"].parameters

@@ -187,9 +187,9 @@ def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
     lightpeft.save(pruned, tmp_path / "out")
     again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
 
-    assert lightpeft.plan_of(again) == plan
+    assert lightpeft.get_plan(again) == plan
     assert torch.equal(said(again, name), said(pruned, name))
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
     mask_units(stock.base_model.model, plan)
     torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)

@@ -93,7 +93,7 @@ def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path
         plan = lightpeft.make_plan(
             scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
         )
-        pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
+        pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
         pruned(**batches[0]).loss.backward()
         found.append((scores, plan, pruned))
 
@@ -117,7 +117,7 @@ def test_a_model_loaded_in_bfloat16_with_a_device_map_is_pruned(device_map: obje
         scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
     )
 
-    pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
+    pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
 
     base = {w.dtype for n, w in pruned.named_parameters() if "lora_" not in n}
     assert base == {torch.bfloat16}

@@ -56,7 +56,7 @@ def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path
 
     assert PruningPlan.load(tmp_path / "plan.json") == plan
     assert plan.neurons == {}
-    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores, verify=batches[0])
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores, verify_batch=batches[0])
     lightpeft.save(pruned, tmp_path / "out")
     again = lightpeft.load(model, tmp_path / "out")
     assert torch.equal(said(again, name), said(pruned.eval(), name))
@@ -108,7 +108,7 @@ def test_lifted_adapter_of_one_kind_of_block_leaves_experts_alone(
     pruned = lightpeft.prune(copy.deepcopy(model), plan, scores).eval()
     lightpeft.save(pruned, tmp_path / "out")
 
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
 
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
     carriers = [path for path, _ in stock.named_parameters() if "lora_" in path]

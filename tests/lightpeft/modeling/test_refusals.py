@@ -21,6 +21,7 @@ from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
 from lightpeft.pruning import slicing
 from lightpeft.pruning.head_counts import _ConfigView
+from lightpeft.pruning.verification import verify
 
 LLAMA = "llama, shared keys and values"
 PLAIN: dict[str, Any] = {
@@ -182,7 +183,7 @@ def test_a_registered_family_is_supported_like_any_other():
 
     model, batch = gemma(), batch_of("gemma2")
     scores = scores_of(model)
-    pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify=batch)
+    pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify_batch=batch)
     assert outputs(pruned, batch).isfinite().all()
     with pytest.raises(ModelError, match=r"account for q_norm\.weight"):  # as wide as all heads
         lightpeft.inspect_model(transformers.Olmo2ForCausalLM(config))
@@ -242,9 +243,9 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
     model = build(name)
     scores = scores_of(model)
     plan, batch = drawn_plan(scores), batch_of(name)
-    assert lightpeft.verify(copy.deepcopy(model), plan, batch) < 1e-5
+    assert verify(copy.deepcopy(model), plan, batch) < 1e-5
     half = copy.deepcopy(model).bfloat16()
-    assert lightpeft.verify(half, plan, batch) < 0.1
+    assert verify(half, plan, batch) < 0.1
 
     def wrong(linear: Any, kept: Any) -> Any:
         rows = right(linear, kept)
@@ -255,7 +256,7 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
     with pytest.raises(
         ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
     ):
-        lightpeft.prune(model, plan, scores, verify=batch)
+        lightpeft.prune(model, plan, scores, verify_batch=batch)
 
 
 @pytest.mark.parametrize(
@@ -272,14 +273,14 @@ def test_counter_of_deberta_left_behind_does_not_pass_verification(
     monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
 
     with pytest.raises(ModelError, match=message):
-        lightpeft.prune(model, plan, scores, verify=batch_of(name))
+        lightpeft.prune(model, plan, scores, verify_batch=batch_of(name))
 
 
 def test_verification_leaves_the_mode_of_the_model():
     model = build("bert").train()
     scores = scores_of(model)
 
-    lightpeft.verify(model, drawn_plan(scores), batch_of("bert"))
+    verify(model, drawn_plan(scores), batch_of("bert"))
 
     assert model.training
 

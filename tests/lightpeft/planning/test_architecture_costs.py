@@ -129,7 +129,7 @@ def test_estimation_scores_every_unit_and_leaves_the_model_as_it_was(name: str):
     plan = lightpeft.make_plan(
         scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
     )
-    pruned = lightpeft.prune(model, plan, scores, verify=batches[0])
+    pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
     assert said(pruned, name).isfinite().all()
 
 
@@ -237,7 +237,7 @@ def test_classifiers_are_estimated_verified_and_counted(name: str):
         scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
     )
 
-    pruned = lightpeft.prune(model, plan, scores, verify=batch)
+    pruned = lightpeft.prune(model, plan, scores, verify_batch=batch)
 
     running = {n: w for n, w in pruned.named_parameters() if "original_module" not in n}
     assert compute_plan_cost(plan, length=9).total.parameters == sum(

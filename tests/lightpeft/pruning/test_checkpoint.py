@@ -46,7 +46,7 @@ def test_loaded_model_is_the_saved_one(family: str, tmp_path: Path):
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert torch.equal(logits(model), logits(again))
-    assert lightpeft.plan_of(again) == lightpeft.plan_of(model)
+    assert lightpeft.get_plan(again) == lightpeft.get_plan(model)
 
 
 def test_a_fresh_process_loads_the_same_model(tmp_path: Path):
@@ -90,13 +90,13 @@ def test_a_fresh_pooler_is_trained_saved_and_lifted_with_the_head(tmp_path: Path
     assert not torch.equal(scores.adapter[pooler], model.bert.pooler.dense.weight)
     pruned = lightpeft.prune(model, uneven_plan(scores), scores)
     lightpeft.save(pruned, tmp_path / "out")
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
 
     again = lightpeft.load(tiny_model(), tmp_path / "out")
     stock = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "lifted"))
 
     assert torch.equal(logits(again), logits(pruned))
-    mask_units(stock.base_model.model, lightpeft.plan_of(pruned))
+    mask_units(stock.base_model.model, lightpeft.get_plan(pruned))
     torch.testing.assert_close(logits(stock), logits(pruned), rtol=1e-5, atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_compact_folder_is_a_stock_adapter_of_the_sliced_base(tmp_path: Path):
     model = pruned_model(use_rslora=True, r=6, lora_alpha=7)
     lightpeft.save(model, tmp_path / "out")
     base = tiny_model()
-    slice_base(base, lightpeft.plan_of(model))
+    slice_base(base, lightpeft.get_plan(model))
 
     stock = PeftModel.from_pretrained(base, str(tmp_path / "out"))
 
@@ -129,21 +129,21 @@ def test_lifted_adapter_on_the_masked_base_is_the_pruned_model(
 ):
     model = pruned_model(family, **changes)
     lightpeft.save(model, tmp_path / "out")
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
 
     stock = PeftModel.from_pretrained(tiny_model(family), str(tmp_path / "lifted"))
 
     unmasked = logits(stock)
-    mask_units(stock.base_model.model, lightpeft.plan_of(model))
+    mask_units(stock.base_model.model, lightpeft.get_plan(model))
     torch.testing.assert_close(logits(stock), logits(model), rtol=1e-5, atol=1e-5)
     assert (unmasked - logits(model)).abs().max() > 0.01
 
 
 def test_lifted_weights_are_the_compact_ones_and_zeros(tmp_path: Path):
     model = pruned_model()
-    plan = lightpeft.plan_of(model)
+    plan = lightpeft.get_plan(model)
     lightpeft.save(model, tmp_path / "out")
-    lightpeft.lift(tmp_path / "out", tmp_path / "lifted")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
     compact = load_file(tmp_path / "out" / "adapter_model.safetensors")
     lifted = load_file(tmp_path / "lifted" / "adapter_model.safetensors")
 

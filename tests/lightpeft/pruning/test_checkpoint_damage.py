@@ -53,7 +53,7 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
 
     refused(folder, tiny_model(), rf"{name} is not readable .* was it cut short\?")
     with pytest.raises(CheckpointError, match=name):
-        lightpeft.lift(folder, folder.parent / "lifted")
+        lightpeft.expand_adapter(folder, folder.parent / "lifted")
     assert not (folder.parent / "lifted").exists()
 
 
@@ -90,7 +90,7 @@ def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, chang
 
     refused(folder, tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got ")
     with pytest.raises(CheckpointError, match="must have shape"):
-        lightpeft.lift(folder, folder.parent / "lifted")
+        lightpeft.expand_adapter(folder, folder.parent / "lifted")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_edited_settings_that_change_the_method_are_refused(
 
     refused(folder, tiny_model(), message)
     with pytest.raises(CheckpointError, match=message):
-        lightpeft.lift(folder, folder.parent / "lifted")
+        lightpeft.expand_adapter(folder, folder.parent / "lifted")
 
 
 def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):

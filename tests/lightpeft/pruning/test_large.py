@@ -94,7 +94,7 @@ def test_pruning_and_loading_free_each_weight_before_the_next_is_cut(
     whole = held(model)
 
     with Bytes(model) as counter:
-        pruned = lightpeft.prune(model, plan, scores, verify=short_batch(), quantize=quantize)
+        pruned = lightpeft.prune(model, plan, scores, verify_batch=short_batch(), quantize=quantize)
         assert counter.now() < 0.6 * whole
         # Freed at the end alone, the old weights beside the new would be one and a half.
         assert counter.most < 1.15 * whole
@@ -144,7 +144,7 @@ def trained(
 
 def kept(model: PeftModel) -> list[tuple[int, ...]]:
     """What the plan keeps, block by block, rank by rank."""
-    plan = lightpeft.plan_of(model)
+    plan = lightpeft.get_plan(model)
     cuts = (*plan.heads.values(), *plan.neurons.values(), *plan.ranks.values())
     return [cut.kept for cut in cuts]
 

@@ -164,7 +164,7 @@ def test_identity_plan_changes_nothing():
 
     assert plan.is_identity
     assert torch.equal(logits(pruned, batch), wanted)
-    assert lightpeft.plan_of(pruned) == plan
+    assert lightpeft.get_plan(pruned) == plan
 
 
 def test_without_warm_start_adapter_and_head_are_the_untrained_ones():
@@ -192,7 +192,7 @@ def test_only_adapter_and_head_are_trained():
         "pre_classifier",
     }
     assert sum("lora_" in name for name in trained) == 2 * sum(
-        bool(cut.kept) for cut in lightpeft.plan_of(pruned).ranks.values()
+        bool(cut.kept) for cut in lightpeft.get_plan(pruned).ranks.values()
     )
 
 
@@ -296,4 +296,4 @@ def test_model_without_a_plan_has_none_to_give():
     model = get_peft_model(tiny_model(), copy.deepcopy(random_scores(tiny_model()).peft))
 
     with pytest.raises(ModelError, match=r"no plan; get it from lightpeft\.prune"):
-        lightpeft.plan_of(model)
+        lightpeft.get_plan(model)

@@ -78,7 +78,7 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
         assert all(row.any() for row in rows.values())
 
     found = lightpeft.prune(
-        build(LLAMA), plan, scores, verify=batch_of(LLAMA), quantize=QUANTIZERS[name]
+        build(LLAMA), plan, scores, verify_batch=batch_of(LLAMA), quantize=QUANTIZERS[name]
     )
 
     reference = rounded_like(found, lightpeft.prune(build(LLAMA), plan, scores))

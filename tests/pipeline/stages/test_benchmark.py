@@ -58,7 +58,7 @@ def test_the_memory_of_one_method_is_one_line_of_json(run, monkeypatch, capsys):
     asked = []
 
     def peak(build, settings, *, device):
-        asked.append((lightpeft.plan_of(build()).is_identity, max(settings.batch_sizes)))
+        asked.append((lightpeft.get_plan(build()).is_identity, max(settings.batch_sizes)))
         return {"training_bytes": 20}
 
     monkeypatch.setattr(benchmark, "measure_peak_memory", peak)
