@@ -1,9 +1,10 @@
-"""Found rows -> clean rows in an Arrow file, whatever their number. Bad rows are counted."""
+"""Raw rows -> clean rows in an Arrow file, whatever their number. Bad rows are counted."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,145 +16,186 @@ from numpy.typing import NDArray
 from pipeline.common.console import Progress
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
+from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
-from pipeline.tasks.schema import Form, Row, Rows, Template, in_a_line
+from pipeline.tasks.schema import Form, Row, Template, in_a_line
 
-_UNKNOWN = "a value that the task does not know"
+_UNFIT_VALUE = "a value that does not fit"
 
 
-class Dropped:
-    """Counts the bad rows of a task: how many of which split and why, and the first of each."""
+class BadRowCounter:
+    """Counts the bad rows of a data set by split and reason, with the first of each.
 
-    def __init__(self, most: float) -> None:
-        """`most` is the share of a split's rows that may be bad."""
-        self.most = most
+    Attributes:
+        counts: "split: reason" -> how many rows, and the first of them.
+    """
+
+    def __init__(self, max_fraction: float) -> None:
+        """Allow at most this fraction of a split's rows to be bad."""
+        self.max_fraction = max_fraction
         self.counts: dict[str, DroppedRows] = {}
-        self._numbers: dict[str, array[int]] = {}
-        self._rows: dict[str, int] = {}
+        self._bad_numbers: dict[str, array[int]] = {}
+        self._num_rows: dict[str, int] = {}
 
-    def add(self, split: str, reason: str, number: int, *, place: str | None = None) -> None:
-        """Count row `number` (from 1) of a split, which may have a name."""
+    def add(self, split: str, reason: str, number: int, *, name: str | None = None) -> None:
+        """Count row `number` (from 1) of a split; a name tells it from other rows."""
         key = f"{split}: {reason}"
-        bad = self.counts.get(key, DroppedRows(rows=0, first=number, name=place))
-        self.counts[key] = bad.model_copy(update={"rows": bad.rows + 1})
-        self._numbers.setdefault(split, array("q")).append(number)
+        count = self.counts.get(key, DroppedRows(rows=0, first=number, name=name))
+        self.counts[key] = count.model_copy(update={"rows": count.rows + 1})
+        self._bad_numbers.setdefault(split, array("q")).append(number)
 
-    def number(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers (from 1) that clean rows (from 0) had among all rows of a split."""
-        bad = np.array(self._numbers.get(split, ()), np.int64)
+    def raw_numbers(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers (from 1) that clean rows (from 0) have among all rows of a split."""
+        bad = np.array(self._bad_numbers.get(split, ()), np.int64)
         good_before = bad - 1 - np.arange(len(bad))
         return rows + 1 + np.searchsorted(good_before, rows, side="right")
 
-    def check(self, split: str, rows: int | None = None) -> None:
-        """Stop if more of a split's rows are bad than may be; `rows` are to be told once.
+    def check(self, split: str, num_rows: int | None = None) -> None:
+        """Refuse a split with too many bad rows; the first call for a split gives its row count.
 
         Raises:
             DataError: names the reasons, the counts and the first row of each.
         """
-        rows = self._rows[split] if rows is None else rows
-        self._rows[split] = rows
-        mine = {key: found for key, found in self.counts.items() if key.startswith(f"{split}: ")}
-        bad = sum(found.rows for found in mine.values())
+        num_rows = self._num_rows[split] if num_rows is None else num_rows
+        self._num_rows[split] = num_rows
+        prefix = f"{split}: "
+        counts = {key: count for key, count in self.counts.items() if key.startswith(prefix)}
+        bad = sum(count.rows for count in counts.values())
         reasons = ", ".join(
-            f"{found.rows:,} x {key.removeprefix(f'{split}: ')} (first: {found.describe_first()})"
-            for key, found in mine.items()
+            f"{count.rows:,} x {key.removeprefix(prefix)} (first: {count.describe_first()})"
+            for key, count in counts.items()
         )
-        if bad == rows:
-            raise DataError(f"{split} has no row that can be used: {reasons or 'it is empty'}")
-        if bad > self.most * rows:
+        if bad == num_rows:
+            raise DataError(f"{split} has no usable row: {reasons or 'it is empty'}")
+        if bad > self.max_fraction * num_rows:
             raise DataError(
-                f"{bad:,} of {rows:,} rows of {split} are bad, more than data.max_bad_rows "
-                f"{self.most:g} allows: {reasons}"
+                f"{bad:,} of {num_rows:,} rows of {split} are bad, more than data.max_bad_rows "
+                f"{self.max_fraction:g} allows: {reasons}"
             )
 
 
-def write_clean(
-    rows: Rows, path: Path, *, split: str, make: tuple[Form, Template], dropped: Dropped
-) -> Dataset:
-    """Write the good rows of a split to an Arrow file, and open it without reading it in.
+class _BadRow(Exception):
+    """Why a row is bad, and what tells it from other rows."""
 
-    Raises:
-        DataError: too many rows are bad, or none is good; or the template does not work.
+    def __init__(self, reason: str, name: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.name = reason, name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCleaner:
+    """Turns raw rows into clean rows of a schema.
+
+    Attributes:
+        task: data.task, for messages.
+        schema: of the clean rows.
+        template: maps a raw row to a row of the schema, or to None if it has no label.
     """
-    form, _ = make
-    schema, progress = form.features.arrow_schema, Progress("prepare", 0)
-    total = 0
 
-    def good() -> Iterator[Row]:
-        nonlocal total
-        for total, row in enumerate(rows(), start=1):
-            try:
-                clean, reason, place = _cleaned(row, make)
-            except PipelineError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    f"the task's template does not work for row {total:,} of {split}: "
-                    f"{in_a_line(error)}"
-                ) from error
-            if clean is None:
-                dropped.add(split, reason, total, place=place)
-            else:
-                yield clean
+    task: str
+    schema: Form
+    template: Template
 
-    kept = good()
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        while chunk := list(islice(kept, form.chunk)):
-            columns = {name: [row.get(name) for row in chunk] for name in form.features}
-            writer.write_table(pa.table(form.features.encode_batch(columns), schema=schema))
-            progress.count(total, f"rows of {split} read")
-    dropped.check(split, total)
-    return Dataset.from_file(str(path))
+    def write(
+        self, rows: Iterable[Row], path: Path, *, split: str, bad_rows: BadRowCounter
+    ) -> Dataset:
+        """Write the good rows of a split to an Arrow file and open it memory-mapped.
+
+        Raises:
+            DataError: too many rows are bad, none is good, or the template fails.
+        """
+        features, progress = self.schema.features, Progress("prepare", 0)
+        schema = features.arrow_schema
+        total = 0
+
+        def good_rows() -> Iterator[Row]:
+            nonlocal total
+            for total, row in enumerate(rows, start=1):
+                try:
+                    clean_row = self._clean(row, f"row {total:,} of {split}")
+                except _BadRow as bad:
+                    bad_rows.add(split, bad.reason, total, name=bad.name)
+                else:
+                    yield clean_row
+
+        remaining = good_rows()
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            while chunk := list(islice(remaining, self.schema.chunk)):
+                columns = {name: [row.get(name) for row in chunk] for name in features}
+                writer.write_table(pa.table(features.encode_batch(columns), schema=schema))
+                progress.count(total, f"rows of {split} read")
+        bad_rows.check(split, total)
+        return Dataset.from_file(str(path))
+
+    def _clean(self, row: Row, where: str) -> Row:
+        """Return the clean row.
+
+        Raises:
+            _BadRow: the row is bad.
+            DataError: the template is: an exception that no value of a row should raise.
+        """
+        try:
+            return self._apply_template(row)
+        except (PipelineError, _BadRow):
+            raise
+        except Exception as error:
+            name = getattr(self.template, "__qualname__", repr(self.template))
+            raise DataError(
+                f"data.task {self.task}: template {name} fails on {where}: {in_a_line(error)}"
+            ) from error
+
+    def _apply_template(self, row: Row) -> Row:
+        try:
+            made = self.template(row)
+        except KeyError as error:
+            values = [value for value in row.values() if isinstance(value, str | int)]
+            if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
+                raise _BadRow(f"no {error}", f"which has {', '.join(row)}") from error
+            raise _BadRow(_UNFIT_VALUE, in_a_line(error)) from error
+        except RowError as error:
+            raise _BadRow(_UNFIT_VALUE, str(error)) from error
+        except ValueError as error:
+            raise _BadRow(_UNFIT_VALUE, in_a_line(error)) from error
+        if made is None:
+            raise _BadRow("no label")
+        if not isinstance(made, dict):
+            raise TypeError(f"it must return a dict or None, got {made!r}")
+        clean_row = self.schema.complete(made)
+        reason = self.schema.wrong(clean_row)
+        if reason is None and _has_lone_surrogate(clean_row):
+            reason = "text with an unpaired surrogate"
+        if reason:
+            raise _BadRow(reason, self.schema.place(clean_row))
+        return clean_row
 
 
-def _cleaned(row: Row, make: tuple[Form, Template]) -> tuple[Row | None, str, str | None]:
-    """The clean row; or None, why it is a bad one, and what it is called beside its number."""
-    form, template = make
-    try:
-        made = template(row)
-    except KeyError as error:
-        cells = [value for value in row.values() if isinstance(value, str | int)]
-        if not {*error.args} & {*row, *cells}:  # a key may also be a value that a dict lacks
-            return None, f"no {error}", f"which has {', '.join(row)}"
-        return None, _UNKNOWN, in_a_line(error)
-    except (IndexError, TypeError, ValueError, AttributeError) as error:
-        return None, _UNKNOWN, in_a_line(error)
-    if made is None:
-        return None, "no label", None
-    if not isinstance(made, dict):
-        raise TypeError(f"it must return a dict or None, got {made!r}")
-    clean = form.complete(made)
-    reason = form.wrong(clean) or _garbled(clean)
-    return (None, reason, form.place(clean)) if reason else (clean, "", None)
-
-
-def drop_unknown(
-    rows: Dataset, *, split: str, column: str, classes: Sequence[str], dropped: Dropped
+def drop_unknown_labels(
+    rows: Dataset, *, split: str, column: str, classes: Sequence[str], bad_rows: BadRowCounter
 ) -> Dataset:
-    """The rows whose label, or all of whose labels, train has; others are bad rows.
+    """Return the rows whose labels are all among the classes, or numbers where there are none.
 
     Raises:
         DataError: too many rows are bad, or none is good.
     """
     cells = rows.data.column(column)
-    wrong = labels.unknown(labels.distinct(cells), classes)
-    if not wrong:
+    unknown = labels.unknown(labels.distinct(cells), classes)
+    if not unknown:
         return rows
-    bad, value = labels.rows_with(cells, wrong)
-    whose = "the task" if split == "train" else "train"
-    reason = f"label that {whose} does not have" if classes else "label that is no number"
-    for number in dropped.number(split, np.flatnonzero(bad)):
-        dropped.add(split, reason, int(number), place=repr(value))
-    dropped.check(split)
+    bad, first_value = labels.rows_with(cells, unknown)
+    owner = "the task" if split == "train" else "train"
+    reason = f"label that {owner} does not have" if classes else "label that is no number"
+    for number in bad_rows.raw_numbers(split, np.flatnonzero(bad)):
+        bad_rows.add(split, reason, int(number), name=repr(first_value))
+    bad_rows.check(split)
     return rows.select(np.flatnonzero(~bad))
 
 
-def _garbled(row: Row) -> str | None:
-    """Half of a character, as text that was cut by its units holds: no file can take it."""
+def _has_lone_surrogate(row: Row) -> bool:
+    """Whether a text holds half of a UTF-16 surrogate pair, which no file can store."""
     for value in row.values():
         if isinstance(value, str) and not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                return "text with half a character"
-    return None
+                return True
+    return False

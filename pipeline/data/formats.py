@@ -1,4 +1,4 @@
-"""Readers of the shapes in which words with tags, answers in a text, and images are published."""
+"""Readers of published formats: CoNLL files, SQuAD's JSON, image folders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
 
-_BLANKS = re.compile(r"[ \t]+")  # not all that is space: a word may be a space that does not break
+_BLANKS = re.compile(r"[ \t]+")  # not \s: a non-breaking space may be part of a word
 _SQUAD = re.compile(r'\s*\{[^[]*"data"\s*:\s*\[\s*\{.*"paragraphs"', re.DOTALL)
-_HEAD = 10_000  # characters
+_INSPECTED_CHARACTERS = 10_000
 
 
 def read_conll(path: Path) -> Iterator[Row]:
-    """Words and tags: the first and the last column of a line; an empty line ends a sentence."""
+    """Yield a sentence per row: words from the first column, tags from the last."""
     words: list[str] = []
     tags: list[str] = []
     with path.open(encoding="utf-8-sig") as file:
@@ -36,40 +36,40 @@ def read_conll(path: Path) -> Iterator[Row]:
 
 
 def is_squad(path: Path) -> bool:
-    """Whether a JSON file begins as SQuAD's do: articles under `data`, each with paragraphs."""
+    """Whether a JSON file starts like SQuAD's: articles under `data`, each with paragraphs."""
     with path.open(encoding="utf-8-sig") as file:
-        return bool(_SQUAD.match(file.read(_HEAD)))
+        return bool(_SQUAD.match(file.read(_INSPECTED_CHARACTERS)))
 
 
 def read_squad(path: Path) -> Iterator[Row]:
-    """The questions of SQuAD's own nested JSON, each with its paragraph.
+    """Yield the questions of SQuAD's nested JSON, each with its paragraph.
 
-    The file is one JSON value, and is read into memory as a whole.
+    The file is a single JSON value and is read into memory completely.
     """
     with path.open(encoding="utf-8-sig") as file:
         try:
             articles = json.load(file)["data"]
         except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
+            raise DataError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
-                for found in paragraph["qas"]:
+                for item in paragraph["qas"]:
                     yield {
-                        "question": found["question"],
+                        "question": item["question"],
                         "context": paragraph["context"],
-                        "answers": found.get("answers"),
+                        "answers": item.get("answers"),
                     }
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not in SQuAD's shape: {error!r}") from None
+        raise DataError(f"{path} does not have SQuAD's structure: {error!r}") from error
 
 
 def read_folder(path: Path) -> Iterator[Row]:
-    """The files of a folder with a subfolder per class, which names it; hidden files are not seen.
+    """Yield the files of a folder with a subfolder per class; hidden files are skipped.
 
-    Whether a file is an image is not asked here: one that is none is a bad row.
+    Whether a file is an image is not checked here: another file becomes a bad row.
     """
-    folders = [folder for folder in _seen(path) if folder.is_dir()]
+    folders = [folder for folder in _visible(path) if folder.is_dir()]
     if not folders:
         raise DataError(f"{path} is a folder without subfolders; images need one per class")
     for folder in folders:
@@ -77,12 +77,12 @@ def read_folder(path: Path) -> Iterator[Row]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in _seen(folder):
+    for path in _visible(folder):
         if path.is_dir():
             yield from _files(path)
         else:
             yield path
 
 
-def _seen(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

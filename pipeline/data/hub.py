@@ -1,26 +1,26 @@
-"""Rows from a hub: the named tasks of the catalogue, and any data set by its id."""
+"""Rows from the hub: the data sets of the catalogue, and any other by its id."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from datasets import Dataset, Image
+from datasets import Dataset, DatasetDict, Image
 
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import Row, Rows, Source
 
-_VALIDATION = ("validation", "validation_matched", "dev")
-_SINGLE = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
-_LABELS = ("label", "tags", "ner_tags")
-_MOST = 1000  # rows taken from train, where a split is missing
+_VALIDATION_NAMES = ("validation", "validation_matched", "dev")
+_LABEL_NAMES = ("label", "tags", "ner_tags")
+_SCALAR_TYPES = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
+_MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train
 
 
-def source_of(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
-    """A task of the catalogue with rows from wherever they are."""
+def source_from_spec(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
+    """Return the raw data set of a spec with these rows, from the hub or from local files."""
     return Source(
         rows=rows,
         origins=origins,
@@ -30,96 +30,98 @@ def source_of(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str, Any])
         metric=spec.metric,
         metrics=spec.metrics,
         select=spec.selection_metric or None,
-        most=_MOST,
+        most=_MAX_SAMPLED_ROWS,
         together=spec.group_by or None,
         neutral_prompt=spec.neutral_prompt,
     )
 
 
-def fetch_task(task: str, spec: DatasetSpec) -> Source:
-    """The rows of a task of the catalogue.
+def load_spec(task: str, spec: DatasetSpec) -> Source:
+    """Return the raw data set of the catalogue or of a user's spec.
 
     Raises:
-        DataError: one line: not there, not reachable, or without a split.
+        DataError: the hub or a split is not available; one line.
     """
-    found = _load(task, spec.hub_id, spec.configuration, spec.revision)
-    absent = sorted(set(spec.splits.values()) - set(found))
-    if absent:
-        raise DataError(f"data.task {task} has no split {absent[0]} among {', '.join(found)}")
-    rows = {split: partial(_rows, found[name]) for split, name in spec.splits.items()}
-    return source_of(spec, rows, _origins(task, spec.splits))
+    splits = _load(task, spec.hub_id, spec.configuration, spec.revision)
+    missing = sorted(set(spec.splits.values()) - set(splits))
+    if missing:
+        raise DataError(f"data.task {task} has no split {missing[0]} among {', '.join(splits)}")
+    rows = {split: partial(_iter_rows, splits[name]) for split, name in spec.splits.items()}
+    return source_from_spec(spec, rows, _origins(task, spec.splits))
 
 
-def fetch(task: str, *, label: str | None) -> Source:
-    """Read `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
+def load_hub_id(task: str, *, label: str | None) -> Source:
+    """Return the raw data set `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
 
-    Splits without any label count as absent, so public validation rows may become test.
+    A split without any label counts as missing, so validation rows may become test.
+
+    Args:
+        task: data.task.
+        label: label column; None: a usual name.
 
     Raises:
-        DataError: one line: not there, not reachable, no train rows.
+        DataError: the data set is not available, or has no labelled train rows; one line.
     """
     owner, *rest = task.split("/")
-    found = _load(task, "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None, None)
-    label = label or _label_column(found)
-    names = {split: split for split in ("train", "test") if split in found}
-    if public := next((name for name in _VALIDATION if name in found), None):
-        names["validation"] = public
-    names = {split: name for split, name in names.items() if not _unlabelled(found[name], label)}
+    splits = _load(task, "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None, None)
+    label = label or _label_column(splits)
+    names = {split: split for split in ("train", "test") if split in splits}
+    if validation := next((name for name in _VALIDATION_NAMES if name in splits), None):
+        names["validation"] = validation
+    names = {split: name for split, name in names.items() if not _unlabelled(splits[name], label)}
     if "train" not in names:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
-    classes = _class_names(found, label)
-    return Source(
-        rows={split: partial(_rows, found[name], label, classes) for split, name in names.items()},
-        origins=_origins(task, names),
-        classes=classes,
-        most=_MOST,
-    )
+    classes = _class_names(splits, label)
+    rows = {
+        split: partial(_iter_rows, splits[name], label, classes) for split, name in names.items()
+    }
+    return Source(rows=rows, origins=_origins(task, names), classes=classes, most=_MAX_SAMPLED_ROWS)
 
 
-def _origins(task: str, splits: Any) -> dict[str, Any]:
-    return {split: {"from": f"{task}, {name}"} for split, name in splits.items()}
+def _origins(task: str, names: Mapping[str, str]) -> dict[str, Any]:
+    return {split: {"from": f"{task}, {name}"} for split, name in names.items()}
 
 
-def _load(task: str, home: str, configuration: str | None, revision: str | None) -> Any:
-    """Call `datasets`, and say what went wrong in one line."""
+def _load(task: str, hub_id: str, configuration: str | None, revision: str | None) -> DatasetDict:
+    """Call `datasets.load_dataset` and turn its errors into one line."""
     with offline_if_unreachable() as offline:
         import datasets
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
         try:
-            return datasets.load_dataset(home, configuration, revision=revision)
-        except DatasetNotFoundError:
-            raise DataError(f"data.task {task} is not on the hub, or needs a login") from None
+            return datasets.load_dataset(hub_id, configuration, revision=revision)
+        except DatasetNotFoundError as error:
+            raise DataError(f"data.task {task} is not on the hub, or needs a login") from error
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
             if offline:
                 local = "use data.task: files with local paths"
-                raise DataError(advice(f"data.task {task}", local=local)) from None
+                raise DataError(advice(f"data.task {task}", local=local)) from error
             reason = " ".join(str(error).split())
-            raise DataError(f"data.task {task} can't be loaded: {reason}") from None
+            raise DataError(f"data.task {task} can't be loaded: {reason}") from error
 
 
-def _label_column(found: Any) -> str:
-    """The first column of a usual name; `label` if there is none."""
-    names = {name for rows in found.values() for name in rows.column_names}
-    return next((name for name in _LABELS if name in names), _LABELS[0])
+def _label_column(splits: DatasetDict) -> str:
+    """Return the first usual name of a label column that is present, or `label`."""
+    names = {name for rows in splits.values() for name in rows.column_names}
+    return next((name for name in _LABEL_NAMES if name in names), _LABEL_NAMES[0])
 
 
-def _class_names(found: Any, label: str) -> list[str] | None:
-    """The names of the labels in the order of their numbers, where the data set says them."""
-    for rows in found.values():
+def _class_names(splits: DatasetDict, label: str) -> list[str] | None:
+    """Return the names of the labels in the order of their ids, if the data set has them."""
+    for rows in splits.values():
         feature = rows.features.get(label)
-        names = getattr(getattr(feature, "feature", feature), "names", None)  # a class, or a list
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # of a class or a list
         if names:
             return list(names)
     return None
 
 
-def _rows(
+def _iter_rows(
     rows: Dataset, label: str | None = None, classes: list[str] | None = None
 ) -> Iterator[Row]:
-    """Rows as they are, pictures not decoded.
+    """Yield the rows with images not decoded, and label ids replaced by class names.
 
-    Where there are classes, a number becomes its name, and -1, the hub's mark of no label, None.
+    An id of -1, the hub's mark of a missing label, becomes None.
     """
     for name, feature in rows.features.items():
         if isinstance(feature, Image):
@@ -127,8 +129,8 @@ def _rows(
     for row in rows:
         if label and classes:
             value = row.get(label)
-            many = isinstance(value, list)
-            row[label] = [_name(n, classes) for n in value] if many else _name(value, classes)
+            is_list = isinstance(value, list)
+            row[label] = [_name(v, classes) for v in value] if is_list else _name(value, classes)
         yield row
 
 
@@ -137,10 +139,8 @@ def _name(number: int | None, classes: list[str]) -> str | None:
 
 
 def _unlabelled(rows: Dataset, label: str) -> bool:
-    """Whether no row has a label; -1 in every row is the hub's way to say that none has."""
+    """Whether no row has a label, or -1 in every row."""
     if label not in rows.column_names:
-        return False  # a form that has no labels; another one will miss the column by name
-    return getattr(rows.features[label], "dtype", None) in _SINGLE and set(rows.unique(label)) <= {
-        None,
-        -1,
-    }
+        return False  # the schema may have no labels; otherwise it reports the missing column
+    is_scalar = getattr(rows.features[label], "dtype", None) in _SCALAR_TYPES
+    return is_scalar and set(rows.unique(label)) <= {None, -1}

@@ -1,10 +1,10 @@
-"""Tables of rows, and how to read them from files. Nothing is guessed, no row is skipped."""
+"""Readers of local files. No type is guessed, no row is skipped, errors name the line."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,61 @@ from pipeline.data.formats import is_squad, read_conll, read_folder, read_squad
 from pipeline.tasks.schema import Row
 
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
+Reader = Callable[[Path], Iterator[Row]]
 _CHUNK = 10_000  # rows of a Parquet file in memory
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, read by its ending, one at a time.
+    """Yield the rows of a file one at a time; its suffix tells the format.
 
-    CSV and TSV have a header line and hold text only, CSV with quotes as Excel writes them, TSV
-    without. JSON lines hold one object a line; a key that a line lacks is None there. CoNLL files
-    hold words with tags, a folder an image per file, and JSON may be nested as SQuAD's is.
+    CSV and TSV have a header line and hold text only; CSV is quoted as Excel does it, TSV is not
+    quoted. JSON Lines hold an object per line. CoNLL files hold words with tags, a folder holds an
+    image per file, and JSON may be nested as SQuAD's is.
 
     Raises:
         DataError: one line with the file, the line number, and what is wrong.
     """
-    reader = read_folder if path.is_dir() else _READERS.get(path.suffix)
-    if reader is None:
-        raise DataError(f"{path} must end in one of {', '.join(_READERS)}, or be a folder")
-    if not path.exists():
-        raise DataError(f"{path} is not there")
-    if path.is_file() and not path.stat().st_size:
-        raise DataError(f"{path} is empty")
+    reader = find_reader(path)
     empty = True
     try:
         for row in reader(path):
             empty = False
             yield row
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from None
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
     if empty:
         raise DataError(f"{path} has no rows")
 
 
+def find_reader(path: Path) -> Reader:
+    """Return the reader of a file or folder.
+
+    Raises:
+        DataError: there is none, or the file is missing, empty or not readable.
+    """
+    reader = read_folder if path.is_dir() else _READERS.get(path.suffix)
+    if reader is None:
+        raise DataError(f"{path} must end in one of {', '.join(_READERS)}, or be a folder")
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    try:
+        is_empty = path.is_file() and _is_empty(path)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    if is_empty:
+        raise DataError(f"{path} is empty")
+    return reader
+
+
+def _is_empty(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not file.read(1)
+
+
 def table_rows(table: Table) -> Iterator[Row]:
-    """The rows of a table in memory."""
+    """Yield the rows of a table in memory."""
     for cells in zip(*table.values(), strict=True):
         yield dict(zip(table, cells, strict=True))
 
@@ -63,8 +83,8 @@ def _read_tsv(path: Path) -> Iterator[Row]:
         yield from _read_delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _read_delimited(path: Path, reader: Any) -> Iterator[Row]:
-    # The default, 131072 characters, is less than a long document.
+def _read_delimited(path: Path, reader: Any) -> Iterator[Row]:  # Any: csv's reader has no name
+    # The default limit of 131,072 characters is less than a long document.
     csv.field_size_limit(2**30)
     try:
         header = _header(path, next(reader, []))
@@ -77,13 +97,13 @@ def _read_delimited(path: Path, reader: Any) -> Iterator[Row]:
             if cells:
                 yield dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from None
+        raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
 def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path} names a column twice: {', '.join(twice)}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
     return names
 
 
@@ -103,7 +123,7 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not JSON: {error.msg}") from None
+            raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path} line {number} is not a JSON object but a {type(row).__name__}")
         yield row
@@ -115,13 +135,13 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with ParquetFile(path) as file:
-            for part in file.iter_batches(_CHUNK):
-                yield from part.to_pylist()
+            for batch in file.iter_batches(_CHUNK):
+                yield from batch.to_pylist()
     except ArrowException as error:
-        raise DataError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from error
 
 
-_READERS = {
+_READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,

@@ -1,4 +1,4 @@
-"""Train, validation and test rows, where only some of them are given."""
+"""Train, validation and test rows, where only some of the three are given."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from pipeline.tasks.schema import text_key
 
 SPLITS = ("train", "validation", "test")
 _CHUNK = 10_000  # rows in memory
-Codes = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
-    """How rows of train are drawn for a split that is missing.
+class SplitSpec:
+    """How rows of train are sampled for a missing split.
 
     Attributes:
-        together: columns whose equal values keep rows on one side; empty: none does.
-        by: a column of which each value keeps its share; None: none does.
-        most: rows at most; None: a tenth.
-        seed: of the order in which they are drawn.
+        group_by: columns whose equal values keep rows in one split; empty: rows are independent.
+        stratify_by: column of which each value keeps its proportion; None: none does.
+        max_rows: at most this many rows, and at most a tenth of train; None: a tenth.
+        seed: of the sampling.
     """
 
-    together: tuple[str, ...] = ()
-    by: str | None = None
-    most: int | None = None
+    group_by: tuple[str, ...] = ()
+    stratify_by: str | None = None
+    max_rows: int | None = None
     seed: int
 
 
 def three_splits(
-    tables: dict[str, Dataset], origins: dict[str, Any], draw: Draw
+    tables: dict[str, Dataset], origins: dict[str, Any], spec: SplitSpec
 ) -> tuple[dict[str, Dataset], dict[str, Any]]:
-    """Make up for splits that are not given, and say where each came from.
+    """Return all three splits, and where the rows of each come from.
 
-    Without test, validation becomes test. What is still missing is a seeded tenth of train.
+    Without test, validation becomes test. What is still missing is sampled from train.
 
     Raises:
-        DataError: train has too few rows, or too few that do not belong together.
+        DataError: train has too few rows, or too few groups of rows.
     """
     tables, origins = dict(tables), dict(origins)
     if "test" not in tables and "validation" in tables:
@@ -52,71 +52,82 @@ def three_splits(
     missing = [split for split in ("test", "validation") if split not in tables]
     if missing:
         train = tables["train"]
-        codes, keys, left = _codes(train, draw.by), _keys(train, draw.together), _numbers(train)
-        count, generator = len(train) // 10, np.random.default_rng(draw.seed)
+        codes, keys = _stratum_codes(train, spec.stratify_by), _group_keys(train, spec.group_by)
+        remaining = np.arange(len(train))
+        tenth, generator = len(train) // 10, np.random.default_rng(spec.seed)
         for split in missing:
-            size = min(count, draw.most or count)
-            taken = take(codes[left], keys[left], count=size, generator=generator)
-            tables[split], left = train.select(left[taken]), np.delete(left, taken)
-            origins[split] = {"from": f"{len(taken)} seeded rows of train"}
-        tables["train"] = train.select(left)
+            size = min(tenth, spec.max_rows or tenth)
+            rows = sample_groups(codes[remaining], keys[remaining], count=size, generator=generator)
+            tables[split] = train.select(remaining[rows])
+            remaining = np.delete(remaining, rows)
+            origins[split] = {"from": f"{len(rows)} seeded rows of train"}
+        tables["train"] = train.select(remaining)
     return {split: tables[split] for split in SPLITS}, origins
 
 
-def take(codes: Codes, keys: Codes, *, count: int, generator: np.random.Generator) -> Codes:
-    """Choose about `count` rows, the same share of each code but never all of one.
+def sample_groups(
+    codes: IntArray, keys: IntArray, *, count: int, generator: np.random.Generator
+) -> IntArray:
+    """Sample about `count` rows in whole groups, stratified.
 
-    Rows of one key are chosen together; their code is that of the first of them.
+    scikit-learn has no equal: GroupShuffleSplit samples a fraction of the groups, not of the rows,
+    and does not stratify; StratifiedGroupKFold makes folds of one size only.
+
+    Args:
+        codes: stratum of each row. Each stratum contributes in proportion, at least one group, but
+            never all of its groups. A group belongs to the stratum of its first row.
+        keys: group of each row.
+        count: rows to sample.
+        generator: source of randomness; one permutation per stratum is drawn.
 
     Returns:
-        Their numbers, ascending.
+        Row numbers, ascending.
+
+    Raises:
+        DataError: there are too few rows or groups.
     """
-    group = pd.factorize(keys)[0]  # numbered as their first rows come
+    group = pd.factorize(keys)[0]  # numbered in the order of their first rows
     sizes = np.bincount(group)
-    code = np.empty(len(sizes), np.int64)
-    code[group[::-1]] = codes[::-1]  # what is written last stays: the first row's
-    taken = np.zeros(len(sizes), bool)
-    for value in np.unique(code):
-        mine = np.flatnonzero(code == value)
-        share = max(round(count * sizes[mine].sum() / len(codes)), 1)
-        taken[_filling(generator.permutation(mine), sizes, share)] = len(mine) > 1
-    found = np.flatnonzero(taken[group])
-    if not len(found):
-        rows = f"{len(codes)} rows"
+    group_code = np.empty(len(sizes), np.int64)
+    group_code[group[::-1]] = codes[::-1]  # the last write wins: the first row's code
+    sampled = np.zeros(len(sizes), bool)
+    for code in np.unique(group_code):
+        members = np.flatnonzero(group_code == code)
+        room = max(round(count * sizes[members].sum() / len(codes)), 1)
+        sampled[_fill_up_to(generator.permutation(members), sizes, room)] = len(members) > 1
+    rows = np.flatnonzero(sampled[group])
+    if not len(rows):
+        available = f"{len(codes)} rows"
         if len(sizes) < len(codes):
-            rows += f" in groups of one context, passage or text, {len(sizes)} in all"
-        raise DataError(f"train has {rows}, too few to take another split from")
-    return found
+            available += f" in groups of one context, passage or text, {len(sizes)} in all"
+        raise DataError(f"train has {available}, too few to sample another split from")
+    return rows
 
 
-def _filling(groups: Codes, sizes: Codes, room: int) -> Codes:
-    """The first groups that fit one after the other in so many rows; the smallest if none does."""
-    found = [groups[:0]]
+def _fill_up_to(groups: IntArray, sizes: IntArray, room: int) -> IntArray:
+    """Return the groups, in order, that fit into `room` rows; the smallest one if none fits."""
+    chosen = [groups[:0]]
     while room and len(fitting := groups[sizes[groups] <= room]):
         filled = np.cumsum(sizes[fitting])
         count = int(np.searchsorted(filled, room, side="right"))
-        found.append(fitting[:count])
+        chosen.append(fitting[:count])
         room, groups = room - int(filled[count - 1]), fitting[count:]
-    return np.concatenate(found) if len(found) > 1 else groups[[np.argmin(sizes[groups])]]
+    return np.concatenate(chosen) if len(chosen) > 1 else groups[[np.argmin(sizes[groups])]]
 
 
-def _numbers(rows: Dataset) -> Codes:
-    return np.arange(len(rows))
-
-
-def _codes(rows: Dataset, by: str | None) -> Codes:
-    """A number for each different value of a column."""
-    if by is None:
+def _stratum_codes(rows: Dataset, column: str | None) -> IntArray:
+    """Return a number for each row, equal where the column is, in the order of the values."""
+    if column is None:
         return np.zeros(len(rows), np.int64)
-    numbers = {value: number for number, value in enumerate(sorted(rows.unique(by)))}
-    chunks = rows.select_columns([by]).iter(_CHUNK)
-    return np.concatenate([[numbers[value] for value in chunk[by]] for chunk in chunks])
+    codes = {value: code for code, value in enumerate(sorted(rows.unique(column)))}
+    chunks = rows.select_columns([column]).iter(_CHUNK)
+    return np.concatenate([[codes[value] for value in chunk[column]] for chunk in chunks])
 
 
-def _keys(rows: Dataset, together: tuple[str, ...]) -> Codes:
-    """A number for each row, the same where the columns are."""
-    if not together:
-        return _numbers(rows)
-    chunks = rows.select_columns([*together]).iter(_CHUNK)
-    cells = (zip(*(chunk[name] for name in together), strict=True) for chunk in chunks)
+def _group_keys(rows: Dataset, columns: tuple[str, ...]) -> IntArray:
+    """Return a number for each row, equal where all of the columns are."""
+    if not columns:
+        return np.arange(len(rows))
+    chunks = rows.select_columns([*columns]).iter(_CHUNK)
+    cells = (zip(*(chunk[name] for name in columns), strict=True) for chunk in chunks)
     return np.concatenate([np.fromiter(map(text_key, rows), np.int64) for rows in cells])

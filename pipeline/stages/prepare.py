@@ -58,7 +58,7 @@ def write_prepared(part: Path, params: Params) -> DataCard:
     """
     task = read_dataset(params.data, part, seed=params.seed)
     config = load_config(params.model)
-    kind_class = resolve(task.form, task.classes, config)
+    kind_class = resolve(task.schema, task.classes, config)
     if params.data.packing:
         _check_packing(kind_class, config.model_type)
     card = _card(params, task, kind_class, config)
@@ -70,7 +70,7 @@ def write_prepared(part: Path, params: Params) -> DataCard:
     splits: dict[str, SplitStatistics] = {}
     further: dict[str, Any] = {}
     for split, rows in task.splits.items():
-        encoded = _encoded(rows, kind, processor, texts=task.form.texts, name=split)
+        encoded = _encoded(rows, kind, processor, texts=task.schema.texts, name=split)
         splits[split] = describe(encoded, task.classes)
         check_truncated(splits[split], params.data, split)
         keys[split] = numbers(encoded, "key")

@@ -1,4 +1,4 @@
-"""The tasks that need no download: what is asked about the docstrings of installed libraries."""
+"""Built-in tasks, made from the docstrings of installed libraries: they need no download."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.common.data_card import Baseline
-from pipeline.common.errors import ConfigError
-from pipeline.common.params import DataSection
-from pipeline.data.docstrings import name_matching as docstrings
+from pipeline.data.docstrings import name_matching
 from pipeline.data.docstrings.choice import build_choice, name_prompt
 from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
@@ -20,15 +18,16 @@ _OVERLAP = "word and character overlap, logistic regression"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltIn:
-    """A task that is made here.
+class BuiltinTask:
+    """A task made from docstrings.
 
     Attributes:
-        form: of its rows.
-        build: seed -> tables by split, and versions of what they come from.
-        classes: in the order of their ids; None: by name, or none.
-        baseline: what a trivial method is called, and train and test tables -> its accuracy.
-        neutral_prompt: what decoders compare with when they choose.
+        form: name of the rows' schema.
+        build: maps a seed to tables by split, and to the versions of the libraries read.
+        classes: class names in the order of their ids; None: sorted by name, or no classes.
+        baseline: name of a simple method, and a function of train and test tables that returns its
+            accuracy on test.
+        neutral_prompt: see `DatasetSpec`.
     """
 
     form: str
@@ -38,52 +37,43 @@ class BuiltIn:
     neutral_prompt: str | None = None
 
 
-BUILT_IN = {
-    "docstrings": BuiltIn(
+BUILTIN_TASKS = {
+    "docstrings": BuiltinTask(
         form="classify",
-        build=docstrings.build,
-        classes=docstrings.LABELS,
+        build=name_matching.build,
+        classes=name_matching.LABELS,
         baseline=(_OVERLAP, baseline_accuracy),
     ),
-    "docstrings-library": BuiltIn(
+    "docstrings-library": BuiltinTask(
         form="classify",
         build=build_library,
         baseline=("words, logistic regression", library_baseline),
     ),
-    "docstrings-choice": BuiltIn(
+    "docstrings-choice": BuiltinTask(
         form="choice",
         build=build_choice,
         baseline=(_OVERLAP, choice_baseline),
         neutral_prompt=name_prompt(""),
     ),
-    "docstrings-lm": BuiltIn(form="generate", build=build_lm),
+    "docstrings-lm": BuiltinTask(form="generate", build=build_lm),
 }
 
 
-def built_in(section: DataSection, *, seed: int) -> Source:
-    """The rows of a built-in task.
-
-    Raises:
-        ConfigError: params.yaml names columns, which are the task's own.
-    """
-    for key in ("text", "label", "kind"):
-        if (value := getattr(section, key)) is not None:
-            raise ConfigError(
-                f"data.{key} must be auto with data.task: {section.task}, got {value!r}"
-            )
-    task = BUILT_IN[section.task]
+def build_task(name: str, *, seed: int) -> Source:
+    """Return the rows of a built-in task, with the accuracy of its baseline."""
+    task = BUILTIN_TASKS[name]
     tables, versions = task.build(seed)
-    found = None
+    baseline = None
     if task.baseline:
-        name, accuracy = task.baseline
-        value = round(accuracy(tables["train"], tables["test"]), 4)
-        found = Baseline(name=name, accuracy=value)
+        method, measure_accuracy = task.baseline
+        accuracy = round(measure_accuracy(tables["train"], tables["test"]), 4)
+        baseline = Baseline(name=method, accuracy=accuracy)
     return Source(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
         origins=versions,
         form=task.form,
         template=dict,
         classes=list(task.classes) if task.classes else None,
-        baseline=found,
+        baseline=baseline,
         neutral_prompt=task.neutral_prompt,
     )

@@ -78,7 +78,7 @@ def test_a_folder_holds_the_files_of_each_class(tmp_path):
         (
             "a.json",
             '{"data": [{"paragraphs": [{"context": ""}]}]}',
-            "SQuAD's shape: KeyError.'qas'",
+            "SQuAD's structure: KeyError.'qas'",
         ),
     ],
 )

@@ -11,9 +11,10 @@ from pipeline.common import hub_access as offline
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
-from pipeline.data.hub import fetch, fetch_task
-from pipeline.data.loading import find, read_dataset
-from pipeline.data.splits import Draw, three_splits
+from pipeline.data.hub import load_hub_id, load_spec
+from pipeline.data.loading import read_dataset
+from pipeline.data.sources import resolve_source
+from pipeline.data.splits import SplitSpec, three_splits
 
 _UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
 AUTO = dict.fromkeys(_UNSET, "auto")
@@ -67,9 +68,11 @@ def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
     rows = Dataset.from_dict({"text": [f"x{i}" for i in range(20_000)], "label": [0, 1] * 10_000})
     found = DatasetDict({"train": rows, "test": rows.select(range(10))})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, revision: found)
-    source = fetch("someone/reviews", label=None)
+    source = load_hub_id("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
-    splits, _ = three_splits(tables, source.origins, Draw(by="label", most=source.most, seed=0))
+    splits, _ = three_splits(
+        tables, source.origins, SplitSpec(stratify_by="label", max_rows=source.most, seed=0)
+    )
 
     assert {name: len(table["label"]) for name, table in splits.items()} == {
         "train": 19_000,
@@ -83,7 +86,7 @@ def test_a_configuration_can_follow_the_id(monkeypatch):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
     )
-    fetch("someone/texts/german", label=None)
+    load_hub_id("someone/texts/german", label=None)
 
     assert asked == [("someone/texts", "german")]
 
@@ -96,7 +99,7 @@ def test_offline_is_one_line_at_once(task, monkeypatch):
     with pytest.raises(
         DataError, match=r"can't be reached; use data\.task: files.*HF_HOME"
     ) as caught:
-        find(DataSection.model_validate(AUTO | LIMITS | {"task": task}), seed=0)
+        resolve_source(DataSection.model_validate(AUTO | LIMITS | {"task": task}), seed=0)
 
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20
@@ -121,7 +124,7 @@ def test_a_split_that_the_catalogue_expects_is_missed_by_name(monkeypatch):
         datasets, "load_dataset", lambda *_, revision: DatasetDict({"train": mrpc()["train"]})
     )
     with pytest.raises(DataError, match="glue/mrpc has no split validation among train"):
-        fetch_task("glue/mrpc", CATALOG["glue/mrpc"])
+        load_spec("glue/mrpc", CATALOG["glue/mrpc"])
 
 
 def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
@@ -129,4 +132,4 @@ def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
         datasets, "load_dataset", lambda *_, revision: DatasetDict({"test": mrpc()["validation"]})
     )
     with pytest.raises(DataError, match="has no split train with labels in column 'label'"):
-        fetch("someone/texts", label=None)
+        load_hub_id("someone/texts", label=None)

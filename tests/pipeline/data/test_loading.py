@@ -9,6 +9,7 @@ from helpers.task_files import jsonl, labels_of, read
 
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
+from pipeline.data import readers
 from pipeline.data.loading import LoadedDataset
 
 
@@ -176,7 +177,7 @@ def test_columns_can_be_named(tmp_path):
         ([0.5] * 19 + ["high"], {}, "labels of train are decimals, except 'high'"),
         ([f"name {i}" for i in range(20)], {}, "20 different labels in 20 rows"),
         ([["a"], ["b"]] * 10, {}, r"\['a'\] is neither text nor a number"),
-        ([None] * 5, {}, "train has no row that can be used: 5 x no label"),
+        ([None] * 5, {}, "train has no usable row: 5 x no label"),
         ([0, 1], {}, "too few"),
         ([0, 1], {"task": "docstring"}, "did you mean docstrings"),
     ],
@@ -248,3 +249,22 @@ def test_a_task_that_does_not_fit_is_one_line(tmp_path, task, message):
     train = jsonl(tmp_path / "a.jsonl", text=["x"], label=[0])
     with pytest.raises((ConfigError, DataError), match=message):
         read(tmp_path, task=task, train=train)
+
+
+def test_a_file_is_read_once_and_a_wrong_path_is_found_before_a_long_file_is_read(
+    tmp_path, monkeypatch
+):
+    read_paths, read_csv = [], readers._READERS[".csv"]
+    monkeypatch.setitem(
+        readers._READERS, ".csv", lambda path: read_paths.append(path) or read_csv(path)
+    )
+    train, test = (tmp_path / f"{name}.csv" for name in ("train", "test"))
+    for path in (train, test):
+        path.write_text("\n".join(["text,label", *(f"text {i},{i % 2}" for i in range(3000))]))
+    read(tmp_path, train=str(train), test=str(test))
+
+    assert read_paths == [train, test]
+    read_paths.clear()
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
+        read(tmp_path, train=str(train), test=str(tmp_path / "none.csv"))
+    assert read_paths == []

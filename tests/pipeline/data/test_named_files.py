@@ -28,7 +28,7 @@ def test_whole_scores_of_a_named_task_are_scores(tmp_path):
     assert read(tmp_path, task="glue/stsb", train=jsonl(tmp_path / "a.jsonl", **rows)).classes == []
 
 
-def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
+def test_values_that_do_not_fit_a_template_are_bad_rows(tmp_path):
     labels = ["0", "equivalent", 1, *[0, 1] * 20, 7, "x", None, [1]]
     rows = [{"sentence1": f"a {i}", "sentence2": "b", "label": x} for i, x in enumerate(labels)]
     rows += [{"sentence1": "a", "sentence2": "b"}, rows[0] | {"sentence1": "\ud83d"}]
@@ -37,13 +37,13 @@ def test_values_that_a_template_does_not_know_are_bad_rows(tmp_path):
     found = read(tmp_path, task="glue/mrpc", train=str(path), max_bad_rows=0.2)
 
     assert len(labels_of(found)) == 43
-    unknown = found.dropped["train: a value that the task does not know"]
-    assert unknown.name == "RowError: class number must be from 0 to 1, got 7"
+    unknown = found.dropped["train: a value that does not fit"]
+    assert unknown.name == "class number must be from 0 to 1, got 7"
     assert {reason: bad.rows for reason, bad in found.dropped.items()} == {
-        "train: a value that the task does not know": 3,
+        "train: a value that does not fit": 3,
         "train: no label": 1,
         "train: no 'label'": 1,
-        "train: text with half a character": 1,
+        "train: text with an unpaired surrogate": 1,
     }
 
 

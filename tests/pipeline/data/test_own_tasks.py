@@ -76,7 +76,7 @@ def test_an_own_file_that_does_not_work_is_one_line(own, text, message):
 
 
 def test_an_own_file_that_is_not_there_is_one_line(own):
-    with pytest.raises(ConfigError, match=r"none\.py is not there"):
+    with pytest.raises(ConfigError, match=r"none\.py does not exist"):
         own(OWN, task="none.py:JOKES")
 
 
@@ -96,10 +96,13 @@ def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("{}[row['joke']]", r"40 x a value that the .* know \(first: row 1, KeyError: 'j0'\)"),
+        ("{}[row['joke']]", r"40 x a value that does not fit \(first: row 1, KeyError: 'j0'\)"),
         ("int(row['joke'])", r"row 1, ValueError: invalid literal for int\(\) with .* 'j0'"),
-        ("row['pun']", r"no row that can be used: 40 x no 'pun' \(first: row 1, which has joke, "),
-        ("1 // 0", r"template does not work for row 1 of train: ZeroDivisionError: integer div"),
+        ("row['pun']", r"no usable row: 40 x no 'pun' \(first: row 1, which has joke, "),
+        ("1 // 0", r"own\.py:JOKES: template <lambda> fails on row 1 of train: ZeroDivisionError"),
+        ("row['joke'] + 1", "row 1 of train: TypeError: can only conc"),
+        ("row['laughs'].strip()", "<lambda> fails on row 1 of train: AttributeError: 'int' object"),
+        ("['flat'][row['laughs']]", "<lambda> fails on row 1 of train: IndexError: list index out"),
         ("row['joke'], 1", r"row 1 of train: TypeError: it must return a dict.* got \('j0', 1\)"),
         ("{'text': row['joke']}", "row 1 of train: KeyError: 'label'"),
         ("{'text': ['a'], 'label': 'flat'}", r"40 x text of another type \(first: row 1\)"),
@@ -121,3 +124,26 @@ def test_whole_numbers_of_an_own_task_are_scores_or_classes_as_its_metric_says(o
     assert own(f"{OWN}\nJOKES = {scores}, metric='f1')").classes == ["1", "5"]
     with pytest.raises(DataError, match="is measured by f1, which needs classes, but labels of tr"):
         own(f"{OWN}\nJOKES = {scores.replace(']}', '] / 2}')}, metric='f1')")
+
+
+def test_a_bug_in_a_template_stops_however_few_rows_show_it(own, tmp_path):
+    rows = {"joke": [*(f"j{i}" for i in range(40)), None], "laughs": [*[1, 5] * 20, 1]}
+    train = jsonl(tmp_path / "c.jsonl", **rows)
+    text = f"{OWN}\nJOKES = jokes(lambda row: template(row) | {{'text': row['joke'].strip()}})"
+
+    with pytest.raises(DataError, match="row 41 of train: AttributeError: 'NoneType'"):
+        own(text, train=train, max_bad_rows=0.5)
+
+
+def test_a_value_that_a_helper_refuses_is_a_bad_row(own, tmp_path):
+    rows = {"joke": [*(f"j{i}" for i in range(40)), None], "laughs": [*[1, 5] * 20, 1]}
+    train = jsonl(tmp_path / "c.jsonl", **rows)
+    text = OWN.replace('row["joke"]', "require_text(row, 'joke')").replace(
+        "import DatasetSpec", "import DatasetSpec, require_text"
+    )
+
+    assert own(text, train=train, max_bad_rows=0.5).dropped == {
+        "train: a value that does not fit": DroppedRows(
+            rows=1, first=41, name="joke must be text, got None"
+        )
+    }

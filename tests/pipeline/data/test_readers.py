@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, message
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     (tmp_path / "folder.csv").mkdir()
 
-    with pytest.raises(DataError, match=r"none\.csv is not there"):
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
         next(read_rows(tmp_path / "none.csv"))
     with pytest.raises(DataError, match="is a folder"):
         next(read_rows(tmp_path / "folder.csv"))

@@ -12,7 +12,7 @@ from helpers.task_files import jsonl, read
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.dataset_spec import DatasetSpec
-from pipeline.data.splits import SPLITS, Draw, take, three_splits
+from pipeline.data.splits import SPLITS, SplitSpec, sample_groups, three_splits
 
 
 def sides(found: dict[str, Dataset], column: str) -> dict[Any, set[str]]:
@@ -126,7 +126,7 @@ def by_row(codes: Any, count: int, generator: np.random.Generator) -> list[int]:
 def test_rows_that_all_differ_are_drawn_one_by_one(seed):
     draw = np.random.default_rng(seed)
     codes, keys = draw.integers(4, size=500), draw.permutation(500)
-    found = take(codes, keys, count=50, generator=np.random.default_rng(seed))
+    found = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
 
     assert found.tolist() == by_row(codes, 50, np.random.default_rng(seed))
 
@@ -136,8 +136,8 @@ def test_groups_fill_a_split_and_a_large_one_stays_in_train():
     keys = np.repeat(np.arange(len(sizes)), sizes)
     codes = np.zeros_like(keys)
     for seed in range(5):
-        found = take(codes, keys, count=50, generator=np.random.default_rng(seed))
-        again = take(codes, keys, count=50, generator=np.random.default_rng(seed))
+        found = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
+        again = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
 
         assert found.tolist() == again.tolist()
         assert len(found) == 50
@@ -148,7 +148,7 @@ def test_groups_fill_a_split_and_a_large_one_stays_in_train():
 def test_splits_that_are_given_are_not_looked_at():
     rows = Dataset.from_dict({"text": ["x", "x"]})
     found, origins = three_splits(
-        dict.fromkeys(SPLITS, rows), {}, Draw(together=("text",), by="text", seed=0)
+        dict.fromkeys(SPLITS, rows), {}, SplitSpec(group_by=("text",), stratify_by="text", seed=0)
     )
 
     assert (found, origins) == (dict.fromkeys(SPLITS, rows), {})

@@ -124,7 +124,7 @@ def test_what_was_there_is_replaced_only_by_something_whole(workspace):
     (PATHS.prepared / "stale").touch()
     before = hashes(PATHS.prepared)
     settings(workspace, train="none.csv")
-    with pytest.raises(DataError, match=r"none\.csv is not there"):
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
         prepare.main(PATHS)
     assert hashes(PATHS.prepared) == before
 
@@ -149,7 +149,7 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"train": "none.csv"}, "error: none.csv is not there"),
+        ({"train": "none.csv"}, "error: none.csv does not exist"),
         (
             {"label": "lable"},
             "error: data.label: train has no column 'lable' among text, label; did",

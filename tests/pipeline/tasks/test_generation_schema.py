@@ -21,7 +21,7 @@ def made(folder, row: dict, **settings) -> dict:
     write_rows(path, [row])
     files = dict.fromkeys(("train", "validation", "test"), str(path))
     task = read(folder, **files, **settings)
-    assert task.form is generate.FORM
+    assert task.schema is generate.FORM
     assert task.classes == []
     return {name: value for name, value in task.splits["train"][0].items() if value is not None}
 

@@ -109,7 +109,7 @@ def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
     write(tmp_path / "a.jsonl", rows)
     found = read(tmp_path, "a.jsonl", max_bad_rows=0.1)
 
-    assert found.form is FORM
+    assert found.schema is FORM
     assert found.classes == []
     assert found.dropped == {"train: fewer than two choices": DroppedRows(rows=1, first=31)}
     assert sum(len(split) for split in found.splits.values()) == 30

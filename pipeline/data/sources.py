@@ -1,0 +1,113 @@
+"""Where the rows of `data.task` come from: built in, local files, the catalogue, or the hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import runpy
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.files import file_hash
+from pipeline.common.params import DataSection
+from pipeline.data import hub
+from pipeline.data.catalog.registry import CATALOG
+from pipeline.data.dataset_spec import DatasetSpec
+from pipeline.data.docstrings.builtin_tasks import BUILTIN_TASKS, build_task
+from pipeline.data.readers import find_reader, read_rows
+from pipeline.data.splits import SPLITS
+from pipeline.tasks.schema import Rows, Source, in_a_line
+
+
+def resolve_source(section: DataSection, *, seed: int) -> Source:
+    """Return the raw rows that `data.task` and `data.train` etc. name, not read yet.
+
+    Raises:
+        ConfigError: there is no such task, or other settings do not fit it.
+        DataError: the rows are not available.
+    """
+    task = section.task
+    if task in BUILTIN_TASKS:
+        _check_auto(section, "text", "label", "kind")
+        return build_task(task, seed=seed)
+    spec = _load_user_spec(task) or CATALOG.get(task)
+    if spec is None:
+        _check_task_name(task)
+    else:
+        _check_auto(section, "kind", "text", "label")
+    if task == "files" or section.train is not None:
+        if spec is None and task != "files":
+            raise ConfigError(f"data.train is for data.task: files or a named task, got {task}")
+        rows, origins = _local_rows(section)
+        return (
+            hub.source_from_spec(spec, rows, origins)
+            if spec
+            else Source(rows=rows, origins=origins)
+        )
+    if spec is None:
+        return hub.load_hub_id(task, label=section.label)
+    if not spec.hub_id:
+        raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
+    return hub.load_spec(task, spec)
+
+
+def _check_task_name(task: str) -> None:
+    """Refuse a name that is neither `files` nor looks like a hub id."""
+    if task == "files" or re.match(r"(?!(super_)?glue/).+/", task):
+        return
+    close = difflib.get_close_matches(task, [*BUILTIN_TASKS, "files", *CATALOG], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(
+        f"data.task must be {', '.join(BUILTIN_TASKS)}, files, a hub id such as glue/sst2, or "
+        f"one of {', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"
+    )
+
+
+def _check_auto(section: DataSection, *keys: str) -> None:
+    """Refuse settings that the task itself determines."""
+    for key in keys:
+        if (value := getattr(section, key)) is not None:
+            raise ConfigError(
+                f"data.{key} must be auto with data.task: {section.task}, got {value!r}"
+            )
+
+
+def _local_rows(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Return rows and origins of the files that params.yaml names."""
+    paths = {split: getattr(section, split) for split in SPLITS}
+    files = {split: Path(path) for split, path in paths.items() if path is not None}
+    for path in files.values():  # before a large file is hashed
+        find_reader(path)
+    rows: dict[str, Rows] = {split: partial(read_rows, path) for split, path in files.items()}
+    return rows, {split: _origin(path) for split, path in files.items()}
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Describe a file by path and digest; what a folder holds is hashed row by row."""
+    return {"from": str(path)} | ({"sha256": file_hash(path)} if path.is_file() else {})
+
+
+def _load_user_spec(task: str) -> DatasetSpec | None:
+    """Return the spec that a user's file defines (`FILE.py:NAME`), or None for any other task.
+
+    The file may import modules beside it, also while its template runs.
+    """
+    file, _, name = task.rpartition(":")
+    if not file.endswith(".py"):
+        return None
+    if not Path(file).is_file():
+        raise ConfigError(f"data.task {task}: {file} does not exist")
+    if (folder := str(Path(file).resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # last, so that no module beside the file hides a library
+    try:
+        spec = runpy.run_path(file).get(name)
+    except PipelineError as error:
+        raise ConfigError(f"data.task {task}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"data.task {task}: {in_a_line(error)}") from error
+    if not isinstance(spec, DatasetSpec):
+        raise ConfigError(f"data.task {task}: {file} defines no DatasetSpec named {name!r}")
+    return spec
