@@ -26,7 +26,7 @@ from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.units import kept_indices
 from lightpeft.pruning.slicing import slice_base
-from lightpeft.pruning.verification import verify as check_sliced
+from lightpeft.pruning.verification import slice_and_verify
 
 Quantize = Callable[[PreTrainedModel], object]
 _PREFIX = "base_model.model."
@@ -87,7 +87,7 @@ def cut(
 ) -> None:
     """Slice the base, then `quantize` it; each linear's old weight goes before the next is cut.
 
-    With a `batch` the sliced base is checked on it, see `lightpeft.pruning.verification.verify`.
+    With a `batch` the sliced base is checked on it, see `slice_and_verify`.
 
     Raises:
         ModelError, PlanError: the model, the plan and the PEFT weights do not belong together;
@@ -99,7 +99,7 @@ def cut(
     if batch is None:
         slice_base(model, plan)
     else:
-        check_sliced(model, plan, batch)
+        slice_and_verify(model, plan, batch)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
 

@@ -1,11 +1,13 @@
-"""Does pruning do what masking does? One batch through the model before and after."""
+"""Check that a pruned model computes what the masked model computes, on one batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,43 +16,45 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.masks import Masks
 from lightpeft.pruning.slicing import slice_base
 
-# Of the largest output: what other summation orders leave, over dozens of layers.
+# Fraction of the largest output: rounding of other summation orders, over dozens of layers.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-_PASSENGERS = ("loss", "past_key_values")
+_NOT_COMPARED = ("loss", "past_key_values")
 
 
-def verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) -> float:
-    """Slice a plain model by its plan, and check that it says what it said with the rest masked.
+def slice_and_verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) -> float:
+    """Slice a base model in place, and check its outputs against those of the masked model.
 
-    A wrong slice is often no error: the model runs, and is another one. PEFT modules take no part:
-    before they are attached one copy of the model is enough, and their weights follow the same
-    rows and columns.
+    A wrong slice often raises no error: the model runs, but computes something else. PEFT modules
+    are not part of the check: before they are attached one copy of the model is enough, and their
+    weights follow the same rows and columns.
 
     Args:
-        model: the base model of the plan (`check_base` makes sure); sliced in place.
+        model: the base model of the plan (see `check_plan_matches_model`); sliced in place.
         plan: what to keep.
-        batch: the model's keyword arguments; labels don't matter.
+        batch: the model's keyword arguments; labels make no difference.
 
     Returns:
-        The largest difference, as a share of the largest output.
+        The largest difference, as a fraction of the largest output.
 
     Raises:
-        ModelError: it is more than rounding of the model's dtype, or the model fails.
+        ModelError: the difference is more than rounding in the model's dtype, or the pruned model
+            does not run. The model stays sliced.
     """
-    wanted = _masked(model, plan, batch)
+    expected = _masked_outputs(model, plan, batch)
     slice_base(model, plan)
     try:
-        found = _outputs(model, batch)
+        outputs = _outputs(model, batch)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"pruned, the model does not run: {reason}") from error
-    if [row.shape for row in wanted] != [row.shape for row in found]:
+    if [row.shape for row in expected] != [row.shape for row in outputs]:
         raise ModelError("pruned, the model's outputs have other shapes than masked")
-    scale = max(float(row.abs().max()) for row in wanted)
-    apart = [float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True)]
-    difference = max(apart) / max(scale, torch.finfo(torch.float32).tiny)
+    scale = max(float(row.abs().max()) for row in expected)
+    pairs = zip(expected, outputs, strict=True)
+    differences = [float((a - b).abs().max()) for a, b in pairs]
+    difference = max(differences) / max(scale, torch.finfo(torch.float32).tiny)
     allowed = _TOLERANCE.get(model.dtype, 1e-4)
-    if not difference <= allowed or any(gap != gap for gap in apart):
+    if not difference <= allowed or any(map(math.isnan, differences)):
         raise ModelError(
             f"pruned, the model's outputs differ from the masked model's by {difference:.2g} "
             f"of the largest, allowed are {allowed:g}: this {plan.shape.model_type} model keeps "
@@ -59,32 +63,31 @@ def verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) 
     return difference
 
 
-def _masked(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]) -> list[Tensor]:
-    """What the unpruned model says while all that the plan drops is multiplied by 0."""
+def _masked_outputs(
+    model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return the outputs of the unpruned model with all that the plan prunes multiplied by 0."""
     with Masks(model, plan.shape, l1=0.0) as masks, torch.no_grad():
-        for cuts, rows in ((plan.heads, masks.heads), (plan.neurons, masks.neurons)):
-            for block, cut in cuts.items():
-                rows[block].zero_()
-                rows[block][list(cut.kept)] = 1.0
+        for path, mask in (masks.heads | masks.neurons).items():
+            mask.zero_()
+            mask[list(plan.units[path].kept)] = 1.0
         return _outputs(model, batch)
 
 
 def _outputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
-    """All floating-point outputs in float32, or the logits alone, in evaluation mode."""
-    training, device = model.training, next(model.parameters()).device
-    inputs = {
-        name: value.to(device) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    """Return all floating-point outputs in float32, or the logits alone, in evaluation mode."""
+    was_training = model.training
+    inputs = send_to_device(dict(batch), next(model.parameters()).device)
     model.eval()
     try:
         with torch.no_grad():
-            said = dict(model(**inputs).items())
+            outputs = dict(model(**inputs).items())
     finally:
-        model.train(training)
-    chosen = {"logits": said["logits"]} if "logits" in said else said
+        model.train(was_training)
+    if "logits" in outputs:
+        outputs = {"logits": outputs["logits"]}
     return [
         value.float()
-        for name, value in chosen.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and name not in _PASSENGERS
+        for name, value in outputs.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and name not in _NOT_COMPARED
     ]

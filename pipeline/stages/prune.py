@@ -12,7 +12,7 @@ from lightpeft.core.shape import UnitCounts
 from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_base
-from lightpeft.pruning.verification import verify
+from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
@@ -71,7 +71,7 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     size = min(_VERIFIED_ROWS, len(rows))
     order = shuffled(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
     batch = next(iter(loader(rows, kind, processor, order)))
-    return verify(model.to(device()), plan, batch)
+    return slice_and_verify(model.to(device()), plan, batch)
 
 
 def main(method: str, paths: Paths) -> None:

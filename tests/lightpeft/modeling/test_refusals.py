@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lightpeft
-from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
-from lightpeft.pruning import slicing
-from lightpeft.pruning.head_counts import _ConfigView
-from lightpeft.pruning.verification import verify
 
 LLAMA = "llama, shared keys and values"
 PLAIN: dict[str, Any] = {
@@ -234,62 +229,3 @@ def test_family_that_contradicts_itself_is_refused(changes: dict[str, Any], mess
         Family(**(PLAIN | changes))
 
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["deberta-v2, positions shared (v3)", "gpt2", LLAMA])
-def test_verification_passes_a_right_model_and_stops_a_wrong_one(
-    name: str, monkeypatch: pytest.MonkeyPatch
-):
-    model = build(name)
-    scores = scores_of(model)
-    plan, batch = drawn_plan(scores), batch_of(name)
-    assert verify(copy.deepcopy(model), plan, batch) < 1e-5
-    half = copy.deepcopy(model).bfloat16()
-    assert verify(half, plan, batch) < 0.1
-
-    def wrong(linear: Any, kept: Any) -> Any:
-        rows = right(linear, kept)
-        return rows.roll(1) if linear.pruned_dim == "in" else rows
-
-    right = slicing.kept_indices
-    monkeypatch.setattr(slicing, "kept_indices", wrong)
-    with pytest.raises(
-        ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
-    ):
-        lightpeft.prune(model, plan, scores, verify_batch=batch)
-
-
-@pytest.mark.parametrize(
-    ("heads", "message"),
-    [(0.5, "differ from the masked model's"), (0.25, "pruned, the model does not run: shape")],
-)
-def test_counter_of_deberta_left_behind_does_not_pass_verification(
-    heads: float, message: str, monkeypatch: pytest.MonkeyPatch
-):
-    name = "deberta-v2, positions shared (v3)"
-    model = build(name)
-    scores = scores_of(model)
-    plan = lightpeft.make_plan(scores, PruningConfig(heads=heads, neurons=0, modules=0, ranks=0))
-    monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
-
-    with pytest.raises(ModelError, match=message):
-        lightpeft.prune(model, plan, scores, verify_batch=batch_of(name))
-
-
-def test_verification_leaves_the_mode_of_the_model():
-    model = build("bert").train()
-    scores = scores_of(model)
-
-    verify(model, drawn_plan(scores), batch_of("bert"))
-
-    assert model.training
-
-
-def test_view_of_a_config_follows_it_and_can_be_copied():
-    config = ARCHITECTURES["phi3"].config()
-    view = copy.deepcopy({"config": config, "view": _ConfigView(config, 3)})
-
-    view["config"].sliding_window = 7
-
-    assert (view["view"].num_attention_heads, view["view"].sliding_window) == (3, 7)
-    assert view["config"].num_attention_heads == 8

@@ -1,0 +1,97 @@
+"""Pruned equals masked on a batch, or an error says so; and only pruning prunes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.architecture_matrix import batch_of, build, drawn_plan, scores_of
+from helpers.tiny_models import lora, pruned_model, tiny_batch, tiny_model
+from torch import nn
+
+import lightpeft
+from lightpeft.core.errors import ModelError
+from lightpeft.pruning import slicing
+from lightpeft.pruning.verification import slice_and_verify
+
+LLAMA = "llama, shared keys and values"
+
+
+@pytest.mark.parametrize("name", ["deberta-v2, positions shared (v3)", "gpt2", LLAMA])
+def test_verification_passes_a_right_model_and_stops_a_wrong_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    model = build(name)
+    scores = scores_of(model)
+    plan, batch = drawn_plan(scores), batch_of(name)
+    assert slice_and_verify(copy.deepcopy(model), plan, batch) < 1e-5
+    half = copy.deepcopy(model).bfloat16()
+    assert slice_and_verify(half, plan, batch) < 0.1
+
+    def wrong(linear: Any, kept: Any) -> Any:
+        rows = right(linear, kept)
+        return rows.roll(1) if linear.pruned_dim == "in" else rows
+
+    right = slicing.kept_indices
+    monkeypatch.setattr(slicing, "kept_indices", wrong)
+    with pytest.raises(
+        ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
+    ):
+        lightpeft.prune(model, plan, scores, verify_batch=batch)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [(0.5, "differ from the masked model's"), (0.25, "pruned, the model does not run: shape")],
+)
+def test_counter_of_deberta_left_behind_does_not_pass_verification(
+    heads: float, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    name = "deberta-v2, positions shared (v3)"
+    model = build(name)
+    scores = scores_of(model)
+    plan = lightpeft.make_plan(
+        scores, lightpeft.PruningConfig(heads=heads, neurons=0, modules=0, ranks=0)
+    )
+    monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
+
+    with pytest.raises(ModelError, match=message):
+        lightpeft.prune(model, plan, scores, verify_batch=batch_of(name))
+
+
+def test_verification_leaves_the_mode_of_the_model():
+    model = build("bert").train()
+    scores = scores_of(model)
+
+    slice_and_verify(model, drawn_plan(scores), batch_of("bert"))
+
+    assert model.training
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def test_no_public_function_but_prune_and_load_prunes_its_argument(tmp_path: Path):
+    plain, pruned = tiny_model(), pruned_model()
+    config = lightpeft.EstimationConfig(steps=2)
+    calls: dict[str, tuple[nn.Module, Any]] = {
+        "estimate": (plain, lambda: lightpeft.estimate(plain, lora(), [tiny_batch()] * 2, config)),
+        "inspect_model": (plain, lambda: lightpeft.inspect_model(plain)),
+        "get_plan": (pruned, lambda: lightpeft.get_plan(pruned)),
+        "save": (pruned, lambda: lightpeft.save(pruned, tmp_path)),
+    }
+    functions = {name: getattr(lightpeft, name) for name in lightpeft.__all__}
+    with_model = {
+        name
+        for name, function in functions.items()
+        if inspect.isfunction(function) and "model" in inspect.signature(function).parameters
+    }
+    assert with_model == {*calls, "prune", "load"}
+    for model, call in calls.values():
+        before = num_parameters(model)
+        call()
+        assert num_parameters(model) == before
