@@ -1,15 +1,153 @@
-"""Run the benchmark from a shell: python -m lightpeft.benchmark"""
+"""Command line of the benchmark: python -m lightpeft.benchmark --help"""
 
+from __future__ import annotations
+
+import os
+import shlex
 import sys
 import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from lightpeft.benchmark.run import main
-from lightpeft.core.errors import LightPeftError
+import typer
+from typer.exceptions import TyperException
+
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
+from lightpeft.benchmark.run import BenchmarkConfig, choose_device, run_benchmark
+from lightpeft.benchmark.table import format_table
+from lightpeft.core.errors import ConfigError, LightPeftError
+from lightpeft.profiling.memory import PEFT_DEPRECATION
+
+_PROGRAM = "python -m lightpeft.benchmark"
+_DEFAULTS = BenchmarkConfig()
+_log = partial(typer.echo, err=True)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"must be a number, got {text}") from error
+
+
+def _parse_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"must be an integer, got {text}") from error
+
+
+def _number(text: str) -> Any:
+    return typer.Option(parser=_parse_number, metavar="NUMBER", help=text)
+
+
+def _integer(text: str) -> Any:
+    return typer.Option(parser=_parse_integer, metavar="INTEGER", help=text)
+
+
+def _text(text: str, metavar: str) -> Any:
+    return typer.Option(metavar=metavar, help=text)
+
+
+@app.command(epilog=f"Example: {_PROGRAM} --shape roberta-large --ratio 0.333 --dtype bfloat16")
+def benchmark(  # typer reads the options from the parameters, hence so many
+    context: typer.Context,
+    shape: Annotated[str, _text(", ".join(MODEL_SIZES), "NAME")] = _DEFAULTS.shape,
+    ratio: Annotated[float, _number("Fraction of heads and neurons to prune, in [0, 1).")] = (
+        _DEFAULTS.ratio
+    ),
+    head_granularity: Annotated[
+        Literal["kv_group", "query_head"],
+        typer.Option(help="Prune whole KV groups, or single query heads within them."),
+    ] = "kv_group",
+    modules: Annotated[float, _number("Fraction of PEFT modules to prune, in [0, 1).")] = (
+        _DEFAULTS.modules
+    ),
+    ranks: Annotated[float, _number("Fraction of PEFT ranks to prune, in [0, 1).")] = (
+        _DEFAULTS.ranks
+    ),
+    rank: Annotated[int, _integer("LoRA rank before pruning.")] = _DEFAULTS.rank,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
+    ] = "float32",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps", "xpu"],
+        typer.Option(help="auto: the accelerator, or the CPU if there is none."),
+    ] = "auto",
+    batch_sizes: Annotated[
+        str, _text("Rows of a batch, several sizes separated by commas.", "INTEGER,...")
+    ] = ",".join(map(str, _DEFAULTS.batch_sizes)),
+    length: Annotated[
+        int | None, _integer("Tokens a row. [default: 128; of images their patches and one]")
+    ] = None,
+    warmup: Annotated[int, _integer("Rounds not counted.")] = _DEFAULTS.warmup,
+    rounds: Annotated[int, _integer("Rounds counted.")] = _DEFAULTS.rounds,
+    out: Annotated[Path | None, _text("JSON file to write.", "FILE")] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Measure time and memory of an unpruned and a pruned model with random weights.
+
+    Both have LoRA adapters and take turns: training and inference of encoders and of image
+    models; training, prefill (a prompt of --length tokens into the KV cache) and decode (one
+    more token a row) of decoders and encoder-decoders.
+    """
+    config = BenchmarkConfig(
+        shape=shape,
+        ratio=ratio,
+        head_granularity=head_granularity,
+        modules=modules,
+        ranks=ranks,
+        rank=rank,
+        dtype=dtype,
+        batch_sizes=_parse_batch_sizes(batch_sizes),
+        length=length,
+        warmup=warmup,
+        rounds=rounds,
+    )
+    result = run_benchmark(config, choose_device(device), progress=_log)
+    if out:
+        result.model_copy(update={"command": context.obj}).save(out)
+    typer.echo(format_table(result), nl=False)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure what the arguments say, and write a table to standard output.
+
+    Raises:
+        LightPeftError: an argument is not allowed, or measuring failed.
+    """
+    command = f"{_PROGRAM} {shlex.join(argv)}".rstrip()
+    try:
+        app(list(argv), prog_name=_PROGRAM, standalone_mode=False, obj=command)
+    except TyperException as error:
+        message = " ".join(error.format_message().split())
+        if "--head-unit" in message:
+            message = "--head-unit is now --head-granularity, kv_group or query_head"
+        if "extra argument" in message:
+            message += "; batch sizes are separated by commas: --batch-sizes 1,32"
+        raise ConfigError(message) from error
+
+
+def _parse_batch_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--batch-sizes must be integers >= 1 separated by commas, got {text}"
+        ) from error
+
 
 if __name__ == "__main__":
-    # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    warnings.filterwarnings("ignore", message=PEFT_DEPRECATION)
     try:
         main(sys.argv[1:])
     except LightPeftError as error:
+        if "--debug" in sys.argv or os.environ.get("LIGHTPEFT_DEBUG") == "1":
+            raise
         sys.exit(f"error: {error}")

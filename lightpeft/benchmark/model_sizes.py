@@ -11,12 +11,12 @@ from lightpeft.profiling.random_batches import ModelKind
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What a model of a name is made of.
+    """Kind and configuration of a published model.
 
     Attributes:
-        kind: what builds it and what it is fed: `encoder` (a classifier of texts), `decoder`
-            (a causal language model), `seq2seq` (encoder-decoder) or `image` (a classifier).
-        sizes: its config, where that differs from the library's default.
+        kind: `encoder` (text classifier), `decoder` (causal language model), `seq2seq`
+            (encoder-decoder) or `image` (image classifier).
+        sizes: arguments of its configuration that differ from transformers' defaults.
     """
 
     kind: ModelKind
@@ -24,7 +24,7 @@ class ModelSize:
 
     @property
     def length(self) -> int:
-        """Tokens a row where none are asked for: 128, or a patch each and one for the class."""
+        """Default tokens a row: 128, or of images a token for each patch and one for the class."""
         if self.kind != "image":
             return 128
         return int((self.sizes["image_size"] // self.sizes["patch_size"]) ** 2 + 1)
@@ -146,13 +146,13 @@ _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16, "num_labels": 
 
 
 def _encoder(*sizes: dict[str, Any], **changes: Any) -> ModelSize:
-    return _of("encoder", *sizes, num_labels=2, **changes)
+    return _size("encoder", *sizes, num_labels=2, **changes)
 
 
-def _of(kind: ModelKind, *sizes: dict[str, Any], **changes: Any) -> ModelSize:
+def _size(kind: ModelKind, *sizes: dict[str, Any], **changes: Any) -> ModelSize:
     joined: dict[str, Any] = {}
-    for part in (*sizes, changes):
-        joined |= part
+    for section in (*sizes, changes):
+        joined |= section
     return ModelSize(kind=kind, sizes=joined)
 
 
@@ -173,27 +173,27 @@ MODEL_SIZES: dict[str, ModelSize] = {
     "roberta-large": _encoder(_ROBERTA, _LARGE),
     "xlm-roberta-base": _encoder(_ROBERTA, _BASE, model_type="xlm-roberta", vocab_size=250002),
     "modernbert-base": _encoder(_MODERNBERT, _transformer(768, 22, 12, 1152)),
-    "opt-1.3b": _of("decoder", _OPT, _OPT_1B),
-    "opt-6.7b": _of("decoder", _OPT, _OPT_7B),
-    "llama-2-7b": _of("decoder", _LLAMA, _LLAMA2, _transformer(4096, 32, 32, 11008)),
-    "llama-3-8b": _of("decoder", _LLAMA, _LLAMA3, _transformer(4096, 32, 32, 14336)),
-    "qwen3-0.6b": _of(
+    "opt-1.3b": _size("decoder", _OPT, _OPT_1B),
+    "opt-6.7b": _size("decoder", _OPT, _OPT_7B),
+    "llama-2-7b": _size("decoder", _LLAMA, _LLAMA2, _transformer(4096, 32, 32, 11008)),
+    "llama-3-8b": _size("decoder", _LLAMA, _LLAMA3, _transformer(4096, 32, 32, 14336)),
+    "qwen3-0.6b": _size(
         "decoder", _QWEN3, _transformer(1024, 28, 16, 3072), tie_word_embeddings=True
     ),
-    "qwen3-8b": _of(
+    "qwen3-8b": _size(
         "decoder", _QWEN3, _transformer(4096, 36, 32, 12288), tie_word_embeddings=False
     ),
-    "gemma-3-4b": _of("decoder", _GEMMA3_4B, _transformer(2560, 34, 8, 10240)),
-    "t5-base": _of("seq2seq", _T5),
-    "vit-base": _of("image", _VIT, _BASE),
+    "gemma-3-4b": _size("decoder", _GEMMA3_4B, _transformer(2560, 34, 8, 10240)),
+    "t5-base": _size("seq2seq", _T5),
+    "vit-base": _size("image", _VIT, _BASE),
 }
 
 
 def check_model_size(name: str) -> None:
-    """Refuse a name that no shape has.
+    """Check that a model of this name is listed.
 
     Raises:
-        ModelError: there is no shape of this name; lists them.
+        ModelError: it is not; names those that are.
     """
     if name not in MODEL_SIZES:
         raise ModelError(f"no shape {name!r}; shapes: {', '.join(MODEL_SIZES)}")

@@ -1,10 +1,10 @@
-"""Models of a named shape with random weights, made where they are to run."""
+"""Build models of a published size with random weights, directly on their device."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -19,21 +19,20 @@ from transformers.initialization import no_init_weights
 from lightpeft.benchmark.model_sizes import MODEL_SIZES, check_model_size
 from lightpeft.core.errors import ModelError
 
-# Kind of a shape -> the class that builds it and peft's name of its task.
+# Kind of model -> the class that builds it and peft's task type.
 MODEL_CLASSES = {
     "encoder": (AutoModelForSequenceClassification, "SEQ_CLS"),
     "decoder": (AutoModelForCausalLM, "CAUSAL_LM"),
     "seq2seq": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"),
-    "image": (AutoModelForImageClassification, None),  # peft has no name for it
+    "image": (AutoModelForImageClassification, None),  # peft has no task type for it
 }
-_MEMORY = Path("/proc/meminfo")
 
 
 def make_config(name: str) -> Any:
-    """The config of a named shape.
+    """Make the configuration of a listed model.
 
     Raises:
-        ModelError: there is no shape of this name.
+        ModelError: no model of this name is listed.
     """
     check_model_size(name)
     return AutoConfig.for_model(**MODEL_SIZES[name].sizes)
@@ -42,17 +41,17 @@ def make_config(name: str) -> Any:
 def build_random_model(
     name: str, *, dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> PreTrainedModel:
-    """A model of a named shape, its weights random and the same for a seed.
+    """Build a listed model with random weights, the same for the same seed.
 
     It is made on the device and in the dtype, each weight written once and never copied.
 
     Raises:
-        ModelError: there is no shape of this name.
+        ModelError: no model of this name is listed.
     """
     config = make_config(name)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        # Left out is what costs time; constructors go on to make norms, buffers and rotary tables.
+        # Skips the slow initialization; constructors still make norms, buffers, rotary tables.
         with no_init_weights():
             model: PreTrainedModel = MODEL_CLASSES[MODEL_SIZES[name].kind][0].from_config(
                 config, dtype=dtype
@@ -63,10 +62,10 @@ def build_random_model(
 
 
 def check_free_memory(name: str, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a shape of which two models, unpruned and pruned, can't be on the device at once.
+    """Check that the unpruned and the pruned model fit into the device's memory together.
 
-    While the second is built it is unpruned too. Batches and activations come on top of that and
-    are not foreseen.
+    While the second is built it is unpruned too. Memory of batches and activations comes on top
+    and is not estimated.
 
     Raises:
         ModelError: names what is needed and what is free, in GB of 1e9 bytes.
@@ -84,20 +83,16 @@ def check_free_memory(name: str, *, dtype: torch.dtype, device: torch.device) ->
 
 
 def get_free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated, by CUDA or the Linux kernel; None where none says."""
+    """Return the bytes that can still be allocated on a CPU or CUDA device; None elsewhere."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu" or not _MEMORY.exists():
-        return None
-    lines = _MEMORY.read_text(encoding="utf-8").splitlines()
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
 @torch.no_grad()
 def _init_weights(model: PreTrainedModel) -> None:
-    """Fill what the constructors of torch's own modules leave open: normal, norms 1, biases 0."""
-    seen: set[int] = set()  # tied weights have two owners
+    """Initialize the weights of torch's own modules: normal, norms 1, biases 0."""
+    seen: set[int] = set()  # tied weights belong to two modules
     for module in model.modules():
         if not hasattr(module, "reset_parameters"):
             continue

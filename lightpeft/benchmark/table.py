@@ -1,49 +1,70 @@
-"""A comparison as text."""
+"""Show a benchmark result as a text table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from lightpeft.profiling.random_batches import PHASES
+from rich.console import Console
+from rich.table import Table
 
+from lightpeft.core.benchmark_result import BenchmarkResult, MethodResult
 
-def table(found: Mapping[str, Any]) -> str:
-    """What `compare` found: a line per method, phase and batch size; then KV caches."""
-    lines = [
-        f"{found['device']}, {found['dtype']}, {found['length']} tokens a row",
-        f"{'method':9}{'phase':11}{'rows':>5}{'ms':>10}{'tokens/s':>11}{'speed-up':>10}"
-        f"{'quartiles':>15}{'FLOP bound':>12}{'byte bound':>12}{'memory':>11}{'ratio':>7}",
-    ]
-    for method in found["methods"]:
-        lines += _phases(found, method)
-    for method in found["methods"]:
-        lines += _caches(found, method)
-    return "\n".join(lines) + "\n"
+_COLUMNS = (
+    "method", "phase", "batch", "ms", "tokens/s", "speed-up", "quartiles", "FLOP bound",
+    "byte bound", "memory", "ratio",
+)  # fmt: skip
+_LEFT = 2  # columns of text; numbers are aligned on the right
+_WIDTH = 140  # of a line: rich would fold it at 80 through a pipe
 
 
-def _phases(found: Mapping[str, Any], method: str) -> Iterator[str]:
-    measured, ratios = found["methods"][method], found["ratios"][method]
-    used = measured["memory"]
-    known = dict.fromkeys(phase for phases in PHASES.values() for phase in phases)
-    for phase in (phase for phase in known if phase in measured):
-        for rows, times in measured[phase].items():
-            gain = ratios[f"{phase}_speedup"][rows]
-            quartiles = f"{gain['q1']:.2f}-{gain['q3']:.2f}"
-            bytes_ = f"{gain['byte_bound']:.2f}x" if "byte_bound" in gain else "-"
-            line = (
-                f"{method:9}{phase:11}{rows:>5}{times['median_s'] * 1e3:>10.2f}"
-                f"{times['tokens_per_s']:>11,.0f}{gain['median']:>9.2f}x{quartiles:>15}"
-                f"{gain['flop_bound']:>11.2f}x{bytes_:>12}"
-            )
-            if used and int(rows) == used["rows"]:
-                line += (
-                    f"{used[f'{phase}_bytes'] / 2**20:>8.0f} MB{ratios[f'{phase}_memory']:>7.2f}"
-                )
-            yield line
+def format_table(result: BenchmarkResult) -> str:
+    """Return a line for each method, phase and batch size, and one for each KV cache."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(_COLUMNS):
+        table.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
+    for method, measured in result.methods.items():
+        for row in (*_phase_rows(method, measured), *_cache_rows(method, measured)):
+            table.add_row(*row)
+    console = Console(width=_WIDTH, no_color=True)
+    with console.capture() as capture:
+        console.print(
+            f"{result.device}, {result.dtype}, {result.length} tokens a row", highlight=False
+        )
+        console.print(table, highlight=False)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def _caches(found: Mapping[str, Any], method: str) -> Iterator[str]:
-    for rows, size in found["methods"][method].get("kv_cache_bytes", {}).items():
-        share = found["ratios"][method]["kv_cache"][rows]
-        yield f"{method:9}{'KV cache':11}{rows:>5}{size / 2**20:>10.2f} MB{share:>18.2f} of vanilla"
+def _phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
+    for phase, timings in measured.timings.items():
+        for batch_size, timing in timings.items():
+            speedup = measured.speedups[phase][batch_size]
+            row = [
+                method,
+                phase,
+                str(batch_size),
+                f"{timing.median_s * 1e3:.2f}",
+                f"{timing.tokens_per_s:,.0f}",
+                f"{speedup.median:.2f}x",
+                f"{speedup.q1:.2f}-{speedup.q3:.2f}",
+                f"{speedup.flop_bound:.2f}x",
+                "-" if speedup.byte_bound is None else f"{speedup.byte_bound:.2f}x",
+            ]
+            memory, ratio = measured.memory, measured.memory_ratios[phase]
+            if memory and memory.batch_size == batch_size:
+                row.append(f"{memory.phase_bytes[phase] / 2**20:.0f} MB")
+                row.append("-" if ratio is None else f"{ratio:.2f}")
+            yield row
+
+
+def _cache_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
+    for batch_size, size in measured.kv_cache_bytes.items():
+        ratio = measured.kv_cache_ratios[batch_size]
+        blank = [""] * (len(_COLUMNS) - 5)
+        yield [
+            method,
+            "KV cache",
+            str(batch_size),
+            *blank,
+            f"{size / 2**20:.2f} MB",
+            f"{ratio:.2f}",
+        ]

@@ -1,135 +1,168 @@
-"""Models side by side: parameters, seconds, bytes, and ratios against vanilla."""
+"""Compare models in parameters, time and memory, with ratios to the unpruned one."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
 
-from lightpeft.planning.cost import CostTable
+from lightpeft.core.benchmark_result import (
+    BenchmarkResult,
+    MethodResult,
+    PeakMemory,
+    Phase,
+    Speedup,
+    StepTiming,
+)
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE, compute_speedup, quartiles
-from lightpeft.profiling.timing import measure
+from lightpeft.profiling.timing import PhaseSeconds, time_phases
 from lightpeft.profiling.workload import Workload, compute_plan_cost
 
-Seconds = Mapping[int, Mapping[str, list[float]]]
+_PACKAGES = ("torch", "transformers", "peft")
 
 
 def compare(
-    builds: Mapping[str, Callable[[], PeftModel]],
+    model_factories: Mapping[str, Callable[[], PeftModel]],
     settings: ProfilingSettings,
     *,
-    memory: Callable[[str], dict[str, Any]] | None,
+    measure_memory: Callable[[str], PeakMemory] | None,
     progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Measure models that `prune` or `load` made, their adapters trainable.
 
     Args:
-        builds: method -> what makes its model on the device; ratios are against `vanilla`.
-        settings: of the measurement.
-        memory: measures one method's memory; None to leave it out.
+        model_factories: method -> function that makes its model on the device; `vanilla`, the
+            baseline of all ratios, is among them.
+        settings: batch sizes, tokens a row, rounds.
+        measure_memory: measures the peak memory of one method; None to leave it out.
         progress: called with what is being measured.
 
     Returns:
-        JSON values: device, versions, `methods` with their seconds and bytes, `ratios`. A
-        speed-up comes with its quartiles and with what it would be if time were FLOPs
-        (`flop_bound`); decoding's also with what it would be if time were bytes read
-        (`byte_bound`): a step of few rows waits for memory, not for arithmetic.
+        Timings and peak memory of each method, and their ratios to vanilla's. A speed-up comes
+        with its quartiles and with what it would be if time were proportional to FLOPs
+        (`flop_bound`); that of decoding also with what it would be if time were proportional to
+        the bytes read (`byte_bound`): a step of few rows waits for memory, not for arithmetic.
     """
-    used: dict[str, dict[str, Any] | None] = dict.fromkeys(builds)
-    if memory:
+    memory: dict[str, PeakMemory] = {}
+    if measure_memory:
         # Before the models that are timed: each has the device to itself.
-        for method in builds:
+        for method in model_factories:
             progress(f"memory of {method}")
-            used[method] = memory(method)
-    models = {method: make() for method, make in builds.items()}
-    works = {name: Workload.from_model(model, settings) for name, model in models.items()}
-    seconds = measure(models, settings, progress)
-    methods: dict[str, dict[str, Any]] = {}
-    ratios: dict[str, dict[str, Any]] = {}
-    for name, model in models.items():
-        mine, baseline = works[name], works[BASELINE]
-        methods[name] = _parameters(model, compute_plan_cost(mine.plan, length=settings.length))
-        methods[name] |= mine.as_dict() | {"memory": used[name]}
-        ratios[name] = mine.cache_ratios(baseline)
-        for phase, times in seconds.items():
-            tokens = 1 if phase == "decode" else settings.length
-            methods[name][phase] = _timings(times, name, tokens)
-            ratios[name][f"{phase}_speedup"] = _speedups(
-                times, name, partial(mine.bounds, phase, baseline)
-            )
-            ratios[name][f"{phase}_memory"] = _memory_ratio(used, name, phase)
+            memory[method] = measure_memory(method)
+    models = {method: make_model() for method, make_model in model_factories.items()}
+    workloads = {method: Workload.from_model(model, settings) for method, model in models.items()}
+    seconds = time_phases(models, settings, progress)
     first = next(iter(models.values()))
-    return {
-        **environment(first.device),
-        "dtype": str(first.dtype).removeprefix("torch."),
-        "length": settings.length,
-        "rounds": settings.rounds,
-        "methods": methods,
-        "ratios": ratios,
-    }
+    return BenchmarkResult(
+        device=_device_name(first.device),
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES},
+        dtype=str(first.dtype).removeprefix("torch."),
+        length=settings.length,
+        rounds=settings.rounds,
+        methods={
+            method: _method_result(method, model, seconds, workloads, memory)
+            for method, model in models.items()
+        },
+    )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a measurement depends on: the device and the versions."""
-    processor = f"{_processor()}, {torch.get_num_threads()} threads"
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "peft")},
-    }
-
-
-def _parameters(model: PeftModel, costs: CostTable) -> dict[str, Any]:
+def _method_result(
+    method: str,
+    model: PeftModel,
+    seconds: PhaseSeconds,
+    workloads: Mapping[str, Workload],
+    memory: Mapping[str, PeakMemory],
+) -> MethodResult:
+    workload, baseline = workloads[method], workloads[BASELINE]
+    costs = compute_plan_cost(workload.plan, length=workload.length)
     total = costs.total.parameters
-    return {
-        "base_parameters": total - costs.parts["adapter"].parameters,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "total_parameters": total,
-    }
+    timings: dict[Phase, dict[int, StepTiming]] = {}
+    speedups: dict[Phase, dict[int, Speedup]] = {}
+    for phase, batches in seconds.items():
+        timings[phase], speedups[phase] = {}, {}
+        for batch_size, rounds in batches.items():
+            tokens = batch_size * (1 if phase == "decode" else workload.length)
+            timings[phase][batch_size] = _step_timing(rounds[method], tokens)
+            speedups[phase][batch_size] = _speedup(
+                rounds[BASELINE],
+                rounds[method],
+                flop_bound=workload.flop_bound(phase, baseline),
+                byte_bound=workload.byte_bound(batch_size, baseline) if phase == "decode" else None,
+            )
+    return MethodResult(
+        base_parameters=total - costs.parts["adapter"].parameters,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total_parameters=total,
+        timings=timings,
+        speedups=speedups,
+        memory=memory.get(method),
+        memory_ratios={
+            phase: _memory_ratio(memory.get(method), memory.get(BASELINE), phase)
+            for phase in seconds
+        },
+        decode_weight_bytes=workload.decode_weight_bytes,
+        kv_cache_bytes=workload.kv_cache_bytes,
+        kv_cache_ratios=workload.kv_cache_ratios(baseline),
+    )
 
 
-def _timings(seconds: Seconds, method: str, tokens: int) -> dict[str, dict[str, float]]:
-    found = {}
-    for rows, times in seconds.items():
-        row = {f"{name}_s": value for name, value in quartiles(times[method]).items()}
-        found[str(rows)] = row | {"tokens_per_s": rows * tokens / row["median_s"]}
-    return found
+def _step_timing(seconds: Sequence[float], tokens: int) -> StepTiming:
+    q1, median, q3 = quartiles(seconds)
+    return StepTiming(median_s=median, q1_s=q1, q3_s=q3, tokens_per_s=tokens / median)
 
 
-def _speedups(
-    seconds: Seconds, method: str, bounds: Callable[[int], dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    found = {}
-    for rows, times in seconds.items():
-        gain, bound = compute_speedup(times[BASELINE], times[method]), bounds(rows)
-        shares = {
-            f"of_{name.removeprefix('flop_')}": gain["median"] / x for name, x in bound.items()
-        }
-        found[str(rows)] = gain | bound | shares
-    return found
+def _speedup(
+    baseline: Sequence[float],
+    other: Sequence[float],
+    *,
+    flop_bound: float,
+    byte_bound: float | None,
+) -> Speedup:
+    q1, median, q3 = compute_speedup(baseline, other)
+    return Speedup(
+        median=median,
+        q1=q1,
+        q3=q3,
+        flop_bound=flop_bound,
+        byte_bound=byte_bound,
+        fraction_of_flop_bound=median / flop_bound,
+        fraction_of_byte_bound=None if byte_bound is None else median / byte_bound,
+    )
 
 
 def _memory_ratio(
-    used: Mapping[str, dict[str, Any] | None], method: str, phase: str
+    memory: PeakMemory | None, baseline: PeakMemory | None, phase: Phase
 ) -> float | None:
-    mine, baseline = used[method], used[BASELINE]
-    if mine is None or baseline is None:
+    """Return the ratio of peaks, None where it would say nothing.
+
+    What a process allocates and frees by itself outweighs a tiny model, whose peak may then be
+    less than its weights.
+    """
+    if memory is None or baseline is None:
         return None
-    # A tiny model is lost in what a process takes and gives back by itself.
-    if any(found[f"{phase}_bytes"] < found["model_bytes"] for found in (mine, baseline)):
+    if any(peak.phase_bytes[phase] < peak.model_bytes for peak in (memory, baseline)):
         return None
-    return float(mine[f"{phase}_bytes"] / baseline[f"{phase}_bytes"])
+    return memory.phase_bytes[phase] / baseline.phase_bytes[phase]
 
 
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
+def _device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor with the number of torch's threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    return device.type
+
+
+def _processor_name() -> str:
+    """Return the processor's name on Linux, elsewhere its architecture (neither psutil nor
+    platform knows more)."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

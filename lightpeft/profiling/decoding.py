@@ -1,8 +1,9 @@
-"""Generation in its two parts: filling the KV cache from a prompt, and a token more from it."""
+"""Make the two steps of generation: prefill of the KV cache, and decoding of one more token."""
 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +19,12 @@ from lightpeft.profiling.step_functions import Step, autocast_for
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeTraffic:
-    """What one decode step reads.
+    """What one decode step reads from memory.
 
     Attributes:
         weights: bytes of the parameters that take part, each once; of an embedding table a step
             looks up a few rows, so it counts only where it is the output projection too.
-        cache: bytes of the keys and values, each counted once; the library also copies them when
+        cache: bytes of the keys and values, each counted once; transformers also copies them when
             it appends the new token's.
         modules: paths, in the base model, of the modules that run.
     """
@@ -34,39 +35,40 @@ class DecodeTraffic:
 
 
 def make_prefill_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
-    """A pass over the prompt that fills a KV cache, as one call; sets evaluation mode.
+    """Return a function that fills a KV cache from the prompts; sets evaluation mode.
 
     As in generation, logits are of the last token alone where the model can leave out the others
-    (`last_logits`). An encoder-decoder reads the prompt and as many tokens on the decoder's side.
+    (`supports_logits_to_keep`). An encoder-decoder reads the prompt, and as many tokens on the
+    decoder's side.
     """
     inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
     if model_kind(model) == "seq2seq":
         inputs["decoder_input_ids"] = batch["labels"]
     if supports_logits_to_keep(model):
         inputs["logits_to_keep"] = 1
-    return _forward(model, inputs)
+    return _make_forward(model, inputs)
 
 
 def make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
-    """One more token of each row from a filled KV cache, as one call; sets evaluation mode.
+    """Return a function that decodes one more token of each row; sets evaluation mode.
 
-    The cache holds the rows of the batch and stays as it is, so that every call does the same:
-    attention gets the keys and values with the new token's, as a copy, as in generation, and what
-    the cache keeps of them is dropped.
+    The KV cache holds the rows of the batch and is the same before every call, so that all calls
+    do the same work: as in generation, attention gets the cache with the new token's keys and
+    values appended to a copy, but the cache does not keep them.
     """
-    filled = make_prefill_step(model, batch)()
-    _freeze_cache(filled.past_key_values)
-    return _forward(model, _next_token(model, batch, filled))
+    prefilled = make_prefill_step(model, batch)()
+    _freeze_cache(prefilled.past_key_values)
+    return _make_forward(model, _next_token_inputs(model, batch, prefilled))
 
 
 def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> DecodeTraffic:
-    """What a decode step on this batch reads: found by running one."""
-    filled = make_prefill_step(model, batch)()
-    _freeze_cache(filled.past_key_values)
-    step = _forward(model, _next_token(model, batch, filled))
-    ran: dict[str, nn.Module] = {}
+    """Run a decode step on this batch and count what it reads."""
+    prefilled = make_prefill_step(model, batch)()
+    _freeze_cache(prefilled.past_key_values)
+    step = _make_forward(model, _next_token_inputs(model, batch, prefilled))
+    executed: dict[str, nn.Module] = {}
     hooks = [
-        module.register_forward_pre_hook(partial(_record_call, ran, name))
+        module.register_forward_pre_hook(partial(_record_call, executed, name))
         for name, module in model.get_base_model().named_modules()
     ]
     step()
@@ -74,24 +76,25 @@ def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> Dec
         hook.remove()
     weights = {
         id(weight): weight.numel() * weight.element_size()
-        for module in ran.values()
+        for module in executed.values()
         if not isinstance(module, nn.Embedding)
         for weight in module.parameters(recurse=False)
     }
-    states = [state for layer in _layers(filled.past_key_values) for state in _states(layer)]
+    layers = _cache_layers(prefilled.past_key_values)
+    states: list[Tensor] = [state for layer in layers for state in (layer.keys, layer.values)]
     return DecodeTraffic(
         weights=sum(weights.values()),
         cache=sum(state.numel() * state.element_size() for state in states),
-        modules=frozenset(ran),
+        modules=frozenset(executed),
     )
 
 
 def supports_logits_to_keep(model: PeftModel) -> bool:
-    """Whether the model can compute the logits of the last token alone."""
+    """Return whether the model can compute the logits of the last token alone."""
     return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
 
 
-def _forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
+def _make_forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
     model.eval()
 
     def step() -> Any:
@@ -101,51 +104,49 @@ def _forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
     return step
 
 
-def _next_token(model: PeftModel, batch: Mapping[str, Tensor], filled: Any) -> dict[str, Any]:
+def _next_token_inputs(
+    model: PeftModel, batch: Mapping[str, Tensor], prefilled: Any
+) -> dict[str, Any]:
+    """Return the model's inputs for one more token after a prefill."""
     token, mask = batch["input_ids"][:, :1], batch["attention_mask"]
-    inputs: dict[str, Any] = {"past_key_values": filled.past_key_values}
+    inputs: dict[str, Any] = {"past_key_values": prefilled.past_key_values}
     if model_kind(model) == "seq2seq":
-        encoded = (filled.encoder_last_hidden_state,)
         return inputs | {
-            "encoder_outputs": encoded,
+            "encoder_outputs": (prefilled.encoder_last_hidden_state,),
             "attention_mask": mask,
             "decoder_input_ids": token,
         }
-    grown = torch.cat([mask, torch.ones_like(token)], dim=1)
-    return inputs | {"input_ids": token, "attention_mask": grown}
+    longer_mask = torch.cat([mask, torch.ones_like(token)], dim=1)
+    return inputs | {"input_ids": token, "attention_mask": longer_mask}
 
 
-def _layers(states: Any) -> list[Any]:
-    """The layers of a cache; an encoder-decoder's has two for each."""
-    parts = ("self_attention_cache", "cross_attention_cache")
-    return [
-        layer for part in parts if hasattr(states, part) for layer in getattr(states, part).layers
-    ] or list(states.layers)
+def _cache_layers(cache: Any) -> list[Any]:
+    """Return the layers of a KV cache; an encoder-decoder's has two for each decoder layer."""
+    names = ("self_attention_cache", "cross_attention_cache")
+    caches = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
+    return [layer for inner in caches for layer in inner.layers]
 
 
-def _states(layer: Any) -> tuple[Tensor, Tensor]:
-    return layer.keys, layer.values
+def _freeze_cache(cache: Any) -> None:
+    """Make each layer of a KV cache return the appended keys and values without keeping them.
 
-
-def _freeze_cache(states: Any) -> None:
-    """Let each layer of a cache forget what it is given as soon as it has handed it on.
-
-    At once, not after the step: two caches in memory would be twice what generation needs.
+    transformers 5.23 has no cache that is read only: `DynamicLayer.update` keeps what it appends,
+    `crop` refuses sliding windows, and a copy of the cache for each step would be two caches in
+    memory, twice what generation needs. So a layer's state is put back as soon as it was handed
+    to attention.
     """
-    for layer in _layers(states):
-        # A class, not an attribute of the layer: that would be a cycle, and keep the cache alive.
-        layer.__class__ = _frozen_layer_class(type(layer))
+    for layer in _cache_layers(cache):
+        # A weak reference: a cycle would keep the cache in memory after the measurement.
+        layer.update = partial(_update_without_keeping, weakref.ref(layer))
 
 
-def _frozen_layer_class(kind: type[Any]) -> type[Any]:
-    def update(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = dict(vars(self))
-        found = kind.update(self, *args, **kwargs)
-        vars(self).update(before)
-        return found
-
-    return type(f"Held{kind.__name__}", (kind,), {"update": update})
+def _update_without_keeping(reference: weakref.ref[Any], *args: Any, **kwargs: Any) -> Any:
+    layer: Any = reference()
+    state = dict(vars(layer))
+    extended = type(layer).update(layer, *args, **kwargs)
+    vars(layer).update(state)
+    return extended
 
 
-def _record_call(ran: dict[str, nn.Module], name: str, module: nn.Module, args: Any) -> None:
-    ran[name] = module
+def _record_call(executed: dict[str, nn.Module], name: str, module: nn.Module, args: Any) -> None:
+    executed[name] = module

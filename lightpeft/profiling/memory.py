@@ -1,66 +1,74 @@
-"""Peak memory of each phase: the CUDA allocator's, or a fresh process's RSS."""
+"""Measure the peak memory of each phase: the CUDA allocator's, or a fresh process's RSS."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
-import signal
-import subprocess
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from peft import PeftModel
 
+from lightpeft.core.benchmark_result import PeakMemory, Phase
 from lightpeft.core.errors import LightPeftError
 from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.timing import STEPS
+from lightpeft.profiling.timing import STEP_FACTORIES
 
+T = TypeVar("T")
+
+# peft 0.21 reads an attribute that transformers 5.23 deprecates; remove when peft no longer does.
+PEFT_DEPRECATION = "`is_gradient_checkpointing` is deprecated"
 # Every tensor from this size is mapped by itself and given back when freed, so that a process's
 # RSS is what is alive, and not what glibc keeps for later.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+# psutil has the RSS, but on Linux neither its peak nor a way to reset that.
 _STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class MemoryTracker(Protocol):
-    """Reads bytes in use."""
+    """Reads the bytes in use."""
 
     how: str
 
-    def now(self) -> int:
-        """Bytes in use."""
+    def current(self) -> int:
+        """Return the bytes in use."""
 
-    def reset(self) -> None:
-        """Forget the peak."""
+    def reset_peak(self) -> None:
+        """Start the peak again from what is in use."""
 
     def peak(self) -> int:
-        """Most bytes in use since `reset`."""
+        """Return the most bytes in use since `reset_peak`."""
 
 
 class CudaMemoryTracker:
-    """Bytes in tensors, by torch's allocator: without the CUDA context and what it caches."""
+    """Bytes in tensors, by torch's allocator: without the CUDA context and cached blocks."""
 
     how = "torch.cuda.max_memory_allocated"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def now(self) -> int:
-        """Bytes in tensors."""
+    def current(self) -> int:
+        """Return the bytes in tensors."""
         return torch.cuda.memory_allocated(self.device)
 
-    def reset(self) -> None:
-        """Forget the peak, and give cached blocks back."""
+    def reset_peak(self) -> None:
+        """Start the peak again, and give cached blocks back."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
-        """Most bytes in tensors since `reset`."""
+        """Return the most bytes in tensors since `reset_peak`."""
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device)
 
@@ -70,106 +78,135 @@ class ProcessMemoryTracker:
 
     how = "peak resident memory (VmHWM) of a fresh process"
 
-    def now(self) -> int:
-        """Resident bytes."""
+    def current(self) -> int:
+        """Return the resident bytes."""
         return self._read("VmRSS")
 
-    def reset(self) -> None:
-        """Forget the peak: writing 5 there sets VmHWM to VmRSS (man 5 proc)."""
-        _CLEAR.write_text("5")
+    def reset_peak(self) -> None:
+        """Set VmHWM to VmRSS, which writing 5 there does (man 5 proc)."""
+        _CLEAR_REFS.write_text("5")
 
     def peak(self) -> int:
-        """Most resident bytes since `reset`."""
+        """Return the most resident bytes since `reset_peak`."""
         return self._read("VmHWM")
 
     def _read(self, name: str) -> int:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-        assert found, name
-        return int(found[1]) * 1024
+        match = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        assert match, name
+        return int(match[1]) * 1024
 
 
 def can_measure_memory(device: torch.device) -> bool:
-    """Whether memory can be measured: on CUDA, and on a CPU under Linux."""
-    on_linux = _STATUS.exists() and os.access(_CLEAR, os.W_OK)
+    """Return whether memory can be measured: on CUDA, and on a CPU under Linux."""
+    on_linux = _STATUS.exists() and os.access(_CLEAR_REFS, os.W_OK)
     return device.type == "cuda" or (device.type == "cpu" and on_linux)
 
 
 def measure_peak_memory(
-    build_model: Callable[[], PeftModel],
-    settings: ProfilingSettings,
-    *,
-    device: torch.device,
-) -> dict[str, Any]:
+    make_model: Callable[[], PeftModel], settings: ProfilingSettings, *, device: torch.device
+) -> PeakMemory:
     """Measure one model alone: weights, activations, and in training gradients and optimizer.
 
     All bytes are over a baseline: what is in use after the model was built, used for a row and
-    dropped again. So libraries, thread pools and workspaces don't count, and neither does what
-    loading and pruning need for a moment. Steps have the largest of `settings.batch_sizes`.
+    deleted again. So libraries, thread pools and workspaces don't count, and neither does what
+    loading and pruning allocate for a moment. Steps have the largest of `settings.batch_sizes`.
 
     On a CPU call it in a process of its own (`run_in_subprocess`).
 
     Args:
-        build_model: makes the model, with its trainable weights, on `device`.
+        make_model: makes the model, with its trainable weights, on `device`.
         settings: `batch_sizes` and `length`.
         device: where the model lives.
 
     Returns:
-        `model_bytes` (of the weights), bytes of each phase (`training_bytes` and so on), `rows`,
-        `how`.
+        Bytes of the weights and peak bytes of each phase.
     """
     tracker: MemoryTracker = (
         CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
     )
-    _peak(build_model(), "training", rows=1, length=settings.length, tracker=tracker)
+    _peak_bytes(make_model(), "training", batch_size=1, length=settings.length, tracker=tracker)
     gc.collect()
-    baseline = tracker.now()
-    model = build_model()
+    baseline = tracker.current()
+    model = make_model()
     weights = [*model.parameters(), *model.buffers()]
     for tensor in weights:
-        # A safetensors file is mapped, and its pages count only when touched: make them ours.
+        # A safetensors file is mapped, and its pages count only when touched: copy them.
         tensor.data = tensor.data.clone()
     gc.collect()
-    rows = max(settings.batch_sizes)
-    peaks = {
-        phase: _peak(model, phase, rows=rows, length=settings.length, tracker=tracker) - baseline
-        for phase in reversed(list_phases(model))  # training last: it makes optimizer states
-    }
-    return {
-        "model_bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights),
-        **{f"{phase}_bytes": peak for phase, peak in peaks.items()},
-        "rows": rows,
-        "how": f"{tracker.how}, over what was in use before the model was built",
-    }
+    batch_size = max(settings.batch_sizes)
+    peaks: dict[Phase, int] = {}
+    for phase in reversed(list_phases(model)):  # training last: it makes optimizer states
+        peak = _peak_bytes(
+            model, phase, batch_size=batch_size, length=settings.length, tracker=tracker
+        )
+        peaks[phase] = peak - baseline
+    return PeakMemory(
+        model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        phase_bytes={phase: peaks[phase] for phase in list_phases(model)},
+        batch_size=batch_size,
+        how=f"{tracker.how}, over what was in use before the model was built",
+    )
 
 
-def run_in_subprocess(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command that ends by writing one line of JSON, and read that.
+def run_in_subprocess(function: Callable[[], T]) -> T:
+    """Call a function in a fresh process whose allocator returns freed memory to the system.
+
+    Args:
+        function: importable by name, or a `functools.partial` of such a one.
+
+    Returns:
+        What the function returns.
 
     Raises:
-        LightPeftError: the command failed; its last line of errors is passed on.
+        LightPeftError: the function raised it, failed otherwise, or the process was killed.
     """
-    done = subprocess.run(
-        command,
-        env=os.environ | _ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        if last.startswith("error: "):
-            raise LightPeftError(last.removeprefix("error: "))
-        if done.returncode == -signal.SIGKILL:
-            raise LightPeftError("measuring memory was killed, probably out of memory")
-        raise LightPeftError(f"measuring memory failed: {last}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    # glibc reads _MALLOC when a process starts, and the pool starts its process in `submit`.
+    with (
+        _environment(_MALLOC),
+        ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=get_context("spawn"),
+            initializer=warnings.filterwarnings,
+            initargs=("ignore", PEFT_DEPRECATION),
+        ) as pool,
+    ):
+        try:
+            return pool.submit(function).result()
+        except LightPeftError:
+            raise
+        except BrokenProcessPool as error:
+            raise LightPeftError(
+                "the memory measurement process was killed (out of memory?)"
+            ) from error
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise LightPeftError(
+                f"the memory measurement failed: {type(error).__name__}: {reason}"
+            ) from error
 
 
-def _peak(model: PeftModel, phase: str, *, rows: int, length: int, tracker: MemoryTracker) -> int:
-    """Most bytes in use during three steps."""
-    step = STEPS[phase](model, make_random_batch(model, rows=rows, length=length))
-    tracker.reset()  # what decode needs is not what filling its cache took
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _peak_bytes(
+    model: PeftModel, phase: Phase, *, batch_size: int, length: int, tracker: MemoryTracker
+) -> int:
+    """Return the most bytes in use during three steps."""
+    batch = make_random_batch(model, batch_size=batch_size, length=length)
+    step = STEP_FACTORIES[phase](model, batch)
+    tracker.reset_peak()  # filling its cache takes more than a decode step
     for _ in range(3):
         step()
     return tracker.peak()

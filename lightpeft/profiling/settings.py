@@ -1,4 +1,4 @@
-"""What a measurement of speed and memory is told."""
+"""Settings of a measurement of time and memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightpeft.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilingSettings:
-    """Sizes of the batches, and how often each step is measured.
+    """Sizes of the batches, and how often each step is timed.
 
     Attributes:
-        batch_sizes: rows; each size is measured by itself.
+        batch_sizes: rows of a batch; each size is measured by itself.
         length: tokens a row.
-        warmup: rounds not counted.
-        rounds: rounds measured.
+        warmup: rounds that are run but not counted.
+        rounds: rounds that are counted.
     """
 
     batch_sizes: Sequence[int]
@@ -25,14 +25,14 @@ class ProfilingSettings:
     rounds: int = 15
 
     def __post_init__(self) -> None:
-        """Refuse values that no measurement can be made of.
+        """Check the values.
 
         Raises:
             ConfigError: names the setting, its value and what is allowed.
         """
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ConfigError(f"batch_sizes must be integers >= 1, got {list(self.batch_sizes)}")
-        for name, least in (("length", 4), ("warmup", 0), ("rounds", 3)):
+        for name, minimum in (("length", 4), ("warmup", 0), ("rounds", 3)):
             value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"{name} must be an integer >= {least}, got {value}")
+            if value < minimum:
+                raise ConfigError(f"{name} must be an integer >= {minimum}, got {value}")

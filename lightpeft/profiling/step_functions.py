@@ -1,4 +1,4 @@
-"""Training and inference steps, as calls that can be timed."""
+"""Make training and inference steps, as functions that can be timed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ Step = Callable[[], Any]
 
 
 def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
-    """Forward, backward and AdamW on what is trainable, as one call; sets training mode."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for weight in trained:
-        # As in fine-tuning: what is trained keeps float32, whatever the frozen base has.
+    """Return a function that runs forward, backward and AdamW; sets training mode.
+
+    Trainable weights are cast to float32, whatever dtype the frozen base has, as in fine-tuning.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for weight in trainable:
         weight.data = weight.data.float()
-    # lr 0 leaves the weights as they are; it takes the same time as any other.
-    optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
-    # What generates would fill a KV cache that training never reads.
-    settings = {"use_cache": False} if model_kind(model) in ("decoder", "seq2seq") else {}
+    # lr 0 leaves the weights as they are; a step takes the same time as with any other.
+    optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
+    # Generative models would fill a KV cache that training never reads.
+    options = {"use_cache": False} if model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()
 
     def step() -> None:
         with autocast_for(model):
-            loss = model(**batch, **settings).loss
+            loss = model(**batch, **options).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -38,10 +40,9 @@ def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 
 def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
-    """A forward pass without gradients and labels, as one call; sets evaluation mode."""
-    inputs = {
-        name: tensor for name, tensor in batch.items() if name not in ("labels", *SPAN_LABELS)
-    }
+    """Return a function that runs forward without gradients and labels; sets evaluation mode."""
+    labels = ("labels", *SPAN_LABELS)
+    inputs = {name: tensor for name, tensor in batch.items() if name not in labels}
     model.eval()
 
     def step() -> None:
@@ -52,7 +53,7 @@ def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 
 def autocast_for(model: PeftModel) -> contextlib.AbstractContextManager[object]:
-    """Autocast for 16-bit weights, as in fine-tuning: peft keeps adapters in float32 there."""
+    """Return autocast for 16-bit weights, as in fine-tuning: adapters are float32 there."""
     dtype = next(model.parameters()).dtype
     if dtype == torch.float32:
         return contextlib.nullcontext()

@@ -1,19 +1,24 @@
-"""Seconds of the steps of several models that take turns."""
+"""Time the steps of several models in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 
 import torch
 from peft import PeftModel
 
+from lightpeft.core.benchmark_result import Phase
 from lightpeft.profiling.decoding import make_decode_step, make_prefill_step
 from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.step_functions import Step, make_inference_step, make_training_step
 
-STEPS = {
+# Phase -> batch size -> model -> seconds of each round.
+PhaseSeconds = dict[Phase, dict[int, dict[str, list[float]]]]
+
+STEP_FACTORIES: dict[Phase, Callable[[PeftModel, dict[str, torch.Tensor]], Step]] = {
     "training": make_training_step,
     "inference": make_inference_step,
     "prefill": make_prefill_step,
@@ -22,76 +27,73 @@ STEPS = {
 
 
 def time_interleaved(
-    calls: Mapping[str, Step],
+    steps: Mapping[str, Step],
     *,
     warmup: int,
     rounds: int,
-    wait: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time calls round by round: in each round each has its turn, and the order rotates.
+    """Time steps round by round: every round runs each step once, in an order that rotates.
 
     What disturbs the machine for a while then disturbs all of them, and the ratio of two
     within a round stays fair.
 
     Args:
-        calls: what is timed, by name.
+        steps: name -> the call to time.
         warmup: rounds that are not counted.
         rounds: rounds that are.
-        wait: returns when the device has finished; called before and after every call.
+        synchronize: returns when the device has finished; called before and after every step.
 
     Returns:
-        Name -> seconds, one for each counted round.
+        Name -> seconds of each counted round.
     """
-    names = list(calls)
+    names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warmup + rounds):
-        first = turn % len(names)
+    for index in range(warmup + rounds):
+        first = index % len(names)
         for name in names[first:] + names[:first]:
-            wait()
+            synchronize()
             start = perf_counter()
-            calls[name]()
-            wait()
-            if turn >= warmup:
+            steps[name]()
+            synchronize()
+            if index >= warmup:
                 seconds[name].append(perf_counter() - start)
     return seconds
 
 
-def measure(
+def time_phases(
     models: Mapping[str, PeftModel],
     settings: ProfilingSettings,
     progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """Time all models, all of one kind and on one device.
+) -> PhaseSeconds:
+    """Time all phases of models that are of one kind and on one device.
 
-    Returns:
-        Phase of that kind (`random_batches.PHASES`) -> rows a batch -> model -> seconds of each
-        round.
+    Args:
+        models: name -> model.
+        settings: batch sizes, tokens a row, rounds.
+        progress: called with what is being timed.
     """
     first = next(iter(models.values()))
-    found: dict[str, dict[int, dict[str, list[float]]]] = {}
+    seconds: PhaseSeconds = {}
     for phase in list_phases(first):
-        found[phase] = {}
-        for rows in settings.batch_sizes:
-            progress(f"{phase}, batches of {rows}")
-            calls = {
-                name: STEPS[phase](
-                    model, make_random_batch(model, rows=rows, length=settings.length)
-                )
-                for name, model in models.items()
-            }
-            found[phase][rows] = time_interleaved(
-                calls,
+        seconds[phase] = {}
+        for batch_size in settings.batch_sizes:
+            progress(f"{phase}, batches of {batch_size}")
+            steps = {}
+            for name, model in models.items():
+                batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
+                steps[name] = STEP_FACTORIES[phase](model, batch)
+            seconds[phase][batch_size] = time_interleaved(
+                steps,
                 warmup=settings.warmup,
                 rounds=settings.rounds,
-                wait=_synchronize_fn(first.device),
+                synchronize=_synchronize_fn(first.device),
             )
-    return found
+    return seconds
 
 
 def _synchronize_fn(device: torch.device) -> Callable[[], None]:
-    """What returns when the device has done all it was given."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    if device.type == "mps":
-        return torch.mps.synchronize
-    return lambda: None
+    """Return a function that waits until the device has finished; on a CPU it does nothing."""
+    if device.type == "cpu":
+        return lambda: None
+    return partial(torch.accelerator.synchronize, device)

@@ -1,13 +1,13 @@
-"""What each phase of a model asks of a device: FLOPs, and in decoding bytes."""
+"""Count the work of each phase of a model: FLOPs, and bytes that a decode step reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from peft import PeftModel
 
+from lightpeft.core.benchmark_result import Phase
 from lightpeft.core.plan import PruningPlan
 from lightpeft.planning.cost import CostTable, cost
 from lightpeft.profiling.decoding import (
@@ -22,13 +22,13 @@ from lightpeft.pruning.prune import get_plan
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The work of one model.
+    """FLOPs and memory traffic of one model.
 
     Attributes:
         plan: what it was pruned by.
         length: tokens a row.
         last_logits_only: whether prefill computes the logits of the last token alone.
-        decode_traffic: batch size -> bytes a decode step reads; empty for a model that does not
+        decode_traffic: batch size -> what a decode step reads; empty where the model does not
             generate.
     """
 
@@ -39,26 +39,25 @@ class Workload:
 
     @classmethod
     def from_model(cls, model: PeftModel, settings: ProfilingSettings) -> Workload:
-        """Read it off a model that `prune` or `load` made; runs decode steps."""
-        found: dict[int, DecodeTraffic] = {}
+        """Inspect a model that `prune` or `load` made; runs decode steps."""
+        traffic: dict[int, DecodeTraffic] = {}
         if "decode" in list_phases(model):
-            for rows in settings.batch_sizes:
-                found[rows] = measure_decode_traffic(
-                    model, make_random_batch(model, rows=rows, length=settings.length)
-                )
+            for batch_size in settings.batch_sizes:
+                batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
+                traffic[batch_size] = measure_decode_traffic(model, batch)
         return cls(
             plan=get_plan(model),
             length=settings.length,
             last_logits_only=supports_logits_to_keep(model),
-            decode_traffic=found,
+            decode_traffic=traffic,
         )
 
-    def flops(self, phase: str) -> int:
-        """FLOPs a token of one phase.
+    def flops(self, phase: Phase) -> int:
+        """Return the FLOPs of one phase, per token.
 
         Prefill is inference, less the logits that it leaves out. Decoding counts the linears that
         run: of an encoder-decoder neither the encoder nor what reads its output. A sliding window
-        is not taken off.
+        is not subtracted.
         """
         if phase == "training":
             return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
@@ -67,38 +66,38 @@ class Workload:
             head = {"lm": shape.matmul_weights.get("lm", 0) // length}
             shape = replace(shape, matmul_weights=shape.matmul_weights | head)
         if phase == "decode":
-            ran, length = next(iter(self.decode_traffic.values())).modules, length + 1
-            shape = shape.with_linears(ran)
-            ranks = {path: rank for path, rank in counts.ranks.items() if path in ran}
+            executed, length = next(iter(self.decode_traffic.values())).modules, length + 1
+            shape = shape.with_linears(executed)
+            ranks = {path: rank for path, rank in counts.ranks.items() if path in executed}
             counts = replace(counts, ranks=ranks)
         return cost(shape, counts, length=length).total.inference_flops_per_token
 
-    def bounds(self, phase: str, baseline: Workload, rows: int) -> dict[str, float]:
-        """The speed-up of a phase if time were FLOPs, and of decoding if it were bytes read."""
-        found = {"flop_bound": baseline.flops(phase) / self.flops(phase)}
-        if phase == "decode":
-            before, mine = baseline.decode_traffic[rows], self.decode_traffic[rows]
-            total = before.weights + before.cache
-            found["byte_bound"] = total / (mine.weights + mine.cache)
-        return found
+    def flop_bound(self, phase: Phase, baseline: Workload) -> float:
+        """Return the speed-up of a phase if time were proportional to FLOPs."""
+        return baseline.flops(phase) / self.flops(phase)
 
-    def cache_ratios(self, baseline: Workload) -> dict[str, Any]:
-        """KV cache against the baseline's, by rows a batch; nothing without a cache."""
-        found = {
-            str(n): r.cache / baseline.decode_traffic[n].cache
-            for n, r in self.decode_traffic.items()
-        }
-        return {"kv_cache": found} if found else {}
+    def byte_bound(self, batch_size: int, baseline: Workload) -> float:
+        """Return the speed-up of a decode step if time were proportional to the bytes it reads."""
+        before, after = (w.decode_traffic[batch_size] for w in (baseline, self))
+        return (before.weights + before.cache) / (after.weights + after.cache)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Bytes that a decode step reads, for JSON; nothing where the model does not generate."""
-        if not self.decode_traffic:
-            return {}
-        weights = next(iter(self.decode_traffic.values())).weights
-        cache = {str(rows): read.cache for rows, read in self.decode_traffic.items()}
-        return {"decode_weight_bytes": weights, "kv_cache_bytes": cache}
+    @property
+    def decode_weight_bytes(self) -> int | None:
+        """Bytes of the weights that a decode step reads, None where the model does not generate."""
+        traffic = next(iter(self.decode_traffic.values()), None)
+        return None if traffic is None else traffic.weights
+
+    @property
+    def kv_cache_bytes(self) -> dict[int, int]:
+        """Batch size -> bytes of the KV cache; empty where the model does not generate."""
+        return {batch_size: traffic.cache for batch_size, traffic in self.decode_traffic.items()}
+
+    def kv_cache_ratios(self, baseline: Workload) -> dict[int, float]:
+        """Return batch size -> KV cache divided by the baseline's; empty without a cache."""
+        before = baseline.kv_cache_bytes
+        return {size: cache / before[size] for size, cache in self.kv_cache_bytes.items()}
 
 
 def compute_plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
-    """Cost of the model that a plan leaves."""
+    """Return the cost of the model that a plan leaves, with `length` tokens a row."""
     return cost(plan.shape, plan.counts, length=length)

@@ -41,8 +41,9 @@ class Progress:
 
 
 def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the accelerator (CUDA, MPS, XPU), or the CPU if there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
 
 
 def seed_everything(seed: int) -> None:

@@ -49,7 +49,7 @@ def render(outcome: Outcome, pictures: Mapping[str, Picture]) -> str:
             for reason, bad in outcome.card.dropped.items()
         },
         repeats=outcome.card.describe_repeats(),
-        versions=_flat(outcome.benchmark["versions"]),
+        versions=_flat(outcome.benchmark.versions),
         pictures=pictures,
     )
 
@@ -66,7 +66,7 @@ def _tiles(outcome: Outcome) -> list[dict[str, str]]:
         return [{"name": metric, "value": reached, "note": "nothing cut"}]
     difference = words.change(metric, lead.quality[metric] - vanilla.quality[metric])
     base = lead.quality["base_parameters"]
-    speeds = {key: outcome.speedup(lead.name, key)["median"] for key in outcome.phases}
+    speeds = {key: outcome.speedup(lead.name, key).median for key in outcome.phases}
     tiles = [
         (metric, reached, f"{difference}, vanilla {words.value(metric, vanilla.quality[metric])}"),
         *((f"{phase} speed", words.times(gain), "vanilla's") for phase, gain in speeds.items()),
@@ -137,14 +137,17 @@ def _confusions(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _speeds(outcome: Outcome) -> list[dict[str, Any]]:
-    """Every measurement of the benchmark: a row per mode, batch size and method."""
+    """Return every measurement of the benchmark: a row per phase, batch size and method."""
     return [
-        {"mode": mode, "batch": batch, "name": name}
-        | found["methods"][name][mode][batch]
-        | {"ratio": found["ratios"][name][f"{mode}_speedup"][batch]}
-        for found in [outcome.benchmark]
-        for mode in outcome.phases
-        for batch in sorted(found["methods"]["vanilla"][mode], key=int)
+        {
+            "mode": phase,
+            "batch": batch_size,
+            "name": name,
+            "timing": outcome.benchmark.methods[name].timings[phase][batch_size],
+            "ratio": outcome.benchmark.methods[name].speedups[phase][batch_size],
+        }
+        for phase in outcome.phases
+        for batch_size in outcome.benchmark.batch_sizes
         for name in outcome.methods
     ]
 

@@ -73,7 +73,7 @@ def speed(outcome: Outcome) -> Rows:
     return [
         {
             "method": method.name,
-            "train_speedup": round(outcome.speedup(method.name, "training")["median"], 4),
+            "train_speedup": round(outcome.speedup(method.name, "training").median, 4),
             "metric": outcome.metric,
             "value": round(method.quality[outcome.metric], 4),
             "low": round(method.quality["interval"][0], 4),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, Phase, Speedup
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
@@ -47,7 +48,7 @@ class Outcome:
     params: Params
     card: DataCard
     scores: Scores
-    benchmark: dict[str, Any]
+    benchmark: BenchmarkResult
     methods: dict[str, Method]
 
     @property
@@ -86,29 +87,29 @@ class Outcome:
         return self.methods.get("light", fallback)
 
     @property
-    def phases(self) -> list[str]:
-        """What was timed: training, and inference or prefill and decode."""
-        suffix = "_speedup"
-        ratios = self.benchmark["ratios"]["vanilla"]
-        return [key.removesuffix(suffix) for key in ratios if key.endswith(suffix)]
+    def phases(self) -> list[Phase]:
+        """Measured phases: training, and inference or prefill and decode."""
+        return self.benchmark.phases
 
     @property
-    def batch(self) -> str:
-        """The largest batch size measured, as the benchmark spells it."""
-        return max(self.benchmark["methods"]["vanilla"]["training"], key=int)
+    def batch(self) -> int:
+        """The largest measured batch size."""
+        return self.benchmark.batch_sizes[-1]
 
-    def speedup(self, method: str, phase: str) -> dict[str, float]:
-        """How many times faster than vanilla, with quartiles, at the largest batch size.
+    def speedup(self, method: str, phase: Phase) -> Speedup:
+        """Return how many times faster than vanilla, at the largest batch size."""
+        return self.benchmark.methods[method].speedups[phase][self.batch]
 
-        `phase` is one of `phases`.
-        """
-        found: dict[str, float] = self.benchmark["ratios"][method][f"{phase}_speedup"][self.batch]
-        return found
+    def memory(self, method: str, phase: Phase) -> float | None:
+        """Return peak memory divided by vanilla's; None where it can't be measured."""
+        return self.benchmark.methods[method].memory_ratios[phase]
 
-    def memory(self, method: str, phase: str) -> float | None:
-        """Peak memory as a share of vanilla's; None where it can't be measured."""
-        found: float | None = self.benchmark["ratios"][method][f"{phase}_memory"]
-        return found
+    @property
+    def estimation(self) -> EstimationCost:
+        """What the estimation phase cost."""
+        if self.benchmark.estimation is None:
+            raise PipelineError("results/benchmark.json has no estimation; dvc repro makes it")
+        return self.benchmark.estimation
 
     def metrics(self) -> dict[str, dict[str, float | int]]:
         """What metrics.json holds: a flat, rounded row per method, without times of day."""
@@ -129,10 +130,10 @@ class Outcome:
         found["trainable_parameters"] = int(quality["trainable_parameters"])
         for phase in self.phases:
             name = "train" if phase == "training" else phase
-            found[f"{name}_speedup"] = self.speedup(method.name, phase)["median"]
+            found[f"{name}_speedup"] = self.speedup(method.name, phase).median
             found[f"{name}_memory_ratio"] = self.memory(method.name, phase)
         if not method.plan.is_identity:
-            found["estimate_share"] = self.benchmark["estimate"]["share"]
+            found["estimate_share"] = self.estimation.training_fraction
         # A null is nothing to compare with: what wasn't measured isn't there.
         return {key: round(value, 4) for key, value in found.items() if value is not None}
 
@@ -141,13 +142,13 @@ def load_outcome(paths: Paths, params: Params) -> Outcome:
     """Read everything that the report tells about.
 
     Raises:
-        PipelineError: a file is missing or malformed.
+        PipelineError, LightPeftError: a file is missing or malformed.
     """
     return Outcome(
         params=params,
         card=DataCard.read(paths.prepared, PipelineError),
         scores=Scores.load(paths.scores),
-        benchmark=read_json(paths.benchmark, PipelineError),
+        benchmark=BenchmarkResult.load(paths.benchmark),
         methods={name: _method(paths, name) for name in params.methods},
     )
 

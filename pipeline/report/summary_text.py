@@ -60,7 +60,7 @@ def headline(outcome: Outcome) -> str:
     lead, metric = outcome.lead, outcome.metric
     if lead.plan.is_identity:
         return f"Nothing was cut: {metric} {value(metric, lead.quality[metric])}"
-    speed = times(outcome.speedup(lead.name, "training")["median"])
+    speed = times(outcome.speedup(lead.name, "training").median)
     return f"{speed} the training speed, {metric} {change(metric, _lost(outcome, 'vanilla'))}"
 
 
@@ -130,7 +130,7 @@ def _blocks_cut(method: Method) -> float:
 def _gain(outcome: Outcome) -> str:
     name = outcome.lead.name
     training, *others = (
-        (phase, times(outcome.speedup(name, phase)["median"])) for phase in outcome.phases
+        (phase, times(outcome.speedup(name, phase).median)) for phase in outcome.phases
     )
     told = (
         f"At batch size {outcome.batch}, a training step runs at {training[1]} the speed of "
@@ -170,14 +170,12 @@ def _against_random(outcome: Outcome) -> list[str]:
 
 
 def _early(outcome: Outcome) -> list[str]:
-    found = outcome.benchmark["estimate"]
-    if found["share"] is None:
-        return []
-    steps = found["break_even_steps"]
+    cost = outcome.estimation
+    steps = cost.break_even_steps
     back = f"pays for itself after {steps:,} steps in all" if steps else "does not pay for itself"
     return [
-        f"The early phase took {seconds(found['seconds'])}, {share(found['share'])} of the whole "
-        f"training time, and {back}."
+        f"The early phase took {seconds(cost.seconds)}, {share(cost.training_fraction)} of the "
+        f"whole training time, and {back}."
     ]
 
 

@@ -1,21 +1,20 @@
 """Stage `benchmark`: the fine-tuned models -> time and memory of all, side by side.
 
-Batches are rows of `benchmark.length` random tokens without padding: speed does not depend on
-what they say. On a CPU, memory is measured by this module again, in a process per method.
+Batches are rows of `benchmark.length` random tokens without padding: speed does not depend on the
+text. On a CPU, memory is measured in a process of its own for each method.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 import transformers
 from peft import PeftModel
 
+from lightpeft.core.benchmark_result import PeakMemory
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.settings import ProfilingSettings
@@ -23,50 +22,50 @@ from lightpeft.profiling.speedup import estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard
-from pipeline.common.files import read_json, write_json
-from pipeline.common.params import Params, load_params
+from pipeline.common.files import read_json
+from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
-from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of
 
 
-def main(method: str = "", *, paths: Paths) -> None:
-    """Measure all methods; given one, print its peak memory as a line of JSON."""
+def main(*, paths: Paths) -> None:
+    """Measure all methods, and what the estimation phase cost."""
     transformers.logging.set_verbosity_error()
-    params = load_params(paths.params)
-    place = device()
-    kind = kind_of(DataCard.read(paths.prepared))
-    builds = {
-        name: partial(trained_model, params, kind, paths.model(name), place)
-        for name in params.methods
-    }
-    settings = ProfilingSettings(**params.benchmark.model_dump())
-    if method:
-        print(json.dumps(measure_peak_memory(builds[method], settings, device=place)))
-        return
+    params, place = load_params(paths.params), device()
 
-    def memory(method: str) -> dict[str, Any]:
-        if place.type == "cuda":
-            return measure_peak_memory(builds[method], settings, device=place)
-        stage = [sys.executable, "-m", "pipeline", "benchmark"]
-        return run_in_subprocess([*stage, method])
+    def measure_memory(method: str) -> PeakMemory:
+        measure = partial(_measure_memory, paths, method, place)
+        return measure() if place.type == "cuda" else run_in_subprocess(measure)
 
-    found = compare(
-        builds,
-        settings,
-        memory=memory if can_measure_memory(place) else None,
+    result = compare(
+        {method: partial(load_trained_model, paths, method, place) for method in params.methods},
+        ProfilingSettings(**params.benchmark.model_dump()),
+        measure_memory=measure_memory if can_measure_memory(place) else None,
         progress=partial(say, "benchmark"),
     )
-    finetune = {method: read_json(paths.timing(method)) for method in builds}
-    found["estimate"] = estimation_cost(read_json(paths.estimate_timing), finetune)
-    write_json(paths.benchmark, found)
-    for method, ratio in found["ratios"].items():
-        for rows, gain in ratio["training_speedup"].items():
-            say("benchmark", f"{method}: training {gain['median']:.2f}x with batches of {rows}")
+    finetune = {method: _read_timing(paths.timing(method)) for method in params.methods}
+    estimation = estimation_cost(_read_timing(paths.estimate_timing), finetune)
+    result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
+    for method, measured in result.methods.items():
+        for batch_size, speedup in measured.speedups["training"].items():
+            text = f"{method}: training {speedup.median:.2f}x with batches of {batch_size}"
+            say("benchmark", text)
 
 
-def trained_model(params: Params, kind: Kind, folder: Path, place: torch.device) -> PeftModel:
-    """What fine-tuning left, ready to be trained on."""
-    base, _ = load_model(params.model, kind, params.seed)
-    return checkpoint.load(base, folder, trainable=True).to(place)
+def load_trained_model(paths: Paths, method: str, place: torch.device) -> PeftModel:
+    """Load what fine-tuning saved, the adapter trainable."""
+    params = load_params(paths.params)
+    base, _ = load_model(params.model, kind_of(DataCard.read(paths.prepared)), params.seed)
+    return checkpoint.load(base, paths.model(method), trainable=True).to(place)
+
+
+def _measure_memory(paths: Paths, method: str, place: torch.device) -> PeakMemory:
+    transformers.logging.set_verbosity_error()  # in a fresh process nobody has set it yet
+    settings = ProfilingSettings(**load_params(paths.params).benchmark.model_dump())
+    make_model = partial(load_trained_model, paths, method, place)
+    return measure_peak_memory(make_model, settings, device=place)
+
+
+def _read_timing(path: Path) -> SimpleNamespace:
+    return SimpleNamespace(**read_json(path))

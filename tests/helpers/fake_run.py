@@ -12,6 +12,14 @@ from helpers.data_cards import data_card
 from peft import LoraConfig
 from ruamel.yaml import YAML
 
+from lightpeft.core.benchmark_result import (
+    BenchmarkResult,
+    EstimationCost,
+    MethodResult,
+    PeakMemory,
+    Speedup,
+    StepTiming,
+)
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import (
@@ -65,7 +73,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
         _write_training(paths, method)
         quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
         write_json(paths.evaluation(method), quality)
-    write_json(paths.benchmark, _benchmark(params))
+    _benchmark(params).save(paths.benchmark)
     return paths
 
 
@@ -185,43 +193,51 @@ def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
     )
 
 
-def _benchmark(params: Params) -> dict[str, Any]:
-    def timing(method: str, batch: int) -> dict[str, float]:
-        median = 0.02 * batch / SPEED[method]
-        spread = {"median_s": median, "q1_s": median * 0.98, "q3_s": median * 1.03}
-        return spread | {"tokens_per_s": batch * 32 / median}
+def _benchmark(params: Params) -> BenchmarkResult:
+    def timing(method: str, batch_size: int) -> StepTiming:
+        median = 0.02 * batch_size / SPEED[method]
+        return StepTiming(
+            median_s=median,
+            q1_s=median * 0.98,
+            q3_s=median * 1.03,
+            tokens_per_s=batch_size * 32 / median,
+        )
 
-    def gain(method: str) -> dict[str, float]:
+    def speedup(method: str) -> Speedup:
         speed = SPEED[method]
-        spread = {"median": speed, "q1": speed - 0.02, "q3": speed + 0.03}
-        return spread | {"flop_bound": speed * 1.05, "of_bound": 1 / 1.05}
+        return Speedup(
+            median=speed,
+            q1=speed - 0.02,
+            q3=speed + 0.03,
+            flop_bound=speed * 1.05,
+            fraction_of_flop_bound=1 / 1.05,
+        )
 
-    batches, methods = params.benchmark.batch_sizes, params.methods
-    return {
-        "device": "a processor, 2 threads",
-        "versions": {"python": "3.11.9", "torch": "2.13.0"},
-        "dtype": "float32",
-        "length": 32,
-        "rounds": 15,
-        "methods": {
-            method: {
-                "training": {str(batch): timing(method, batch) for batch in batches},
-                "inference": {str(batch): timing(method, batch) for batch in batches},
-                "memory": {"training_bytes": 3e8, "inference_bytes": 1e8, "how": "VmHWM"},
-            }
-            for method in methods
-        },
-        "ratios": {
-            method: {
-                "training_speedup": {str(batch): gain(method) for batch in batches},
-                "inference_speedup": {str(batch): gain(method) for batch in batches},
-                "training_memory": 1.0 if method == "vanilla" else 0.71234,
-                "inference_memory": 1.0 if method == "vanilla" else 0.81,
-            }
-            for method in methods
-        },
-        "estimate": {"seconds": 16.2, "share": 0.20876, "break_even_steps": 190},
-    }
+    def result(method: str) -> MethodResult:
+        timings = {size: timing(method, size) for size in sizes}
+        speedups = dict.fromkeys(sizes, speedup(method))
+        training, inference = (1.0, 1.0) if method == "vanilla" else (0.71234, 0.81)
+        peaks = {"training": 300_000_000, "inference": 100_000_000}
+        return MethodResult(
+            base_parameters=1,
+            trainable_parameters=1,
+            total_parameters=2,
+            timings={"training": timings, "inference": timings},
+            speedups={"training": speedups, "inference": speedups},
+            memory=PeakMemory(model_bytes=1, phase_bytes=peaks, batch_size=32, how="VmHWM"),
+            memory_ratios={"training": training, "inference": inference},
+        )
+
+    sizes = params.benchmark.batch_sizes
+    return BenchmarkResult(
+        device="a processor, 2 threads",
+        versions={"python": "3.11.9", "torch": "2.13.0"},
+        dtype="float32",
+        length=32,
+        rounds=15,
+        methods={method: result(method) for method in params.methods},
+        estimation=EstimationCost(seconds=16.2, training_fraction=0.20876, break_even_steps=190),
+    )
 
 
 def tell(paths: Paths) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import PeftModel
 
-from lightpeft.benchmark import run as benchmark
 from lightpeft.benchmark.model_sizes import MODEL_SIZES, ModelSize
+from lightpeft.benchmark.run import BenchmarkConfig, build_method_model
 
 LENGTH = 9
 KINDS = ("minilm", "modernbert-base", "opt-1.3b", "llama-2-7b", "llama-3-8b", "qwen3-0.6b")
@@ -52,10 +54,10 @@ def length_of(name: str) -> int:
     return tiny_shape(name).length if MODEL_SIZES[name].kind == "image" else LENGTH
 
 
-def tiny_drawn(name: str, method: str, *arguments: str) -> PeftModel:
+def tiny_drawn(name: str, method: str, **options: Any) -> PeftModel:
     """The benchmark's model of a shape that is tiny already, weights and adapters of order 1."""
-    asked = benchmark.parser().parse_args(["--shape", name, "--ratio", "0.5", *arguments])
-    model = benchmark.build_method_model(asked, method, torch.device("cpu"))
+    config = BenchmarkConfig(shape=name, ratio=0.5, length=length_of(name), **options)
+    model = build_method_model(config, method, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():

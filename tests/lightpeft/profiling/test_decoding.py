@@ -21,9 +21,9 @@ def _tiny(monkeypatch):
         monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
 
 
-def _parts(name, method="pruned", *arguments):
-    model = tiny_drawn(name, method, *arguments)
-    return model, make_random_batch(model, rows=ROWS, length=LENGTH)
+def _parts(name, method="pruned", **options):
+    model = tiny_drawn(name, method, **options)
+    return model, make_random_batch(model, batch_size=ROWS, length=LENGTH)
 
 
 def _last(model, batch, *, further):
@@ -48,7 +48,7 @@ def _lengths(cache):
 @pytest.mark.parametrize("unit", ["kv_group", "query_head"])
 @pytest.mark.parametrize("name", GENERATING)
 def test_prefill_and_decode_say_what_a_plain_forward_pass_says(name, unit):
-    model, batch = _parts(name, "pruned", "--head-granularity", unit)
+    model, batch = _parts(name, "pruned", head_granularity=unit)
 
     filled, decode = make_prefill_step(model, batch)(), make_decode_step(model, batch)
     first, second = decode(), decode()
@@ -86,7 +86,7 @@ def _keys(cache):
 def test_a_cut_of_groups_halves_the_cache_and_one_of_heads_within_them_does_not(name):
     vanilla = measure_decode_traffic(*_parts(name, "vanilla"))
     group, head = (
-        measure_decode_traffic(*_parts(name, "pruned", "--head-granularity", unit))
+        measure_decode_traffic(*_parts(name, "pruned", head_granularity=unit))
         for unit in ("kv_group", "query_head")
     )
 
@@ -121,7 +121,7 @@ def test_a_step_of_an_encoder_decoder_reads_neither_the_encoder_nor_what_reads_i
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("name", ["opt-1.3b", "llama-3-8b", "t5-base"])
 def test_flops_of_a_phase_are_those_that_torch_counts(name, phase):
-    model, batch = _parts(name, "pruned", "--head-granularity", "query_head")
+    model, batch = _parts(name, "pruned", head_granularity="query_head")
     model.get_base_model().set_attn_implementation("eager")
     settings = ProfilingSettings(batch_sizes=[ROWS], length=LENGTH, warmup=0, rounds=3)
     step = {"prefill": make_prefill_step, "decode": make_decode_step}[phase](model, batch)

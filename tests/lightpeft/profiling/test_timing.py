@@ -41,7 +41,7 @@ def test_every_method_takes_its_turn_in_every_round_and_each_goes_first_in_turn(
 def test_the_device_is_waited_for_before_and_after_every_call():
     events = []
     calls = {"a": partial(events.append, "call")}
-    time_interleaved(calls, warmup=0, rounds=2, wait=partial(events.append, "wait"))
+    time_interleaved(calls, warmup=0, rounds=2, synchronize=partial(events.append, "wait"))
 
     assert events == ["wait", "call", "wait"] * 2
 
@@ -50,7 +50,7 @@ def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
     model = _pruned()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
-    step = make_training_step(model, make_random_batch(model, rows=2, length=8))
+    step = make_training_step(model, make_random_batch(model, batch_size=2, length=8))
     step()
     step()
 
@@ -64,7 +64,7 @@ def test_an_inference_step_is_in_evaluation_mode_without_gradients():
     model, seen = _pruned(), []
     model.register_forward_hook(lambda *_: seen.append((model.training, torch.is_grad_enabled())))
 
-    make_inference_step(model, make_random_batch(model, rows=2, length=8))()
+    make_inference_step(model, make_random_batch(model, batch_size=2, length=8))()
 
     assert seen == [(False, False)]
 
@@ -72,7 +72,7 @@ def test_an_inference_step_is_in_evaluation_mode_without_gradients():
 def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
     model = _pruned().to(torch.bfloat16)
 
-    make_training_step(model, make_random_batch(model, rows=2, length=8))()
+    make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
 
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
@@ -81,30 +81,30 @@ def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
 @pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
 def test_random_rows_are_as_long_as_the_model_takes_and_hold_no_padding(family, limit):
     model = tiny_model(family)
-    batch = make_random_batch(model, rows=5, length=limit)
+    batch = make_random_batch(model, batch_size=5, length=limit)
     assert (batch["input_ids"] != model.config.pad_token_id).all()
     assert model(**batch).loss.isfinite()
 
     with pytest.raises(ModelError, match=rf"length must be at most {limit} .* got {limit + 1}"):
-        make_random_batch(model, rows=5, length=limit + 1)
+        make_random_batch(model, batch_size=5, length=limit + 1)
 
 
 def test_random_rows_of_a_model_of_texts_and_images_are_texts():
     config = ARCHITECTURES["gemma3"].config()
     model = transformers.AutoModelForCausalLM.from_config(config)
     model = get_peft_model(model, lora(task_type="CAUSAL_LM", target_modules=["q_proj"]))
-    batch = make_random_batch(model, rows=2, length=31)
+    batch = make_random_batch(model, batch_size=2, length=31)
 
     assert batch["input_ids"].shape == (2, 31)
     assert model(**batch).loss.isfinite()
     with pytest.raises(ModelError, match="length must be at most 31"):
-        make_random_batch(model, rows=2, length=32)
+        make_random_batch(model, batch_size=2, length=32)
 
 
 def test_random_rows_have_labels_for_a_regression_too():
     model = tiny_model(num_labels=1)
 
-    assert model(**make_random_batch(model, rows=2, length=8)).loss.isfinite()
+    assert model(**make_random_batch(model, batch_size=2, length=8)).loss.isfinite()
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "llama"])
@@ -115,7 +115,7 @@ def test_heads_on_every_token_have_labels_of_their_own(family, head):
     model = auto.from_config(tiny_config(family))
     linears = list(inspect_model(model).linears)
     model = get_peft_model(model, lora(task_type=task, target_modules=linears))
-    batch = make_random_batch(model, rows=3, length=8)
+    batch = make_random_batch(model, batch_size=3, length=8)
 
     assert model(**batch).loss.isfinite()
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
@@ -135,7 +135,7 @@ def test_heads_on_every_token_have_labels_of_their_own(family, head):
 def test_every_kind_has_its_batches_and_its_phases(name, monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
     model, length = tiny_drawn(name, "pruned"), length_of(name)
-    batch = make_random_batch(model, rows=2, length=length)
+    batch = make_random_batch(model, batch_size=2, length=length)
 
     assert model_kind(model) == MODEL_SIZES[name].kind
     assert list_phases(model) == PHASES[MODEL_SIZES[name].kind]
@@ -154,7 +154,7 @@ def test_training_of_what_generates_fills_no_cache(monkeypatch):
     model, caches = tiny_drawn("opt-1.3b", "pruned"), []
     model.register_forward_hook(lambda *seen: caches.append(seen[-1].past_key_values))
 
-    make_training_step(model, make_random_batch(model, rows=2, length=8))()
+    make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
 
     assert caches == [None]
 
@@ -170,4 +170,4 @@ def test_rows_that_a_kind_cannot_take_are_refused(name, length, message, monkeyp
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
 
     with pytest.raises(ModelError, match=message):
-        make_random_batch(tiny_drawn(name, "vanilla"), rows=1, length=length)
+        make_random_batch(tiny_drawn(name, "vanilla"), batch_size=1, length=length)

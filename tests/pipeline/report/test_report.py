@@ -8,6 +8,7 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from helpers.fake_run import REPOSITORY, tell, write_run
 
+from lightpeft.core.errors import LightPeftError
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.report import table
@@ -83,8 +84,7 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     benchmark = json.loads((paths.benchmark).read_text())
     for method in ("vanilla", "random"):
         benchmark["methods"][method]["memory"] = None
-        benchmark["ratios"][method] |= {"training_memory": None, "inference_memory": None}
-    benchmark["estimate"] = {"seconds": 9.0, "share": None, "break_even_steps": None}
+        benchmark["methods"][method]["memory_ratios"] = {"training": None, "inference": None}
     (paths.benchmark).write_text(json.dumps(benchmark))
     tell(paths)
 
@@ -96,6 +96,7 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
         "trainable_parameters",
         "train_speedup",
         "inference_speedup",
+        "estimate_share",
     }
     assert "not measured" in (tmp_path / "results" / "report.html").read_text()
 
@@ -244,7 +245,9 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
     paths = write_run(tmp_path)
     (tmp_path / name).unlink()
     paths.report.write_text("the last")
-    with pytest.raises(PipelineError, match=rf"^[^\n]*{name} does not exist[^\n]*$"):
+    with pytest.raises(
+        (PipelineError, LightPeftError), match=rf"^[^\n]*{name} does not exist[^\n]*$"
+    ):
         tell(paths)
 
     assert (tmp_path / "results" / "report.html").read_text() == "the last"
@@ -254,7 +257,7 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
 def test_a_truncated_input_is_one_line(tmp_path):
     paths = write_run(tmp_path)
     (paths.benchmark).write_text('{"device": ')
-    with pytest.raises(PipelineError, match=r"^\S+/benchmark\.json is not readable JSON[^\n]*$"):
+    with pytest.raises(LightPeftError, match=r"^\S+/benchmark\.json is not readable JSON[^\n]*$"):
         tell(paths)
 
 

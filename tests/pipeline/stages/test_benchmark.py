@@ -1,12 +1,13 @@
-import json
-
 import pytest
+import torch
 from helpers.stage_workspace import base_model, workspace
 
 import lightpeft
+from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, PeakMemory
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
+from lightpeft.profiling.memory import can_measure_memory
 from pipeline.common.paths import Paths
 from pipeline.stages import benchmark
 
@@ -32,39 +33,44 @@ def run(tmp_path, monkeypatch):
 
 
 def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch):
-    commands = []
-
-    def measured(command):
-        commands.append(command)
-        return {"rows": 32, "model_bytes": 5, "inference_bytes": 10, "training_bytes": 20}
-
-    monkeypatch.setattr(benchmark, "run_in_subprocess", measured)
+    monkeypatch.setattr(benchmark, "measure_peak_memory", _peak)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda function: function())
     monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: True)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(benchmark, "device", lambda: torch.device("cpu"))
 
     benchmark.main(paths=Paths())
 
-    found = json.loads((run / "results" / "benchmark.json").read_text())
-    assert list(found["methods"]) == list(found["ratios"]) == list(METHODS)
-    assert [command[-1] for command in commands] == list(METHODS)
-    assert list(found["methods"]["light"]["training"]) == ["1", "32"]
-    assert found["ratios"]["light"]["training_speedup"]["32"]["flop_bound"] > 1.2
-    assert found["ratios"]["light"]["training_memory"] == 1.0
+    result = BenchmarkResult.load(Paths().benchmark)
+    light, vanilla = (result.methods[method] for method in METHODS)
+    assert list(result.methods) == list(METHODS)
+    assert list(light.timings["training"]) == [1, 32]
+    assert light.speedups["training"][32].flop_bound > 1.2
+    assert light.memory.model_bytes < vanilla.memory.model_bytes
+    assert light.memory_ratios["training"] == 0.5
     # 3 s + (n - 4) 0.25 s <= n 0.6 s from n = 5.7 on.
-    assert found["estimate"] == {"seconds": 3.0, "share": 3 / 8, "break_even_steps": 6}
+    cost = EstimationCost(seconds=3.0, training_fraction=3 / 8, break_even_steps=6)
+    assert result.estimation == cost
 
 
-def test_the_memory_of_one_method_is_one_line_of_json(run, monkeypatch, capsys):
-    asked = []
+def _peak(make_model, settings, *, device):
+    """Count the parameters of the model that the stage would measure."""
+    size = sum(weight.numel() for weight in make_model().parameters())
+    pruned = not lightpeft.get_plan(make_model()).is_identity
+    peak = 10**9 if pruned else 2 * 10**9
+    return PeakMemory(
+        model_bytes=size,
+        phase_bytes={"training": peak, "inference": peak},
+        batch_size=max(settings.batch_sizes),
+        how="test",
+    )
 
-    def peak(build, settings, *, device):
-        asked.append((lightpeft.get_plan(build()).is_identity, max(settings.batch_sizes)))
-        return {"training_bytes": 20}
 
-    monkeypatch.setattr(benchmark, "measure_peak_memory", peak)
+@pytest.mark.skipif(not can_measure_memory(torch.device("cpu")), reason="Linux only")
+def test_memory_on_a_cpu_is_measured_in_a_process_for_each_method(run, monkeypatch):
+    monkeypatch.setattr(benchmark, "device", lambda: torch.device("cpu"))
 
-    benchmark.main("light", paths=Paths())
+    benchmark.main(paths=Paths())
 
-    assert json.loads(capsys.readouterr().out) == {"training_bytes": 20}
-    assert asked == [(False, 32)]
-    assert not Paths(run).benchmark.exists()
+    light, vanilla = BenchmarkResult.load(Paths().benchmark).methods.values()
+    assert light.memory.model_bytes < vanilla.memory.model_bytes
+    assert light.memory.batch_size == 32

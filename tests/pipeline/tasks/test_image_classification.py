@@ -85,7 +85,8 @@ def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
     assert np.sum(found["confusion"]) == 8
     assert read("artifacts/models/light/adapter_config.json")["modules_to_save"] == ["classifier"]
-    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    light = read("results/benchmark.json")["methods"]["light"]
+    assert light["speedups"]["training"]["2"]["median"] > 0
 
 
 def test_prepared_rows_hold_paths_and_no_pixels(space):

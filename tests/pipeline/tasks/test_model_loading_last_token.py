@@ -126,7 +126,8 @@ def test_classes_are_learnt_through_all_stages(tmp_path, monkeypatch, family):
 
     found, table = read("results/eval/light/eval.json"), predictions()
     assert found["accuracy"] == (table.label == table.prediction).mean() > 0.8
-    assert read("results/benchmark.json")["ratios"]["light"]["training_speedup"]["2"]["median"] > 0
+    light = read("results/benchmark.json")["methods"]["light"]
+    assert light["speedups"]["training"]["2"]["median"] > 0
 
 
 @pytest.mark.parametrize(("around", "seen"), [("<s> $A", "<s>a b\nc d"), (None, "a b[SEP]c d")])

@@ -268,7 +268,7 @@ def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(mode
 
 
 def test_the_benchmark_feeds_the_choices_of_one_question(model):
-    batch = make_random_batch(model, rows=3, length=7)
+    batch = make_random_batch(model, batch_size=3, length=7)
 
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (1, 3, 7)
     assert model(**batch).loss.isfinite()

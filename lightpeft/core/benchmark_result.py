@@ -1,0 +1,173 @@
+"""Result of a benchmark: what several models take in time and memory, stored as one JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lightpeft.core.errors import LightPeftError
+from lightpeft.core.serialization import read_json, write_json
+
+Phase = Literal["training", "inference", "prefill", "decode"]
+
+
+class _Record(BaseModel):
+    """Frozen; unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StepTiming(_Record):
+    """Seconds of one step on one batch, over all rounds.
+
+    Attributes:
+        median_s: median, in seconds.
+        q1_s: lower quartile, in seconds.
+        q3_s: upper quartile, in seconds.
+        tokens_per_s: tokens of a batch divided by the median; a decode step has one a row.
+    """
+
+    median_s: float
+    q1_s: float
+    q3_s: float
+    tokens_per_s: float
+
+
+class Speedup(_Record):
+    """How many times faster than vanilla, and what the saved work alone would give.
+
+    Attributes:
+        median: median over the rounds of vanilla's seconds divided by the method's.
+        q1: lower quartile.
+        q3: upper quartile.
+        flop_bound: the speed-up if time were proportional to FLOPs.
+        byte_bound: the speed-up of a decode step if time were proportional to the bytes it
+            reads; None in other phases.
+        fraction_of_flop_bound: `median / flop_bound`.
+        fraction_of_byte_bound: `median / byte_bound`, None where there is no such bound.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    flop_bound: float
+    byte_bound: float | None = None
+    fraction_of_flop_bound: float
+    fraction_of_byte_bound: float | None = None
+
+
+class PeakMemory(_Record):
+    """Peak memory of one model, in bytes over what was in use before the model was built.
+
+    Attributes:
+        model_bytes: of parameters and buffers.
+        phase_bytes: phase -> peak during its steps, weights included.
+        batch_size: rows of the measured batches.
+        how: what was read.
+    """
+
+    model_bytes: int
+    phase_bytes: dict[Phase, int]
+    batch_size: int
+    how: str
+
+
+class MethodResult(_Record):
+    """Measurements of one method's model, and their ratios to vanilla's.
+
+    Attributes:
+        base_parameters: without the adapter.
+        trainable_parameters: adapter and fresh head.
+        total_parameters: all.
+        timings: phase -> batch size -> seconds.
+        speedups: phase -> batch size -> speed-up over vanilla.
+        memory: None where it was not measured.
+        memory_ratios: phase -> peak memory divided by vanilla's; None where one of them was not
+            measured or is less than the weights alone.
+        decode_weight_bytes: of the weights a decode step reads; None where nothing is generated.
+        kv_cache_bytes: batch size -> bytes of the KV cache; empty where nothing is generated.
+        kv_cache_ratios: batch size -> KV cache divided by vanilla's.
+    """
+
+    base_parameters: int
+    trainable_parameters: int
+    total_parameters: int
+    timings: dict[Phase, dict[int, StepTiming]]
+    speedups: dict[Phase, dict[int, Speedup]]
+    memory: PeakMemory | None = None
+    memory_ratios: dict[Phase, float | None]
+    decode_weight_bytes: int | None = None
+    kv_cache_bytes: dict[int, int] = {}
+    kv_cache_ratios: dict[int, float] = {}
+
+
+class EstimationCost(_Record):
+    """What the estimation phase cost.
+
+    Attributes:
+        seconds: wall time.
+        training_fraction: of estimation and fine-tuning together, in (0, 1).
+        break_even_steps: training steps in all from which pruning takes no longer than not
+            pruning; None where the pruned model is no faster.
+    """
+
+    seconds: float
+    training_fraction: float
+    break_even_steps: int | None
+
+
+class BenchmarkResult(_Record):
+    """A comparison of models, `vanilla` among them.
+
+    Attributes:
+        command: the command line that measured; None in the pipeline, where dvc.yaml has it.
+        device: name of the GPU, or of the processor with its number of threads.
+        versions: of Python and the libraries.
+        dtype: of the frozen weights.
+        length: tokens a row.
+        rounds: measured rounds.
+        methods: method -> its measurements; all have the same phases and batch sizes.
+        estimation: None where no scores were estimated.
+    """
+
+    command: str | None = None
+    device: str
+    versions: dict[str, str]
+    dtype: str
+    length: int
+    rounds: int
+    methods: dict[str, MethodResult]
+    estimation: EstimationCost | None = None
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Measured phases: training, and inference or prefill and decode."""
+        return list(next(iter(self.methods.values())).timings)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Measured batch sizes, ascending."""
+        return sorted(next(iter(self.methods.values())).timings["training"])
+
+    def save(self, path: Path) -> None:
+        """Write indented JSON."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            LightPeftError: the file is missing, not JSON, or of another layout.
+        """
+        try:
+            return cls.model_validate(read_json(path, LightPeftError))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise LightPeftError(
+                f"{path} is not a benchmark result: {key}: {first['msg']}; "
+                "measure again with this version"
+            ) from error
