@@ -24,20 +24,20 @@ from transformers.utils import logging
 
 from experiments.pretraining import Settings, pretrain
 from pipeline.data.docstrings.choice import name_prompt
-from pipeline.data.docstrings.extraction import Pair, versions
-from pipeline.data.docstrings.library_and_lm import Sides, code_prompt, read_sides
-from pipeline.data.docstrings.name_matching import pair_keys
+from pipeline.data.docstrings.extraction import Pair, installed_versions
+from pipeline.data.docstrings.library_and_lm import PairsBySplit, code_prompt, read_pairs_by_split
+from pipeline.data.docstrings.name_matching import duplicate_keys
 
 _VALIDATED = 1000  # texts
 _AS_CODE = 4
 _NAMELESS = 10
 
 
-def training_pairs(found: Sides, everything: Iterable[Pair]) -> list[Pair]:
+def training_pairs(found: PairsBySplit, everything: Iterable[Pair]) -> list[Pair]:
     """All that was found, near-duplicates included, less what is like a row held out."""
     held = [pair for name, side in found.items() if name != "train" for pair in side]
-    keys = set().union(*map(pair_keys, held))
-    return [pair for pair in everything if keys.isdisjoint(pair_keys(pair))]
+    keys = set().union(*map(duplicate_keys, held))
+    return [pair for pair in everything if keys.isdisjoint(duplicate_keys(pair))]
 
 
 def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
@@ -75,9 +75,9 @@ def main() -> None:
     given = vars(parser.parse_args())
     out = given.pop("out")
     settings = Settings(**given)
-    found, signatures = read_sides(settings.seed)
+    found, signatures = read_pairs_by_split(settings.seed)
     known = texts(training_pairs(found, signatures), signatures)
-    print(f"sources: {', '.join(f'{k} {v}' for k, v in versions().items())}", flush=True)
+    print(f"sources: {', '.join(f'{k} {v}' for k, v in installed_versions().items())}", flush=True)
     held = texts(found["validation"], signatures)[:_VALIDATED]
     record = pretrain(known, held, out, settings)
     print(f"validation perplexity {record['validation_perplexity']}, {record['seconds']} s")

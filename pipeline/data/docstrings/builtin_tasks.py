@@ -40,7 +40,7 @@ class BuiltinTask:
 BUILTIN_TASKS = {
     "docstrings": BuiltinTask(
         form="classify",
-        build=name_matching.build,
+        build=name_matching.build_name_matching,
         classes=name_matching.LABELS,
         baseline=(_OVERLAP, baseline_accuracy),
     ),

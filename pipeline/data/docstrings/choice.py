@@ -1,10 +1,10 @@
-"""Built-in task `docstrings-choice`: which of four descriptions is the one of this name?
+"""Built-in task `docstrings-choice`: which of four descriptions belongs to this name?
 
-All four come from the same library and the same side of the split, and all belong to functions or
-all to classes. They share as many word stems and about as many runs of letters with the name as
-the true one does; pairs for which there are no such three are not asked about. Every description
-is true in one row and false in three, so by itself it says nothing. It is the name's words that
-are asked about and not the signature, since descriptions repeat parameters by their names.
+All four come from the same library and the same split, and all belong to functions or all to
+classes. They share as many word prefixes and about as many character n-grams with the name as the
+true description does; pairs without three such distractors are no questions. Each description is
+right in one row and wrong in three, so by itself it gives nothing away. The prompt is the name's
+words, not the signature, because descriptions repeat the names of parameters.
 """
 
 from __future__ import annotations
@@ -17,130 +17,136 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 
-from pipeline.data.docstrings.extraction import Pair, versions
-from pipeline.data.docstrings.library_and_lm import Sides, read_sides
-from pipeline.data.docstrings.name_matching import RUN, runs, stems
+from pipeline.data.docstrings.extraction import Pair, installed_versions
+from pipeline.data.docstrings.library_and_lm import PairsBySplit, read_pairs_by_split
+from pipeline.data.docstrings.name_matching import NGRAM_SIZE, char_ngrams, word_prefixes
 from pipeline.data.readers import Table
 
 CHOICES = 4
-BLOCK = 9_000  # pairs matched with each other: sides of different sizes are equally hard
-# Distance between two descriptions as seen from a name: 1 for each word stem that one of them
-# shares more with it, 4 for all letter runs of the name, and 4 for all those of the description.
-_RUNS = 4.0
-_FARTHEST = 1.4
-_ALIKE = 0.6  # share of the shorter description's stems that makes two of them one
-_NEVER = 50.0
+BLOCK_SIZE = 9_000  # pairs matched with each other, so that large and small splits are equally hard
+# Distance between two descriptions as seen from a name: 1 for each word prefix that one of them
+# shares more with it, 4 for all n-grams of the name, and 4 for all n-grams of the description.
+_NGRAM_WEIGHT = 4.0
+MAX_DISTANCE = 1.4
+_DUPLICATE_OVERLAP = 0.6  # fraction of the shorter description's prefixes that makes a duplicate
+INFEASIBLE = 50.0  # distance of what must not be assigned; finite, as the solver requires
 
 Distances = NDArray[np.float64]
 
 
 def build_choice(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Rows (prompt, choices, label): a name's words, four descriptions, the index of its own."""
-    found, signatures = read_sides(seed)
-    return choice_tables(found, signatures, seed=seed), versions()
+    """Return rows (prompt, choices, label), and the versions of the libraries read."""
+    pairs_by_split, signatures = read_pairs_by_split(seed)
+    return choice_tables(pairs_by_split, signatures, seed=seed), installed_versions()
 
 
-def choice_tables(found: Sides, signatures: Mapping[Pair, str], *, seed: int) -> dict[str, Table]:
-    """The questions of each side, with each label as often as the others."""
+def choice_tables(
+    pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str], *, seed: int
+) -> dict[str, Table]:
+    """Return the questions of each split, with all labels equally often."""
     rng = random.Random(seed)
     tables = {}
-    for name, pairs in found.items():
-        asked = _questions(pairs, signatures)
-        rng.shuffle(asked)
-        labels = [i % CHOICES for i in range(len(asked))]
+    for name, pairs in pairs_by_split.items():
+        questions = _find_questions(pairs, signatures)
+        rng.shuffle(questions)
+        labels = [i % CHOICES for i in range(len(questions))]
         rng.shuffle(labels)
-        choices = [[pair.description for pair in others] for _, others in asked]
-        for label, (pair, _), texts in zip(labels, asked, choices, strict=True):
+        choices = [[pair.description for pair in distractors] for _, distractors in questions]
+        for label, (pair, _), texts in zip(labels, questions, choices, strict=True):
             texts.insert(label, pair.description)
-        prompts = [name_prompt(pair.name) for pair, _ in asked]
+        prompts = [name_prompt(pair.name) for pair, _ in questions]
         tables[name] = {"prompt": prompts, "choices": choices, "label": labels}
     return tables
 
 
 def name_prompt(name: str) -> str:
-    """What a description follows."""
+    """Return the prompt that a description continues."""
     return f"{name}:"
 
 
-def _questions(
+def _find_questions(
     pairs: Sequence[Pair], signatures: Mapping[Pair, str]
 ) -> list[tuple[Pair, list[Pair]]]:
-    """Pairs that can be asked about, with the three whose descriptions are the false choices."""
-    blocks = max(1, round(len(pairs) / BLOCK))
+    """Return the pairs that have three distractors, with these."""
+    num_blocks = max(1, round(len(pairs) / BLOCK_SIZE))
     groups: dict[tuple[int, str, bool], list[Pair]] = {}
     for i, pair in enumerate(pairs):
-        key = (i % blocks, pair.library, signatures[pair].startswith("class"))
+        key = (i % num_blocks, pair.library, signatures[pair].startswith("class"))
         groups.setdefault(key, []).append(pair)
     return [
         (group[row], [group[other] for other in others])
         for _, group in sorted(groups.items())
-        for row, others in match(_distances(group)).items()
+        for row, others in match_distractors(_distances(group)).items()
     ]
 
 
-def match(distances: Distances) -> dict[int, list[int]]:
-    """Three others for each row, each other used three times, all of them near.
+def match_distractors(distances: Distances) -> dict[int, list[int]]:
+    """Assign three near distractors to each row so that each row is a distractor three times.
 
-    Each round is a permutation of least total distance. Rows that got one too far away are
-    dropped, the worst half first, and the rest is matched again.
+    Each of three rounds solves a linear assignment problem. Rows that got a distractor farther away
+    than MAX_DISTANCE are dropped, the worst half of them first, and the rest is matched again.
 
     Args:
-        distances: Of the other (column) from the row, `inf` where it must not be taken.
+        distances: from each row to each distractor (column), `inf` where it must not be assigned.
+
+    Returns:
+        Three distractors by row; dropped rows are missing.
     """
-    near = np.minimum(distances, _NEVER)
-    kept = np.arange(len(near))
+    costs = np.minimum(distances, INFEASIBLE)
+    kept = np.arange(len(costs))
     while len(kept) >= CHOICES:
-        rows, others, worst = _permutations(near[np.ix_(kept, kept)])
-        far = int((worst > _FARTHEST).sum())
-        if not far:
+        rows, others, farthest = _assign(costs[np.ix_(kept, kept)])
+        num_far = int((farthest > MAX_DISTANCE).sum())
+        if not num_far:
             return {int(kept[row]): kept[others[row]].tolist() for row in rows}
-        worst_first = np.argsort(-worst, kind="stable")
-        kept = np.sort(kept[worst_first[(far + 1) // 2 :]])
+        farthest_first = np.argsort(-farthest, kind="stable")
+        kept = np.sort(kept[farthest_first[(num_far + 1) // 2 :]])
     return {}
 
 
-def _permutations(near: Distances) -> tuple[NDArray[np.int64], NDArray[np.int64], Distances]:
-    """The rows, three others of each, and the largest of the three distances."""
-    left, others, taken = near.copy(), [], []
+def _assign(costs: Distances) -> tuple[NDArray[np.int64], NDArray[np.int64], Distances]:
+    """Return the rows, three distractors of each, and the largest of their three distances."""
+    remaining, others, assigned = costs.copy(), [], []
     for _ in range(CHOICES - 1):
-        rows, columns = linear_sum_assignment(left)
-        taken.append(left[rows, columns].copy())
+        rows, columns = linear_sum_assignment(remaining)
+        assigned.append(remaining[rows, columns].copy())
         others.append(columns)
-        left[rows, columns] = _NEVER
-    return rows, np.stack(others, axis=1), np.max(taken, axis=0)
+        remaining[rows, columns] = INFEASIBLE
+    return rows, np.stack(others, axis=1), np.max(assigned, axis=0)
 
 
 def _distances(pairs: Sequence[Pair]) -> Distances:
-    """How far each description (column) is from the true one (diagonal), seen from a name (row)."""
-    words = [stems(pair.description) for pair in pairs]
-    letters = [runs(pair.description, RUN) for pair in pairs]
-    name_letters = [runs(pair.name, RUN) for pair in pairs]
-    shared = _shared(name_letters, letters)
-    found = _from_true(_shared([stems(pair.name) for pair in pairs], words))
-    found += _RUNS * _from_true(shared / _lengths(name_letters)[:, None])
-    found += _RUNS * _from_true(shared / _lengths(letters))
-    same, sizes = _shared(words, words), _lengths(words)
-    found[same > _ALIKE * np.minimum(sizes, sizes[:, None])] = np.inf
-    np.fill_diagonal(found, np.inf)
-    return found
+    """Return the distance of each description (column) from the true one, seen from each name."""
+    prefixes = [word_prefixes(pair.description) for pair in pairs]
+    ngrams = [char_ngrams(pair.description, NGRAM_SIZE) for pair in pairs]
+    name_ngrams = [char_ngrams(pair.name, NGRAM_SIZE) for pair in pairs]
+    shared_ngrams = _count_shared(name_ngrams, ngrams)
+    distances = _gap_to_true(_count_shared([word_prefixes(pair.name) for pair in pairs], prefixes))
+    distances += _NGRAM_WEIGHT * _gap_to_true(shared_ngrams / _sizes(name_ngrams)[:, None])
+    distances += _NGRAM_WEIGHT * _gap_to_true(shared_ngrams / _sizes(ngrams))
+    overlap, sizes = _count_shared(prefixes, prefixes), _sizes(prefixes)
+    distances[overlap > _DUPLICATE_OVERLAP * np.minimum(sizes, sizes[:, None])] = np.inf
+    np.fill_diagonal(distances, np.inf)
+    return distances
 
 
-def _from_true(values: Distances) -> Distances:
+def _gap_to_true(values: Distances) -> Distances:
+    """Return how far each row's values are from its value on the diagonal."""
     return np.abs(values - np.diag(values)[:, None])
 
 
-def _lengths(sets: Sequence[frozenset[str]]) -> Distances:
-    return np.array([max(len(found), 1) for found in sets], dtype=np.float64)
+def _sizes(sets: Sequence[frozenset[str]]) -> Distances:
+    return np.array([max(len(items), 1) for items in sets], dtype=np.float64)
 
 
-def _shared(left: Sequence[frozenset[str]], right: Sequence[frozenset[str]]) -> Distances:
-    """How many items each set of `left` has in common with each of `right`."""
-    items = {item: i for i, item in enumerate(sorted(frozenset().union(*left, *right)))}
+def _count_shared(left: Sequence[frozenset[str]], right: Sequence[frozenset[str]]) -> Distances:
+    """Return how many items each set of `left` has in common with each of `right`."""
+    indices = {item: i for i, item in enumerate(sorted(frozenset().union(*left, *right)))}
 
     def incidence(sets: Sequence[frozenset[str]]) -> csr_matrix:
-        columns = [[items[item] for item in sorted(found)] for found in sets]
+        columns = [[indices[item] for item in sorted(items)] for items in sets]
         starts = np.cumsum([0, *map(len, columns)])
         flat = np.array([i for row in columns for i in row], dtype=np.int64)
-        return csr_matrix((np.ones(len(flat)), flat, starts), shape=(len(sets), len(items)))
+        return csr_matrix((np.ones(len(flat)), flat, starts), shape=(len(sets), len(indices)))
 
     return np.asarray((incidence(left) @ incidence(right).T).toarray(), dtype=np.float64)

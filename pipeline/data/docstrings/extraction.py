@@ -1,6 +1,6 @@
-"""Names, signatures and descriptions out of the sources of the installed libraries.
+"""Extract names, signatures and descriptions from the sources of the installed libraries.
 
-Files are read with `ast` and never imported; all built-in tasks are made from what is found here.
+Files are parsed with `ast` and never imported. All built-in tasks are made from these.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.common.console import say
 from pipeline.common.errors import DataError
 
-STANDARD = "python"
-LIBRARIES = {  # name on PyPI -> package; all come with this project's own dependencies
+STANDARD_LIBRARY = "python"
+LIBRARIES = {  # name on PyPI -> package; all are dependencies of this project
     "torch": "torch",
     "transformers": "transformers",
     "scipy": "scipy",
@@ -32,16 +33,24 @@ LIBRARIES = {  # name on PyPI -> package; all come with this project's own depen
     "sympy": "sympy",
 }
 
-_SKIPPED = {"tests", "test", "testing", "idle_test", "site-packages", "dist-packages", "_vendor"}
-# modular_*.py of transformers repeat the text of the modeling files that are made from them.
+_SKIPPED_FOLDERS = {
+    "tests",
+    "test",
+    "testing",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "_vendor",
+}
+# modular_*.py of transformers repeat the text of the modeling files generated from them.
 _SKIPPED_FILES = ("test_", "modular_")
-# Names that say nothing about what is done.
-_SILENT = set(
+# Names made of these words alone do not say what is done.
+_UNINFORMATIVE = set(
     "apply call callback decorator do doit dummy execute fn forward func function helper impl init "
     "inner internal main method new process run setup step wrapped wrapper".split()
 )
-_SHOWN = 12  # parameters
-# A first paragraph that is a signature, a parameter list, an example or a mere reference.
+_MAX_PARAMETERS = 12  # in a signature
+# First paragraphs that are a signature, a parameter list, an example or only a reference.
 _NO_DESCRIPTION = re.compile(r"\S+ ?\(|\S+ ?:|>>>|\.\.|see |refer to|deprecated|alias ", re.I)
 
 
@@ -49,81 +58,99 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class Pair(NamedTuple):
-    """A name as words, and the first paragraph of its docstring."""
+    """The words of a function or class name, and the first paragraph of its docstring."""
 
     library: str
     name: str
     description: str
 
 
-def read_all() -> dict[Pair, str]:
-    """All usable names and descriptions of all libraries, each with its signature."""
-    with _no_garbage_collection():
-        found: dict[Pair, str] = {}
-        for library in (STANDARD, *LIBRARIES):
-            found |= read_library(library)
-    return found
+def read_all_libraries() -> dict[Pair, str]:
+    """Return the usable pairs of all libraries, each with its signature."""
+    signatures: dict[Pair, str] = {}
+    with _garbage_collection_off():
+        for library in (STANDARD_LIBRARY, *LIBRARIES):
+            signatures |= read_library(library)
+    return signatures
 
 
-def versions() -> dict[str, str]:
-    """What the rows were made from, for the data card."""
-    return {STANDARD: platform.python_version()} | {
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the libraries that the rows are made from, for the data card."""
+    return {STANDARD_LIBRARY: platform.python_version()} | {
         library: importlib.metadata.version(library) for library in LIBRARIES
     }
 
 
 def read_library(library: str) -> dict[Pair, str]:
-    """Those of one installed library in the order of its files; of equal pairs, the first."""
-    root = _root(library)
-    found: dict[Pair, str] = {}
+    """Return the pairs of an installed library with their signatures, in the order of its files.
+
+    Equal pairs keep the first signature. Files that can't be parsed are skipped, and counted in a
+    line of the log.
+
+    Raises:
+        DataError: the library is not installed.
+    """
+    root = _root_folder(library)
+    signatures: dict[Pair, str] = {}
+    unparsable = []
     for path in sorted(root.rglob("*.py")):
-        if _SKIPPED.intersection(path.relative_to(root).parts):
+        if _SKIPPED_FOLDERS.intersection(path.relative_to(root).parts):
             continue
         if path.name.startswith(_SKIPPED_FILES):
             continue
-        for node, doc in _documented(path):
+        tree = _parse(path)
+        if tree is None:
+            unparsable.append(path)
+            continue
+        for node, doc in _documented_definitions(tree.body):
             if (words := name_words(node.name)) and (text := first_paragraph(doc)):
                 pair = Pair(library, " ".join(words), text)
-                if pair not in found:
-                    found[pair] = signature(node)
-    return found
+                if pair not in signatures:
+                    signatures[pair] = format_signature(node)
+    if unparsable:
+        say(
+            "prepare",
+            f"source files of {library} that can't be parsed, skipped: {len(unparsable)} "
+            f"(first: {unparsable[0].relative_to(root)})",
+        )
+    return signatures
 
 
-def signature(node: Definition) -> str:
-    """The line of a definition without annotations and defaults: `def mk_tuple(seq, *more):`.
+def format_signature(node: Definition) -> str:
+    """Return the line of a definition without annotations and defaults: `def f(seq, *more):`.
 
-    What follows the first 12 parameters is `...`.
+    Parameters after the first 12 are replaced by `...`.
     """
     if isinstance(node, ast.ClassDef):
-        kind, inside = "class", [ast.unparse(base) for base in node.bases]
+        keyword, parameters = "class", [ast.unparse(base) for base in node.bases]
     else:
-        kind, inside = "def", _parameters(node.args)
+        keyword, parameters = "def", _parameter_names(node.args)
     if isinstance(node, ast.AsyncFunctionDef):
-        kind = "async def"
-    if len(inside) > _SHOWN:
-        inside = [*inside[:_SHOWN], "..."]
-    brackets = "" if kind == "class" and not inside else f"({', '.join(inside)})"
-    return f"{kind} {node.name}{brackets}:"
+        keyword = "async def"
+    if len(parameters) > _MAX_PARAMETERS:
+        parameters = [*parameters[:_MAX_PARAMETERS], "..."]
+    brackets = "" if keyword == "class" and not parameters else f"({', '.join(parameters)})"
+    return f"{keyword} {node.name}{brackets}:"
 
 
 def name_words(name: str) -> list[str]:
-    """Words of an identifier: `mk_tuple`, `MkTuple` are `mk tuple`; [] if it says nothing."""
+    """Split `mk_tuple` or `MkTuple` into `mk`, `tuple`; return [] for uninformative names."""
     if name.startswith("__") and name.endswith("__"):
         return []
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().split("_")
     words = [word for word in parts if word]
-    return words if len("".join(words)) > 2 and not _SILENT.issuperset(words) else []
+    return words if len("".join(words)) > 2 and not _UNINFORMATIVE.issuperset(words) else []
 
 
 def first_paragraph(doc: str) -> str:
-    """The first paragraph as one line; empty if not of 30 to 300 letters or no description."""
+    """Return the first paragraph in one line; "" unless a description of 30 to 300 characters."""
     text = " ".join(re.split(r"\n\s*\n", doc.strip(), maxsplit=1)[0].split())
     return text if 30 <= len(text) <= 300 and not _NO_DESCRIPTION.match(text) else ""
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A syntax tree is large, full of new objects and free of cycles: a third less time."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Switch garbage collection off: syntax trees have no cycles, and parsing takes 1/3 less."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -133,9 +160,9 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _root(library: str) -> Path:
-    """The folder of a library, found without importing it."""
-    if library == STANDARD:
+def _root_folder(library: str) -> Path:
+    """Return the folder of a library without importing it."""
+    if library == STANDARD_LIBRARY:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(LIBRARIES[library])
     if spec is None or spec.origin is None:
@@ -143,24 +170,23 @@ def _root(library: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _documented(path: Path) -> Iterator[tuple[Definition, str]]:
-    """Functions and classes of a file with docstrings; none where it can't be parsed."""
+def _parse(path: Path) -> ast.Module | None:
+    """Return the syntax tree (empty without docstrings), or None if the file can't be parsed."""
     source = path.read_bytes()
     if b'"""' not in source and b"'''" not in source:
-        return
+        return ast.Module(body=[], type_ignores=[])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            tree = ast.parse(source)
+            return ast.parse(source)
         except (SyntaxError, ValueError):
-            return
-    yield from _definitions(tree.body)
+            return None
 
 
-def _definitions(
+def _documented_definitions(
     body: Sequence[ast.stmt | ast.ExceptHandler],
 ) -> Iterator[tuple[Definition, str]]:
-    """Walk statements of modules and classes; what a function defines inside is its own affair."""
+    """Yield the functions and classes with docstrings, except those inside functions."""
     for node in body:
         if isinstance(node, Definition):
             doc = ast.get_docstring(node, clean=False)
@@ -168,11 +194,11 @@ def _definitions(
                 yield node, doc
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for block in ("body", "handlers", "orelse", "finalbody"):
-                yield from _definitions(getattr(node, block, []))
+                yield from _documented_definitions(getattr(node, block, []))
 
 
-def _parameters(args: ast.arguments) -> list[str]:
-    """Names as they stand between the brackets; a lone `*` or `/` is left out."""
+def _parameter_names(args: ast.arguments) -> list[str]:
+    """Return the parameters' names in order; a lone `*` or `/` is left out."""
     names = [arg.arg for arg in (*args.posonlyargs, *args.args)]
     names += [f"*{args.vararg.arg}"] if args.vararg else []
     names += [arg.arg for arg in args.kwonlyargs]

@@ -1,7 +1,7 @@
-"""Built-in tasks `docstrings-library` and `docstrings-lm`, and the sides that all of them share.
+"""Built-in tasks `docstrings-library` and `docstrings-lm`, and the splits that all tasks share.
 
-A name and its description lie on the same side in every built-in task of one seed, so a model
-that was trained on one task's training rows has seen no row that another one is tested on.
+A name and its description lie in the same split in every built-in task of one seed. So a model that
+was trained on one task's training rows has seen no row that another task tests on.
 """
 
 from __future__ import annotations
@@ -15,60 +15,67 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline.data.docstrings.extraction import LIBRARIES, Pair, read_all, versions
-from pipeline.data.docstrings.name_matching import distinct, split_sizes
+from pipeline.data.docstrings.extraction import (
+    LIBRARIES,
+    Pair,
+    installed_versions,
+    read_all_libraries,
+)
+from pipeline.data.docstrings.name_matching import deduplicate, split_sizes
 from pipeline.data.readers import Table
 
-Sides = dict[str, list[Pair]]  # by split
+PairsBySplit = dict[str, list[Pair]]
 
-# Of the pairs that are no rows of `docstrings`: validation and test get more than their part,
-# because docstrings-choice can only ask about pairs that have others much like them.
-_SPARE = {"train": 0.4, "validation": 0.2, "test": 0.4}
-_MOST = 6  # no library is more than a sixth of the rows
-# A description that names a library gives its own or another one away.
-_NAMED = re.compile(
+# Of the pairs that are no rows of `docstrings`. Validation and test get more than in proportion,
+# since docstrings-choice can only use pairs that have others much like them.
+_SPARE_FRACTIONS = {"train": 0.4, "validation": 0.2, "test": 0.4}
+_LIBRARY_SHARE = 6  # a library makes at most a sixth of the rows
+# A description that names a library gives the answer, or another one, away.
+_LIBRARY_NAME = re.compile(
     "|".join([*LIBRARIES, *LIBRARIES.values(), "python", r"\b(np|pd|nx)\."]), re.IGNORECASE
 )
 
 
-def read_sides(seed: int) -> tuple[Sides, dict[Pair, str]]:
-    """The sides of a seed, and all that was found, near-duplicates included, with signatures."""
-    found = read_all()
-    return sides(distinct(list(found), random.Random(seed))), found
+def read_pairs_by_split(seed: int) -> tuple[PairsBySplit, dict[Pair, str]]:
+    """Return the pairs of each split, and all extracted pairs (with duplicates) and signatures."""
+    signatures = read_all_libraries()
+    pairs = deduplicate(list(signatures), random.Random(seed))
+    return assign_splits(pairs), signatures
 
 
-def sides(pairs: Sequence[Pair]) -> Sides:
-    """All pairs, by split: first those that are rows of `docstrings`, then some of the others."""
+def assign_splits(pairs: Sequence[Pair]) -> PairsBySplit:
+    """Return all pairs by split: first those that are rows of `docstrings`, then spare ones."""
     sizes = split_sizes(len(pairs))
-    start, extra, part = 0, sum(sizes.values()), 0.0
-    spare = len(pairs) - extra
-    found = {}
+    start, spare_start, fraction = 0, sum(sizes.values()), 0.0
+    num_spare = len(pairs) - spare_start
+    pairs_by_split = {}
     for name, size in sizes.items():
-        part += _SPARE[name]
-        end = len(pairs) - spare + round(spare * part)
-        found[name] = [*pairs[start : start + size], *pairs[extra:end]]
-        start, extra = start + size, end
-    return found
+        fraction += _SPARE_FRACTIONS[name]
+        spare_end = len(pairs) - num_spare + round(num_spare * fraction)
+        pairs_by_split[name] = [*pairs[start : start + size], *pairs[spare_start:spare_end]]
+        start, spare_start = start + size, spare_end
+    return pairs_by_split
 
 
 def build_library(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Rows (text, label): a description, and the library that it comes from."""
-    found, _ = read_sides(seed)
-    return library_tables(found), versions()
+    """Return rows (text, label): a description and its library, and the libraries' versions."""
+    pairs_by_split, _ = read_pairs_by_split(seed)
+    return library_tables(pairs_by_split), installed_versions()
 
 
-def library_tables(found: Sides) -> dict[str, Table]:
-    """The rows of `docstrings` and half as many more, less what makes the question too easy.
+def library_tables(pairs_by_split: PairsBySplit) -> dict[str, Table]:
+    """Return the rows of `docstrings` and half as many more, without those that are too easy.
 
-    Left out are descriptions that name a library, and of a large library what is more than a
-    sixth of the rows.
+    Left out are descriptions that name a library, and of a large library what exceeds a sixth of
+    the rows.
     """
     tables = {}
-    for name, size in _sizes(found).items():
-        taken, rows = Counter[str](), []
-        for pair in found[name][: size * 3 // 2]:
-            if taken[pair.library] < size // _MOST and not _NAMED.search(pair.description):
-                taken[pair.library] += 1
+    for name, size in _split_sizes(pairs_by_split).items():
+        counts, rows = Counter[str](), []
+        for pair in pairs_by_split[name][: size * 3 // 2]:
+            is_full = counts[pair.library] >= size // _LIBRARY_SHARE
+            if not is_full and not _LIBRARY_NAME.search(pair.description):
+                counts[pair.library] += 1
                 rows.append(pair)
         texts, labels = [pair.description for pair in rows], [pair.library for pair in rows]
         tables[name] = {"text": texts, "label": labels}
@@ -76,33 +83,33 @@ def library_tables(found: Sides) -> dict[str, Table]:
 
 
 def library_baseline(train: Table, test: Table) -> float:
-    """Accuracy on `test` of a logistic regression on the words of `train`."""
+    """Return the accuracy on `test` of a logistic regression on the words of `train`."""
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
     model.fit(train["text"], train["label"])
     return float(model.score(test["text"], test["label"]))
 
 
 def build_lm(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Rows (prompt, completion): a signature up to its docstring's quotes, and the description."""
-    found, signatures = read_sides(seed)
-    return lm_tables(found, signatures), versions()
+    """Return rows (prompt, completion): a signature and its docstring's text, and the versions."""
+    pairs_by_split, signatures = read_pairs_by_split(seed)
+    return lm_tables(pairs_by_split, signatures), installed_versions()
 
 
-def lm_tables(found: Sides, signatures: Mapping[Pair, str]) -> dict[str, Table]:
-    """The pairs that are rows of `docstrings`, each as its source code would begin."""
+def lm_tables(pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str]) -> dict[str, Table]:
+    """Return the pairs that are rows of `docstrings`, each as its source code would start."""
     return {
         name: {
-            "prompt": [code_prompt(signatures[pair]) for pair in found[name][:size]],
-            "completion": [pair.description for pair in found[name][:size]],
+            "prompt": [code_prompt(signatures[pair]) for pair in pairs_by_split[name][:size]],
+            "completion": [pair.description for pair in pairs_by_split[name][:size]],
         }
-        for name, size in _sizes(found).items()
+        for name, size in _split_sizes(pairs_by_split).items()
     }
 
 
 def code_prompt(signature: str) -> str:
-    """A definition up to where its docstring begins."""
+    """Return a definition up to the opening quotes of its docstring."""
     return f'{signature}\n    """'
 
 
-def _sizes(found: Sides) -> dict[str, int]:
-    return split_sizes(sum(map(len, found.values())))
+def _split_sizes(pairs_by_split: PairsBySplit) -> dict[str, int]:
+    return split_sizes(sum(map(len, pairs_by_split.values())))

@@ -1,4 +1,4 @@
-"""The simple baseline of the docstrings tasks: how much a name and a description look alike."""
+"""Baseline of the docstrings tasks: how similar a name and a description look."""
 
 from __future__ import annotations
 
@@ -10,61 +10,65 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.data.docstrings.name_matching import runs, stems
+from pipeline.data.docstrings.name_matching import char_ngrams, word_prefixes
 from pipeline.data.readers import Table
 
 
 def baseline_accuracy(train: Table, test: Table) -> float:
-    """Accuracy on `test` of a logistic regression on overlap features, fitted on `train`."""
+    """Return the accuracy on `test` of a logistic regression on overlap features of `train`."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    model.fit(_all_features(train), train["label"])
-    return float(model.score(_all_features(test), test["label"]))
+    model.fit(_pair_features(train), train["label"])
+    return float(model.score(_pair_features(test), test["label"]))
 
 
 def choice_baseline(train: Table, test: Table) -> float:
-    """Share of `test` where the same kind of model likes the true one of four descriptions best.
+    """Return the fraction of `test` where such a model scores the true description highest.
 
-    It is fitted on whether a description of `train` is the true one, from how much its overlap
-    differs from the mean of the row's choices.
+    It is fitted to tell whether a description of `train` is the true one, from how much its overlap
+    features differ from the mean over the row's choices.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    known, asked = _choice_features(train), _choice_features(test)
-    true = np.zeros(known.shape[:2], dtype=bool)
-    true[np.arange(len(known)), train["label"]] = True
-    model.fit(known.reshape(-1, known.shape[2]), true.ravel())
-    scores = model.decision_function(asked.reshape(-1, asked.shape[2])).reshape(asked.shape[:2])
-    return float((scores.argmax(axis=1) == np.array(test["label"])).mean())
+    train_features, test_features = _choice_features(train), _choice_features(test)
+    is_true = np.zeros(train_features.shape[:2], dtype=bool)
+    is_true[np.arange(len(train_features)), train["label"]] = True
+    num_features = train_features.shape[2]
+    model.fit(train_features.reshape(-1, num_features), is_true.ravel())
+    scores = model.decision_function(test_features.reshape(-1, num_features))
+    chosen = scores.reshape(test_features.shape[:2]).argmax(axis=1)
+    return float((chosen == np.array(test["label"])).mean())
 
 
-def features(name: str, description: str) -> list[float]:
-    """Shares of words, stems, and runs of 2, 3 and 4 letters that the two texts have in common."""
+def overlap_features(name: str, description: str) -> list[float]:
+    """Return counts of words, and fractions of shared words, prefixes and character n-grams."""
     names, words = (re.findall("[a-z]+", text.lower()) for text in (name, description))
     counts = [len(names), len(words), len(set(names) & set(words))]
-    begun = sum(any(word.startswith(part) for word in words) for part in names)
-    found = "".join(names) in "".join(words)
-    letters = [(runs(name, size), runs(description, size)) for size in (2, 3, 4)]
+    num_prefixes = sum(any(word.startswith(part) for word in words) for part in names)
+    is_contained = "".join(names) in "".join(words)
+    ngrams = [(char_ngrams(name, size), char_ngrams(description, size)) for size in (2, 3, 4)]
     return [
-        *map(float, (*counts, found)),
-        begun / max(len(names), 1),
+        *map(float, (*counts, is_contained)),
+        num_prefixes / max(len(names), 1),
         *(
-            share
-            for pair in [(stems(name), stems(description)), *letters]
-            for share in _shares(*pair)
+            fraction
+            for pair in [(word_prefixes(name), word_prefixes(description)), *ngrams]
+            for fraction in _shared_fractions(*pair)
         ),
     ]
 
 
-def _all_features(table: Table) -> NDArray[np.float64]:
+def _pair_features(table: Table) -> NDArray[np.float64]:
     rows = zip(table["text"], table["text_pair"], strict=True)
-    return np.array([features(name, description) for name, description in rows])
+    return np.array([overlap_features(name, description) for name, description in rows])
 
 
 def _choice_features(table: Table) -> NDArray[np.float64]:
     rows = zip(table["prompt"], table["choices"], strict=True)
-    found = np.array([[features(prompt, text) for text in texts] for prompt, texts in rows])
-    return found - found.mean(axis=1, keepdims=True)
+    features = np.array(
+        [[overlap_features(prompt, text) for text in texts] for prompt, texts in rows]
+    )
+    return features - features.mean(axis=1, keepdims=True)
 
 
-def _shares(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
-    """What is in both, as a share of either."""
+def _shared_fractions(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
+    """Return the number of common items as a fraction of each set."""
     return len(a & b) / max(len(a), 1), len(a & b) / max(len(b), 1)

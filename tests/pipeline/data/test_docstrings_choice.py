@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.data.docstrings.choice import choice_tables, match
+from pipeline.data.docstrings.choice import choice_tables, match_distractors
 from pipeline.data.docstrings.extraction import Pair, read_library
-from pipeline.data.docstrings.library_and_lm import sides
-from pipeline.data.docstrings.name_matching import distinct, stems
+from pipeline.data.docstrings.library_and_lm import assign_splits
+from pipeline.data.docstrings.name_matching import deduplicate, word_prefixes
 from pipeline.data.docstrings.overlap_baseline import choice_baseline
 
 
@@ -21,7 +21,7 @@ def signatures() -> dict[Pair, str]:
 
 @pytest.fixture(scope="module")
 def found(signatures) -> dict[str, list[Pair]]:
-    return sides(distinct(list(signatures), random.Random(0)))
+    return assign_splits(deduplicate(list(signatures), random.Random(0)))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_choices_are_four_of_one_library_and_one_kind_and_side(tables, found, si
 def test_choices_share_about_as_many_stems_with_the_name_as_the_true_one(tables):
     for table in tables.values():
         for prompt, texts, label in zip(*table.values(), strict=True):
-            counts = [len(stems(prompt) & stems(text)) for text in texts]
+            counts = [len(word_prefixes(prompt) & word_prefixes(text)) for text in texts]
             assert all(abs(count - counts[label]) <= 1 for count in counts)
 
 
@@ -87,7 +87,7 @@ def test_rows_without_three_near_others_are_dropped():
     distances = np.ones((6, 6))
     np.fill_diagonal(distances, np.inf)
     distances[5] = 9.0  # from row 5 all are far
-    found = match(distances)
+    found = match_distractors(distances)
 
     assert set(found) == {0, 1, 2, 3, 4}
     for row, others in found.items():
@@ -95,5 +95,5 @@ def test_rows_without_three_near_others_are_dropped():
 
 
 def test_too_few_rows_make_no_question():
-    assert match(np.full((3, 3), np.inf)) == {}
-    assert match(np.full((8, 8), np.inf)) == {}
+    assert match_distractors(np.full((3, 3), np.inf)) == {}
+    assert match_distractors(np.full((8, 8), np.inf)) == {}

@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.data.docstrings.extraction import Pair, read_library
 from pipeline.data.docstrings.library_and_lm import (
+    assign_splits,
     library_baseline,
     library_tables,
     lm_tables,
-    sides,
 )
-from pipeline.data.docstrings.name_matching import distinct, split, split_sizes
+from pipeline.data.docstrings.name_matching import deduplicate, make_rows, split_sizes
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,12 @@ def signatures() -> dict[Pair, str]:
 
 @pytest.fixture(scope="module")
 def pairs(signatures) -> list[Pair]:
-    return distinct(list(signatures), random.Random(0))
+    return deduplicate(list(signatures), random.Random(0))
 
 
 def test_each_pair_is_on_one_side_the_same_one_in_every_task(pairs, signatures):
-    found = sides(pairs)
-    rows = split(pairs, seed=0)
+    found = assign_splits(pairs)
+    rows = make_rows(pairs, seed=0)
 
     assert sorted(pair for side in found.values() for pair in side) == sorted(pairs)
     for name, table in lm_tables(found, signatures).items():
@@ -35,7 +35,7 @@ def test_each_pair_is_on_one_side_the_same_one_in_every_task(pairs, signatures):
 
 
 def test_a_row_to_write_is_a_signature_and_its_description(pairs, signatures):
-    table = lm_tables(sides(pairs), signatures)["train"]
+    table = lm_tables(assign_splits(pairs), signatures)["train"]
     for row, pair in enumerate(pairs[:50]):
         assert table["prompt"][row] == f'{signatures[pair]}\n    """'
         assert table["completion"][row] == pair.description
@@ -47,7 +47,7 @@ def test_no_description_names_a_library():
     fine = [Pair(f"lib{i % 40}", f"m{i}", f"Plain Pandora text {i}.") for i in range(400)]
     mixed = [pair for both in zip(fine, made * 60, strict=False) for pair in both]
 
-    tables = library_tables(sides(mixed))
+    tables = library_tables(assign_splits(mixed))
 
     texts = [text for table in tables.values() for text in table["text"]]
     assert len(texts) > 100
@@ -56,12 +56,12 @@ def test_no_description_names_a_library():
 
 def test_no_library_is_more_than_a_sixth_of_the_rows_asked_for(pairs):
     sizes = split_sizes(len(pairs))
-    for name, table in library_tables(sides(pairs)).items():
+    for name, table in library_tables(assign_splits(pairs)).items():
         counts = [table["label"].count(library) for library in ("networkx", "numpy")]
         assert counts == [sizes[name] // 6] * 2
 
 
 def test_words_tell_two_libraries_apart(pairs):
-    tables = library_tables(sides(pairs))
+    tables = library_tables(assign_splits(pairs))
 
     assert library_baseline(tables["train"], tables["test"]) > 0.7

@@ -5,7 +5,12 @@ import ast
 import pytest
 
 from pipeline.data.docstrings import extraction as sources
-from pipeline.data.docstrings.extraction import first_paragraph, name_words, read_library, signature
+from pipeline.data.docstrings.extraction import (
+    first_paragraph,
+    format_signature,
+    name_words,
+    read_library,
+)
 
 SOURCE = '''
 def mk_tuple(x):
@@ -38,8 +43,8 @@ def test_names_become_words():
     assert name_words("mk_tuple") == ["mk", "tuple"]
     assert name_words("BertModelForX2") == ["bert", "model", "for", "x2"]
     assert name_words("HTTPServer") == ["http", "server"]
-    for silent in ("__init__", "_call", "forward", "main", "f", "__"):
-        assert name_words(silent) == []
+    for uninformative in ("__init__", "_call", "forward", "main", "f", "__"):
+        assert name_words(uninformative) == []
 
 
 def test_only_a_description_of_the_right_length_is_taken():
@@ -51,15 +56,20 @@ def test_only_a_description_of_the_right_length_is_taken():
         assert first_paragraph(none) == ""
 
 
-def test_definitions_are_read_without_import(tmp_path, monkeypatch):
+def test_definitions_are_read_without_import_and_unparsable_files_counted(
+    tmp_path, monkeypatch, capsys
+):
     package = tmp_path / "package"
     (package / "tests").mkdir(parents=True)
     (package / "a.py").write_text(SOURCE + "\nraise SystemExit\n")
     (package / "broken.py").write_text('"""doc"""\ndef (')
     (package / "tests" / "b.py").write_text(SOURCE)
-    monkeypatch.setattr(sources, "_root", lambda library: package)
+    monkeypatch.setattr(sources, "_root_folder", lambda library: package)
 
     assert [pair.name for pair in read_library("x")] == ["mk tuple", "big tree", "parse args"]
+    assert capsys.readouterr().out.endswith(
+        "source files of x that can't be parsed, skipped: 1 (first: broken.py)\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,14 +87,14 @@ def test_definitions_are_read_without_import(tmp_path, monkeypatch):
 def test_a_signature_is_one_line_of_names(source, line):
     node = ast.parse(source).body[0]
 
-    assert signature(node) == line
+    assert format_signature(node) == line
 
 
 def test_of_equal_pairs_the_first_signature_stays(tmp_path, monkeypatch):
     for file, more in (("a", "x"), ("b", "y")):
         text = SOURCE.replace("def mk_tuple(x)", f"def mk_tuple({more})")
         (tmp_path / f"{file}.py").write_text(text)
-    monkeypatch.setattr(sources, "_root", lambda library: tmp_path)
+    monkeypatch.setattr(sources, "_root_folder", lambda library: tmp_path)
 
     assert list(read_library("x").values()) == [
         "def mk_tuple(x):", "class BigTree:", "def parse_args():",

@@ -7,15 +7,20 @@ import pytest
 
 from pipeline.common.errors import DataError
 from pipeline.data.docstrings.extraction import Pair, read_library
-from pipeline.data.docstrings.name_matching import Donors, distinct, split, stems
-from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, features
+from pipeline.data.docstrings.name_matching import (
+    DistractorPool,
+    deduplicate,
+    make_rows,
+    word_prefixes,
+)
+from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, overlap_features
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
     """Names and descriptions of two libraries, to be quick."""
     found = [*read_library("networkx"), *read_library("numpy")]
-    return distinct(found, random.Random(0))
+    return deduplicate(found, random.Random(0))
 
 
 def test_no_name_and_no_description_comes_twice():
@@ -25,7 +30,7 @@ def test_no_name_and_no_description_comes_twice():
         Pair("b", "as tuple", "Make a  TUPLE!"),
     ]
     for seed in range(5):
-        kept = distinct(pairs, random.Random(seed))
+        kept = deduplicate(pairs, random.Random(seed))
         assert 1 <= len({pair.name.replace(" ", "") for pair in kept}) == len(kept) <= 2
 
 
@@ -36,38 +41,38 @@ def test_near_duplicates_are_one():
         Pair("a", "sum all", "Return the total of the numbers."),
         Pair("b", "adder", "Returns the totals of the number."),
     ]
-    kept = distinct(pairs, random.Random(0))
+    kept = deduplicate(pairs, random.Random(0))
 
     assert sorted(pair.name.endswith("model") for pair in kept) == [False, True]
 
 
-def test_a_lent_name_shares_as_many_stems_as_the_true_one(pairs):
-    rows, donors = pairs[:200], Donors(pairs[200:], seed=0)
-    lent = [donors.lend(pair) for pair in rows]
+def test_a_distractor_shares_as_many_word_prefixes_as_the_true_name(pairs):
+    rows, pool = pairs[:200], DistractorPool(pairs[200:], seed=0)
+    drawn = [pool.draw(pair) for pair in rows]
     library = {pair.name: pair.library for pair in pairs}
     equal = 0
-    for pair, name in zip(rows, lent, strict=True):
-        text = stems(pair.description)
-        equal += len(stems(name) & text) == len(stems(pair.name) & text)
+    for pair, name in zip(rows, drawn, strict=True):
+        text = word_prefixes(pair.description)
+        equal += len(word_prefixes(name) & text) == len(word_prefixes(pair.name) & text)
         assert library[name] == pair.library
-        assert not stems(pair.name) <= stems(name)
-        assert not stems(name) <= stems(pair.name)
+        assert not word_prefixes(pair.name) <= word_prefixes(name)
+        assert not word_prefixes(name) <= word_prefixes(pair.name)
 
-    assert len(set(lent)) == len(lent)
+    assert len(set(drawn)) == len(drawn)
     assert equal > 0.75 * len(rows)
 
 
 def test_a_library_without_names_left_is_one_line():
-    donors = Donors([Pair("a", "mk tuple", "Make a tuple.")], seed=0)
-    donors.lend(Pair("a", "big tree", "A big tree."))
+    pool = DistractorPool([Pair("a", "mk tuple", "Make a tuple.")], seed=0)
+    pool.draw(Pair("a", "big tree", "A big tree."))
 
     for library in ("a", "b"):
         with pytest.raises(DataError, match="too few documented names"):
-            donors.lend(Pair(library, "old leaf", "An old leaf."))
+            pool.draw(Pair(library, "old leaf", "An old leaf."))
 
 
 def test_every_name_and_description_comes_once_and_rows_are_balanced(pairs):
-    splits = split(pairs, seed=0)
+    splits = make_rows(pairs, seed=0)
     names = [name for table in splits.values() for name in table["text"]]
     texts = [text for table in splits.values() for text in table["text_pair"]]
 
@@ -86,11 +91,13 @@ def test_overlap_features_tell_a_copy_from_a_stranger():
             "label": ["yes", "no", "yes", "no"]}  # fmt: skip
 
     assert baseline_accuracy(rows, rows) == 1.0
-    assert features("mk tuple", "Mk a tuple.")[2] == 2
+    assert overlap_features("mk tuple", "Mk a tuple.")[2] == 2
 
 
 def test_the_same_seed_gives_the_same_rows(pairs):
-    first, again, other = (split(distinct(pairs, random.Random(seed)), seed) for seed in (0, 0, 1))
+    first, again, other = (
+        make_rows(deduplicate(pairs, random.Random(seed)), seed) for seed in (0, 0, 1)
+    )
 
     assert first == again
     assert first != other
