@@ -20,14 +20,13 @@ from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.estimation.importance import Collector
-from lightpeft.modeling.adapters import get_peft_model_unmapped
+from lightpeft.estimation.importance import ImportanceTracker
+from lightpeft.modeling.adapters import adapter_state_dict, get_peft_model_unmapped
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import checked
+from lightpeft.modeling.lora_targets import resolve_lora_config
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.units import sum_per_unit
-from lightpeft.pruning.prune import peft_weights
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
@@ -72,7 +71,7 @@ def estimate(
     """
     shape = inspect_model(model)
     base = fingerprint(model, shape)
-    lora_config = checked(peft_config, model, shape)
+    lora_config = resolve_lora_config(peft_config, model, shape)
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, lora_config)
     for weight in peft_model.parameters():
@@ -81,13 +80,15 @@ def estimate(
     try:
         with (
             Masks(model, shape, l1=config.l1) as masks,
-            Collector(peft_model, masks, reduction=config.reduction) as collector,
+            ImportanceTracker(peft_model, masks, reduction=config.reduction) as collector,
         ):
             optimizer = _optimizer(peft_model, masks, config)
             phase = _Phase(masks, collector, optimizer, config.steps)
             curve = _train(peft_model, batches, phase, progress)
         modules, ranks, taylor = collector.importances()
-        adapter = {name: weight.cpu().clone() for name, weight in peft_weights(peft_model).items()}
+        adapter = {
+            name: weight.cpu().clone() for name, weight in adapter_state_dict(peft_model).items()
+        }
     finally:
         _unload(peft_model)
         model.train(was_training)
@@ -113,7 +114,7 @@ def estimate(
 @dataclass(frozen=True)
 class _Phase:
     masks: Masks
-    collector: Collector
+    collector: ImportanceTracker
     optimizer: torch.optim.Optimizer
     steps: int
 

@@ -24,7 +24,7 @@ def rank_importance(a: Tensor, grad_a: Tensor) -> Tensor:
     ``B`` gives the same number: scaling ``A[j]`` or ``B[:, j]`` scales one product.
 
     Deviation: the authors take means over each side, which also carries
-    ``1/in + 1/out`` (`Collector` adds it when ``reduction`` is ``mean``); that changes the
+    ``1/in + 1/out`` (`ImportanceTracker` adds it when ``reduction`` is ``mean``); that changes the
     ranking across modules, not within one.
 
     Args:
@@ -62,7 +62,7 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     return (ratio * real).sum() / real.sum()
 
 
-class _Sums:
+class _DeviceAccumulator:
     """What the layers on one device have come to so far, a row each."""
 
     def __init__(self, device: torch.device, width: int, *, layers: dict[int, LoraLayer]) -> None:
@@ -92,7 +92,7 @@ class _Sums:
             self.ranks += ranks
 
 
-class Collector:
+class ImportanceTracker:
     """Sums importance over steps, with no transfer from the device per step; a context manager.
 
     What a layer comes to is summed on the layer's own device. Call `begin` before a forward pass
@@ -111,7 +111,9 @@ class Collector:
         places: dict[torch.device, dict[int, LoraLayer]] = {}
         for index, layer in enumerate(self._layers.values()):
             places.setdefault(layer.lora_A["default"].weight.device, {})[index] = layer
-        self._sums = [_Sums(device, width, layers=own) for device, own in places.items()]
+        self._sums = [
+            _DeviceAccumulator(device, width, layers=own) for device, own in places.items()
+        ]
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
         self._counted = 0
         self._keys = [
@@ -174,7 +176,7 @@ class Collector:
             [(total / self._counted).cpu() for total in self._taylor],
         )
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> ImportanceTracker:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -197,7 +199,7 @@ class Collector:
 
         return hook
 
-    def _compare(self, index: int, scaling: float, sums: _Sums, row: int) -> Any:
+    def _compare(self, index: int, scaling: float, sums: _DeviceAccumulator, row: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             # lora_B's own output: in bfloat16 the difference of two sums would lose it. A layer
             # that runs several times a step gets the mean; activation checkpointing comes here

@@ -1,13 +1,22 @@
-"""Attach peft's modules to a model exactly as a config names them."""
+"""Attach peft's modules to a model, and read and write their weights."""
 
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft import get_peft_model_state_dict as peft_state_dict
+from peft import set_peft_model_state_dict as set_peft_state_dict
+from torch import Size, Tensor, nn
 from transformers import PreTrainedModel
 
+from lightpeft.core.errors import PlanError
 from lightpeft.modeling.families import families_of
+
+PEFT_PREFIX = "base_model.model."
+LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 def get_peft_model_unmapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -33,3 +42,52 @@ def get_peft_model_unmapped(model: PreTrainedModel, config: LoraConfig) -> PeftM
         return get_peft_model(model, config)
     finally:
         model.config.model_type = model_type
+
+
+def cast_trainable_to_float32(model: nn.Module) -> list[nn.Parameter]:
+    """Cast what is trained to float32, whatever the type of the frozen base, and return it.
+
+    In bfloat16 a small optimizer step would be rounded away.
+    """
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trainable:
+        weight.data = weight.data.float()
+    return trainable
+
+
+def adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
+    """Return PEFT weights and task head under peft's names, detached.
+
+    Embeddings are left out, about which peft would ask the hub.
+    """
+    state: dict[str, Tensor] = peft_state_dict(model, save_embedding_layers=False)
+    return {name: weight.detach() for name, weight in state.items()}
+
+
+def load_adapter_state_dict(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
+    """Load PEFT weights and task head, all of them and no others.
+
+    Raises:
+        PlanError: a weight is missing, left over, or of another shape.
+    """
+    expected = {name: weight.shape for name, weight in adapter_state_dict(model).items()}
+    check_shapes({name: weight.shape for name, weight in weights.items()}, expected)
+    set_peft_state_dict(model, dict(weights))
+
+
+def check_shapes(shapes: Mapping[str, Size], expected: Mapping[str, Size | None]) -> None:
+    """Check the shapes of PEFT weights.
+
+    Raises:
+        PlanError: names the first weight that is missing, left over, or of another shape.
+    """
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            raise PlanError(
+                f"PEFT weight {name} must have shape {_format_shape(expected.get(name))}, "
+                f"got {_format_shape(shapes.get(name))}"
+            )
+
+
+def _format_shape(shape: Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))

@@ -33,7 +33,9 @@ _SETTINGS = {
 _FRESH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
-def checked(config: LoraConfig, model: PreTrainedModel, shape: ModelShape) -> LoraConfig:
+def resolve_lora_config(
+    config: LoraConfig, model: PreTrainedModel, shape: ModelShape
+) -> LoraConfig:
     """The config with its targets and the task head written out.
 
     Raises:

@@ -18,17 +18,14 @@ from lightpeft.core.serialization import (
     read_tensors,
     write_tensors,
 )
+from lightpeft.modeling.adapters import adapter_state_dict
 from lightpeft.modeling.lora_targets import check_settings
-from lightpeft.pruning.prune import (
-    Quantize,
-    check_weights,
-    compact_config,
-    cut,
-    dress,
-    get_plan,
-    lifted_weights,
-    peft_weights,
+from lightpeft.pruning.adapter_slicing import (
+    check_adapter_shapes,
+    pruned_lora_config,
+    zero_pad_adapter,
 )
+from lightpeft.pruning.prune import Quantize, attach_adapter, get_plan, prune_base_model
 
 PLAN = "plan.json"
 
@@ -45,7 +42,7 @@ def save(model: PeftModel, folder: Path | str) -> None:
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-    weights = peft_weights(model)
+    weights = adapter_state_dict(model)
     with atomic_directory(Path(folder)) as made:
         config.save_pretrained(str(made))
         plan.save(made / PLAN)
@@ -73,8 +70,8 @@ def load(
     source = Path(folder)
     plan, config, weights = _read(source)
     try:
-        cut(model, plan, weights=weights, quantize=quantize)
-        peft_model = dress(model, plan, compact_config(config, plan), weights)
+        prune_base_model(model, plan, weights=weights, quantize=quantize)
+        peft_model = attach_adapter(model, plan, pruned_lora_config(config, plan), weights)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from None
     if not trainable:
@@ -104,7 +101,7 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     config.inference_mode = True
     with atomic_directory(target) as made:
         config.save_pretrained(str(made))
-        write_tensors(made / WEIGHTS, lifted_weights(weights, plan))
+        write_tensors(made / WEIGHTS, zero_pad_adapter(weights, plan))
 
 
 def _name_for_peft(config: LoraConfig, plan: PruningPlan) -> None:
@@ -142,7 +139,7 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
     try:
         check_settings(config)
-        check_weights(weights, plan)
+        check_adapter_shapes(weights, plan)
     except (ModelError, PlanError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
     return plan, config, weights

@@ -11,8 +11,8 @@ import pandas as pd
 import transformers
 from peft import PeftModel
 
+from lightpeft.modeling.adapters import adapter_state_dict
 from lightpeft.pruning import checkpoint
-from lightpeft.pruning.prune import peft_weights
 from pipeline.common.console import say
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
@@ -94,7 +94,7 @@ def lifted(section: ModelSection, kind: Kind, folder: Path, *, seed: int) -> Pef
 
 def sizes(model: PeftModel) -> dict[str, int]:
     """Parameters that run: those fine-tuning trained (PEFT modules, task head), and the others."""
-    trained = sum(weight.numel() for weight in peft_weights(model).values())
+    trained = sum(weight.numel() for weight in adapter_state_dict(model).values())
     # peft keeps the head as it was before training beside the trained one; it does not run.
     everything = sum(
         weight.numel() for name, weight in model.named_parameters() if "original_module" not in name

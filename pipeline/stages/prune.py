@@ -11,7 +11,7 @@ from lightpeft.core.scores import Scores
 from lightpeft.core.shape import UnitCounts
 from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
-from lightpeft.pruning.prune import check_base
+from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard, read_rows
@@ -66,7 +66,7 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
     """
     kind = kind_of(DataCard.read(data))
     model, _ = load_model(params.model, kind, params.seed)
-    check_base(model, plan)
+    check_plan_matches_model(plan, model)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, kind)
     size = min(_VERIFIED_ROWS, len(rows))
     order = shuffled(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)

@@ -21,12 +21,15 @@ from lightpeft.core.shape import (
     LinearShape,
     ModelShape,
 )
-from lightpeft.modeling.adapters import get_peft_model_unmapped
+from lightpeft.modeling.adapters import (
+    adapter_state_dict,
+    get_peft_model_unmapped,
+    load_adapter_state_dict,
+)
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import block_targets, checked
+from lightpeft.modeling.lora_targets import block_targets, resolve_lora_config
 from lightpeft.modeling.masks import Masks
-from lightpeft.pruning.prune import load_weights, peft_weights
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
@@ -119,9 +122,9 @@ def random_scores(
     """
     generator = torch.Generator().manual_seed(seed)
     shape = inspect_model(model)
-    config = checked(config or lora(**changes), model, shape)
+    config = resolve_lora_config(config or lora(**changes), model, shape)
     names = block_targets(shape, config.target_modules)
-    adapter = peft_weights(get_peft_model_unmapped(copy.deepcopy(model), config))
+    adapter = adapter_state_dict(get_peft_model_unmapped(copy.deepcopy(model), config))
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {
@@ -186,7 +189,7 @@ def masked_model(
         gone = sorted(set(range(cut.total)) - set(cut.kept))
         weights[f"base_model.model.{name}.lora_A.weight"][gone] = 0
         weights[f"base_model.model.{name}.lora_B.weight"][:, gone] = 0
-    load_weights(found, weights)
+    load_adapter_state_dict(found, weights)
     mask_units(found.base_model.model, plan)
     return found
 

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
-from lightpeft.estimation.importance import Collector, module_importance, rank_importance
+from lightpeft.estimation.importance import ImportanceTracker, module_importance, rank_importance
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.masks import Masks
 
@@ -34,7 +34,7 @@ def with_lora(**changes: object) -> tuple[PeftModel, Masks]:
 def collect(
     wrapped: PeftModel, masks: Masks, batch: dict[str, Tensor], reduction: str = "sum"
 ) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
-    with Collector(wrapped, masks, reduction=reduction) as collector:
+    with ImportanceTracker(wrapped, masks, reduction=reduction) as collector:
         collector.begin(batch)
         wrapped(**batch).loss.backward()
         collector.end(1, count=True)
@@ -176,7 +176,7 @@ def test_scores_are_means_over_the_counted_steps_only():
     batches = [tiny_batch(seed=seed) for seed in range(3)]
     single = [collect(wrapped, masks, batch) for batch in batches]
 
-    with Collector(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
         for step, batch in enumerate(batches):
             wrapped.zero_grad()
             for mask in masks.parameters():
@@ -206,7 +206,7 @@ def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
 
         return called
 
-    with Collector(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
         for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
             monkeypatch.setattr(Tensor, name, watch(name))
         collector.begin(batch)
@@ -219,7 +219,7 @@ def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
 def test_not_a_number_is_an_error_that_names_step_and_module():
     wrapped, masks = with_lora()
     batch = tiny_batch()
-    with Collector(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
         for step in range(1, 5):
             for name in {3: [QUERY], 4: [EARLIER]}.get(step, []):
                 layer = wrapped.get_submodule(f"base_model.model.{name}")

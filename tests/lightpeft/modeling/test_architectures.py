@@ -25,16 +25,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 import lightpeft
-from lightpeft.modeling.adapters import get_peft_model_unmapped
+from lightpeft.modeling.adapters import (
+    adapter_state_dict,
+    get_peft_model_unmapped,
+    load_adapter_state_dict,
+)
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.masks import Masks
-from lightpeft.pruning.prune import (
-    compact_config,
-    compact_weights,
-    lifted_weights,
-    load_weights,
-    peft_weights,
-)
+from lightpeft.pruning.adapter_slicing import pruned_lora_config, slice_adapter, zero_pad_adapter
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 NAMES = list(ARCHITECTURES)
@@ -80,7 +78,7 @@ def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str, atte
         torch.testing.assert_close(said(pruned, name), wanted, rtol=1e-4, atol=1e-4)
         found = gradients(pruned, name)
         # What a mask leaves of a gradient is what slicing leaves of it.
-        wanted_gradients = compact_weights(full, plan)
+        wanted_gradients = slice_adapter(full, plan)
         assert found.keys() == wanted_gradients.keys()
         for path, gradient in found.items():
             other = wanted_gradients[path]
@@ -97,13 +95,13 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     drawn = drawn_plan(scores)
     ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
     plan = dataclasses.replace(drawn, ranks=ranks)
-    config = compact_config(scores.peft, plan)
+    config = pruned_lora_config(scores.peft, plan)
     config.init_lora_weights = False  # both factors random
     base = sliced(model, plan)
     alone = said(base, name)
     torch.manual_seed(0)
     after, before = get_peft_model_unmapped(base, config), get_peft_model_unmapped(model, config)
-    load_weights(before, lifted_weights(peft_weights(after), plan))
+    load_adapter_state_dict(before, zero_pad_adapter(adapter_state_dict(after), plan))
     mask_units(before.base_model.model, plan)
 
     found = said(after, name)

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ModelError
-from lightpeft.estimation.importance import Collector, _Sums
+from lightpeft.estimation.importance import ImportanceTracker, _DeviceAccumulator
 from lightpeft.modeling.masks import Masks
 
 LLAMA = "llama, shared keys and values"
@@ -44,7 +44,7 @@ def test_masks_and_scores_lie_on_the_device_of_their_layer():
         }
         with (
             Masks(model, shape, l1=0.1) as masks,
-            Collector(wrapped, masks, reduction="mean") as collector,
+            ImportanceTracker(wrapped, masks, reduction="mean") as collector,
         ):
             collector.begin(batch)
             loss = model(**batch).loss
@@ -63,9 +63,12 @@ def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
     shape = lightpeft.inspect_model(model)
     wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
     layers = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
-    with Masks(model, shape, l1=0.0) as masks, Collector(wrapped, masks, reduction="sum") as found:
+    with (
+        Masks(model, shape, l1=0.0) as masks,
+        ImportanceTracker(wrapped, masks, reduction="sum") as found,
+    ):
         found._sums = [
-            _Sums(FIRST, 4, layers={index: layers[index] for index in rows})
+            _DeviceAccumulator(FIRST, 4, layers={index: layers[index] for index in rows})
             for rows in ([4, 1, 3], [2, 0])
         ]
         parts = [torch.tensor(part.index) for part in found._sums]

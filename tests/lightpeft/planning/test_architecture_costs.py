@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ScoresError
-from lightpeft.estimation.importance import Collector, module_importance
+from lightpeft.estimation.importance import ImportanceTracker, module_importance
 from lightpeft.modeling.masks import Masks
 from lightpeft.profiling.workload import compute_plan_cost
 
@@ -184,7 +184,7 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
         shape = lightpeft.inspect_model(model)
         with (
             Masks(wrapped.base_model.model, shape, l1=0.0) as masks,
-            Collector(wrapped, masks, reduction="sum") as collector,
+            ImportanceTracker(wrapped, masks, reduction="sum") as collector,
         ):
             # The model sees every token either way; only the scores are told otherwise.
             collector.begin(batch | {"attention_mask": mask})
@@ -264,7 +264,7 @@ def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs()
         handle = layer.register_forward_hook(keep)
         outputs(wrapped, batch)
         handle.remove()
-        with Collector(wrapped, masks, reduction="sum") as collector:
+        with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
             collector.begin(batch)
             loss_of(wrapped, batch).backward()
             collector.end(1, count=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 import lightpeft
 from lightpeft.core.errors import ModelError
 from lightpeft.pruning import checkpoint
-from lightpeft.pruning.prune import slice_base
+from lightpeft.pruning.slicing import slice_base
 
 TESTS = Path(__file__).resolve().parents[2]
 

@@ -24,7 +24,8 @@ import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import KeptUnits, PruningPlan
-from lightpeft.pruning.prune import compact_weights, lifted_weights, peft_weights
+from lightpeft.modeling.adapters import adapter_state_dict
+from lightpeft.pruning.adapter_slicing import slice_adapter, zero_pad_adapter
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -172,7 +173,7 @@ def test_without_warm_start_adapter_and_head_are_the_untrained_ones():
     scores = random_scores(model)
     plan = uneven_plan(scores)
     untrained = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft))
-    start = dataclasses.replace(scores, adapter=peft_weights(untrained))
+    start = dataclasses.replace(scores, adapter=adapter_state_dict(untrained))
     wanted = logits(masked_model(model, start, plan), batch)
 
     pruned = lightpeft.prune(model, plan, scores, warm_start=False)
@@ -209,9 +210,9 @@ def test_pruned_model_is_in_the_mode_of_its_base(training: bool):
 def test_lifting_and_compacting_again_gives_the_same_weights():
     scores = random_scores(tiny_model())
     plan = uneven_plan(scores)
-    compact = compact_weights(scores.adapter, plan)
+    compact = slice_adapter(scores.adapter, plan)
 
-    again = compact_weights(lifted_weights(compact, plan), plan)
+    again = slice_adapter(zero_pad_adapter(compact, plan), plan)
 
     assert compact.keys() == again.keys()
     assert all(torch.equal(compact[name], again[name]) for name in compact)

@@ -13,7 +13,7 @@ from helpers.stage_workspace import set_params
 
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import checked
+from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
@@ -46,7 +46,9 @@ def ready(tmp_path, monkeypatch, model):
 def wrap(network, kind):
     """The network in an adapter with random weights."""
     config = estimate.lora_config(load_params().peft, kind, [])
-    made = get_peft_model_unmapped(network, checked(config, network, inspect_model(network)))
+    made = get_peft_model_unmapped(
+        network, resolve_lora_config(config, network, inspect_model(network))
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in made.named_parameters():

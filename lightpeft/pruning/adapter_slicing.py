@@ -1,0 +1,124 @@
+"""LoRA's config and weights: from full size to what a plan keeps, and back."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.adapters import LORA_KEY, PEFT_PREFIX, check_shapes
+from lightpeft.modeling.units import kept_indices
+
+
+def pruned_lora_config(original: LoraConfig, plan: PruningPlan) -> LoraConfig:
+    """Return the config of the PEFT modules that a plan keeps, each with its remaining rank.
+
+    The scaling of a module, ``lora_alpha / r``, stays that of the original rank: pruning a rank
+    removes one term of ``B @ A`` and leaves the others as they are.
+    """
+    config = copy.deepcopy(original)
+    ranks = {name: len(rank.kept) for name, rank in plan.ranks.items() if rank.kept}
+    # peft matches a string with full names; it would match list entries with endings.
+    config.target_modules = _regex_alternation(sorted(ranks))
+    config.exclude_modules = None
+    by_rank: dict[int, list[str]] = {}
+    for name, rank in sorted(ranks.items()):
+        by_rank.setdefault(rank, []).append(name)
+    by_rank.pop(original.r, None)
+    # One anchored key per rank: peft sorts keys when it saves, and the first match wins.
+    config.rank_pattern = {f"^{_regex_alternation(names)}": r for r, names in by_rank.items()}
+    scaling = original.lora_alpha / (math.sqrt(original.r) if original.use_rslora else original.r)
+    config.alpha_pattern = {
+        key: scaling * (math.sqrt(rank) if original.use_rslora else rank)
+        for key, rank in config.rank_pattern.items()
+    }
+    config.inference_mode = False
+    return config
+
+
+def slice_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str, Tensor]:
+    """Slice full-size PEFT weights to the plan; the task head is returned as it is.
+
+    Args:
+        weights: under peft's names: LoRA A, shape ``(r, in_features)``, and LoRA B, shape
+            ``(out_features, r)``, of the unpruned model.
+        plan: what to keep.
+
+    Returns:
+        The weights of the modules that are kept, with the rows and columns that are kept.
+    """
+    sliced = {}
+    for key, weight in weights.items():
+        match = LORA_KEY.fullmatch(key)
+        if match is None:
+            sliced[key] = weight
+        elif plan.ranks[match["linear"]].kept:
+            rows, columns = _factor_indices(match["linear"], match["factor"], plan)
+            sliced[key] = weight[rows[:, None], columns]
+    return sliced
+
+
+def zero_pad_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str, Tensor]:
+    """Expand pruned PEFT weights with zeros to the unpruned shapes and ranks.
+
+    The inverse of `slice_adapter`, up to what was pruned.
+    """
+    padded = {}
+    for key, weight in weights.items():
+        match = LORA_KEY.fullmatch(key)
+        if match is None:
+            padded[key] = weight
+            continue
+        linear, rank = plan.shape.linears[match["linear"]], plan.ranks[match["linear"]].total
+        size = (rank, linear.inputs) if match["factor"] == "A" else (linear.outputs, rank)
+        rows, columns = _factor_indices(match["linear"], match["factor"], plan)
+        padded[key] = weight.new_zeros(size)
+        padded[key][rows[:, None], columns] = weight
+    return padded
+
+
+def check_adapter_shapes(
+    weights: Mapping[str, Tensor], plan: PruningPlan, model: PreTrainedModel | None = None
+) -> None:
+    """Check that pruned PEFT weights are those that a plan describes.
+
+    Args:
+        weights: under peft's names.
+        plan: gives the shapes of LoRA's factors.
+        model: the base model, whose modules give the shapes of the task head; None: not checked.
+
+    Raises:
+        PlanError: names a weight that is missing, left over, or of another shape.
+    """
+    shapes = {key: weight.shape for key, weight in weights.items()}
+    others = shapes
+    if model is not None:
+        state = model.state_dict().items()
+        others = {f"{PEFT_PREFIX}{name}": weight.shape for name, weight in state}
+    expected = {key: others.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
+    for name, units in plan.ranks.items():
+        rank, (inputs, outputs) = len(units.kept), plan.pruned_shape(name)
+        if rank:
+            expected[f"{PEFT_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
+            expected[f"{PEFT_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
+    check_shapes(shapes, expected)
+
+
+def _factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns of a linear's full LoRA factor that the pruned one holds."""
+    linear, ranks = plan.shape.linears[name], torch.tensor(plan.ranks[name].kept)
+    units = kept_indices(linear, plan.remaining_units(plan.shape.block_of[name].path))
+    if factor == "A":
+        return ranks, units if linear.pruned_dim == "in" else torch.arange(linear.inputs)
+    return units if linear.pruned_dim == "out" else torch.arange(linear.outputs), ranks
+
+
+def _regex_alternation(names: list[str]) -> str:
+    return "(?:" + "|".join(re.escape(name) for name in names) + ")"
