@@ -1,152 +1,174 @@
-"""Maps of what was cut, and of the importance that decided it."""
+"""Figures of what was pruned, and of the importance scores that decided it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.report import plot_data as series
+from pipeline.report import plot_data
 from pipeline.report.plot_style import (
     COLOURS,
-    CUT,
+    PRUNED_COLOUR,
+    Grid,
     Picture,
-    cell_map,
-    cross_out,
+    cross_out_cells,
+    draw_cells,
     new_figure,
-    to_picture,
-    write_cells,
+    render_picture,
+    write_cell_values,
 )
-from pipeline.report.run_results import Method, Outcome
+from pipeline.report.run_results import MethodResults, RunResults
 
 
-def heads(outcome: Outcome) -> Picture:
-    """Every head of every layer: how important it was, and whether it went."""
-    method = outcome.lead
-    scores = outcome.scores.heads.get(str(method.plan.settings["criterion"]))
-    width = max(cut.total for cut in method.plan.heads.values())
-    grid = np.full((len(method.plan.heads), width), np.nan)
-    gone = []
-    for row, (path, cut) in enumerate(method.plan.heads.items()):
-        grid[row, : cut.total] = 0.3 if scores is None else _relative(scores[path].numpy())
-        gone += [(row, unit) for unit in range(cut.total) if unit not in cut.kept]
+def draw_heads(results: RunResults) -> Picture:
+    """Draw every head of every layer: its importance, and whether it was pruned."""
+    method = results.highlighted
+    blocks = method.plan.heads
+    scores = results.scores.heads.get(str(method.plan.settings["criterion"]))
+    width = max(units.total for units in blocks.values())
+    grid = np.full((len(blocks), width), np.nan)
+    pruned = []
+    for row, (path, units) in enumerate(blocks.items()):
+        shades = 0.3 if scores is None else _relative(scores[path].numpy())
+        grid[row, : units.total] = shades
+        pruned += [(row, head) for head in range(units.total) if head not in units.kept]
     figure, axes = new_figure(0.9 + 0.21 * len(grid))
-    layers = [str(series.layer_of(path)) for path in method.plan.heads]
-    cell_map(axes, grid, layers, [str(unit) for unit in range(width)], top=1.2)
-    cross_out(axes, gone)
+    layers = [str(plot_data.layer_number(path)) for path in blocks]
+    draw_cells(axes, grid, layers, [str(head) for head in range(width)], top=1.2)
+    cross_out_cells(axes, pruned)
     axes.set(xlabel="head", ylabel="layer")
-    total = sum(cut.total for cut in method.plan.heads.values())
-    alt = f"{len(grid)} layers by {width} heads; {len(gone)} of {total} heads are crossed out."
+    total = sum(units.total for units in blocks.values())
+    alt = f"{len(grid)} layers by {width} heads; {len(pruned)} of {total} heads are crossed out."
     shaded = "" if scores is None else ", shaded by importance"
-    return to_picture(figure, f"Heads that {method.name} cut (x){shaded}", alt)
+    return render_picture(figure, f"Heads that {method.name} prunes (x){shaded}", alt)
 
 
-def _relative(scores: np.ndarray) -> np.ndarray:
-    """Scores against the layer's best, for heads compete within their layer.
+def _relative(scores: Grid) -> Grid:
+    """Return scores relative to the layer's highest, because heads compete within their layer.
 
-    The root keeps the many small ones apart where a few heads outweigh all others.
+    The square root keeps small scores apart where a few heads outweigh all others.
     """
-    return np.sqrt(scores / max(scores.max(), np.finfo(np.float32).tiny))
+    relative: Grid = np.sqrt(scores / max(scores.max(), np.finfo(np.float32).tiny))
+    return relative
 
 
-def kept(outcome: Outcome) -> Picture:
-    """How much each layer keeps, by method."""
-    rows = series.kept(outcome)
+def draw_kept_units(results: RunResults) -> Picture:
+    """Draw how many heads and neurons each layer keeps, by method."""
+    rows = plot_data.kept_units(results)
     figure, both = new_figure(3.6, 2, sharex=True)
     for axes, unit in zip(both, ("heads", "neurons"), strict=True):
         # The first method is drawn last, on top of those that keep as much.
-        for index, name in reversed([*enumerate(outcome.methods)]):
-            mine = [row for row in rows if row["method"] == name]
+        for index, name in reversed([*enumerate(results.methods)]):
+            layers = rows[rows["method"] == name]
             axes.plot(
-                [row["layer"] for row in mine],
-                [row[unit] for row in mine],
+                layers["layer"],
+                layers[unit],
                 color=COLOURS[name],
                 marker="osD^"[index % 4],
                 markersize=4,
                 alpha=0.85,
                 label=name,
             )
-        axes.set_ylim(0, 1.1 * max(row[unit] for row in rows))
+        axes.set_ylim(0, 1.1 * rows[unit].max())
         axes.set_title(f"{unit} kept")
         axes.grid(True, axis="y")
     both[1].set_xlabel("layer")
     both[1].xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    lead = [row for row in rows if row["method"] == outcome.lead.name]
-    alt = f"{outcome.lead.name} keeps " + "; ".join(
-        f"in layer {row['layer']} {row['heads']} heads and {row['neurons']} neurons" for row in lead
+    name = results.highlighted.name
+    alt = f"{name} keeps " + "; ".join(
+        f"in layer {row.layer} {row.heads} heads and {row.neurons} neurons"
+        for row in rows[rows["method"] == name].itertuples()
     )
-    return to_picture(figure, "Heads and neurons kept, per layer", alt)
+    return render_picture(figure, "Heads and neurons kept, per layer", alt)
 
 
-def ranks(outcome: Outcome) -> Picture:
-    """Ranks that each PEFT module keeps."""
-    plan = outcome.lead.plan
-    values = {path: len(cut.kept) for path, cut in plan.ranks.items()}
-    total = sum(cut.total for cut in plan.ranks.values())
-    alt = f"{sum(values.values())} of {total} ranks are kept, in " + (
-        f"{sum(map(bool, values.values()))} of {len(values)} modules."
+def draw_ranks(results: RunResults) -> Picture:
+    """Draw the ranks that each PEFT module keeps."""
+    modules = results.highlighted.plan.ranks
+    ranks = {path: len(units.kept) for path, units in modules.items()}
+    total = sum(units.total for units in modules.values())
+    remaining = sum(map(bool, ranks.values()))
+    alt = (
+        f"{sum(ranks.values())} of {total} ranks are kept, "
+        f"in {remaining} of {len(ranks)} PEFT modules."
     )
-    figure = _module_map(values, outcome.lead, number="{:.0f}")
-    return to_picture(figure, f"Ranks that {outcome.lead.name} keeps (x: module cut)", alt)
+    figure = _draw_module_values(ranks, results.highlighted, number="{:.0f}")
+    title = f"Ranks that {results.highlighted.name} keeps (x: module pruned)"
+    return render_picture(figure, title, alt)
 
 
-def modules(outcome: Outcome) -> Picture:
-    """How much each PEFT module adds to its linear's output."""
-    values = {path: 100 * value for path, value in outcome.scores.modules.items()}
-    best = max(values, key=lambda path: values[path])
-    alt = f"Importance of each PEFT module; the highest is {values[best]:.3g} %, {best}."
-    figure = _module_map(values, outcome.lead, number="{:.2g}")
-    return to_picture(figure, "Importance of PEFT modules, in percent of the base's output", alt)
+def draw_modules(results: RunResults) -> Picture:
+    """Draw the importance of each PEFT module: its output relative to its linear layer's."""
+    percent = {path: 100 * value for path, value in results.scores.modules.items()}
+    highest = max(percent, key=lambda path: percent[path])
+    alt = f"Importance of each PEFT module; the highest is {percent[highest]:.3g} %, {highest}."
+    figure = _draw_module_values(percent, results.highlighted, number="{:.2g}")
+    title = "Importance of PEFT modules, in percent of the base model's output"
+    return render_picture(figure, title, alt)
 
 
-def _module_map(values: dict[str, float], method: Method, *, number: str) -> Figure:
-    """Draw a value per PEFT module, kinds by layers, the modules cut crossed out."""
-    kinds = list(dict.fromkeys(map(series.kind_of, values)))
-    layers = sorted(set(map(series.layer_of, values)))
-    grid = np.full((len(kinds), len(layers)), np.nan)
-    gone = []
+def _draw_module_values(
+    values: Mapping[str, float], method: MethodResults, *, number: str
+) -> Figure:
+    """Draw a value per PEFT module, names by layers, with the pruned modules crossed out.
+
+    Args:
+        values: path of a module -> its value.
+        method: whose plan decides which modules are pruned.
+        number: format string of a value.
+    """
+    names = list(dict.fromkeys(map(plot_data.module_name, values)))
+    layers = sorted(set(map(plot_data.layer_number, values)))
+    grid = np.full((len(names), len(layers)), np.nan)
+    pruned = []
     for path, value in values.items():
-        cell = kinds.index(series.kind_of(path)), layers.index(series.layer_of(path))
-        grid[cell] = value
+        row = names.index(plot_data.module_name(path))
+        column = layers.index(plot_data.layer_number(path))
+        grid[row, column] = value
         if not method.plan.ranks[path].kept:
-            gone.append(cell)
-    figure, axes = new_figure(0.9 + 0.24 * len(kinds))
+            pruned.append((row, column))
+    figure, axes = new_figure(0.9 + 0.24 * len(names))
     top = float(np.nanmax(grid)) * 1.2 or 1.0
-    cell_map(axes, grid, kinds, [str(layer) for layer in layers], top=top)
+    draw_cells(axes, grid, names, [str(layer) for layer in layers], top=top)
     if len(layers) <= 12:
-        write_cells(axes, grid, number, set(gone))
-    cross_out(axes, gone)
+        write_cell_values(axes, grid, number, set(pruned))
+    cross_out_cells(axes, pruned)
     axes.set_xlabel("layer")
     return figure
 
 
-def neurons(outcome: Outcome) -> Picture | None:
-    """Distribution of neuron scores, kept against cut."""
-    plan = outcome.lead.plan
-    scores = outcome.scores.neurons.get(str(plan.settings["criterion"]))
-    if scores is None:
+def draw_neurons(results: RunResults) -> Picture | None:
+    """Draw the distribution of neuron scores, kept against pruned.
+
+    Returns:
+        None where neurons were not ranked by a score, or every score is 0.
+    """
+    plan = results.highlighted.plan
+    scores_of_block = results.scores.neurons.get(str(plan.settings["criterion"]))
+    if scores_of_block is None:
         return None
-    mine = np.zeros(0)
-    stays = np.zeros(0, dtype=bool)
-    for path, cut in plan.neurons.items():
-        mine = np.append(mine, scores[path].numpy())
-        stays = np.append(stays, np.isin(np.arange(cut.total), cut.kept))
+    blocks = plan.neurons
+    scores = np.concatenate([scores_of_block[path].numpy() for path in blocks]).astype(float)
+    kept = np.concatenate([np.isin(np.arange(x.total), x.kept) for x in blocks.values()])
     # A score of 0 has no logarithm: it is drawn at the left edge.
-    positive = mine[mine > 0]
+    positive = scores[scores > 0]
     if not positive.size:
         return None
     low, high = np.log10(positive.min()), np.log10(positive.max())
-    exponents = np.log10(np.maximum(mine, positive.min()))
+    exponents = np.log10(np.maximum(scores, positive.min()))
     bins = np.linspace(low, max(high, low + 1), 40)
     figure, axes = new_figure(2.4)
     axes.hist(
-        [exponents[~stays], exponents[stays]],
+        [exponents[~kept], exponents[kept]],
         bins=bins.tolist(),
         stacked=True,
-        color=[CUT, COLOURS["light"]],
-        label=["cut", "kept"],
+        color=[PRUNED_COLOUR, COLOURS["light"]],
+        label=["pruned", "kept"],
     )
     axes.legend()
-    axes.set(xlabel="importance, power of 10", ylabel="neurons")
-    alt = f"Histogram of neuron importance; {int((~stays).sum())} of {stays.size} neurons are cut."
-    return to_picture(figure, f"Importance of neurons ({plan.settings['criterion']})", alt)
+    axes.set(xlabel="log10 of importance", ylabel="neurons")
+    alt = f"Histogram of neuron importance; {int((~kept).sum())} of {kept.size} neurons are pruned."
+    return render_picture(figure, f"Importance of neurons ({plan.settings['criterion']})", alt)

@@ -1,106 +1,126 @@
-"""The numbers behind the figures, as rows: what DVC plots draw, and what the PNGs draw."""
+"""The data behind the figures: the CSV files that DVC plots, and that the PNG files show."""
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
-from typing import Any
 
-from pipeline.report.run_results import Outcome
+import pandas as pd
 
-Rows = list[dict[str, Any]]
+from pipeline.report.run_results import RunResults
+
 ESTIMATE = "estimate"
 
 
-def all_series(outcome: Outcome) -> dict[str, Rows]:
-    """Name of each CSV -> its rows."""
-    return {
-        "training": training(outcome),
-        "kept": kept(outcome),
-        "ranks": ranks(outcome),
-        "speed": speed(outcome),
+def write_plot_data(results: RunResults, folder: Path) -> None:
+    """Write one CSV file per series into a folder."""
+    frames = {
+        "training": training_loss(results),
+        "kept": kept_units(results),
+        "ranks": kept_ranks(results),
+        "speed": quality_and_speed(results),
     }
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def training(outcome: Outcome) -> Rows:
-    """Loss per step of the early phase and of every method."""
-    early = [(ESTIMATE, row["step"], row["task_loss"]) for row in outcome.scores.curve]
-    later = [
-        (method.name, row["step"], row["loss"])
-        for method in outcome.methods.values()
-        for row in method.curve
-        if "loss" in row
-    ]
-    return [
-        {"method": m, "step": int(step), "loss": round(loss, 5)} for m, step, loss in early + later
-    ]
+def training_loss(results: RunResults) -> pd.DataFrame:
+    """Return the loss of the estimation and of every method's fine-tuning.
+
+    Returns:
+        Columns `method` (`estimate` for the estimation), `step` and `loss`.
+    """
+    rows = [(ESTIMATE, row["step"], row["task_loss"]) for row in results.scores.curve]
+    for method in results.methods.values():
+        curve = method.curve.dropna(subset="loss")
+        rows += [(method.name, *row) for row in zip(curve["step"], curve["loss"], strict=True)]
+    return pd.DataFrame(
+        [(name, int(step), round(float(loss), 5)) for name, step, loss in rows],
+        columns=["method", "step", "loss"],
+    )
 
 
-def kept(outcome: Outcome) -> Rows:
-    """Heads and neurons that each layer keeps, layers in depth order.
+def kept_units(results: RunResults) -> pd.DataFrame:
+    """Return the heads and neurons that each layer keeps, layers in the order of their depth.
 
-    A layer of a decoder may have two attention blocks, whose heads are added.
+    A decoder layer with cross-attention has two attention blocks, whose heads are added.
+
+    Returns:
+        Columns `method`, `layer`, `heads` and `neurons`.
     """
     rows = []
-    for method in outcome.methods.values():
+    for method in results.methods.values():
         layers: dict[str, dict[str, int]] = {}
-        for unit in ("heads", "neurons"):
-            for path, cut in getattr(method.plan, unit).items():
-                counts = layers.setdefault(_layer(path), {"heads": 0, "neurons": 0})
-                counts[unit] += len(cut.kept)
-        for number, counts in enumerate(layers.values()):
-            rows.append({"method": method.name, "layer": number, **counts})
-    return rows
+        for name, blocks in (("heads", method.plan.heads), ("neurons", method.plan.neurons)):
+            for path, units in blocks.items():
+                counts = layers.setdefault(_layer_path(path), {"heads": 0, "neurons": 0})
+                counts[name] += len(units.kept)
+        rows += [
+            {"method": method.name, "layer": number, **counts}
+            for number, counts in enumerate(layers.values())
+        ]
+    return pd.DataFrame(rows)
 
 
-def ranks(outcome: Outcome) -> Rows:
-    """Ranks that each PEFT module keeps; 0 where the module went."""
-    return [
-        {
-            "method": method.name,
-            "module": kind_of(path),
-            "layer": layer_of(path),
-            "ranks": len(cut.kept),
-        }
-        for method in outcome.methods.values()
-        for path, cut in method.plan.ranks.items()
-    ]
+def kept_ranks(results: RunResults) -> pd.DataFrame:
+    """Return the ranks that each PEFT module keeps; 0 if the module is pruned.
+
+    Returns:
+        Columns `method`, `module`, `layer` and `ranks`.
+    """
+    return pd.DataFrame(
+        [
+            (method.name, module_name(path), layer_number(path), len(units.kept))
+            for method in results.methods.values()
+            for path, units in method.plan.ranks.items()
+        ],
+        columns=["method", "module", "layer", "ranks"],
+    )
 
 
-def speed(outcome: Outcome) -> Rows:
-    """The metric, with its interval, against the training speed-up."""
-    return [
-        {
-            "method": method.name,
-            "train_speedup": round(outcome.speedup(method.name, "training").median, 4),
-            "metric": outcome.metric,
-            "value": round(method.quality[outcome.metric], 4),
-            "low": round(method.quality["interval"][0], 4),
-            "high": round(method.quality["interval"][1], 4),
-        }
-        for method in outcome.methods.values()
-    ]
+def quality_and_speed(results: RunResults) -> pd.DataFrame:
+    """Return each method's main metric and training speed-up.
+
+    Returns:
+        Columns `method`, `train_speedup`, `metric` (its name), `value`, and `low` and `high`, the
+        limits of the value's interval.
+    """
+    rows = []
+    for method in results.methods.values():
+        speedup = results.speedup(method.name, "training").median
+        numbers = [speedup, method.quality, *method.evaluation.interval]
+        speedup, value, low, high = (round(number, 4) for number in numbers)
+        rows.append((method.name, speedup, results.metric, value, low, high))
+    columns = ["method", "train_speedup", "metric", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _layer(path: str) -> str:
-    """The path of the layer that a block or a module lies in: up to its first number."""
-    return re.match(r".*?\.\d+(?=\.|$)", path)[0]
+def layer_number(path: str) -> int:
+    """Return the number of the layer that a block or module lies in: the first in its path.
+
+    >>> layer_number("bert.encoder.layer.3.attention.self.query")
+    3
+    """
+    return int(_split_at_layer(path)[2])
 
 
-def layer_of(path: str) -> int:
-    """The layer that a block or a module lies in: the first number of its path."""
-    return int(re.search(r"\.(\d+)(?:\.|$)", path)[1])
+def module_name(path: str) -> str:
+    """Return a module's path inside its layer.
+
+    >>> module_name("bert.encoder.layer.3.attention.self.query")
+    'attention.self.query'
+    """
+    return _split_at_layer(path)[3]
 
 
-def kind_of(path: str) -> str:
-    """What a module is, whatever its layer: the part of its path after the layer's number."""
-    return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
+def _layer_path(path: str) -> str:
+    """Return the path of the layer that a block or module lies in."""
+    return _split_at_layer(path)[1]
 
 
-def write_series(path: Path, rows: Rows) -> None:
-    """Write rows as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _split_at_layer(path: str) -> re.Match[str]:
+    """Split a path at its first number: the layer's path, its number, and what follows."""
+    match = re.match(r"(.*?\.(\d+))(?:\.(.*))?$", path)
+    if match is None:
+        raise ValueError(f"{path} lies in no numbered layer")
+    return match

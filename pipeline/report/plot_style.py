@@ -1,4 +1,4 @@
-"""What all figures of the report share: colours, sizes, PNG bytes, and maps of cells."""
+"""What the report's figures share: colours, sizes, PNG bytes, and heatmap cells."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+Grid = npt.NDArray[np.float64]
 
 COLOURS = {
     "light": "#0f766e",
@@ -17,10 +21,10 @@ COLOURS = {
     "random": "#d97706",
     "estimate": "#7c3aed",
 }
-CUT = "#b91c1c"
+PRUNED_COLOUR = "#b91c1c"
 # Narrow on purpose: on a phone, a figure shrinks to 340 pixels and must stay readable.
-WIDTH = 4.4
-STYLE = {
+WIDTH = 4.4  # inches
+STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -32,7 +36,7 @@ STYLE = {
     "xtick.color": "#64748b",
     "ytick.color": "#64748b",
     "text.color": "#1e293b",
-    "text.parse_math": False,  # a model's module may have a $ in its name
+    "text.parse_math": False,  # a module's name may contain a $
     "legend.frameon": False,
     "grid.color": "#e2e8f0",
     "savefig.dpi": 200,
@@ -41,7 +45,13 @@ STYLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure, and what it says to those who can't see it."""
+    """A rendered figure.
+
+    Attributes:
+        png: bytes of the PNG file.
+        title: caption.
+        alt: description for readers who can't see the figure.
+    """
 
     png: bytes
     title: str
@@ -49,26 +59,41 @@ class Picture:
 
 
 def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure with one column of axes, `height` inches high."""
+    """Create a figure with one column of axes.
+
+    Args:
+        height: in inches.
+        rows: number of axes.
+        options: of `Figure.subplots`.
+
+    Returns:
+        The figure, and its axes (an array of them if there are several).
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, 1, **options)
 
 
-def to_picture(figure: Figure, title: str, alt: str) -> Picture:
-    """Draw a figure; equal figures give equal bytes."""
+def render_picture(figure: Figure, title: str, alt: str) -> Picture:
+    """Render a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return Picture(png=buffer.getvalue(), title=title, alt=alt)
 
 
-def cell_map(
-    axes: Axes, grid: np.ndarray, rows: list[str], columns: list[str], *, top: float
-) -> None:
-    """Shade a cell per value, from 0 to `top`; a cell without a value is grey."""
+def draw_cells(axes: Axes, grid: Grid, rows: list[str], columns: list[str], *, top: float) -> None:
+    """Shade one cell per value; a cell whose value is NaN is grey.
+
+    Args:
+        axes: to draw on.
+        grid: values, shape `(rows, columns)`.
+        rows: labels.
+        columns: labels.
+        top: the value with the darkest shade; 0 has the lightest.
+    """
     colours = mpl.colormaps["BuGn"].with_extremes(bad="#f1f5f9")
     axes.pcolormesh(grid, cmap=colours, vmin=0, vmax=top, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()
-    # Every label where they fit, else every second or fourth.
+    # All labels if there is room for them, else every second, third and so on.
     every = 1 + len(columns) // 20
     axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
@@ -76,8 +101,15 @@ def cell_map(
     axes.spines[:].set_visible(False)
 
 
-def write_cells(axes: Axes, grid: np.ndarray, number: str, skip: set[tuple[int, int]]) -> None:
-    """Write each value into its cell."""
+def write_cell_values(axes: Axes, grid: Grid, number: str, skip: set[tuple[int, int]]) -> None:
+    """Write each value into its cell.
+
+    Args:
+        axes: that the cells were drawn on.
+        grid: values, shape `(rows, columns)`.
+        number: format string of a value.
+        skip: (row, column) of the cells to leave blank.
+    """
     dark = np.nanmax(grid) * 0.6
     for cell, value in np.ndenumerate(grid):
         if not np.isnan(value) and cell not in skip:
@@ -93,7 +125,7 @@ def write_cells(axes: Axes, grid: np.ndarray, number: str, skip: set[tuple[int, 
             )
 
 
-def cross_out(axes: Axes, cells: list[tuple[int, int]]) -> None:
-    """Put a red cross on the cells, given as (row, column)."""
+def cross_out_cells(axes: Axes, cells: list[tuple[int, int]]) -> None:
+    """Draw a red cross on cells, given as (row, column)."""
     rows, columns = np.array(cells).reshape(-1, 2).T
-    axes.scatter(columns + 0.5, rows + 0.5, marker="x", s=18, color=CUT, linewidths=1.2)
+    axes.scatter(columns + 0.5, rows + 0.5, marker="x", s=18, color=PRUNED_COLOUR, linewidths=1.2)

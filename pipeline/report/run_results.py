@@ -1,173 +1,162 @@
-"""What the earlier stages found out, read once for the report."""
+"""The results of all earlier stages, loaded once for the report."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, Phase, Speedup
+import pandas as pd
+
+from lightpeft.core.benchmark_result import BenchmarkResult, Phase, Speedup
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from pipeline.common.artefacts import Evaluation, PlanCost, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
-from pipeline.common.files import read_json
 from pipeline.common.params import Params
 from pipeline.common.paths import Paths
 from pipeline.metrics.definitions import find_measure
 
-Row = dict[str, float]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """One entry of `methods`: what it kept, how it trained, how well it does.
+class MethodResults:
+    """Results of one entry of `methods`.
 
     Attributes:
         name: as in `methods`.
         plan: the units it keeps.
-        cost: `before` and `after` -> part of the model -> parameters and FLOPs.
-        curve: rows of its training.
-        seconds: wall time of its training.
-        quality: its eval.json.
+        cost: parameters and FLOPs, before and after pruning.
+        curve: of its fine-tuning; columns `step`, `loss`, `lr`, `validation_loss` and
+            `validation_metric`, NaN where a column was not measured at a step.
+        seconds: wall time of its fine-tuning.
+        evaluation: metrics on the test split.
     """
 
     name: str
     plan: PruningPlan
-    cost: dict[str, Any]
-    curve: list[Row]
+    cost: PlanCost
+    curve: pd.DataFrame
     seconds: float
-    quality: dict[str, Any]
+    evaluation: Evaluation
+
+    @property
+    def quality(self) -> float:
+        """Value of the main metric on the test split."""
+        return self.evaluation.metrics[self.evaluation.metric]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A whole run of the pipeline; `methods` in the order that was asked for."""
+class RunResults:
+    """Results of a run of the pipeline; `methods` in the order of params.yaml."""
 
     params: Params
     card: DataCard
     scores: Scores
     benchmark: BenchmarkResult
-    methods: dict[str, Method]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every setting; each section by name, for a test holds them against dvc.yaml."""
-        params = self.params
-        return {
-            "seed": params.seed,
-            "methods": params.methods,
-            "model": dict(params.model),
-            "data": dict(params.data),
-            "peft": dict(params.peft),
-            "estimate": dict(params.estimate),
-            "prune": dict(params.prune),
-            "finetune": dict(params.finetune),
-            "evaluate": dict(params.evaluate),
-            "benchmark": dict(params.benchmark),
-        }
+    methods: dict[str, MethodResults]
 
     @property
     def metric(self) -> str:
-        """Name of the task's metric."""
+        """Name of the task's main metric."""
         return self.card.metric
 
     @property
-    def metrics_there(self) -> list[str]:
-        """Those of the task's metrics that were measured."""
-        measured = next(iter(self.methods.values())).quality
-        return [name for name in self.card.metrics if name in measured]
+    def measured_metrics(self) -> list[str]:
+        """Names of the task's metrics that were measured."""
+        return [name for name in self.card.metrics if name in self.vanilla.evaluation.metrics]
 
     @property
-    def lead(self) -> Method:
-        """The method that the page tells about: light, or the first that cuts something."""
-        cutting = [method for method in self.methods.values() if not method.plan.is_identity]
-        fallback = cutting[0] if cutting else next(iter(self.methods.values()))
-        return self.methods.get("light", fallback)
+    def vanilla(self) -> MethodResults:
+        """The unpruned baseline."""
+        return self.methods["vanilla"]
 
     @property
-    def phases(self) -> list[Phase]:
-        """Measured phases: training, and inference or prefill and decode."""
-        return self.benchmark.phases
+    def highlighted(self) -> MethodResults:
+        """The method that the page describes: light, or else the first that prunes anything."""
+        pruning = [method for method in self.methods.values() if not method.plan.is_identity]
+        return self.methods.get("light", [*pruning, self.vanilla][0])
 
     @property
-    def batch(self) -> int:
-        """The largest measured batch size."""
+    def largest_batch_size(self) -> int:
+        """The largest batch size of the benchmark, at which speeds are reported."""
         return self.benchmark.batch_sizes[-1]
 
     def speedup(self, method: str, phase: Phase) -> Speedup:
-        """Return how many times faster than vanilla, at the largest batch size."""
-        return self.benchmark.methods[method].speedups[phase][self.batch]
+        """Return how many times faster than vanilla a method is, at the largest batch size."""
+        return self.benchmark.methods[method].speedups[phase][self.largest_batch_size]
 
-    def memory(self, method: str, phase: Phase) -> float | None:
-        """Return peak memory divided by vanilla's; None where it can't be measured."""
-        return self.benchmark.methods[method].memory_ratios[phase]
+    def memory_ratio(self, method: str, phase: Phase) -> float | None:
+        """Return peak memory divided by vanilla's, or None where it was not measured."""
+        return self.benchmark.methods[method].memory_ratios.get(phase)
 
-    @property
-    def estimation(self) -> EstimationCost:
-        """What the estimation phase cost."""
-        if self.benchmark.estimation is None:
-            raise PipelineError("results/benchmark.json has no estimation; dvc repro makes it")
-        return self.benchmark.estimation
+    def summarize(self) -> dict[str, dict[str, float | int]]:
+        """Return the contents of metrics.json: rounded values per method.
 
-    def metrics(self) -> dict[str, dict[str, float | int]]:
-        """What metrics.json holds: a flat, rounded row per method, without times of day."""
-        return {name: self._metrics_of(method) for name, method in self.methods.items()}
+        Values that were not measured are left out, because DVC can't compare a null.
+        """
+        return {
+            name: {key: round(value, 4) for key, value in self._summarize(method).items()}
+            for name, method in self.methods.items()
+        }
 
-    def _metrics_of(self, method: Method) -> dict[str, float | int]:
-        quality, lifted = method.quality, method.quality["lifted"]
-        found: dict[str, Any] = {f"test_{self.metric}": quality[self.metric]}
-        if lifted:
-            found[f"lifted_test_{self.metric}"] = lifted[self.metric]
-        validated = [row["validation_metric"] for row in method.curve if "validation_metric" in row]
-        if validated:
-            select, kept = self.card.select, validated[-1]
-            if self.params.finetune.best_checkpoint:  # the weights of that validation were kept
-                kept = (max if find_measure(select).higher_is_better else min)(validated)
-            found[f"validation_{select}"] = kept
-        found["base_parameters"] = int(quality["base_parameters"])
-        found["trainable_parameters"] = int(quality["trainable_parameters"])
-        for phase in self.phases:
+    def _summarize(self, method: MethodResults) -> dict[str, float | int]:
+        evaluation = method.evaluation
+        values: dict[str, float | int | None] = {f"test_{self.metric}": method.quality}
+        if evaluation.lifted:
+            values[f"lifted_test_{self.metric}"] = evaluation.lifted[self.metric]
+        values[f"validation_{self.card.select}"] = self._selected_validation(method.curve)
+        values["base_parameters"] = evaluation.base_parameters
+        values["trainable_parameters"] = evaluation.trainable_parameters
+        for phase in self.benchmark.phases:
             name = "train" if phase == "training" else phase
-            found[f"{name}_speedup"] = self.speedup(method.name, phase).median
-            found[f"{name}_memory_ratio"] = self.memory(method.name, phase)
-        if not method.plan.is_identity:
-            found["estimate_share"] = self.estimation.training_fraction
-        # A null is nothing to compare with: what wasn't measured isn't there.
-        return {key: round(value, 4) for key, value in found.items() if value is not None}
+            values[f"{name}_speedup"] = self.speedup(method.name, phase).median
+            values[f"{name}_memory_ratio"] = self.memory_ratio(method.name, phase)
+        if self.benchmark.estimation and not method.plan.is_identity:
+            values["estimate_fraction"] = self.benchmark.estimation.training_fraction
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _selected_validation(self, curve: pd.DataFrame) -> float | None:
+        """Return the validation metric of the weights that were kept: the best or the last."""
+        values = curve["validation_metric"].dropna()
+        if values.empty:
+            return None
+        if not self.params.finetune.best_checkpoint:
+            return float(values.iloc[-1])
+        best = values.max() if find_measure(self.card.select).higher_is_better else values.min()
+        return float(best)
 
 
-def load_outcome(paths: Paths, params: Params) -> Outcome:
-    """Read everything that the report tells about.
+def load_run_results(paths: Paths, params: Params) -> RunResults:
+    """Load all that the report needs.
 
     Raises:
-        PipelineError, LightPeftError: a file is missing or malformed.
+        PipelineError: a file is missing or malformed.
+        LightPeftError: the plan, the scores or the benchmark is missing or malformed.
     """
-    return Outcome(
+    return RunResults(
         params=params,
         card=DataCard.read(paths.prepared, PipelineError),
         scores=Scores.load(paths.scores),
         benchmark=BenchmarkResult.load(paths.benchmark),
-        methods={name: _method(paths, name) for name in params.methods},
+        methods={name: _load_method(paths, name) for name in params.methods},
     )
 
 
-def _method(paths: Paths, name: str) -> Method:
-    return Method(
+def _load_method(paths: Paths, name: str) -> MethodResults:
+    return MethodResults(
         name=name,
         plan=PruningPlan.load(paths.plan(name)),
-        cost=read_json(paths.cost(name), PipelineError),
-        curve=read_curve(paths.curve(name)),
-        seconds=read_json(paths.timing(name), PipelineError)["seconds"],
-        quality=read_json(paths.evaluation(name), PipelineError),
+        cost=PlanCost.load(paths.cost(name)),
+        curve=_read_curve(paths.curve(name)),
+        seconds=Timing.load(paths.timing(name)).seconds,
+        evaluation=Evaluation.load(paths.evaluation(name)),
     )
 
 
-def read_curve(path: Path) -> list[Row]:
-    """Read a CSV of numbers; a row has only the columns that were measured at its step."""
-    if not path.is_file():
-        raise PipelineError(f"{path} does not exist; dvc repro makes it")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]
+def _read_curve(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path} does not exist; dvc repro makes it") from error
+    except (ValueError, OSError) as error:
+        raise PipelineError(f"{path} is not a readable CSV file ({error})") from error

@@ -1,196 +1,223 @@
-"""Numbers as people read them, and the story of a run in plain sentences."""
+"""Numbers formatted for readers, and the sentences that summarize a run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from lightpeft.core.plan import KeptUnits
 from pipeline.metrics.definitions import find_measure
-from pipeline.report.run_results import Method, Outcome
+from pipeline.report.run_results import MethodResults, RunResults
 
-_NUMBERS = ("mcc", "pearson", "spearman", "perplexity")  # the others are shares
-
-
-def value(metric: str, number: float) -> str:
-    """A metric's value: percent for shares, three decimals for the rest."""
-    return f"{number:.3f}" if metric in _NUMBERS else f"{100 * number:.1f} %"
+# Metrics that are not fractions, and therefore not shown in percent.
+_NOT_PERCENT = ("mcc", "pearson", "spearman", "perplexity")
 
 
-def change(metric: str, difference: float) -> str:
-    """A metric's difference in words: `0.4 points lower`, `unchanged`."""
-    plain = metric in _NUMBERS
-    amount = f"{abs(difference):.3f}" if plain else f"{100 * abs(difference):.1f}"
-    if float(amount) == 0:
+def format_value(metric: str, value: float) -> str:
+    """Format a metric: `77.1 %` for a fraction, three decimals for others."""
+    return f"{value:.3f}" if metric in _NOT_PERCENT else f"{100 * value:.1f} %"
+
+
+def format_amount(metric: str, amount: float) -> str:
+    """Format the size of a metric's change: `0.4 points`, or three decimals."""
+    return f"{amount:.3f}" if metric in _NOT_PERCENT else f"{100 * amount:.1f} points"
+
+
+def format_change(metric: str, change: float) -> str:
+    """Format a metric's change: `0.4 points lower`, or `unchanged` where it rounds to zero."""
+    if not _is_visible(metric, change):
         return "unchanged"
-    unit = "" if plain else " points"
-    return f"{amount}{unit} {'higher' if difference > 0 else 'lower'}"
+    return f"{format_amount(metric, abs(change))} {'higher' if change > 0 else 'lower'}"
 
 
-def count(number: float) -> str:
-    """A large number, short: 21.3 M."""
+def _is_visible(metric: str, change: float) -> bool:
+    """Return whether a change differs from zero in the digits that are shown."""
+    return format_amount(metric, abs(change)) != format_amount(metric, 0.0)
+
+
+def format_count(number: float) -> str:
+    """Format a large number: `21.3 M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g} {letter}"
     return f"{number:.0f}"
 
 
-def share(number: float | None) -> str:
-    """A share as whole percent."""
-    return "not measured" if number is None else f"{100 * number:.0f} %"
+def format_percent(fraction: float | None) -> str:
+    """Format a fraction without decimals: `71 %`, or `not measured` for None."""
+    return "not measured" if fraction is None else f"{100 * fraction:.0f} %"
 
 
-def times(number: float) -> str:
-    """A ratio: 1.74x."""
-    return f"{number:.2f}x"
+def format_factor(ratio: float) -> str:
+    """Format a ratio: `1.74x`."""
+    return f"{ratio:.2f}x"
 
 
-def seconds(number: float) -> str:
-    """A duration: 850 ms, 12.3 s, 2 min 5 s."""
+def format_seconds(number: float) -> str:
+    """Format a duration: `850 ms`, `12.3 s` or `2 min 5 s`."""
     if number < 1:
         return f"{1000 * number:.3g} ms"
-    minutes, rest = divmod(round(number), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{number:.1f} s"
+    minutes, seconds = divmod(round(number), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{number:.1f} s"
 
 
-def size(number: float) -> str:
-    """Bytes as MiB."""
+def format_bytes(number: float) -> str:
+    """Format bytes as MiB."""
     return f"{number / 2**20:,.0f} MiB"
 
 
-def headline(outcome: Outcome) -> str:
-    """What was gained and lost, in one line."""
-    lead, metric = outcome.lead, outcome.metric
-    if lead.plan.is_identity:
-        return f"Nothing was cut: {metric} {value(metric, lead.quality[metric])}"
-    speed = times(outcome.speedup(lead.name, "training").median)
-    return f"{speed} the training speed, {metric} {change(metric, _lost(outcome, 'vanilla'))}"
+def format_kept(units: Mapping[str, KeptUnits], name: str) -> str:
+    """Format how many units are kept: `48 of 72 heads`, or `all 72 heads`."""
+    kept = sum(len(block.kept) for block in units.values())
+    total = sum(block.total for block in units.values())
+    return f"all {total:,} {name}" if kept == total else f"{kept:,} of {total:,} {name}"
 
 
-def story(outcome: Outcome) -> list[str]:
-    """The run in a few sentences; each stands by itself."""
-    if outcome.lead.plan.is_identity:
-        return _ground(outcome)
+def _enumerate(items: Sequence[str]) -> str:
+    """Join words: `a`, `a and b`, `a, b and c`."""
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def headline(results: RunResults) -> str:
+    """Return what pruning gained and lost, in one line."""
+    method, metric = results.highlighted, results.metric
+    if method.plan.is_identity:
+        return f"Nothing was pruned: {metric} {format_value(metric, method.quality)}"
+    speed = format_factor(results.speedup(method.name, "training").median)
+    change = format_change(metric, method.quality - results.vanilla.quality)
+    return f"{speed} the training speed, {metric} {change}"
+
+
+def summary_sentences(results: RunResults) -> list[str]:
+    """Return the run in a few sentences, which don't depend on each other."""
+    if results.highlighted.plan.is_identity:
+        return _baseline_sentence(results)
     return [
-        _cut(outcome),
-        _gain(outcome),
-        _quality(outcome),
-        *_against_random(outcome),
-        *_early(outcome),
-        *_lifted(outcome),
-        *_ground(outcome),
+        _size_sentence(results),
+        _speed_sentence(results),
+        _quality_sentence(results),
+        *_random_sentence(results),
+        *_estimation_sentence(results),
+        *_lifted_sentence(results),
+        *_baseline_sentence(results),
     ]
 
 
-def choice(outcome: Outcome) -> str:
-    """How the units that went were chosen."""
-    plan, steps = outcome.lead.plan, outcome.scores.steps
-    early = f"In an early phase of {steps} steps, every head and neuron wore a trainable mask."
+def selection_paragraph(results: RunResults) -> str:
+    """Return how the pruned units were selected."""
+    plan = results.highlighted.plan
+    masks = (
+        f"During the {results.scores.steps} steps of the estimation, every head and every neuron "
+        f"had a trainable mask."
+    )
+    criterion = plan.settings["criterion"]
     if plan.is_identity:
-        return f"{early} Nothing was cut."
-    if plan.settings["criterion"] == "random":
-        return f"{early} Its scores were not used: what went was drawn at random."
+        return f"{masks} Nothing was pruned."
+    if criterion == "random":
+        return f"{masks} The scores were not used: the units to prune were drawn at random."
     scope = "over all layers" if plan.settings["neuron_scope"] == "global" else "within its layer"
     return (
-        f"{early} Each head then competed within its layer, each neuron {scope}; "
-        f"the lowest by {plan.settings['criterion']} went."
+        f"{masks} Each head was then ranked within its layer, each neuron {scope}; "
+        f"those with the lowest importance ({criterion}) were pruned."
     )
 
 
-def _lost(outcome: Outcome, other: str) -> float:
-    metric = outcome.metric
-    return float(outcome.lead.quality[metric] - outcome.methods[other].quality[metric])
-
-
-def kept(cuts: dict[str, KeptUnits], unit: str) -> str:
-    """How many units stay: `48 of 72 heads`, `all 72 heads`."""
-    stay = sum(len(cut.kept) for cut in cuts.values())
-    total = sum(cut.total for cut in cuts.values())
-    return f"all {total:,} {unit}" if stay == total else f"{stay:,} of {total:,} {unit}"
-
-
-def _cut(outcome: Outcome) -> str:
-    lead, vanilla = outcome.lead, outcome.methods["vanilla"]
-    base = 1 - lead.quality["base_parameters"] / vanilla.quality["base_parameters"]
-    trained = lead.quality["trainable_parameters"] / vanilla.quality["trainable_parameters"]
+def _size_sentence(results: RunResults) -> str:
+    method = results.highlighted
+    pruned, vanilla = method.evaluation, results.vanilla.evaluation
+    base = 1 - pruned.base_parameters / vanilla.base_parameters
+    trained = pruned.trainable_parameters / vanilla.trainable_parameters
     return (
-        f"{lead.name.capitalize()} keeps {kept(lead.plan.heads, 'heads')}, "
-        f"{kept(lead.plan.neurons, 'neurons')} and {kept(lead.plan.ranks, 'PEFT ranks')}: "
-        f"{share(_blocks_cut(lead))} of the parameters in attention and feed-forward blocks are "
-        f"gone, {share(base)} of the whole base model. "
-        f"It trains {share(trained)} as many parameters as vanilla."
+        f"{method.name.capitalize()} keeps {format_kept(method.plan.heads, 'heads')}, "
+        f"{format_kept(method.plan.neurons, 'neurons')} and "
+        f"{format_kept(method.plan.ranks, 'PEFT ranks')}: it removes "
+        f"{format_percent(_pruned_fraction_of_blocks(method))} of the parameters in attention and "
+        f"feed-forward blocks, and {format_percent(base)} of all parameters of the base model. "
+        f"It trains {format_percent(trained)} as many parameters as vanilla."
     )
 
 
-def _blocks_cut(method: Method) -> float:
+def _pruned_fraction_of_blocks(method: MethodResults) -> float:
     before, after = (
-        sum(method.cost[when][part]["parameters"] for part in ("attention", "feed_forward"))
-        for when in ("before", "after")
+        sum(parts[part].parameters for part in ("attention", "feed_forward"))
+        for parts in (method.cost.before, method.cost.after)
     )
-    return float(1 - after / before)
+    return 1 - after / before
 
 
-def _gain(outcome: Outcome) -> str:
-    name = outcome.lead.name
-    training, *others = (
-        (phase, times(outcome.speedup(name, phase).median)) for phase in outcome.phases
+def _speed_sentence(results: RunResults) -> str:
+    name, phases = results.highlighted.name, results.benchmark.phases
+    speeds = [
+        f"{phase} speed is {format_factor(results.speedup(name, phase).median)}" for phase in phases
+    ]
+    sentence = (
+        f"Relative to vanilla, at batch size {results.largest_batch_size}, {_enumerate(speeds)}"
     )
-    told = (
-        f"At batch size {outcome.batch}, a training step runs at {training[1]} the speed of "
-        f"vanilla, {' and '.join(f'{phase} at {gain}' for phase, gain in others)}"
+    if results.memory_ratio(name, "training") is None:
+        return f"{sentence}."
+    memory = [f"{format_percent(results.memory_ratio(name, phase))} in {phase}" for phase in phases]
+    return f"{sentence}; peak memory is {_enumerate(memory)}."
+
+
+def _quality_sentence(results: RunResults) -> str:
+    method, vanilla, metric = results.highlighted, results.vanilla, results.metric
+    change = method.quality - vanilla.quality
+    comparison = (
+        f"{format_change(metric, change)} than" if _is_visible(metric, change) else "the same as"
     )
-    memory = outcome.memory(name, "training")
-    if memory is None:
-        return f"{told}."
+    low, high = method.evaluation.interval
+    vanilla_low, vanilla_high = vanilla.evaluation.interval
+    overlap = low <= vanilla_high and vanilla_low <= high
     return (
-        f"{told}; peak memory is {share(memory)} of vanilla's in training, "
-        f"{' and '.join(f'{share(outcome.memory(name, key))} in {key}' for key, _ in others)}."
-    )
-
-
-def _quality(outcome: Outcome) -> str:
-    lead, vanilla, metric = outcome.lead.quality, outcome.methods["vanilla"].quality, outcome.metric
-    (low, high), (other_low, other_high) = lead["interval"], vanilla["interval"]
-    overlap = low <= other_high and other_low <= high
-    return (
-        f"On {lead['rows']:,} test rows, {metric} is {value(metric, lead[metric])}, "
-        f"{change(metric, _lost(outcome, 'vanilla'))} than vanilla's "
-        f"{value(metric, vanilla[metric])}; their 95 % intervals "
+        f"On {method.evaluation.rows:,} test rows, {metric} is "
+        f"{format_value(metric, method.quality)}, {comparison} vanilla's "
+        f"{format_value(metric, vanilla.quality)}; their 95 % intervals "
         f"{'overlap' if overlap else 'do not overlap'}."
-    ).replace("unchanged than", "the same as")
+    )
 
 
-def _against_random(outcome: Outcome) -> list[str]:
-    if outcome.lead.name == "random" or "random" not in outcome.methods:
+def _random_sentence(results: RunResults) -> list[str]:
+    method, metric = results.highlighted, results.metric
+    if method.name == "random" or "random" not in results.methods:
         return []
-    metric = outcome.metric
-    reached = value(metric, outcome.methods["random"].quality[metric])
-    worth, _, direction = change(metric, _lost(outcome, "random")).rpartition(" ")
-    better = "higher" if find_measure(metric).higher_is_better else "lower"
-    if direction != better:
-        return [f"The same amounts cut at random reach {reached}: the scores earned nothing here."]
-    return [f"The same amounts cut at random reach {reached}: choosing by score is worth {worth}."]
+    random = results.methods["random"].quality
+    gain = method.quality - random
+    if not find_measure(metric).higher_is_better:
+        gain = -gain
+    start = f"Random pruning with the same ratios reaches {format_value(metric, random)}"
+    if gain > 0 and _is_visible(metric, gain):
+        return [f"{start}: selection by importance gains {format_amount(metric, gain)}."]
+    return [f"{start}: selection by importance gains nothing here."]
 
 
-def _early(outcome: Outcome) -> list[str]:
-    cost = outcome.estimation
-    steps = cost.break_even_steps
-    back = f"pays for itself after {steps:,} steps in all" if steps else "does not pay for itself"
+def _estimation_sentence(results: RunResults) -> list[str]:
+    cost = results.benchmark.estimation
+    if cost is None:
+        return []
+    break_even = (
+        f"pays off from {cost.break_even_steps:,} training steps on"
+        if cost.break_even_steps
+        else "does not pay off, because training is not faster after it"
+    )
     return [
-        f"The early phase took {seconds(cost.seconds)}, {share(cost.training_fraction)} of the "
-        f"whole training time, and {back}."
+        f"The estimation took {format_seconds(cost.seconds)}, "
+        f"{format_percent(cost.training_fraction)} of the total training time, and {break_even}."
     ]
 
 
-def _lifted(outcome: Outcome) -> list[str]:
-    metric, lifted = outcome.metric, outcome.lead.quality["lifted"]
+def _lifted_sentence(results: RunResults) -> list[str]:
+    metric, lifted = results.metric, results.highlighted.evaluation.lifted
     if not lifted:
         return []
     return [
-        f"Lifted back onto the unpruned base, the same adapter reaches "
-        f"{value(metric, lifted[metric])}."
+        f"Expanded to full size on the unpruned base model, the same adapter reaches "
+        f"{format_value(metric, lifted[metric])}."
     ]
 
 
-def _ground(outcome: Outcome) -> list[str]:
-    baseline = outcome.card.baseline
-    if baseline is None or outcome.metric != "accuracy":
+def _baseline_sentence(results: RunResults) -> list[str]:
+    baseline, metric = results.card.baseline, results.metric
+    if baseline is None or metric != "accuracy":
         return []
-    return [f"For comparison, {baseline.name} reaches {value('accuracy', baseline.accuracy)}."]
+    value = format_value(metric, baseline.accuracy)
+    return [f"For comparison, {baseline.name} reaches {value}."]

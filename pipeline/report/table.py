@@ -1,41 +1,52 @@
-"""The comparison table that `make run` ends with."""
+"""The comparison table of all methods, as text."""
 
 from __future__ import annotations
 
+from tabulate import tabulate
+
+from pipeline.common.artefacts import Evaluation
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json
 from pipeline.common.paths import Paths
 
+# Key in metrics.json, title, format. Keys that no method has are left out.
 _COLUMNS = (
     ("base_parameters", "base params", "{:,}"),
     ("trainable_parameters", "trainable", "{:,}"),
     *(
-        (f"{phase}_{what}", f"{phase} {title}", "{:.2f}x")
-        for what, title in (("speedup", "speed-up"), ("memory_ratio", "memory"))
+        (f"{phase}_{quantity}", f"{phase} {title}", "{:.2f}x")
+        for quantity, title in (("speedup", "speed-up"), ("memory_ratio", "memory"))
         for phase in ("train", "inference", "prefill", "decode")
     ),
 )
 
 
 def main(paths: Paths) -> None:
-    """Print metrics.json as a table; intervals come from each method's eval.json."""
-    print(table(paths))
+    """Print the comparison table."""
+    print(comparison_table(paths))
 
 
-def table(paths: Paths) -> str:
-    """A row per method, columns aligned."""
-    rows = []
+def comparison_table(paths: Paths) -> str:
+    """Return metrics.json as a text table with a row per method.
+
+    The interval of the main metric comes from each method's evaluation.
+
+    Raises:
+        PipelineError: a file is missing or damaged.
+    """
     methods = read_json(paths.metrics, PipelineError)
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
-    for name, found in methods.items():
-        metric = next(iter(found))
-        low, high = read_json(paths.evaluation(name), PipelineError)["interval"]
-        cells = [pattern.format(found[key]) if key in found else "-" for key, _, pattern in columns]
-        rows.append([name, f"{found[metric]:.4f} [{low:.4f}, {high:.4f}]", *cells])
-    header = ["method", metric, *(title for _, title, _ in columns)]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in [header, ["-" * width for width in widths], *rows]
-    ]
-    return "\n".join(lines)
+    rows = []
+    for name, values in methods.items():
+        evaluation = Evaluation.load(paths.evaluation(name))
+        low, high = evaluation.interval
+        metric = f"test_{evaluation.metric}"
+        rows.append(
+            {"method": name, metric: f"{values[metric]:.4f} [{low:.4f}, {high:.4f}]"}
+            | {
+                title: pattern.format(values[key]) if key in values else "-"
+                for key, title, pattern in columns
+            }
+        )
+    alignment = ("left", *["right"] * (len(columns) + 1))
+    return str(tabulate(rows, headers="keys", disable_numparse=True, colalign=alignment))

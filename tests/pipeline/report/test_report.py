@@ -11,7 +11,7 @@ from helpers.fake_run import REPOSITORY, tell, write_run
 from lightpeft.core.errors import LightPeftError
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
-from pipeline.report import table
+from pipeline.report.table import comparison_table
 
 
 def make(root: Path, **options: object) -> str:
@@ -71,21 +71,22 @@ def test_metrics_are_flat_and_rounded_to_four_digits(usual):
         "inference_speedup": 1.7432,
         "train_memory_ratio": 0.7123,
         "inference_memory_ratio": 0.81,
-        "estimate_share": 0.2088,
+        "estimate_fraction": 0.2088,
     }
     assert list(metrics) == ["light", "vanilla", "random"]
-    assert "estimate_share" not in metrics["vanilla"]
+    assert "estimate_fraction" not in metrics["vanilla"]
     assert all(isinstance(metrics[name]["base_parameters"], int) for name in metrics)
 
 
 def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     paths = write_run(tmp_path, methods=["vanilla", "random"])
     change(paths.evaluation("random"), lifted=None)
-    benchmark = json.loads((paths.benchmark).read_text())
+    benchmark = json.loads(paths.benchmark.read_text())
     for method in ("vanilla", "random"):
         benchmark["methods"][method]["memory"] = None
         benchmark["methods"][method]["memory_ratios"] = {"training": None, "inference": None}
-    (paths.benchmark).write_text(json.dumps(benchmark))
+    benchmark["estimation"] = None
+    paths.benchmark.write_text(json.dumps(benchmark))
     tell(paths)
 
     found = json.loads((tmp_path / "metrics.json").read_text())["random"]
@@ -96,19 +97,18 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
         "trainable_parameters",
         "train_speedup",
         "inference_speedup",
-        "estimate_share",
     }
     assert "not measured" in (tmp_path / "results" / "report.html").read_text()
 
 
-def test_rows_that_repeat_train_are_told_beside_the_data(tmp_path, page):
+def test_rows_that_repeat_train_are_counted_beside_the_data(tmp_path, page):
     paths = write_run(tmp_path)
     repeats = {"validation": 0, "test": 21}
     change(paths.prepared / "card.json", repeats_of_train=repeats)
     told = "21 of 2,000 rows of test repeat a row of train"
 
     assert told in tell(paths)
-    assert "that train has too" not in page
+    assert "repeat a row of train" not in page
 
 
 def test_the_page_stands_alone(page):
@@ -133,7 +133,7 @@ def test_pictures_are_described_and_table_headers_have_a_scope(page):
     assert sum(tag == "h1" for tag, _ in tags) == 1
 
 
-def test_labels_of_strangers_stay_text(tmp_path):
+def test_labels_are_escaped(tmp_path):
     labels = ("<script>alert(1)</script>", "</table><img src=x onerror=y>", '"&$x_{$')
 
     text = make(tmp_path, labels=labels)
@@ -144,15 +144,15 @@ def test_labels_of_strangers_stay_text(tmp_path):
     assert all(label in page.text for label in labels)
 
 
-def test_the_story_is_told_in_numbers_of_the_run(page):
+def test_the_summary_states_the_numbers_of_the_run(page):
     text = Page(page).text
 
     assert "1.74x the training speed, accuracy 0.4 points lower" in text
     # A third of 4 heads and of 32 neurons, in each of 2 layers.
     assert "keeps 6 of 8 heads, 40 of 64 neurons and all 80 PEFT ranks" in text
     assert "their 95 % intervals overlap" in text
-    assert "choosing by score is worth 3.9 points" in text
-    assert "pays for itself after 190 steps" in text
+    assert "selection by importance gains 3.9 points" in text
+    assert "pays off from 190 training steps on" in text
     assert "word overlap reaches 60.4 %" in text
 
 
@@ -162,14 +162,14 @@ def test_a_page_where_random_wins_says_so(tmp_path):
     tell(paths)
 
     text = (tmp_path / "results" / "report.html").read_text()
-    assert "cut at random reach 79.0 %: the scores earned nothing here" in text
+    assert "reaches 79.0 %: selection by importance gains nothing here" in text
 
 
 def test_a_regression_has_no_confusion_matrix(tmp_path):
     text = make(tmp_path, labels=())
 
     assert "pearson is 0.771" in text
-    assert "Confusion" not in text
+    assert "Confusion matri" not in text
     assert "test_pearson" in json.loads((tmp_path / "metrics.json").read_text())["light"]
 
 
@@ -178,18 +178,18 @@ def test_many_labels_get_a_matrix_with_every_cell(tmp_path):
 
     tags = Page(make(tmp_path, labels=labels)).tags
 
-    cells = [found for _, found in tags if (found.get("style") or "").startswith("--share")]
+    cells = [found for _, found in tags if (found.get("style") or "").startswith("--fraction")]
     assert len(cells) == 3 * 20 * 20
 
 
-def test_vanilla_alone_says_that_nothing_was_cut(tmp_path):
+def test_vanilla_alone_says_that_nothing_was_pruned(tmp_path):
     text = make(tmp_path, methods=["vanilla"])
 
-    assert "Nothing was cut: accuracy 77.5 %" in text
+    assert "Nothing was pruned: accuracy 77.5 %" in text
     assert not re.search(r"light</|random</", text)
 
 
-def test_modules_that_went_have_no_ranks_in_the_plots(tmp_path):
+def test_pruned_modules_have_no_ranks_in_the_plots(tmp_path):
     prune = {"modules": 0.5, "ranks": 0.5, "criterion": "random", "neuron_scope": "layer"}
 
     text = make(tmp_path, prune=prune)
@@ -206,7 +206,7 @@ def test_modules_that_went_have_no_ranks_in_the_plots(tmp_path):
     assert "drawn at random" in text
 
 
-def test_plots_tell_layers_and_methods_apart(usual):
+def test_plot_data_has_rows_per_layer_and_method(usual):
     kept = rows(usual / "results/plots/kept.csv")
     training = rows(usual / "results/plots/training.csv")
 
@@ -245,9 +245,7 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
     paths = write_run(tmp_path)
     (tmp_path / name).unlink()
     paths.report.write_text("the last")
-    with pytest.raises(
-        (PipelineError, LightPeftError), match=rf"^[^\n]*{name} does not exist[^\n]*$"
-    ):
+    with pytest.raises((PipelineError, LightPeftError), match=rf"^[^\n]*{name} does not exist.*$"):
         tell(paths)
 
     assert (tmp_path / "results" / "report.html").read_text() == "the last"
@@ -256,13 +254,13 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
 
 def test_a_truncated_input_is_one_line(tmp_path):
     paths = write_run(tmp_path)
-    (paths.benchmark).write_text('{"device": ')
+    paths.benchmark.write_text('{"device": ')
     with pytest.raises(LightPeftError, match=r"^\S+/benchmark\.json is not readable JSON[^\n]*$"):
         tell(paths)
 
 
 def test_the_table_is_aligned_and_has_a_row_per_method(usual):
-    header, rule, *lines = table.table(Paths(usual)).splitlines()
+    header, rule, *lines = comparison_table(Paths(usual)).splitlines()
 
     assert [line.split()[0] for line in lines] == ["light", "vanilla", "random"]
     assert len({len(line) for line in (header, rule, *lines)}) == 1

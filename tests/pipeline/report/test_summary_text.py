@@ -1,35 +1,35 @@
-"""What the report says of numbers, whichever way a metric goes."""
+"""How numbers are formatted, and what the sentences say for metrics where lower is better."""
 
 import json
 
 import pytest
 from helpers.fake_run import tell, write_run
 
-from pipeline.report import summary_text as words
+from pipeline.report import summary_text as text
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("formatted", "expected"),
     [
-        (words.change("accuracy", -0.0043), "0.4 points lower"),
-        (words.change("f1", 0.0004), "unchanged"),
-        (words.change("pearson", 0.0126), "0.013 higher"),
-        (words.change("rougeL", 0.0126), "1.3 points higher"),
-        (words.change("perplexity", -0.5), "0.500 lower"),
-        (words.count(22_713_216), "22.7 M"),
-        (words.count(999), "999"),
-        (words.seconds(0.0115), "11.5 ms"),
-        (words.seconds(12.34), "12.3 s"),
-        (words.seconds(125), "2 min 5 s"),
-        (words.share(0.7123), "71 %"),
-        (words.share(None), "not measured"),
+        (text.format_change("accuracy", -0.0043), "0.4 points lower"),
+        (text.format_change("f1", 0.0004), "unchanged"),
+        (text.format_change("pearson", 0.0126), "0.013 higher"),
+        (text.format_change("rougeL", 0.0126), "1.3 points higher"),
+        (text.format_change("perplexity", -0.5), "0.500 lower"),
+        (text.format_count(22_713_216), "22.7 M"),
+        (text.format_count(999), "999"),
+        (text.format_seconds(0.0115), "11.5 ms"),
+        (text.format_seconds(12.34), "12.3 s"),
+        (text.format_seconds(125), "2 min 5 s"),
+        (text.format_percent(0.7123), "71 %"),
+        (text.format_percent(None), "not measured"),
     ],
 )
-def test_numbers_are_said_as_people_read_them(said, expected):
-    assert said == expected
+def test_numbers_are_formatted_for_readers(formatted, expected):
+    assert formatted == expected
 
 
-def test_a_lower_perplexity_than_at_random_is_what_the_scores_earned(tmp_path):
+def test_a_lower_perplexity_than_of_random_pruning_is_a_gain(tmp_path):
     paths = write_run(tmp_path)
     card = json.loads((paths.prepared / "card.json").read_text())
     changed = {"metric": "perplexity", "metrics": ["perplexity", "exact_match"], "baseline": None}
@@ -37,8 +37,9 @@ def test_a_lower_perplexity_than_at_random_is_what_the_scores_earned(tmp_path):
     for method, value in {"light": 8.0, "vanilla": 7.5, "random": 9.0}.items():
         path = paths.evaluation(method)
         found = json.loads(path.read_text()) | {"perplexity": value, "lifted": None}
-        path.write_text(json.dumps(found | {"interval": [value - 0.3, value + 0.3]}))
+        changed = {"metric": "perplexity", "interval": [value - 0.3, value + 0.3]}
+        path.write_text(json.dumps(found | changed))
     page = tell(paths)
 
-    assert "at random reach 9.000: choosing by score is worth 1.000." in page
+    assert "reaches 9.000: selection by importance gains 1.000." in page
     assert "exact_match" not in page  # nothing was generated

@@ -1,0 +1,107 @@
+"""The JSON files that one stage writes for later ones, each as a typed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import read_json
+
+
+class _Artefact(BaseModel):
+    """Frozen; unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            PipelineError: it is missing, not JSON, or of another layout.
+        """
+        raw = read_json(path, PipelineError)
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise PipelineError(
+                f"{path} is damaged ({key}: {first['msg']}); run its stage again"
+            ) from error
+
+
+class PartCost(_Artefact):
+    """Size of one part of a model; FLOPs are per token, 2 for a multiply-add."""
+
+    parameters: int
+    trainable: int
+    training_flops_per_token: int
+    inference_flops_per_token: int
+
+
+class PlanCost(_Artefact):
+    """Size of a model by part, the last one `total`, before and after pruning.
+
+    Attributes:
+        length: tokens per row, which decide the cost of attention.
+        before: of the unpruned model.
+        after: of what the plan keeps.
+    """
+
+    length: int
+    before: dict[str, PartCost]
+    after: dict[str, PartCost]
+
+
+class Timing(_Artefact):
+    """Duration of a method's fine-tuning.
+
+    Attributes:
+        seconds: wall time.
+        steps: batches trained.
+        warm: whether training started from the weights of the estimation.
+    """
+
+    seconds: float
+    steps: int
+    warm: bool
+
+
+class Evaluation(_Artefact):
+    """Quality of a method on the test split.
+
+    Attributes:
+        split: name of the split.
+        rows: their number.
+        metric: name of the main metric.
+        metrics: every metric that was measured; in the file they stand beside the other keys.
+        interval: limits of the main metric's 95 % interval.
+        labels: class names; empty where there are no classes.
+        confusion: rows of each true class (outer list) by predicted class; None: no classes.
+        lifted: metrics of the adapter at full size on the unpruned model; None: not measured.
+        base_parameters: without the trained ones.
+        trainable_parameters: of PEFT modules and task head.
+    """
+
+    split: str
+    rows: int
+    metric: str
+    metrics: dict[str, float]
+    interval: tuple[float, float]
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...] | None
+    lifted: dict[str, float] | None
+    base_parameters: int
+    trainable_parameters: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_metrics(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or "metrics" in raw:
+            return raw
+        metrics = {key: value for key, value in raw.items() if key not in cls.model_fields}
+        return {key: raw[key] for key in raw if key not in metrics} | {"metrics": metrics}

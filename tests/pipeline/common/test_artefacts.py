@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.common.artefacts import Evaluation
+from pipeline.common.errors import PipelineError
+
+EVALUATION: dict[str, Any] = {
+    "split": "test",
+    "rows": 30,
+    "metric": "accuracy",
+    "accuracy": 0.8,
+    "f1": 0.7,
+    "interval": [0.75, 0.85],
+    "labels": ["no", "yes"],
+    "confusion": [[10, 2], [4, 14]],
+    "lifted": None,
+    "base_parameters": 1000,
+    "trainable_parameters": 100,
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """Write an evaluation with these entries changed."""
+    path = folder / "eval.json"
+    path.write_text(json.dumps(EVALUATION | changes))
+    return path
+
+
+def test_keys_that_are_no_attribute_are_metrics(tmp_path):
+    evaluation = Evaluation.load(write(tmp_path))
+
+    assert evaluation.metrics == {"accuracy": 0.8, "f1": 0.7}
+    assert evaluation.interval == (0.75, 0.85)
+    assert evaluation.confusion == ((10, 2), (4, 14))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [({"rows": "many"}, "rows"), ({"accuracy": "high"}, r"metrics\.accuracy")]
+)
+def test_a_damaged_evaluation_is_one_line_with_its_key(tmp_path, change, key):
+    with pytest.raises(PipelineError, match=rf"^\S+eval\.json is damaged \({key}: [^\n]*$"):
+        Evaluation.load(write(tmp_path, **change))
+
+
+def test_a_missing_evaluation_is_one_line(tmp_path):
+    with pytest.raises(PipelineError, match=r"^\S+eval\.json does not exist[^\n]*$"):
+        Evaluation.load(tmp_path / "eval.json")
