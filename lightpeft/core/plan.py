@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightpeft.core.block_shape import Block, layer_of
 from lightpeft.core.errors import PlanError
 from lightpeft.core.serialization import check_format, read_json, write_json
-from lightpeft.core.shape import Block, ModelShape, UnitCounts, layer_of
+from lightpeft.core.shape import ModelShape, UnitCounts
 
 _FORMAT = "lightpeft-plan-3"
 

@@ -1,4 +1,4 @@
-"""JSON and safetensors in and out: written whole or not at all, and damage is one line."""
+"""Read and write JSON and safetensors: written completely or not at all, damage is one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lightpeft.core.errors import LightPeftError
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; NaN is refused, because no other reader would take it."""
+    """Write indented JSON; NaN is refused, since it is not standard JSON."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    part = _part(path)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    temporary = _temporary(path)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_json(path: Path, error: type[LightPeftError]) -> Any:
@@ -38,7 +38,7 @@ def read_json(path: Path, error: type[LightPeftError]) -> Any:
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
     except (ValueError, OSError, RecursionError) as cause:
-        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from None
+        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from cause
     if not isinstance(value, dict):
         raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value
@@ -69,11 +69,14 @@ def check_format(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:
-    """Write safetensors; of metadata only `plan`, since the format fixes no order for more."""
-    part = _part(path)
+    """Write safetensors, with the plan's digest as the only metadata.
+
+    The format fixes no order of metadata: with more, equal tensors would not be equal files.
+    """
+    temporary = _temporary(path)
     metadata = None if plan is None else {"plan": plan}
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, metadata)
-    part.replace(path)
+    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary, metadata)
+    temporary.replace(path)
 
 
 def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
@@ -88,40 +91,40 @@ def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError) as cause:
-        raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from None
+        raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from cause
 
 
 def read_plan_digest(path: Path) -> str | None:
-    """The `plan` that safetensors were written with; the file must be readable."""
+    """Return the `plan` that safetensors were written with; the file must be readable."""
     with safetensors.safe_open(path, framework="pt") as file:
-        found: str | None = (file.metadata() or {}).get("plan")
-        return found
+        digest: str | None = (file.metadata() or {}).get("plan")
+        return digest
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `out`'s files once all of it is written.
+    """Yield a folder whose files replace those of `out` once all of them are written.
 
-    Whatever fails inside leaves `out` as it was. Other files in `out` stay.
+    If anything fails inside, `out` is left as it was. Other files in `out` are kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
-        made = Path(part) / "made"
-        made.mkdir()
-        yield made
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
+        folder = Path(parent) / "files"
+        folder.mkdir()
+        yield folder
         if out.exists():
-            for file in made.iterdir():
+            for file in folder.iterdir():
                 file.replace(out / file.name)
         else:
-            shutil.move(made, out)
+            shutil.move(folder, out)
 
 
-def _part(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightpeft.core.block_shape import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.core.shape import layer_of
 from lightpeft.modeling.families import HEAD_SIZES, Family
 
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from lightpeft.core.errors import ModelError
 
 FusedQKV = Literal["", "concatenated", "interleaved"]
 HeadCountRule = Literal["", "config", "alibi", "bias_table"]
-
-
-_LISTS = (
-    "qkv_proj",
-    "ffn_in_proj",
-    "per_head_extra",
-    "norms",
-    "head_norms",
-    "unpruned",
-    "config_expressible",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +52,24 @@ class Family:
     config_expressible: tuple[str, ...] = ("neurons",)
 
     def __post_init__(self) -> None:
-        for field in _LISTS:
-            names = getattr(self, field)
-            if not isinstance(names, tuple) or not all(_is_path(name) for name in names):
-                raise ModelError(f"Family.{field} must be a tuple of child names, got {names!r}")
-        experts_only = bool(self.unpruned) and not self.ffn_in_proj and not self.ffn_out_proj
-        for field in ("attn_out_proj",) if experts_only else ("attn_out_proj", "ffn_out_proj"):
-            if not _is_path(getattr(self, field)):
+        for field in fields(self):
+            names = getattr(self, field.name)
+            if field.type == "tuple[str, ...]" and not _are_paths(names):
                 raise ModelError(
-                    f"Family.{field} must be a child name, got {getattr(self, field)!r}"
+                    f"Family.{field.name} must be a tuple of child names, got {names!r}"
                 )
-        _one_of("fused_qkv", self.fused_qkv, get_args(FusedQKV))
-        _one_of("head_count_rule", self.head_count_rule, get_args(HeadCountRule))
+        only_experts = bool(self.unpruned) and not self.ffn_in_proj and not self.ffn_out_proj
+        for key in ("attn_out_proj",) if only_experts else ("attn_out_proj", "ffn_out_proj"):
+            if not _is_path(getattr(self, key)):
+                raise ModelError(f"Family.{key} must be a child name, got {getattr(self, key)!r}")
+        _check_choice("fused_qkv", self.fused_qkv, get_args(FusedQKV))
+        _check_choice("head_count_rule", self.head_count_rule, get_args(HeadCountRule))
         if len(self.qkv_proj) != (1 if self.fused_qkv else 3):
             raise ModelError(
                 f"Family.qkv_proj must be query, key and value, or one linear with fused_qkv, "
                 f"got {self.qkv_proj} with fused_qkv {self.fused_qkv!r}"
             )
-        counts = (0,) if experts_only else (1,) if self.fused_gate_up else (1, 2)
+        counts = (0,) if only_experts else (1,) if self.fused_gate_up else (1, 2)
         if len(self.ffn_in_proj) not in counts:
             raise ModelError(
                 f"Family.ffn_in_proj must be one linear, or gate and up, "
@@ -96,11 +85,15 @@ class Family:
             )
 
 
+def _are_paths(names: object) -> bool:
+    return isinstance(names, tuple) and all(map(_is_path, names))
+
+
 def _is_path(name: object) -> bool:
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
-def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ModelError(f"Family.{field} must be one of {allowed}, got {value!r}")
 
@@ -258,40 +251,40 @@ def register_family(model_type: str, *families: Family) -> None:
 
 
 def families_of(model: Any) -> tuple[Family, ...]:
-    """The names of a model's architecture.
+    """Return the families of a model's architecture.
 
     Raises:
         ModelError: the architecture is not supported.
     """
-    kind = model.config.model_type
-    if kind not in FAMILIES:
+    model_type = model.config.model_type
+    if model_type not in FAMILIES:
         raise ModelError(
-            f"model type {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+            f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[kind]
+    return FAMILIES[model_type]
 
 
-# What holds the size of one head, and what has to be set when heads go.
+# Attributes of attention modules: the size of one head, and what to set when heads are pruned.
 HEAD_SIZES = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)
 EXPERTS_PER_TOKEN = "top_k"
-# T5's first self-attention of a stack holds the position biases of all its layers' heads.
+# Of T5: the first self-attention of a stack has the position biases for all its layers.
 BIAS_TABLE = "relative_attention_bias"
-# Parts of names by which modules outside the blocks are told apart.
+# Parts of the names of modules outside the blocks, by which to classify them.
 EMBEDDING_PARTS = ("embed", "conv", "project_in", "projector", "vision_tower")
 ROW_PARTS = ("pooler", "text_projection", "visual_projection")
-TOKEN_HEADS = ("score",)  # runs on every token, though one a row counts
-_POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")  # see no tokens
+TOKEN_HEADS = ("score",)  # applied to every token, though the loss uses one per row
+_POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")  # read no tokens
 _CROSS_ATTENTION = ("encoder_attn", "EncDecAttention", "crossattention")
 _READS_ENCODER = ("k_proj", "v_proj", "k", "v", "self.key", "self.value")
 _VISION = ("vision_model", "vision_tower")
 
 
 def attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
-    """Which mask of a batch marks the real tokens that a linear sees; empty: none does."""
+    """Return the key of the batch's mask for the tokens that a linear reads; empty: it has none."""
     parts = path.split(".")
     if set(parts) & set(_VISION) or parts[-1] in _POSITIONS:
         return ""
@@ -300,13 +293,3 @@ def attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
     if set(parts) & set(_CROSS_ATTENTION) and path.endswith(tuple(f".{n}" for n in _READS_ENCODER)):
         return "attention_mask"
     return "decoder_attention_mask"
-
-
-def layer_repeats(model: Any) -> dict[str, int]:
-    """Paths of modules that run several times in a row -> how often (ALBERT shares its layers)."""
-    groups = [p for p, m in model.named_modules() if type(m).__name__ == "AlbertLayerGroup"]
-    if not groups:
-        return {}
-    depth = model.config.num_hidden_layers
-    runs = [int(layer / (depth / len(groups))) for layer in range(depth)]
-    return {path: runs.count(index) for index, path in enumerate(groups)}

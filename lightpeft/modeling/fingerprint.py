@@ -1,4 +1,4 @@
-"""The base weights as they lie in memory: whole or quantized, and which model's they are."""
+"""Sizes of linears, quantized or not, and a fingerprint of the base weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _QUANTIZED = "quantized-"
 
 
 def is_quantized(linear: nn.Module) -> bool:
-    """Whether a linear's weight is packed, by torchao or bitsandbytes: it can't be sliced then."""
+    """Return whether a weight is packed, by torchao or bitsandbytes, and so can't be sliced."""
     assert isinstance(linear.weight, Tensor)
     return _is_quantized_tensor(linear.weight)
 
 
 def in_out_features(linear: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a linear; a Conv1D keeps its weight as (in, out)."""
+    """Return inputs and outputs of a linear; a Conv1D stores its weight as (in, out)."""
     assert isinstance(linear, nn.Linear | Conv1D)
     if isinstance(linear, nn.Linear) and is_quantized(linear):  # four bits are packed in pairs
         return linear.in_features, linear.out_features
@@ -33,18 +33,20 @@ def in_out_features(linear: nn.Module) -> tuple[int, int]:
 
 
 def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") -> str:
-    """Tell one base model from another by the weights of its blocks.
+    """Return a digest that tells base models apart by the weights of their blocks.
 
     A few values of each block linear are hashed, as bfloat16: the same checkpoint gives the
     same fingerprint whether it was loaded as float32 or as bfloat16. Quantized linears have other
-    values than the checkpoint; there it is what quantization leaves alone, embeddings, norms and
-    the linears' biases, and `quantized-` goes before. That tells checkpoints of separate training
-    apart, but not one from another in which nothing but linears was trained.
+    values than the checkpoint; there the weights that quantization leaves unchanged are hashed:
+    embeddings, norms and the linears' biases, and the prefix `quantized-` is added. That tells
+    apart checkpoints that were trained separately, but not two of which one was made from the
+    other by training linears only.
 
     Args:
-        model: its weights in memory.
+        model: its weights must be in memory.
         shape: of the model.
-        like: a fingerprint to compare with; one of a quantized model asks for the same of this.
+        like: a fingerprint to compare with: if it has the prefix, this one is computed in the same
+            way.
 
     Returns:
         16 hexadecimal digits.
@@ -56,7 +58,7 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
         if weight.is_meta:
             raise ModelError(
                 f"{name} is not in memory (device meta): a model that is offloaded to CPU or disk, "
-                f"or not loaded yet, can't be estimated or cut; give device_map devices alone"
+                f"or not loaded yet, can't be estimated or pruned; use a device_map of devices only"
             )
     linears = {name: model.get_submodule(name) for name in shape.linears}
     if like.startswith(_QUANTIZED) or any(map(is_quantized, linears.values())):
@@ -67,17 +69,17 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
 def _unquantized_weights(
     model: PreTrainedModel, linears: dict[str, nn.Module]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights that are the same in a quantized model; no task head, which is fresh."""
+    """Yield names and weights that quantization leaves unchanged, without those of a new head."""
     for path, module in model.named_modules():
         is_linear = isinstance(module, nn.Linear | Conv1D)
         for name, weight in module.named_parameters(recurse=False):
-            wanted = name == "bias" and path in linears if is_linear else weight.dim() <= 2
-            if wanted and _is_quantized_tensor(weight):
+            is_hashed = name == "bias" and path in linears if is_linear else weight.dim() <= 2
+            if is_hashed and _is_quantized_tensor(weight):
                 raise ModelError(
-                    f"{path}.{name} is quantized: a quantized model's checkpoint is known by its "
-                    f"embeddings, norms and biases; quantize linears alone"
+                    f"{path}.{name} is quantized: a quantized model's checkpoint is identified by "
+                    f"its embeddings, norms and biases; quantize linears only"
                 )
-            if wanted:
+            if is_hashed:
                 yield f"{path}.{name}", weight
 
 
@@ -87,9 +89,9 @@ def _is_quantized_tensor(weight: Tensor) -> bool:
 
 def _digest(weights: Iterable[tuple[str, Tensor | nn.Module]]) -> str:
     digest = hashlib.sha256()
-    for name, found in weights:
-        assert isinstance(found, Tensor)
-        weight = found.detach()
+    for name, parameter in weights:
+        assert isinstance(parameter, Tensor)
+        weight = parameter.detach()
         stride = max(1, weight.numel() // _SAMPLE)
         sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()
         digest.update(f"{name} {tuple(weight.shape)}".encode())

@@ -7,15 +7,15 @@ from collections.abc import Set
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import ModelError
-from lightpeft.core.shape import (
+from lightpeft.core.block_shape import (
     AttentionBlock,
     Block,
     FeedForwardBlock,
     LinearShape,
-    ModelShape,
     layer_of,
 )
+from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.blocks import (
     BlockMatch,
     check_layers,
@@ -24,7 +24,7 @@ from lightpeft.modeling.blocks import (
     head_size,
     per_head_parameters,
 )
-from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, families_of, layer_repeats
+from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, families_of
 from lightpeft.modeling.fingerprint import in_out_features
 from lightpeft.modeling.moe import MoEBlock, check_moe_blocks, find_moe_blocks
 from lightpeft.modeling.non_block_parameters import (
@@ -71,7 +71,7 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
         blocks=blocks,
         non_block_parameters=parameters,
         matmul_weights=count_matmul_weights(model, counted),
-        layer_repeats=layer_repeats(model),
+        layer_repeats=_layer_repeats(model),
     )
 
 
@@ -81,6 +81,19 @@ def _check_plain(model: PreTrainedModel) -> None:
             raise ModelError(
                 f"{name} is a PEFT module; pass the plain model, not one wrapped by peft"
             )
+
+
+def _layer_repeats(model: PreTrainedModel) -> dict[str, int]:
+    """Return path of each module that runs several times in a row -> how often.
+
+    ALBERT's layers share weights in groups; the formula is that of its `AlbertTransformer`.
+    """
+    groups = [p for p, m in model.named_modules() if type(m).__name__ == "AlbertLayerGroup"]
+    if not groups:
+        return {}
+    depth = model.config.num_hidden_layers
+    group_of_layer = [int(layer / (depth / len(groups))) for layer in range(depth)]
+    return {path: group_of_layer.count(index) for index, path in enumerate(groups)}
 
 
 def _build_blocks(

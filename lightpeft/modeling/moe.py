@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightpeft.core.block_shape import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.core.shape import layer_of
 from lightpeft.modeling.families import EXPERTS_PER_TOKEN, Family
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightpeft.core.shape import LinearShape
+from lightpeft.core.block_shape import LinearShape
 
 
 def kept_indices(linear: LinearShape, kept: Sequence[int]) -> Tensor:

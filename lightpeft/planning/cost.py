@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
+from lightpeft.core.block_shape import AttentionBlock, Block
 from lightpeft.core.errors import PlanError
-from lightpeft.core.shape import AttentionBlock, Block, ModelShape, UnitCounts
+from lightpeft.core.shape import ModelShape, UnitCounts
 
 PARTS = ("embeddings", "attention", "feed_forward", "adapter", "norms", "head")
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
-from lightpeft.core.shape import AttentionBlock
 from lightpeft.modeling.families import (
     BIAS_TABLE,
     GROUP_COUNTS,

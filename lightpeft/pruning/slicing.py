@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
-from lightpeft.core.shape import AttentionBlock
 from lightpeft.modeling.fingerprint import in_out_features
 from lightpeft.modeling.units import kept_indices
 from lightpeft.pruning.head_counts import update_head_counts

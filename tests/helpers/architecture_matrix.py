@@ -14,9 +14,9 @@ from helpers.tiny_models import mask_units, random_scores
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.shape import AttentionBlock
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.pruning.slicing import slice_base
 

@@ -20,15 +20,10 @@ from lightpeft.core.benchmark_result import (
     Speedup,
     StepTiming,
 )
+from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.scores import Scores
 from lightpeft.core.serialization import write_json
-from lightpeft.core.shape import (
-    AttentionBlock,
-    Block,
-    FeedForwardBlock,
-    LinearShape,
-    ModelShape,
-)
+from lightpeft.core.shape import ModelShape
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.data_card import DataCard
 from pipeline.common.params import Params, load_params

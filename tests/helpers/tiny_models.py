@@ -12,15 +12,10 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft import EstimationConfig
+from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
-from lightpeft.core.shape import (
-    AttentionBlock,
-    Block,
-    FeedForwardBlock,
-    LinearShape,
-    ModelShape,
-)
+from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import (
     adapter_state_dict,
     get_peft_model_unmapped,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from helpers.tiny_models import made_up_scores
 
+from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.shape import AttentionBlock
 from lightpeft.planning.make_plan import make_plan
 
 

@@ -131,7 +131,7 @@ def test_quantized_embeddings_are_refused():
     table = model.model.embed_tokens
     table.weight = nn.Parameter(table.weight.detach().to(torch.int8), requires_grad=False)
 
-    with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears alone"):
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears only"):
         lightpeft.estimate(
             model, LoraConfig(), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
         )
