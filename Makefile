@@ -15,6 +15,7 @@ test: install check $(VENV)/torchao  ## style, types, tests: under 12 minutes on
 
 check: install
 	ruff check .
+	lint-imports
 	mypy
 
 install: $(VENV)/installed

@@ -16,36 +16,14 @@ from lightpeft.modeling.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "lightpeft"
-# A folder may import those before it.
-ORDER = ("core", "modeling", "planning", "pruning", "estimation", "profiling", "benchmark")
 
 
 def parsed(module: str) -> ast.Module:
     return ast.parse(paths()[module].read_text(encoding="utf-8"))
 
 
-def imported(module: str) -> set[str]:
-    """Modules of the package that a module imports, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    known = {name: module for module, name in dotted().items()}
-    return {known[name] for name in found if name in known}
-
-
 def paths() -> dict[str, Path]:
     return {p.stem: p for p in PACKAGE.rglob("*.py") if p.stem not in ("__init__", "__main__")}
-
-
-def dotted() -> dict[str, str]:
-    return {
-        name: ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for name, path in paths().items()
-    }
 
 
 def modules() -> list[str]:
@@ -129,28 +107,6 @@ def test_importing_the_package_alone_is_light():
     )
 
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-
-
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_down_only(module: str):
-    def folder(name: str) -> str:
-        return dotted()[name].split(".")[1]
-
-    allowed = ORDER[: ORDER.index(folder(module)) + 1] if folder(module) in ORDER else ORDER
-    inside = {folder(name) for name in imported(module)} & set(ORDER)
-
-    assert inside <= set(allowed)
-
-
-def test_no_modules_import_each_other_in_a_circle():
-    waiting = {module: imported(module) for module in modules()}
-    while free := [module for module, needs in waiting.items() if not needs]:
-        for module in free:
-            del waiting[module]
-        for needs in waiting.values():
-            needs.difference_update(free)
-
-    assert not waiting
 
 
 def test_only_families_spells_the_names_of_a_models_modules():
