@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.common.data_card import DataCard
 from pipeline.report import summary_text as text
 from pipeline.report.plot_style import Picture
 from pipeline.report.run_results import RunResults
@@ -60,10 +61,17 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         selection=text.selection_paragraph(results),
         tiles=_tiles(results),
         labels=list(dict.fromkeys(name for split in splits for name in split.labels)),
-        sources=_flatten(results.card.as_json()["sources"]),
+        origins=_flatten(_origins(results.card)),
         settings=_flatten(results.params.model_dump()),
         pictures=pictures,
     )
+
+
+def _origins(card: DataCard) -> dict[str, Any]:
+    """Return what model and data were read from, with their revisions on the hub if known."""
+    entries = card.as_json()
+    origins = {key: entries[key] for key in ("model", "hub_dataset") if key in entries}
+    return origins | entries["sources"]
 
 
 def _data_uri(picture: Picture) -> str:

@@ -111,6 +111,16 @@ def test_rows_that_repeat_train_are_counted_beside_the_data(tmp_path, page):
     assert "repeat a row of train" not in page
 
 
+def test_the_page_shows_where_model_and_data_come_from(tmp_path):
+    paths = write_run(tmp_path)
+    change(paths.prepared / "card.json", model={"name": "models/base", "files": "0123abcd"})
+
+    text = Page(tell(paths)).text
+
+    assert re.search(r"model\.name\s*models/base\s*model\.files\s*0123abcd", text)
+    assert re.search(r"sympy\s*1\.14", text)
+
+
 def test_the_page_stands_alone(page):
     linked = [
         value
