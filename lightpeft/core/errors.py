@@ -1,24 +1,20 @@
-"""What a user can do wrong; each error is one line: what, the value, what to do."""
+"""Errors that a caller can cause. A message is one line: what is wrong, its value, what to do."""
 
 
 class LightPeftError(Exception):
-    """A user's mistake. Stages print it as one line, without a traceback."""
+    """Base class of all errors of lightpeft; its message is for the user."""
 
 
 class ConfigError(LightPeftError):
-    """params.yaml holds an unknown key, a wrong type, or a value that is not allowed."""
-
-
-class DataError(LightPeftError):
-    """Data can't be read, or does not fit the task."""
+    """A setting is unknown, of a wrong type, or not allowed."""
 
 
 class ModelError(LightPeftError):
-    """The model can't be found, or its architecture is not supported."""
+    """The model can't be loaded, its architecture is not supported, or it is in a wrong state."""
 
 
 class ScoresError(LightPeftError):
-    """Estimation failed, or its result is not a number, truncated, or of another model."""
+    """Estimation failed, or stored scores are damaged or belong to another model."""
 
 
 class PlanError(LightPeftError):
@@ -26,4 +22,4 @@ class PlanError(LightPeftError):
 
 
 class CheckpointError(LightPeftError):
-    """A saved adapter is truncated, malformed, or belongs to another model."""
+    """A saved adapter is damaged, or belongs to another model or plan."""
