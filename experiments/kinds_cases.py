@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 
 from experiments import kinds_models, kinds_text
 from pipeline.common.data_card import DataCard
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.metrics.definitions import find_measure
 from pipeline.metrics.scoring import score
 from pipeline.tasks.base import objects

@@ -1,77 +1,155 @@
-"""Run one stage: `python -m pipeline STAGE [METHOD]`, as dvc.yaml does."""
+"""Command line: `python -m pipeline STAGE [METHOD]`, as dvc.yaml runs it; see `--help`."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
-from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
 
-from pipeline.common.errors import PipelineError
-from pipeline.common.params import load_params
+import typer
+
+from pipeline import presets
+from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
+from pipeline.common.text import one_line
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
-PRESET = "preset"
-_OTHERS = {"table": "pipeline.report.table", PRESET: "pipeline.presets"}
-COMMANDS = (*STAGES, *_OTHERS)
-# No stage, so dvc stops. Printing nothing would have `dvc exp run $(...)` run params.yaml as it is.
-NO_PRESET = "no-such-preset"
+DEBUG = "LIGHTPEFT_DEBUG"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="One of `methods`.")]
 
 
-def run(command: str, *arguments: str) -> None:
-    """Check params.yaml before anything heavy is imported; a user's mistake is one line.
+@app.callback()
+def _configure(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback behind an error.", envvar=DEBUG)
+    ] = False,
+) -> None:
+    """Prune a model and its PEFT modules early, fine-tune, evaluate and compare.
+
+    `dvc repro` runs the stages in the order below; each reads its settings from params.yaml.
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+@app.command()
+def prepare() -> None:
+    """Read a task, tokenize its rows, split them, and write a data card."""
+    run_stage("prepare")
+
+
+@app.command()
+def estimate() -> None:
+    """Train briefly with a mask on every head and neuron, and score what could be pruned."""
+    run_stage("estimate")
+
+
+@app.command()
+def prune(method: MethodName) -> None:
+    """Turn the scores into a method's pruning plan, and count what it costs."""
+    run_stage("prune", method)
+
+
+@app.command()
+def finetune(method: MethodName) -> None:
+    """Prune the model as planned and train it; an interrupted training resumes."""
+    run_stage("finetune", method)
+
+
+@app.command()
+def evaluate(method: MethodName) -> None:
+    """Measure a method's quality on the test split."""
+    run_stage("evaluate", method)
+
+
+@app.command()
+def benchmark() -> None:
+    """Measure time and memory of all methods side by side."""
+    run_stage("benchmark")
+
+
+@app.command()
+def report() -> None:
+    """Write metrics.json, plots and the report page."""
+    run_stage("report")
+
+
+@app.command()
+def table() -> None:
+    """Print metrics.json as a table."""
+    load_params()
+    import_module("pipeline.report.table").main(Paths())
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help="A preset; without one, all are listed.")] = "",
+    task: Annotated[str, typer.Argument(help="A task; without one, all are listed.")] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write this file, complete or not at all. `> params.yaml` empties it."),
+    ] = None,
+) -> None:
+    """Print a whole params.yaml with the settings of a preset for a task."""
+    single = bool(name) and len(presets.read_preset(name).tasks) == 1
+    if not task and not single:
+        if output is not None:
+            raise ConfigError("--output needs a preset and a task")
+        print(presets.describe(name))
+        return
+    text = presets.render_params(name, task, Paths().params)
+    if output is None:
+        print(text, end="")
+    else:
+        presets.write_atomically(output, text)
+
+
+def run_stage(stage: str, method: str = "") -> None:
+    """Check params.yaml as a whole before anything heavy is imported, then run a stage.
+
+    Raises:
+        ConfigError: a setting is wrong, or `methods` lacks the method.
+    """
+    methods = load_params().methods
+    if method and method not in methods:
+        raise ConfigError(f"METHOD must be one of {', '.join(methods)}, got {method!r}")
+    arguments: tuple[Any, ...] = (method,) if method else ()
+    import_module(f"pipeline.stages.{stage}").main(*arguments, paths=Paths())
+
+
+def run(*arguments: str) -> None:
+    """Run a command; a user's mistake is one line.
 
     Raises:
         SystemExit: with that line.
     """
-    if command not in COMMANDS:
-        sys.exit(f"error: unknown stage {command!r}; known: {', '.join(COMMANDS)}")
-    os.environ.setdefault("TQDM_MININTERVAL", "5")  # a line now and then, also through a pipe
-    # peft 0.21 asks transformers 5.23 for a name that is on its way out; nobody here can mend it.
+    if not sys.stdout.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "5")  # seconds between lines through a pipe
+    # peft 0.21 reads an attribute that transformers 5.23 deprecates.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
-        if command == PRESET:  # which replaces what params.yaml says
-            _call(import_module(_home(command)).main, command, arguments)
-        else:
-            methods = load_params().methods
-            if arguments and arguments[0] not in methods:
-                allowed = ", ".join(methods)
-                raise PipelineError(f"METHOD must be one of {allowed}, got {arguments[0]!r}")
-            _call(partial(import_module(_home(command)).main, paths=Paths()), command, arguments)
+        app(list(arguments), prog_name="python -m pipeline", standalone_mode=False)
+    except typer.TyperException as error:
+        sys.exit(f"error: {one_line(error)}; see python -m pipeline --help")
     except Exception as error:
-        if not _is_users(error):
+        if os.environ.get(DEBUG) or not _is_expected(error):
             raise
-        if command == PRESET:
-            print(NO_PRESET)
         sys.exit(f"error: {error}")
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an error is a user's mistake; the library's errors are there once it is imported."""
+def _is_expected(error: Exception) -> bool:
+    """Tell a user's mistake from a bug; lightpeft's errors exist once it is imported."""
     library = sys.modules.get("lightpeft.core.errors")
     return isinstance(error, PipelineError) or (
         library is not None and isinstance(error, library.LightPeftError)
     )
 
 
-def _home(command: str) -> str:
-    return f"pipeline.stages.{command}" if command in STAGES else _OTHERS[command]
-
-
-def _call(main: Callable[..., None], command: str, arguments: tuple[str, ...]) -> None:
-    parameters = signature(main)
-    try:
-        parameters.bind(*arguments)
-    except TypeError:
-        names = [name.upper() for name in parameters.parameters if name != "paths"]
-        takes = " ".join(names) or "no arguments"
-        raise PipelineError(f"{command} takes {takes}, got {len(arguments)} arguments") from None
-    main(*arguments)
-
-
 if __name__ == "__main__":
-    run(*(sys.argv[1:] or [""]))
+    run(*sys.argv[1:])

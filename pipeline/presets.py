@@ -1,31 +1,29 @@
-"""Presets: settings for a model and a task, as overrides that `dvc exp run` takes.
+"""Presets: settings for one model on several tasks, written as a whole params.yaml.
 
-    dvc exp run $(python -m pipeline preset paper-roberta-large glue/rte)
+    python -m pipeline preset paper-roberta-large glue/rte --output params.yaml
 
 A preset is a file in presets/: `about` (a line), `settings` (section -> key -> value, where they
-differ from defaults.yaml) and `tasks` (name, as data.task -> further settings). All other settings
-are printed as well: dvc leaves in params.yaml what it is told, and a preset must not inherit that.
+differ from the defaults) and `tasks` (name, as data.task -> further settings).
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import re
+import io
+import os
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
-from pipeline.common.params import Params, check_params
+from pipeline.common.pruning_params import Params, check_params, load_params, to_yaml_values
+from pipeline.common.text import did_you_mean
 
 _FOLDER = Path("presets")
-_DEFAULTS = Path(__file__).with_name("defaults.yaml")
-_WORD = re.compile(r"[\w./:@+*-]+")  # a shell leaves it as it is
-_NO_TEXT = ("true", "false", "null")
 
 Sections = dict[str, Any]
 
@@ -35,7 +33,7 @@ class Preset:
     """Settings for one model on some tasks.
 
     Attributes:
-        name: of its file.
+        name: stem of its file.
         about: a line for the list.
         settings: for every task.
         tasks: name, as data.task -> settings for it alone.
@@ -46,47 +44,35 @@ class Preset:
     settings: Sections
     tasks: dict[str, Sections]
 
-    def changes(self, task: str) -> dict[str, Any]:
-        """What the preset itself sets: `section.key` -> value; the task's own come last.
+    def changes(self, task: str) -> Sections:
+        """Return what differs from the defaults for a task, by section.
 
         Raises:
-            ConfigError: the preset is not for this task; names the nearest.
+            ConfigError: the preset has no such task; names the nearest.
         """
         if task not in self.tasks:
-            raise ConfigError(
-                f"preset {self.name} has no task {task!r}; {_nearest(task, self.tasks)}"
-            )
-        return _flat(self.settings) | {"data.task": task} | _flat(self.tasks[task])
-
-    def rest(self, task: str) -> dict[str, Any]:
-        """What it leaves at the default, as `changes`."""
-        own = self.changes(task)
-        return {name: value for name, value in _flat(defaults()).items() if name not in own}
+            hint = did_you_mean(task, self.tasks)
+            raise ConfigError(f"preset {self.name} has no task {task!r}; {hint}")
+        return merge(merge(self.settings, {"data": {"task": task}}), self.tasks[task])
 
     def params(self, task: str) -> Params:
-        """What params.yaml says after the changes and the rest.
+        """Return the settings for a task: the defaults with the changes.
 
         Raises:
-            ConfigError: that would be no valid params.yaml.
+            ConfigError: they would not be a valid params.yaml.
         """
-        raw = merged(defaults(), self.changes(task))
-        return check_params(raw, f"preset {self.name} for {task}")
-
-
-def defaults() -> Sections:
-    """params.yaml as it comes, whatever runs have left in it since."""
-    return read_yaml(_DEFAULTS)
+        return check_params(self.changes(task), f"preset {self.name} for {task}")
 
 
 def read_preset(name: str) -> Preset:
-    """A preset of presets/, with every setting checked.
+    """Read a preset of the folder presets/.
 
     Raises:
-        ConfigError: there is none of this name, or it is no preset.
+        ConfigError: there is no preset of this name, or its file is malformed.
     """
     names = preset_names()
     if name not in names:
-        raise ConfigError(f"no preset {name!r}; {_nearest(name, names)}")
+        raise ConfigError(f"no preset {name!r}; {did_you_mean(name, names)}")
     path = _FOLDER / f"{name}.yaml"
     raw = read_yaml(path)
     if set(raw) != {"about", "settings", "tasks"}:
@@ -104,103 +90,110 @@ def read_preset(name: str) -> Preset:
 
 
 def preset_names() -> list[str]:
-    """All presets.
+    """Return the names of all presets.
 
     Raises:
-        ConfigError: the folder is not here.
+        ConfigError: the folder presets/ is missing.
     """
     if not _FOLDER.is_dir():
         raise ConfigError(f"{_FOLDER} does not exist; run from the folder that holds it")
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def merged(raw: Sections, changes: dict[str, Any]) -> Sections:
-    """The sections with the changes."""
-    found = copy.deepcopy(raw)
+def merge(sections: Sections, changes: Sections) -> Sections:
+    """Return sections in which the keys of `changes` take the place of earlier ones."""
+    merged = dict(sections)
     for name, value in changes.items():
-        section, _, key = name.rpartition(".")
-        if section and not isinstance(found.get(section), dict):
-            found[section] = {}
-        (found[section] if section else found)[key] = value
-    return found
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = {**merged[name], **value} if both else value
+    return merged
 
 
-def overrides(changes: dict[str, Any]) -> list[str]:
-    """`-S key=value` for each change, so that a shell and then dvc read the value that it is.
+def describe(name: str) -> str:
+    """Return a line for each task of a preset; for each preset if the name is empty."""
+    if not name:
+        return "\n".join(_list_tasks(read_preset(preset)) for preset in preset_names())
+    preset = read_preset(name)
+    width = max(map(len, preset.tasks))
+    return "\n".join(
+        f"{task:{width}}  {_describe_size(preset.params(task))}" for task in preset.tasks
+    )
+
+
+def render_params(name: str, task: str, template: Path) -> str:
+    """Return params.yaml for a preset and a task.
+
+    Args:
+        name: of the preset.
+        task: of the preset; empty if it has only one.
+        template: a params.yaml whose comments are kept, if it is readable. Its values are not.
 
     Raises:
-        ConfigError: a text that a shell would split.
+        ConfigError: no such preset or task, or wrong settings.
     """
-    return [f"-S {name}={_written(value, name)}" for name, value in changes.items()]
-
-
-def main(name: str = "", task: str = "") -> None:
-    """Print overrides, or without a task a preset's tasks, or without a name all presets."""
-    print("\n".join(_lines(name, task)))
-
-
-def _lines(name: str, task: str) -> list[str]:
-    if not name:
-        return [line for known in preset_names() for line in _listed(read_preset(known))]
     preset = read_preset(name)
-    if not task and len(preset.tasks) > 1:
-        return [f"{known:{max(map(len, preset.tasks))}}  {_size(preset.params(known))}"
-                for known in preset.tasks]  # fmt: skip
-    task = task or next(iter(preset.tasks))
-    preset.params(task)
-    return [*overrides(preset.changes(task)), "", *overrides(preset.rest(task))]
+    if not task and len(preset.tasks) == 1:
+        task = next(iter(preset.tasks))
+    values = to_yaml_values(preset.params(task))
+    yaml = YAML()
+    yaml.width = 10_000
+    document = _load_template(template, yaml)
+    for section, value in values.items():
+        if isinstance(value, dict):
+            document.setdefault(section, CommentedMap())
+            for key, item in value.items():
+                _set(document[section], key, item)
+        else:
+            _set(document, section, value)
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
 
 
-def _listed(preset: Preset) -> list[str]:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _load_template(path: Path, yaml: YAML) -> CommentedMap:
+    """Return a params.yaml with its comments; an empty document if it is not a valid one."""
+    try:
+        load_params(path)
+    except ConfigError:
+        return CommentedMap()
+    document: CommentedMap = yaml.load(path)
+    return document
+
+
+def _set(section: CommentedMap, key: str, value: Any) -> None:
+    """Set a value; an equal one stays as it is written, `5.0e-4` for instance."""
+    if key in section and section[key] == value:
+        return
+    if isinstance(value, list) and isinstance(section.get(key), CommentedSeq):
+        items: CommentedSeq = section[key]  # in place: the key's own comment is attached to it
+        items.ca.items.clear()
+        items[:] = value
+    else:
+        section[key] = value
+
+
+def _list_tasks(preset: Preset) -> str:
     indent = "    "
-    tasks = textwrap.wrap(
+    tasks = textwrap.fill(
         ", ".join(preset.tasks),
         width=100,
         initial_indent=indent,
         subsequent_indent=indent,
         break_on_hyphens=False,
     )
-    return [f"{preset.name}: {preset.about}", *tasks]
+    return f"{preset.name}: {preset.about}\n{tasks}"
 
 
-def _size(params: Params) -> str:
+def _describe_size(params: Params) -> str:
     training = params.finetune
     return (
         f"{training.steps:,} batches of {training.batch_size}, {params.estimate.steps:,} of them "
         f"estimation, up to {params.data.max_length} tokens"
     )
-
-
-def _flat(sections: Sections) -> dict[str, Any]:
-    found = {}
-    for section, values in sections.items():
-        if isinstance(values, dict):
-            found |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            found[str(section)] = values
-    return found
-
-
-def _written(value: Any, name: str) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{','.join(_written(item, name) for item in value)}]"
-    text = str(value)
-    if not _WORD.fullmatch(text):
-        raise ConfigError(f"{name} must be a word or a list of words in a preset, got {value!r}")
-    return f'"{text}"' if isinstance(value, str) and not _reads_as_text(text) else text
-
-
-def _reads_as_text(word: str) -> bool:
-    """Whether dvc takes a word for text without quotes, which reach it through `$(...)`."""
-    try:
-        float(word)
-    except ValueError:
-        return word.isascii() and word.lower() not in _NO_TEXT
-    return False
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

@@ -1,10 +1,13 @@
-"""The sections of params.yaml: frozen, typed, and checked before anything heavy is imported."""
+"""Sections of params.yaml that every stage may use: frozen, typed, with defaults.
+
+The sections of estimation and pruning, and the check of the file as a whole, are in
+pruning_params.py, which imports lightpeft; preparing data does not depend on it.
+"""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,86 +21,120 @@ from pydantic import (
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
+from pipeline.common.text import did_you_mean
 
 AUTO = "auto"
 _RENAMED = {
     "prune.head_unit": "prune.head_granularity: kv_group (was group) or query_head (was head)",
     "prune.module_order": "prune.module_criterion",
 }
-_UNKNOWN = ("extra_forbidden", "invalid_key")  # the second: a key that is no text
+_UNKNOWN = ("extra_forbidden", "invalid_key")  # the second: a key that is not a string
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def _or_auto(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Read `auto` as None, and refuse the None of a blank."""
+def _parse_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Read `auto` as None, and refuse the None of a blank value."""
     if value is None:
         raise ValueError("blank")
-    return None if value == AUTO else check(value)
+    return None if value == AUTO else validate(value)
 
 
-Count = Annotated[int, Field(ge=1, description="a whole number from 1")]
-NonNegative = Annotated[int, Field(ge=0, description="a whole number from 0")]
+# A description says which values are allowed, as errors do: "peft.r must be an integer >= 1".
+Count = Annotated[int, Field(ge=1, description="an integer >= 1")]
+NonNegativeInt = Annotated[int, Field(ge=0, description="an integer >= 0")]
 Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="in [0, 1)")]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="in [0, 1]")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number from 0")]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="in [0, 1]")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
 Flag = Annotated[bool, Field(description="true or false")]
 Name = Annotated[str, Field(min_length=1, description="a name")]
-AutoRatio = Annotated[Ratio | None, WrapValidator(_or_auto), Field(description="auto or in [0, 1)")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="an integer from 0 to 2147483647")]
+AutoRatio = Annotated[
+    Ratio | None, WrapValidator(_parse_auto), Field(description="auto or in [0, 1)")
+]
 AutoPositive = Annotated[
-    Positive | None, WrapValidator(_or_auto), Field(description="auto or a number above 0")
+    Positive | None, WrapValidator(_parse_auto), Field(description="auto or a number > 0")
 ]
 AutoCount = Annotated[
-    NonNegative | None,
-    WrapValidator(_or_auto),
-    Field(description="auto or a whole number from 0"),
+    NonNegativeInt | None, WrapValidator(_parse_auto), Field(description="auto or an integer >= 0")
 ]
-AutoName = Annotated[Name | None, WrapValidator(_or_auto), Field(description="auto or a name")]
+AutoName = Annotated[Name | None, WrapValidator(_parse_auto), Field(description="auto or a name")]
+Method = Literal["light", "vanilla", "random"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Methods = Annotated[
+    list[Method], Field(min_length=1, description=f"a list of {', '.join(METHODS)}")
+]
 
 
 class Section(BaseModel):
-    """One section of params.yaml: every key is there, no other key, nothing is coerced."""
+    """A section of params.yaml: frozen, without further keys, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ModelSection(Section):
-    """Which model, and the type of its weights."""
+class ModelSource(Section):
+    """Which model.
 
-    name: Name
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    Attributes:
+        name: `minilm` (built in), a Hub id, or a folder.
+        revision: branch, tag or commit of a Hub id; None for what the Hub has now.
+    """
+
+    name: Name = "minilm"
+    revision: AutoName = None
+
+
+class ModelSection(ModelSource):
+    """Which model, and the type of its weights (`auto`: bfloat16 where a GPU computes with it)."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class DataSection(Section):
-    """Which task, and for local files where its rows are."""
+    """Which task, and for local files where its rows are.
 
-    task: Name
-    train: AutoName
-    validation: AutoName
-    test: AutoName
+    Attributes:
+        task: a built-in or named task, a Hub id, `FILE.py:NAME`, or `files`.
+        revision: branch, tag or commit of a Hub data set; None for what the Hub has now.
+        train, validation, test: paths of local files.
+        text, label: columns; None for the task's own.
+        kind: task type of local files; None to choose by the column names.
+        metric: main metric; None for the task's own.
+        neutral_prompt: of decoders that score choices; None for the task's own.
+        max_length: tokens of a row.
+        packing: put several rows of train into one of `max_length` tokens.
+        max_bad_rows, max_truncated: fraction of a split's rows above which the stage stops.
+    """
+
+    task: Name = "docstrings"
+    revision: AutoName = None
+    train: AutoName = None
+    validation: AutoName = None
+    test: AutoName = None
     text: Annotated[
         Name | list[Name] | None,
-        WrapValidator(_or_auto),
+        WrapValidator(_parse_auto),
         Field(description="auto, a column, or a list of two columns"),
-    ]
-    label: AutoName
+    ] = None
+    label: AutoName = None
     kind: Annotated[
         Literal["classify", "choice", "generate", "tokens", "answer", "image"] | None,
-        WrapValidator(_or_auto),
+        WrapValidator(_parse_auto),
         Field(description="auto or one of classify, choice, generate, tokens, answer, image"),
-    ]
-    metric: AutoName
+    ] = None
+    metric: AutoName = None
     neutral_prompt: Annotated[
         Annotated[str, Field(pattern=r"\S")] | None,
-        WrapValidator(_or_auto),
+        WrapValidator(_parse_auto),
         Field(description="auto, none or a text"),
-    ]
-    max_length: Annotated[int, Field(ge=8, description="a whole number from 8")]
-    packing: Flag
-    max_bad_rows: Share
-    max_truncated: Share
+    ] = None
+    max_length: Annotated[int, Field(ge=8, description="an integer >= 8")] = 64
+    packing: Flag = False
+    max_bad_rows: Fraction = 0.01
+    max_truncated: Fraction = 0.1
 
     @model_validator(mode="after")
-    def _fits(self) -> DataSection:
+    def _check_combination(self) -> Self:
         if isinstance(self.text, list) and not 1 <= len(self.text) == len({*self.text}) <= 2:
             raise ConfigError(f"data.text must be one column or two, got {self.text}")
         if self.task == "files" and self.train is None:
@@ -114,67 +151,50 @@ class DataSection(Section):
 
 
 class PeftSection(Section):
-    """The PEFT method, before anything is pruned."""
+    """The PEFT method, before pruning; the keys are those of peft's LoraConfig."""
 
-    method: Literal["lora"]
-    r: Count
-    alpha: Positive
-    dropout: Ratio
-    rslora: Flag
+    method: Literal["lora"] = "lora"
+    r: Count = 8
+    alpha: Positive = 16
+    dropout: Ratio = 0.0
+    rslora: Flag = False
     targets: Annotated[
         Name | Annotated[list[Name], Field(min_length=1)],
-        Field(description="all-linear, a regex of whole names, or a list of name endings"),
-    ]
-
-
-class EstimateSection(Section):
-    """The early phase."""
-
-    steps: Annotated[int, Field(ge=2, description="a whole number from 2")]
-    batch_size: Count
-    lr: Positive
-    mask_lr: AutoPositive
-    l1: Weight
-    reduction: Literal["sum", "mean"]
-
-
-class PruneSection(Section):
-    """How much goes, and by which criterion."""
-
-    ratio: Ratio
-    heads: AutoRatio
-    neurons: AutoRatio
-    modules: Ratio
-    ranks: Ratio
-    head_granularity: Literal["kv_group", "query_head"]
-    neuron_scope: Literal["global", "layer"]
-    module_criterion: Literal["importance", "depth"]
-    align: Count
-    criterion: Literal["mask", "taylor", "magnitude", "random"]
-    verify: Flag
+        Field(description="all-linear, a regex of full names, or a list of name suffixes"),
+    ] = "all-linear"
 
 
 class FinetuneSection(Section):
-    """Training of what is left."""
+    """Training of the pruned model.
 
-    steps: Count
-    batch_size: Count
-    gradient_accumulation: Count
-    lr: Positive
-    schedule: Literal["linear", "cosine"]
-    warmup: Ratio
-    weight_decay: Weight
-    max_grad_norm: Positive
-    warm_start: Flag
-    group_by_length: Flag
-    gradient_checkpointing: Flag
-    evaluate_every: Count
-    save_every: Count
-    best_checkpoint: Flag
-    early_stopping: NonNegative
+    Attributes:
+        steps: batches that every method is trained on, the estimation's included.
+        gradient_accumulation: batches per optimizer step.
+        warmup: fraction of the steps.
+        warm_start: start from the estimation's weights.
+        evaluate_every, save_every: steps between validations, and between checkpoints.
+        best_checkpoint: keep the weights of the best validation.
+        early_stopping: validations without improvement after which training stops; 0 for never.
+    """
+
+    steps: Count = 520
+    batch_size: Count = 16
+    gradient_accumulation: Count = 1
+    lr: Positive = 5e-4
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup: Ratio = 0.06
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    warm_start: Flag = True
+    group_by_length: Flag = True
+    gradient_checkpointing: Flag = False
+    evaluate_every: Count = 130
+    save_every: Count = 130
+    best_checkpoint: Flag = False
+    early_stopping: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _fits(self) -> FinetuneSection:
+    def _check_combination(self) -> Self:
         if self.early_stopping and not self.best_checkpoint:
             raise ConfigError(
                 f"finetune.early_stopping needs finetune.best_checkpoint: true, "
@@ -183,123 +203,135 @@ class FinetuneSection(Section):
         return self
 
 
-class EvaluateSection(Section):
-    """Measurement of quality on the test split."""
+class GenerationSection(Section):
+    """Number of tokens to generate for a row; None for as many as train's longest completion."""
 
-    batch_size: Count
-    bootstrap: Annotated[int, Field(ge=10, description="a whole number from 10")]
-    lifted: Flag
-    max_new_tokens: AutoCount
+    max_new_tokens: AutoCount = None
 
 
-class BenchmarkSection(Section):
-    """Measurement of speed and memory."""
+class EvaluateSection(GenerationSection):
+    """Quality on the test split; `lifted` also measures the adapter on the unpruned base model."""
+
+    batch_size: Count = 64
+    bootstrap: Annotated[int, Field(ge=10, description="an integer >= 10")] = 1000
+    lifted: Flag = True
+
+
+class RowLengthSection(Section):
+    """Tokens of a row of the benchmark."""
+
+    length: Annotated[int, Field(ge=4, description="an integer >= 4")] = 32
+
+
+class BenchmarkSection(RowLengthSection):
+    """Speed and memory, by batch size, over rounds in which every method takes a turn."""
 
     batch_sizes: Annotated[
-        list[Count], Field(min_length=1, description="a list of whole numbers from 1")
-    ]
-    length: Annotated[int, Field(ge=4, description="a whole number from 4")]
-    warmup: NonNegative
-    rounds: Annotated[int, Field(ge=3, description="a whole number from 3")]
+        list[Count], Field(min_length=1, description="a list of integers >= 1")
+    ] = [1, 32]
+    warmup: NonNegativeInt = 3
+    rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15
 
 
-Method = Literal["light", "vanilla", "random"]
+class StageParams(Section):
+    """The settings that a stage depends on: those that dvc.yaml lists under `params`."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read this stage's keys of params.yaml; the others are ignored.
+
+        Raises:
+            ConfigError: one line that names the key, its value and what is allowed.
+        """
+        return validate(cls, _select(read_yaml(path), cls), path.name)
 
 
-class Params(Section):
-    """params.yaml as a whole."""
+class PrepareParams(StageParams):
+    """`benchmark.length` decides nothing here, but too long rows would stop the run at its end."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
-    methods: Annotated[
-        list[Method],
-        Field(min_length=1, description="a list of light, vanilla, random"),
-    ]
-    model: ModelSection
-    data: DataSection
-    peft: PeftSection
-    estimate: EstimateSection
-    prune: PruneSection
-    finetune: FinetuneSection
-    evaluate: EvaluateSection
-    benchmark: BenchmarkSection
-
-    @model_validator(mode="after")
-    def _fits(self) -> Params:
-        if "vanilla" not in self.methods:
-            raise ConfigError(
-                f"methods must include vanilla, which all ratios are against, got {self.methods}"
-            )
-        if len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"methods must not repeat, got {self.methods}")
-        accumulation = self.finetune.gradient_accumulation
-        if self.finetune.steps < self.estimate.steps + accumulation:
-            raise ConfigError(
-                f"finetune.steps counts the estimation's steps and must be at least "
-                f"{self.estimate.steps + accumulation}, got {self.finetune.steps}"
-            )
-        return self
+    seed: Seed = 0
+    model: ModelSource = ModelSource()
+    data: DataSection = DataSection()
+    evaluate: GenerationSection = GenerationSection()
+    benchmark: RowLengthSection = RowLengthSection()
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml.
+class FinetuneParams(StageParams):
+    """Settings of the stage finetune."""
+
+    seed: Seed = 0
+    model: ModelSection = ModelSection()
+    finetune: FinetuneSection = FinetuneSection()
+
+
+class EvaluateParams(StageParams):
+    """Settings of the stage evaluate."""
+
+    seed: Seed = 0
+    model: ModelSection = ModelSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+
+class BenchmarkParams(StageParams):
+    """Settings of the stage benchmark."""
+
+    seed: Seed = 0
+    methods: Methods = Field(default_factory=lambda: list(METHODS))
+    model: ModelSection = ModelSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+
+
+def validate(kind: type[Model], raw: dict[str, Any], source: str) -> Model:
+    """Parse what params.yaml holds, or would hold.
 
     Raises:
-        ConfigError: one line that names the key, its value and what is allowed.
-    """
-    return check_params(read_yaml(path), path.name)
-
-
-def check_params(raw: dict[str, Any], source: str) -> Params:
-    """Check what params.yaml holds, or would hold; errors begin with the source.
-
-    Raises:
-        ConfigError: as `load_params`.
+        ConfigError: one line that begins with the source.
     """
     try:
-        return Params.model_validate(raw)
+        return kind.model_validate(raw)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {error}") from error
     except ValidationError as error:
-        # Unknown keys first: a misspelt key is also a missing one.
-        found = sorted(error.errors(), key=lambda e: e["type"] not in _UNKNOWN)[0]
-        raise ConfigError(f"{source}: {_explain(found)}") from None
+        # Unknown keys first: a misspelt key may also be a missing one.
+        first = sorted(error.errors(), key=lambda detail: detail["type"] not in _UNKNOWN)[0]
+        raise ConfigError(f"{source}: {_explain(kind, first)}") from error
 
 
-def _explain(error: Any) -> str:
-    """Turn pydantic's first error into one line."""
+def _select(raw: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the keys that `kind` has, of its sections too."""
+    selected = {key: value for key, value in raw.items() if key in kind.model_fields}
+    for key, value in selected.items():
+        section = section_of(kind, key)
+        if section is not None and isinstance(value, dict):
+            selected[key] = _select(value, section)
+    return selected
+
+
+def section_of(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the class of a field that is a section; None for a single value."""
+    annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
+
+
+def _explain(kind: type[BaseModel], error: Any) -> str:
+    """Turn one error of pydantic into one line."""
     location = [str(part) for part in error["loc"] if isinstance(part, int | str)]
-    section, field = _declared(location)
-    key = ".".join(location[: len(section) + 1])
+    section = section_of(kind, location[0]) if len(location) > 1 else None
+    depth = 0 if section is None else 1
+    key, name = ".".join(location[: depth + 1]), location[depth]
+    fields = (section or kind).model_fields
     if error["type"] in _UNKNOWN and key in _RENAMED:
         return f"{key} is now {_RENAMED[key]}"
     if error["type"] in _UNKNOWN:
-        allowed = list(field.model_fields)
-        close = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5)
-        nearest = ".".join([*section, close[0]]) if close else ""
-        hint = f"did you mean {nearest}?" if close else f"known: {', '.join(allowed)}"
-        return f"unknown key {key}; {hint}"
-    if error["type"] == "missing":
-        return f"{key} is missing; it must be {_allowed(field, location[-1])}"
-    if field is None:
-        return f"{key}: {error['msg']}"
-    return f"{key} must be {_allowed(field, location[len(section)])}, got {error['input']!r}"
-
-
-def _declared(location: list[str]) -> tuple[list[str], Any]:
-    """The section a location lies in, as names and as a class."""
-    section = Params.model_fields.get(location[0])
-    kind = section.annotation if section else None
-    if len(location) > 1 and isinstance(kind, type) and issubclass(kind, Section):
-        return location[:1], kind
-    return [], Params
-
-
-def _allowed(section: Any, name: str) -> str:
-    """What a key may hold, in words."""
-    field = section.model_fields[name]
-    if field.description:
-        return str(field.description)
+        prefix = "".join(f"{part}." for part in location[:depth])
+        return f"unknown key {key}; {did_you_mean(name, fields, prefix=prefix)}"
+    field = fields[name]
     choices = getattr(field.annotation, "__args__", ())
-    if choices:
-        return "one of " + ", ".join(str(choice) for choice in choices)
-    return f"a section with the keys {', '.join(field.annotation.model_fields)}"
+    nested = section_of(section or kind, name)
+    if nested is not None:
+        allowed = f"a section with the keys {', '.join(nested.model_fields)}"
+    else:
+        allowed = field.description or f"one of {', '.join(map(str, choices))}"
+    return f"{key} must be {allowed}, got {error['input']!r}"

@@ -13,8 +13,8 @@ from lightpeft.core.scores import Scores
 from pipeline.common.artefacts import Evaluation, PlanCost, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
-from pipeline.common.params import Params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import Params
 from pipeline.metrics.definitions import find_measure
 
 

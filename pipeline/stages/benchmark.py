@@ -23,7 +23,7 @@ from lightpeft.pruning import checkpoint
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard
 from pipeline.common.files import read_json
-from pipeline.common.params import load_params
+from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of
@@ -32,7 +32,7 @@ from pipeline.tasks.registry import kind_of
 def main(*, paths: Paths) -> None:
     """Measure all methods, and what the estimation phase cost."""
     transformers.logging.set_verbosity_error()
-    params, place = load_params(paths.params), device()
+    params, place = BenchmarkParams.load(paths.params), device()
 
     def measure_memory(method: str) -> PeakMemory:
         measure = partial(_measure_memory, paths, method, place)
@@ -55,14 +55,14 @@ def main(*, paths: Paths) -> None:
 
 def load_trained_model(paths: Paths, method: str, place: torch.device) -> PeftModel:
     """Load what fine-tuning saved, the adapter trainable."""
-    params = load_params(paths.params)
+    params = BenchmarkParams.load(paths.params)
     base, _ = load_model(params.model, kind_of(DataCard.read(paths.prepared)), params.seed)
     return checkpoint.load(base, paths.model(method), trainable=True).to(place)
 
 
 def _measure_memory(paths: Paths, method: str, place: torch.device) -> PeakMemory:
     transformers.logging.set_verbosity_error()  # in a fresh process nobody has set it yet
-    settings = ProfilingSettings(**load_params(paths.params).benchmark.model_dump())
+    settings = ProfilingSettings(**BenchmarkParams.load(paths.params).benchmark.model_dump())
     make_model = partial(load_trained_model, paths, method, place)
     return measure_peak_memory(make_model, settings, device=place)
 

@@ -6,13 +6,13 @@ import time
 
 from peft import LoraConfig
 
-from lightpeft.core.config import EstimationConfig
 from lightpeft.estimation.estimate import estimate
 from pipeline.common.console import Progress, device, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
-from pipeline.common.params import PeftSection, load_params
+from pipeline.common.params import PeftSection
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import EstimateParams
 from pipeline.tasks.base import Kind
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -34,7 +34,7 @@ def lora_config(section: PeftSection, kind: Kind, head: list[str]) -> LoraConfig
 
 def main(paths: Paths) -> None:
     """Write scores and warm weights, and apart from them the duration."""
-    params = load_params(paths.params)
+    params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
     kind = kind_of(DataCard.read(data))
     model, head = load_model(params.model, kind, params.seed)
@@ -49,7 +49,7 @@ def main(paths: Paths) -> None:
         model.to(device()),
         lora_config(params.peft, kind, head),
         drawn,
-        EstimationConfig(**section.model_dump(exclude={"batch_size"})),
+        section,
         progress=Progress("estimate", section.steps),
     )
     seconds = time.monotonic() - start

@@ -17,7 +17,7 @@ from pipeline.common.console import say
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_json
-from pipeline.common.params import EvaluateSection, ModelSection, load_params
+from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import confusion, interval, score
 from pipeline.tasks.base import Found, Kind
@@ -28,7 +28,7 @@ from pipeline.tasks.registry import kind_of
 def main(method: str, paths: Paths) -> None:
     """Measure one method on the test split, and its adapter lifted to the unpruned base."""
     transformers.logging.set_verbosity_error()
-    params, data, folder = load_params(paths.params), paths.prepared, paths.model(method)
+    params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
     kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)

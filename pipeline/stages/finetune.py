@@ -18,7 +18,7 @@ from lightpeft.pruning.prune import prune
 from pipeline.common.console import say, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
-from pipeline.common.params import Params, load_params
+from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
@@ -41,7 +41,7 @@ CODE_PACKAGES = (
 def main(method: str, paths: Paths) -> None:
     """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
     transformers.logging.set_verbosity_error()
-    params, data = load_params(paths.params), paths.prepared
+    params, data = FinetuneParams.load(paths.params), paths.prepared
     scores, cut = Scores.load(paths.scores), PruningPlan.load(paths.plan(method))
     inputs = [data / "card.json", data / "train", data / "validation", paths.plan(method)]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
@@ -79,7 +79,7 @@ def _code() -> list[Path]:
     return [Path(__file__), *folders]
 
 
-def _decisive(params: Params) -> dict[str, Any]:
+def _decisive(params: FinetuneParams) -> dict[str, Any]:
     """What decides the weights besides the input files."""
     return {
         "seed": params.seed,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.common.console import say
 from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import DataSection, Params, load_params
+from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
@@ -36,7 +36,7 @@ _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 
 def main(paths: Paths) -> None:
     """Prepare the data that params.yaml names."""
-    params, place = load_params(paths.params), paths.prepared
+    params, place = PrepareParams.load(paths.params), paths.prepared
     datasets.disable_progress_bars()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as part:
@@ -47,7 +47,7 @@ def main(paths: Paths) -> None:
         say("prepare", line)
 
 
-def write_prepared(part: Path, params: Params) -> DataCard:
+def write_prepared(part: Path, params: PrepareParams) -> DataCard:
     """Write splits, tokenizer and card into the folder `made` of an empty folder.
 
     Returns:
@@ -88,7 +88,7 @@ def write_prepared(part: Path, params: Params) -> DataCard:
     return card
 
 
-def _card(params: Params, task: LoadedDataset, kind: type[Kind], config: Any) -> DataCard:
+def _card(params: PrepareParams, task: LoadedDataset, kind: type[Kind], config: Any) -> DataCard:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import UnitCounts
@@ -16,32 +15,14 @@ from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
-from pipeline.common.params import Params, PruneSection, load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import PruneParams
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import kind_of
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
-
-
-def pruning_config(section: PruneSection, method: str, seed: int) -> PruningConfig:
-    """Return the settings of one method; nothing after this distinguishes methods."""
-    if method == "vanilla":  # nothing else: no other setting may change a plan that prunes nothing
-        return PruningConfig(heads=0, neurons=0, modules=0, ranks=0, seed=seed)
-    return PruningConfig(
-        heads=section.ratio if section.heads is None else section.heads,
-        neurons=section.ratio if section.neurons is None else section.neurons,
-        modules=section.modules,
-        ranks=section.ranks,
-        align=section.align,
-        criterion="random" if method == "random" else section.criterion,
-        head_granularity=section.head_granularity,
-        neuron_scope=section.neuron_scope,
-        module_criterion=section.module_criterion,
-        seed=seed,
-    )
 
 
 def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
@@ -58,7 +39,7 @@ def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, Any]:
     return cost(plan.shape, counts, length=COST_LENGTH).with_trained_head(head).as_dict()
 
 
-def verified(params: Params, plan: PruningPlan, data: Path) -> float:
+def verified(params: PruneParams, plan: PruningPlan, data: Path) -> float:
     """Prune the model for a trial: how far it is from the masked one, on a batch of validation.
 
     Raises:
@@ -76,9 +57,9 @@ def verified(params: Params, plan: PruningPlan, data: Path) -> float:
 
 def main(method: str, paths: Paths) -> None:
     """Write one method's plan and its cost; verify first that pruning equals masking."""
-    params = load_params(paths.params)
+    params = PruneParams.load(paths.params)
     scores = Scores.load(paths.scores)
-    plan = make_plan(scores, pruning_config(params.prune, method, params.seed))
+    plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
     if params.prune.verify and not plan.is_identity:
         difference = verified(params, plan, paths.prepared)
         say(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")

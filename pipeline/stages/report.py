@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.common.console import say
 from pipeline.common.files import write_json
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.report.curves import draw_all
 from pipeline.report.html import render_page
 from pipeline.report.plot_data import write_plot_data

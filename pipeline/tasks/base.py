@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
-from pipeline.common.params import EvaluateSection
+from pipeline.common.params import GenerationSection
 from pipeline.tasks.schema import Row
 
 Values = NDArray[Any]
@@ -118,7 +118,7 @@ class Kind(ABC):
         return asked
 
     @classmethod
-    def check(cls, metric: str, section: EvaluateSection, config: Any) -> None:
+    def check(cls, metric: str, section: GenerationSection, config: Any) -> None:
         """Whether a model of this config can be measured by the metric with these settings.
 
         Raises:

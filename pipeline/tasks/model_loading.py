@@ -20,7 +20,7 @@ from transformers.utils import logging
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import file_hash
 from pipeline.common.hub_access import advice, offline_if_unreachable
-from pipeline.common.params import ModelSection, Params
+from pipeline.common.params import ModelSection, ModelSource, PrepareParams
 from pipeline.tasks.base import Kind
 
 MINILM = "minilm"
@@ -36,12 +36,12 @@ _FAILURES = (
 )  # fmt: skip
 
 
-def load_config(section: ModelSection) -> Any:
+def load_config(section: ModelSource) -> Any:
     """The model's configuration; raises a ConfigError as `load_model` does."""
     return _load(AutoConfig, section.name)
 
 
-def load_processor(section: ModelSection, kind: Kind) -> Any:
+def load_processor(section: ModelSource, kind: Kind) -> Any:
     """What makes the model's inputs: a tokenizer, or for images an image processor.
 
     A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
@@ -116,7 +116,7 @@ def _settle(model: PreTrainedModel, section: ModelSection, kind: Kind) -> None:
         text.use_cache = False
 
 
-def check_lengths(params: Params, longest: int | None, exact: int | None = None) -> None:
+def check_lengths(params: PrepareParams, longest: int | None, exact: int | None = None) -> None:
     """Refuse rows that the model has no positions for, before anything is trained.
 
     `benchmark.length` decides no result of an earlier stage, but would stop the run at its end.

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import EvaluateSection
+from pipeline.common.params import GenerationSection
 from pipeline.tasks.base import IGNORED, Batch, Columns, Found, Kind, Values
 from pipeline.tasks.greedy_decoding import check_room, greedy_texts
 from pipeline.tasks.inference import check_finite, in_row_order, shown
@@ -45,7 +45,7 @@ class _Generation(Kind):
     select = "perplexity"
 
     @classmethod
-    def check(cls, metric: str, section: EvaluateSection, config: Any) -> None:
+    def check(cls, metric: str, section: GenerationSection, config: Any) -> None:
         check_room(config, section.max_new_tokens or 0)
         if metric in _BY_TEXT and section.max_new_tokens == 0:
             raise ConfigError(

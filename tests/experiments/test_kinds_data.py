@@ -21,7 +21,7 @@ from experiments.kinds_text import (
     markup_row,
     write_rows,
 )
-from pipeline.common.params import load_params
+from pipeline.common.pruning_params import load_params
 
 SOURCE = '''
 def make_tuple(self, seq, *more, size, deep=True):

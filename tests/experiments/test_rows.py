@@ -6,7 +6,7 @@ import os
 import psutil
 
 from experiments.rows import private_bytes, write_params, write_rows
-from pipeline.common.params import load_params
+from pipeline.common.pruning_params import load_params
 
 
 def test_as_many_rows_as_asked_for_are_written_the_same_every_time(tmp_path):

@@ -12,7 +12,8 @@ import transformers
 from helpers.stage_workspace import ROOT, WORDS, set_params, tokenizer
 from helpers.tiny_models import tiny_model
 
-from pipeline.common.params import DataSection, load_params
+from pipeline.common.params import DataSection
+from pipeline.common.pruning_params import load_params
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},

@@ -26,10 +26,10 @@ from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.data_card import DataCard
-from pipeline.common.params import Params, load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
-from pipeline.stages.prune import cost_table, pruning_config
+from pipeline.stages.prune import cost_table
 
 REPOSITORY = Path(__file__).parents[2]
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
@@ -62,7 +62,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
-        plan = make_plan(scores, pruning_config(params.prune, method, params.seed))
+        plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
         plan.save(paths.plan(method))
         write_json(paths.cost(method), cost_table(plan, scores))
         _write_training(paths, method)

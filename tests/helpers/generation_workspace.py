@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.data_card import DataCard
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.base import Kind
 from pipeline.tasks.model_loading import load_model, load_processor

@@ -12,8 +12,8 @@ from helpers.stage_workspace import ROOT
 from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
 
 METHODS = ("light", "vanilla")

@@ -20,8 +20,8 @@ import lightpeft
 from lightpeft import EstimationConfig, PruningConfig
 from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.tasks.batching import loader, shuffled, token_counts
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import kind_of

@@ -8,6 +8,7 @@ import pytest
 from helpers.import_graph import ROOT
 
 from pipeline.__main__ import run
+from pipeline.common.errors import ConfigError
 
 
 @pytest.fixture
@@ -19,13 +20,42 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_unknown_stage_is_one_line_that_names_the_stages(folder):
-    with pytest.raises(SystemExit, match=r"^error: unknown stage 'prun'; known: prepare, estimate"):
+    with pytest.raises(
+        SystemExit, match=r"^error: No such command 'prun'\. Did you mean 'prune'\?"
+    ):
         run("prun")
 
 
 def test_missing_arguments_are_one_line_that_names_them(folder):
-    with pytest.raises(SystemExit, match=r"^error: prune takes METHOD, got 0 arguments$"):
+    with pytest.raises(SystemExit, match=r"^error: Missing parameter: method; see "):
         run("prune")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["prepare", "x"], ["prune", "light", "x"], ["finetune"], ["table", "x"], ["--foo"], []],
+)
+def test_wrong_arguments_are_one_line(folder, words):
+    with pytest.raises(SystemExit, match=r"^error: \w.*; see python -m pipeline --help$"):
+        run(*words)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["prune", "--help"], ["preset", "--help"]])
+def test_help_is_printed_without_params_yaml(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+
+    run(*words)
+
+    assert "Usage: python -m pipeline" in capsys.readouterr().out
+
+
+def test_the_traceback_behind_an_error_is_shown_on_request(folder, monkeypatch):
+    monkeypatch.setenv("LIGHTPEFT_DEBUG", "")
+    with pytest.raises(ConfigError, match="METHOD must be one of"):
+        run("--debug", "prune", "best")
+    monkeypatch.setenv("LIGHTPEFT_DEBUG", "1")
+    with pytest.raises(ConfigError, match="METHOD must be one of"):
+        run("prune", "best")
 
 
 def test_missing_input_is_one_line(folder):
@@ -43,7 +73,7 @@ def test_bad_params_stop_a_stage_before_torch_is_imported(folder):
     (folder / "params.yaml").write_text(text.replace("ratio: 0.3333", "ratio: 1.2"))
     code = (
         "import sys, pipeline.__main__ as m\n"
-        "try: m.run('finetune')\n"
+        "try: m.run('finetune', 'light')\n"
         "except SystemExit as error: print(error, 'torch' in sys.modules)"
     )
     done = subprocess.run(

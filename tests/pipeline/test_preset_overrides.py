@@ -1,19 +1,16 @@
-"""What a preset prints, as dvc reads it: every setting, whatever stands in params.yaml."""
+"""What a preset writes: every setting of params.yaml, whatever it held, with its comments."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from dvc.cli.parser import get_main_parser
-from dvc.utils.cli_parse import to_path_overrides
-from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from helpers.import_graph import ROOT
 from ruamel.yaml import YAML
 
-from pipeline.__main__ import STAGES, run
-from pipeline.common.params import load_params
-from pipeline.presets import Preset, defaults, merged, overrides, read_preset
+from pipeline.__main__ import run
+from pipeline.common.pruning_params import Params, load_params, to_yaml_values
+from pipeline.presets import merge, read_preset
 
 CASES = [
     (path.stem, task)
@@ -23,101 +20,63 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def params_file(tmp_path):
-    """A copy of params.yaml, for `dvc exp run` to change."""
+def params_file(tmp_path, monkeypatch):
+    """A copy of params.yaml beside the presets, in the current folder."""
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
     return path
 
 
-def raw_params(path: Path = ROOT / "params.yaml") -> dict:
+def read(path: Path) -> dict:
     return YAML(typ="safe").load(path)
 
 
-def told(words: list[str]) -> tuple[list[str], list[str]]:
-    """What `dvc exp run` takes as -S of these words of a command line, and what as stages."""
-    found = get_main_parser().parse_args(["exp", "run", *words])
-    return found.set_param, found.targets
-
-
-def applied(lines: list[str], path: Path) -> None:
-    """Change params.yaml as `dvc exp run` does with these lines as its words."""
-    settings, stages = told(" ".join(lines).split())
-    by_file = to_path_overrides(settings)
-    assert (stages, [*by_file]) == ([], ["params.yaml"])
-    assert not any(one.is_sweep_override() for one in to_hydra_overrides(by_file["params.yaml"]))
-    apply_overrides(path, by_file["params.yaml"])
-
-
-def printed(preset: Preset, task: str) -> list[str]:
-    return overrides(preset.changes(task)) + overrides(preset.rest(task))
-
-
-def test_the_defaults_are_params_yaml_as_it_comes():
-    assert defaults() == raw_params(), "keep both alike, and git checkout what dvc exp run changed"
+def test_params_yaml_comes_with_the_defaults():
+    assert read(ROOT / "params.yaml") == to_yaml_values(Params())
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_dvc_reads_what_is_printed_as_the_preset_says(name, task, params_file):
+def test_the_written_file_holds_the_defaults_and_the_changes_of_the_preset(name, task, params_file):
+    run("preset", name, task, "--output", "params.yaml")
+
     preset = read_preset(name)
-
-    applied(printed(preset, task), params_file)
-
-    assert raw_params(params_file) == merged(defaults(), preset.changes(task))
+    assert read(params_file) == merge(to_yaml_values(Params()), preset.changes(task))
     assert load_params(params_file) == preset.params(task)
 
 
-def test_a_preset_makes_the_same_params_yaml_whatever_ran_before(params_file):
-    before = "-S data.task=files -S data.train=a.csv -S data.text=[a,b] -S methods=[vanilla]"
-    applied([before, "-S seed=3"], params_file)
+def test_a_preset_writes_the_same_whatever_params_yaml_held(params_file):
     cases = {name: (name, task) for name, task in CASES}  # one task of each
 
     for name, task in [*cases.values(), *reversed(cases.values())]:
-        preset = read_preset(name)
-        applied(printed(preset, task), params_file)
-        assert raw_params(params_file) == merged(defaults(), preset.changes(task))
+        run("preset", name, task, "--output", "params.yaml")
+        assert read(params_file) == merge(to_yaml_values(Params()), read_preset(name).changes(task))
 
 
-def test_further_settings_behind_a_preset_win(params_file):
-    lines = printed(read_preset("qwen3-0.6b"), "glue/sst2")
+def test_comments_of_params_yaml_are_kept(params_file):
+    comments = {line.partition("#")[2] for line in params_file.read_text().splitlines()}
 
-    applied([*lines, "-S finetune.lr=0.1 -S data.train=a.csv"], params_file)
+    run("preset", "qwen3-8b", "boolq", "--output", "params.yaml")
 
-    params = load_params(params_file)
-    assert (params.finetune.lr, params.data.train) == (0.1, "a.csv")
-
-
-def test_text_that_looks_like_something_else_stays_text(params_file):
-    words = "1 1.5 .5 +1 1_000 1e-05 inf true NULL none None on höhe a-b:c a.py:N @b a/b- 1:30"
-    for word in words.split():
-        applied(overrides({"data.label": word, "data.text": [word, "z"]}), params_file)
-
-        data = raw_params(params_file)["data"]
-        assert (data["label"], data["text"]) == (word, [word, "z"])
+    kept = {line.partition("#")[2] for line in params_file.read_text().splitlines()}
+    assert len(comments - kept) == 3, "those of the items of `methods`, which the preset changes"
 
 
-def test_a_shell_splits_the_printed_overrides_into_words_before_torch_is_imported():
+def test_without_an_output_the_file_is_printed_before_torch_is_imported():
     code = (
         "import sys, pipeline.__main__ as m\n"
         "m.run('preset', 'gemma-3-4b', 'hellaswag')\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
-        ["bash", "-c", 'printf "%s\\n" $("$0" -c "$1")', sys.executable, code],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
-    preset = read_preset("gemma-3-4b")
-    found, stages = told(done.stdout.splitlines())
 
-    assert (done.stderr, stages) == ("", [])
-    assert "peft.targets=.*language_model.*" in found
-    assert "benchmark.batch_sizes=[1,8]" in found
-    assert [f"-S {word}" for word in found] == printed(preset, "hellaswag")
+    assert done.stderr == ""
+    changes = read_preset("gemma-3-4b").changes("hellaswag")
+    assert YAML(typ="safe").load(done.stdout) == merge(to_yaml_values(Params()), changes)
 
 
 @pytest.mark.parametrize(
@@ -127,16 +86,18 @@ def test_a_shell_splits_the_printed_overrides_into_words_before_torch_is_importe
         (["zzz", "glue/rte"], "no preset 'zzz'; known: gemma-3-4b, llama-3-8b, "),
         (["../params"], r"no preset '\.\./params'; "),
         (["paper-roberta-large", "rte"], "large has no task 'rte'; did you mean glue/rte"),
-        (["qwen3-8b", "sst2", "0.5"], "preset takes NAME TASK, got 3 arguments"),
+        (["qwen3-8b", "sst2", "0.5"], r"Got unexpected extra argument\(s\) \(0\.5\)"),
         (["qwen3-8b", "xyz"], "preset qwen3-8b has no task 'xyz'; known: arc-challenge, "),
+        (["qwen3-8b"], "--output needs a preset and a task"),
     ],
 )  # fmt: skip
-def test_a_wrong_name_is_one_line_and_names_a_stage_that_dvc_does_not_find(words, message, capsys):
+def test_a_wrong_name_is_one_line_and_leaves_the_file_as_it_was(
+    words, message, params_file, capsys
+):
+    before = params_file.read_text()
     with pytest.raises(SystemExit, match=f"^error: .*{message}") as stopped:
-        run("preset", *words)
+        run("preset", *words, "--output", "params.yaml")
 
     assert "\n" not in str(stopped.value)
-    settings, stages = told(capsys.readouterr().out.split())
-    assert settings == []
-    assert stages == ["no-such-preset"]
-    assert not {*stages} & {*STAGES}
+    assert capsys.readouterr().out == ""
+    assert params_file.read_text() == before

@@ -10,7 +10,7 @@ from helpers.import_graph import ROOT
 
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ConfigError
-from pipeline.common.params import load_params
+from pipeline.common.pruning_params import load_params
 
 
 @pytest.mark.parametrize("name", ["heads", "neurons", "modules", "ranks"])

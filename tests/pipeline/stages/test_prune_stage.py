@@ -6,8 +6,8 @@ from helpers.tiny_models import made_up_scores, tiny_model, tiny_scores
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
-from pipeline.common.params import PruneSection, load_params
-from pipeline.stages.prune import cost_table, pruning_config
+from pipeline.common.pruning_params import PruneSection, load_params
+from pipeline.stages.prune import cost_table
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def section() -> PruneSection:
 def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
     changed = section.model_copy(update={"ratio": 0.5, "neurons": 0.25})
 
-    assert pruning_config(changed, "light", 0).heads == 0.5
-    assert pruning_config(changed, "light", 0).neurons == 0.25
+    assert changed.for_method("light", seed=0).heads == 0.5
+    assert changed.for_method("light", seed=0).neurons == 0.25
 
 
 def test_random_cuts_as_much_as_light(section):
-    light, random = (pruning_config(section, method, 3) for method in ("light", "random"))
+    light, random = (section.for_method(method, seed=3) for method in ("light", "random"))
 
     assert random == light.model_copy(update={"criterion": "random"})
 
@@ -41,8 +41,8 @@ def test_random_cuts_as_much_as_light(section):
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
     scores = made_up_scores()
-    plan = make_plan(scores, pruning_config(section, "vanilla", 0))
-    again = make_plan(scores, pruning_config(section.model_copy(update=changes), "vanilla", 0))
+    plan = make_plan(scores, section.for_method("vanilla", seed=0))
+    again = make_plan(scores, section.model_copy(update=changes).for_method("vanilla", seed=0))
 
     assert plan.is_identity
     assert plan == again

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.image_classification import as_stored, digest, pixels
 from pipeline.tasks.model_loading import load_processor

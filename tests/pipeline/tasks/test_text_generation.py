@@ -15,8 +15,8 @@ from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.metrics.scoring import higher_is_better, interval, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure

@@ -23,8 +23,8 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import adapter_state_dict
 from pipeline.common.errors import ConfigError
-from pipeline.common.params import load_params
 from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
 from pipeline.tasks.registry import kind_of
 from pipeline.training import trainer as training
 

@@ -1,0 +1,142 @@
+"""Sections of estimation and pruning, and params.yaml as a whole.
+
+The sections are lightpeft's own configs, so that a range is declared and checked in one place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from lightpeft.core.config import EstimationConfig, PruningConfig
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import read_yaml
+from pipeline.common.params import (
+    AUTO,
+    METHODS,
+    AutoPositive,
+    AutoRatio,
+    BenchmarkSection,
+    Count,
+    DataSection,
+    EvaluateSection,
+    FinetuneSection,
+    Flag,
+    Methods,
+    ModelSection,
+    PeftSection,
+    Ratio,
+    Seed,
+    StageParams,
+    validate,
+)
+
+
+class EstimateSection(EstimationConfig):
+    """Phase 1; `mask_lr: auto` takes `lr`."""
+
+    batch_size: Count = 16
+    mask_lr: AutoPositive = None
+
+
+class PruneSection(PruningConfig):
+    """Phase 2. `auto` takes `ratio`; the seed is that of params.yaml.
+
+    Attributes:
+        ratio: fraction of heads and of neurons to prune.
+        verify: compare the pruned model with the masked one on validation rows.
+    """
+
+    ratio: Ratio = 0.3333
+    heads: AutoRatio = None  # type: ignore[assignment]
+    neurons: AutoRatio = None  # type: ignore[assignment]
+    verify: Flag = True
+    seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
+
+    def for_method(self, method: str, *, seed: int) -> PruningConfig:
+        """Return the pruning of one method; nothing after this distinguishes methods."""
+        if method == "vanilla":  # no other setting may change a plan that prunes nothing
+            return PruningConfig(heads=0, neurons=0, modules=0, ranks=0, seed=seed)
+        settings = self.model_dump(exclude={"ratio", "verify"})
+        for key in ("heads", "neurons"):
+            settings[key] = self.ratio if settings[key] is None else settings[key]
+        if method == "random":
+            settings["criterion"] = "random"
+        return PruningConfig(**settings, seed=seed)
+
+
+class EstimateParams(StageParams):
+    """Settings of the stage estimate."""
+
+    seed: Seed = 0
+    model: ModelSection = ModelSection()
+    peft: PeftSection = PeftSection()
+    estimate: EstimateSection = EstimateSection()
+
+
+class PruneParams(StageParams):
+    """Settings of the stage prune."""
+
+    seed: Seed = 0
+    model: ModelSection = ModelSection()
+    prune: PruneSection = PruneSection()
+
+
+class Params(StageParams):
+    """params.yaml as a whole, which the stage report shows."""
+
+    seed: Seed = 0
+    methods: Methods = Field(default_factory=lambda: list(METHODS))
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    peft: PeftSection = PeftSection()
+    estimate: EstimateSection = EstimateSection()
+    prune: PruneSection = PruneSection()
+    finetune: FinetuneSection = FinetuneSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if "vanilla" not in self.methods:
+            raise ConfigError(
+                f"methods must include vanilla, which all ratios are against, got {self.methods}"
+            )
+        if len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"methods must not repeat, got {self.methods}")
+        accumulation = self.finetune.gradient_accumulation
+        if self.finetune.steps < self.estimate.steps + accumulation:
+            raise ConfigError(
+                f"finetune.steps counts the estimation's steps and must be at least "
+                f"{self.estimate.steps + accumulation}, got {self.finetune.steps}"
+            )
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml as a whole.
+
+    Raises:
+        ConfigError: one line that names the key, its value and what is allowed.
+    """
+    return check_params(read_yaml(path), path.name)
+
+
+def check_params(raw: dict[str, Any], source: str) -> Params:
+    """Check what params.yaml holds, or would hold; errors begin with the source.
+
+    Raises:
+        ConfigError: as `load_params`.
+    """
+    return validate(Params, raw, source)
+
+
+def to_yaml_values(params: Params) -> dict[str, Any]:
+    """Return all settings as params.yaml writes them, with `auto` for None."""
+    sections = params.model_dump()
+    for section in sections.values():
+        if isinstance(section, dict):
+            section |= {key: AUTO for key, value in section.items() if value is None}
+    return sections

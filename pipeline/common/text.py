@@ -1,0 +1,24 @@
+"""One-line error messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(text: object) -> str:
+    """Return a text, such as another library's error, with all white space as single spaces."""
+    return " ".join(str(text).split())
+
+
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return a hint at the nearest of the known names, or at all of them if none is near.
+
+    Args:
+        name: as it was given.
+        known: the names that exist.
+        prefix: put before the nearest name, such as the section of a key.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(names)}"
