@@ -89,8 +89,8 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     paths.benchmark.write_text(json.dumps(benchmark))
     tell(paths)
 
-    found = json.loads((tmp_path / "metrics.json").read_text())["random"]
-    assert set(found) == {
+    metrics = json.loads(paths.metrics.read_text())["random"]
+    assert set(metrics) == {
         "test_accuracy",
         "validation_accuracy",
         "base_parameters",
@@ -105,9 +105,9 @@ def test_rows_that_repeat_train_are_counted_beside_the_data(tmp_path, page):
     paths = write_run(tmp_path)
     repeats = {"validation": 0, "test": 21}
     change(paths.prepared / "card.json", repeats_of_train=repeats)
-    told = "21 of 2,000 rows of test repeat a row of train"
+    line = "21 of 2,000 rows of test repeat a row of train"
 
-    assert told in tell(paths)
+    assert line in tell(paths)
     assert "repeat a row of train" not in page
 
 
@@ -138,8 +138,8 @@ def test_the_page_stands_alone(page):
 def test_pictures_are_described_and_table_headers_have_a_scope(page):
     tags = Page(page).tags
 
-    assert all(len(found["alt"]) > 40 for tag, found in tags if tag == "img")
-    assert all(found.get("scope") for tag, found in tags if tag == "th")
+    assert all(len(attributes["alt"]) > 40 for tag, attributes in tags if tag == "img")
+    assert all(attributes.get("scope") for tag, attributes in tags if tag == "th")
     assert sum(tag == "h1" for tag, _ in tags) == 1
 
 
@@ -175,6 +175,13 @@ def test_a_page_where_random_wins_says_so(tmp_path):
     assert "reaches 79.0 %: selection by importance gains nothing here" in text
 
 
+def test_equal_quality_is_called_the_same(tmp_path):
+    paths = write_run(tmp_path)
+    change(paths.evaluation("light"), accuracy=0.7755)
+
+    assert "accuracy is 77.5 %, the same as vanilla's 77.5 %" in Page(tell(paths)).text
+
+
 def test_a_regression_has_no_confusion_matrix(tmp_path):
     text = make(tmp_path, labels=())
 
@@ -188,7 +195,8 @@ def test_many_labels_get_a_matrix_with_every_cell(tmp_path):
 
     tags = Page(make(tmp_path, labels=labels)).tags
 
-    cells = [found for _, found in tags if (found.get("style") or "").startswith("--fraction")]
+    styles = [attributes.get("style") or "" for _, attributes in tags]
+    cells = [style for style in styles if style.startswith("--fraction")]
     assert len(cells) == 3 * 20 * 20
 
 
@@ -233,11 +241,11 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         make(tmp_path / name)
-        found = [
+        files = [
             tmp_path / name / "results" / "report.html",
             *sorted((tmp_path / name / "results" / "plots").iterdir()),
         ]
-        written.append([path.read_bytes() for path in found])
+        written.append([path.read_bytes() for path in files])
 
     assert written[0] == written[1]
 
@@ -276,6 +284,16 @@ def test_the_table_is_aligned_and_has_a_row_per_method(usual):
     assert len({len(line) for line in (header, rule, *lines)}) == 1
     assert "0.7712 [0.7532, 0.7893]" in lines[0]
     assert "1.74x" in lines[0]
+
+
+def test_the_table_finds_the_metric_wherever_it_stands(tmp_path):
+    paths = write_run(tmp_path)
+    tell(paths)
+    metrics = json.loads(paths.metrics.read_text())
+    reordered = {name: dict(reversed(row.items())) for name, row in metrics.items()}
+    paths.metrics.write_text(json.dumps(reordered))
+
+    assert comparison_table(paths).splitlines()[0].split()[:2] == ["method", "test_accuracy"]
 
 
 @pytest.mark.parametrize(

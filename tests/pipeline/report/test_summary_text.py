@@ -36,9 +36,9 @@ def test_a_lower_perplexity_than_of_random_pruning_is_a_gain(tmp_path):
     (paths.prepared / "card.json").write_text(json.dumps(card | changed))
     for method, value in {"light": 8.0, "vanilla": 7.5, "random": 9.0}.items():
         path = paths.evaluation(method)
-        found = json.loads(path.read_text()) | {"perplexity": value, "lifted": None}
-        changed = {"metric": "perplexity", "interval": [value - 0.3, value + 0.3]}
-        path.write_text(json.dumps(found | changed))
+        changed = {"metric": "perplexity", "perplexity": value, "lifted": None}
+        changed["interval"] = [value - 0.3, value + 0.3]
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     page = tell(paths)
 
     assert "reaches 9.000: selection by importance gains 1.000." in page

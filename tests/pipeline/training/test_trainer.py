@@ -133,7 +133,7 @@ def test_bfloat16_trains_float32_adapters(space, tmp_path):
     assert model.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
     assert {weight.dtype for weight in weights_of(model).values()} == {torch.float32}
     exact, _ = train(space, tmp_path / "exact")
-    losses = [found.curve[-1]["validation_loss"] for found in (trained, exact)]
+    losses = [result.curve[-1]["validation_loss"] for result in (trained, exact)]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
