@@ -59,6 +59,16 @@ class PruningPlan:
         neurons: feed-forward block path -> neurons kept, or none as above.
         ranks: path of the linear under a PEFT module -> ranks kept; none: the module is removed.
         notes: where and why the plan differs from the ratios.
+
+    Example:
+        >>> plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(heads=0.5, neurons=0))
+        >>> print(plan.summary())  # doctest: +ELLIPSIS
+        layer ... heads ... neurons ... PEFT modules ... ranks
+        ...
+        parameters ... -> ...
+        >>> plan.save(folder / "plan.json")
+        >>> lightpeft.PruningPlan.load(folder / "plan.json") == plan
+        True
     """
 
     shape: ModelShape
@@ -97,7 +107,7 @@ class PruningPlan:
         if len(set(sizes)) > 1:
             raise PlanError(
                 f"{block.path} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
-                f"every group that stays must keep as many"
+                f"every group that is kept must keep as many"
             )
 
     def _kv_group_sizes(self, block: Block) -> list[int]:

@@ -57,15 +57,15 @@ def check_format(
     Raises:
         error: the value's `format` is another.
     """
-    found = value.get("format")
-    if found == expected:
+    actual = value.get("format")
+    if actual == expected:
         return
-    if str(found).startswith(expected.rpartition("-")[0]):
+    if str(actual).startswith(expected.rpartition("-")[0]):
         raise error(
-            f"{path} is {found}, made by another version of lightpeft, which now writes "
+            f"{path} is {actual}, made by another version of lightpeft, which now writes "
             f"{expected}; run the stages estimate and prune again"
         )
-    raise error(f"{path} is of format {found!r}, not {expected!r}")
+    raise error(f"{path} is of format {actual!r}, not {expected!r}")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:

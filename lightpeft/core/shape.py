@@ -59,11 +59,11 @@ class ModelShape:
             raise ValueError(f"{twice[0]} is listed twice")
 
     def __repr__(self) -> str:
-        return (
-            f"ModelShape({self.model_type}: {len(self.attention_blocks)} attention blocks with "
-            f"{sum(self.heads.values()):,} heads, {len(self.neurons)} feed-forward blocks with "
-            f"{sum(self.neurons.values()):,} neurons, {len(self.linears)} linears)"
+        attention, feed_forward = (
+            f"{len(units)} {kind} block{'s' * (len(units) != 1)} with {sum(units.values()):,}"
+            for kind, units in (("attention", self.heads), ("feed-forward", self.neurons))
         )
+        return f"ModelShape({self.model_type}: {attention} heads, {feed_forward} neurons)"
 
     @cached_property
     def attention_blocks(self) -> tuple[AttentionBlock, ...]:

@@ -28,13 +28,18 @@ class Family:
         per_head_extra: optional linears and parameters with rows per query head.
         norms: norms inside the blocks, as wide as the model.
         head_norms: norms inside the attention block, as wide as one head.
-        unpruned: children of a MoE block that keep all weights: the router, and the experts, whose
-            fused weights are not those of an `nn.Linear`, so no mask can be applied before them.
+        unpruned: children of a MoE block that keep all weights: the router, and the fused experts,
+            before which no mask can be applied.
         head_count_rule: what else depends on the number of heads: `config` (read in forward),
             `alibi` (made for all heads at once) or `bias_table` (T5's position biases); see
             `lightpeft.pruning.head_counts`.
-        config_expressible: what of a model that keeps as many units in every layer its stock
-            config can express: `heads`, `neurons`. Read by docs/architecture_table.py.
+        config_expressible: what the stock config can express of a model that keeps as many units
+            in every layer: `heads`, `neurons`. Read by docs/architecture_table.py.
+
+    Example:
+        >>> attention = {"qkv_proj": ("q", "k", "v"), "attn_out_proj": "o"}
+        >>> ffn = {"ffn_in_proj": ("gate", "up"), "ffn_out_proj": "down"}
+        >>> lightpeft.register_family("my-model", lightpeft.Family(**attention, **ffn))
     """
 
     qkv_proj: tuple[str, ...]
@@ -54,7 +59,8 @@ class Family:
     def __post_init__(self) -> None:
         for field in fields(self):
             names = getattr(self, field.name)
-            if field.type == "tuple[str, ...]" and not _are_paths(names):
+            is_tuple = isinstance(names, tuple) and all(map(_is_path, names))
+            if field.type == "tuple[str, ...]" and not is_tuple:
                 raise ModelError(
                     f"Family.{field.name} must be a tuple of child names, got {names!r}"
                 )
@@ -78,15 +84,9 @@ class Family:
         names = (*self.qkv_proj, *self.per_head_extra, self.attn_out_proj)
         if len(set(names)) < len(names) or self.ffn_out_proj in self.ffn_in_proj:
             raise ModelError(f"Family names a linear twice: {(*names, *self.ffn_in_proj)}")
-        if not set(self.config_expressible) <= {"heads", "neurons"}:
-            raise ModelError(
-                f"Family.config_expressible must be of heads, neurons, "
-                f"got {self.config_expressible}"
-            )
-
-
-def _are_paths(names: object) -> bool:
-    return isinstance(names, tuple) and all(map(_is_path, names))
+        parts = self.config_expressible
+        if not set(parts) <= {"heads", "neurons"}:
+            raise ModelError(f"Family.config_expressible must be of heads, neurons, got {parts}")
 
 
 def _is_path(name: object) -> bool:
@@ -240,6 +240,10 @@ def register_family(model_type: str, *families: Family) -> None:
 
     Raises:
         ModelError: there is no family, a wrong type, or another spec under that name already.
+
+    Example:
+        >>> from lightpeft.modeling.families import FAMILIES
+        >>> lightpeft.register_family("olmo", *FAMILIES["llama"])  # named as Llama's
     """
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(f"model_type must be a name, got {model_type!r}")

@@ -42,6 +42,15 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
     Raises:
         ModelError: the architecture is not supported, no block has the expected linears, or a
             block holds something that its family does not account for (names it).
+
+    Example:
+        >>> from transformers import ViTConfig, ViTModel
+        >>> sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+        >>> shape = lightpeft.inspect_model(ViTModel(ViTConfig(num_hidden_layers=1, **sizes)))
+        >>> shape
+        ModelShape(vit: 1 attention block with 4 heads, 1 feed-forward block with 64 neurons)
+        >>> shape.blocks[1].output_projection
+        'layers.0.mlp.fc2'
     """
     _check_plain(model)
     families = families_of(model)

@@ -53,12 +53,12 @@ def cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     """Count parameters and FLOPs of a model that keeps so many units and ranks.
 
     Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m
-    outputs takes 2nm a token, its adapter 2r(n + m), attention 4 * length * width for scores
+    outputs takes 2nm per token, its adapter 2r(n + m), attention 4 * length * width for scores
     and context (width: kept query heads * head size). Lookups, norms, activations, softmax and
-    biases take none. A head of which one token a row counts takes 2 * its parameters / length, any
-    other runs on every token. A block that several layers share counts once in parameters and once
-    a layer in FLOPs. Of unpruned experts all parameters count, and the FLOPs of those that a token
-    is routed to.
+    biases take none. A head that is applied to one token per row takes 2 * its parameters / length,
+    any other runs on every token. A block that several layers share counts once in parameters and
+    once per layer in FLOPs. Of unpruned experts all parameters count, and the FLOPs of those that
+    a token is routed to.
 
     Training is forward, plus the gradients that autograd computes with the base frozen and the
     adapters and a new head trained. Backward stops at the lowest block with an adapter: below,
@@ -66,15 +66,15 @@ def cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     backward is twice its forward (fused kernels compute the scores again: half a forward more).
 
     Deviations: in the lowest block attention's backward counts query, key and value as if each
-    had an adapter; biases of a head on one token a row count as weights; of an encoder-decoder
-    both sides have `length` tokens, and backward stops as if they were one stack; DeBERTa's terms
-    of relative positions count for their projections only; a convolution counts once a token;
+    had an adapter; biases of a head on one token per row count as weights; in an encoder-decoder
+    both sides have `length` tokens, and backward stops as if they were one stack; of DeBERTa's
+    relative positions only the projections count; a convolution counts once per token;
     where attention and feed-forward read one input (GPT-NeoX, Falcon), its gradient counts twice.
 
     Args:
         shape: the unpruned model.
         counts: units and KV groups that the blocks keep, and ranks of the adapters.
-        length: tokens a row.
+        length: tokens per row.
 
     Raises:
         PlanError: an adapter is on no block linear.

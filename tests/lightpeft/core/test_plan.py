@@ -189,8 +189,7 @@ def test_repr_is_one_short_line_of_counts(plan: PruningPlan):
         "PruningPlan(bert: 6 of 12 heads, 72 of 192 neurons, 14 of 18 PEFT modules, 33 of 72 ranks)"
     )
     assert repr(plan.shape) == (
-        "ModelShape(bert: 3 attention blocks with 12 heads, "
-        "3 feed-forward blocks with 192 neurons, 18 linears)"
+        "ModelShape(bert: 3 attention blocks with 12 heads, 3 feed-forward blocks with 192 neurons)"
     )
 
 
