@@ -1,10 +1,10 @@
-"""What the early phase found: the importance of every unit, and the weights trained on the way."""
+"""Result of the estimation: the importance of every unit, and the weights that it trained."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,39 @@ WEIGHTS = "adapter_model.safetensors"
 
 CRITERIA = ("mask", "taylor", "magnitude")
 _FORMAT = "lightpeft-scores-3"
+CURVE_COLUMNS = (
+    "step",
+    "task_loss",
+    "head_movement",
+    "head_movement_max",
+    "neuron_movement",
+    "neuron_movement_max",
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scores:
-    """The result of `lightpeft.estimate`. Every score is non-negative, higher is more needed.
+    """The result of `lightpeft.estimate`: non-negative scores, the higher the more important.
 
     Attributes:
         shape: of the unpruned model.
-        fingerprint: of the unpruned model's weights; `quantized-` leads where they were packed.
+        fingerprint: of the unpruned model's weights; prefixed `quantized-` if they were quantized.
         peft: the PEFT method that was attached.
         heads: criterion -> attention block path -> float32 scores, shape `(query heads,)`.
         neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.
         modules: path of the linear that a PEFT module sits on -> its importance.
         ranks: the same paths -> float32 scores, shape `(r,)`.
-        adapter: PEFT weights and task head as trained so far, under peft's names.
-        curve: a row per measured step: loss, and how far the masks moved from 1.
-        steps: batches seen.
+        adapter: PEFT weights and task head as the estimation trained them, under peft's names.
+        curve: a row per measured step, with the columns of `CURVE_COLUMNS`: the loss, and mean and
+            largest distance of the masks from 1.
+        steps: optimizer steps, one batch each.
+
+    Example:
+        >>> scores
+        Scores(bert: 8 heads, 32 neurons, 12 PEFT modules of rank 4, after 4 steps)
+        >>> scores.save(folder / "estimate")
+        >>> lightpeft.Scores.load(folder / "estimate").digest == scores.digest
+        True
     """
 
     shape: ModelShape
@@ -61,8 +77,8 @@ class Scores:
     def __post_init__(self) -> None:
         for group, blocks in (("heads", self.shape.heads), ("neurons", self.shape.neurons)):
             for criterion in CRITERIA:
-                found = getattr(self, group).get(criterion, {})
-                if {block: len(row) for block, row in found.items()} != blocks:
+                rows = getattr(self, group).get(criterion, {})
+                if {block: len(row) for block, row in rows.items()} != blocks:
                     raise ScoresError(f"the {criterion} scores of {group} are not of this model")
         if not self.modules or self.modules.keys() != self.ranks.keys():
             raise ScoresError("the scores of PEFT modules and of their ranks must have one set")
@@ -70,26 +86,32 @@ class Scores:
             if not bool(tensor.isfinite().all()):
                 raise ScoresError(f"the score {name} is not a number; estimate again")
 
+    def __repr__(self) -> str:
+        return (
+            f"Scores({self.shape.model_type}: {sum(self.shape.heads.values()):,} heads, "
+            f"{sum(self.shape.neurons.values()):,} neurons, {len(self.modules)} PEFT modules of "
+            f"rank {self.peft.r}, after {self.steps} steps)"
+        )
+
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that change with any score or trained weight."""
-        found = hashlib.sha256(self.fingerprint.encode())
+        digest = hashlib.sha256(self.fingerprint.encode())
         for name, tensor in sorted((self._tensors() | self.adapter).items()):
-            found.update(name.encode())
-            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:16]
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write scores, curve and the adapter; the folder loads as a stock peft adapter too."""
+        """Write scores, curve and adapter; stock peft can load the folder as an adapter."""
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / "scores.safetensors", self._tensors())
         write_tensors(folder / WEIGHTS, self.adapter)
         self.peft.save_pretrained(folder)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.curve[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.curve)
-        (folder / "curve.csv").write_text(table.getvalue(), encoding="utf-8")
+        with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, CURVE_COLUMNS, restval=math.nan, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.curve)
         meta = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
@@ -132,20 +154,20 @@ class Scores:
                 **groups,
             )
         except ScoresError as error:
-            raise ScoresError(f"{folder}: {error}") from None
+            raise ScoresError(f"{folder}: {error}") from error
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ScoresError(f"{folder} is damaged ({error!r}); estimate again") from None
+            raise ScoresError(f"{folder} is damaged ({error!r}); estimate again") from error
         if scores.digest != meta.get("digest"):
             raise ScoresError(f"the tensors in {folder} are not of scores.json beside them")
         return scores
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = {f"ranks/{path}": tensor for path, tensor in self.ranks.items()}
+        tensors = {f"ranks/{path}": tensor for path, tensor in self.ranks.items()}
         for group, criteria in (("heads", self.heads), ("neurons", self.neurons)):
             for criterion, blocks in criteria.items():
-                found |= {f"{group}/{criterion}/{path}": t for path, t in blocks.items()}
-        found["modules"] = torch.tensor([self.modules[n] for n in sorted(self.modules)])
-        return found
+                tensors |= {f"{group}/{criterion}/{path}": t for path, t in blocks.items()}
+        tensors["modules"] = torch.tensor([self.modules[n] for n in sorted(self.modules)])
+        return tensors
 
 
 def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
@@ -155,13 +177,13 @@ def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
         error: the file is missing, cut short, or not of LoRA.
     """
     path = folder / CONFIG
-    kind = read_json(path, error).get("peft_type")
-    if kind != "LORA":
-        raise error(f"{path} must hold a LoRA config, got peft_type {kind!r}")
+    peft_type = read_json(path, error).get("peft_type")
+    if peft_type != "LORA":
+        raise error(f"{path} must hold a LoRA config, got peft_type {peft_type!r}")
     try:
         return LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError) as cause:
-        raise error(f"{path} is not a LoRA config: {cause}") from None
+        raise error(f"{path} is not a LoRA config: {cause}") from cause
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:

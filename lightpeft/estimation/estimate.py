@@ -1,4 +1,4 @@
-"""The early phase of Light-PEFT: model + PEFT method + batches -> scores."""
+"""Early estimation: train PEFT modules and masks for a few steps, and score every unit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ScoresError
-from lightpeft.core.scores import Scores
+from lightpeft.core.scores import CURVE_COLUMNS, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.importance import ImportanceTracker
-from lightpeft.modeling.adapters import adapter_state_dict, get_peft_model_unmapped
+from lightpeft.modeling.adapters import (
+    adapter_state_dict,
+    cast_trainable_to_float32,
+    get_peft_model_unmapped,
+)
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import resolve_lora_config
@@ -30,15 +34,8 @@ from lightpeft.modeling.units import sum_per_unit
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
-_CURVE = (
-    "task_loss",
-    "head_movement",
-    "head_movement_max",
-    "neuron_movement",
-    "neuron_movement_max",
-)
 _WARMUP = 0.06
-_HALVES = (torch.bfloat16, torch.float16)
+_16_BIT = (torch.bfloat16, torch.float16)
 
 
 def estimate(
@@ -49,19 +46,23 @@ def estimate(
     *,
     progress: Callable[..., None] | None = None,
 ) -> Scores:
-    """Train PEFT modules and masks for a few steps, and score what the task needs.
+    """Train PEFT modules and masks for a few steps, and score all units by importance.
 
     Phase 1 of Light-PEFT (arXiv:2406.03792): the base is frozen; loss = task loss +
     ``l1`` * (sum |m_A| + sum |m_F|). Scores are means over the second half of the steps.
 
     Args:
-        model: a plain transformers model; afterwards its weights are as before, frozen.
-        peft_config: the PEFT method on linears of the blocks; `target_modules` "all-linear" or
-            None means all of them.
-        batches: keyword arguments of the model with which it gives a loss (labels), whatever its
-            inputs are; a list or a DataLoader is started again when it runs out.
-        config: steps, learning rates and the like.
-        progress: called now and then with the step and `loss=`.
+        model: a plain transformers model; afterwards its weights are frozen, and as before.
+        peft_config: LoRA on linears of the blocks; `target_modules` "all-linear" or None means all
+            of these linears.
+        batches: keyword arguments of the model, labels included, so that it returns a loss; a list
+            or a DataLoader is repeated when it ends.
+        config: number of steps, learning rates, and the reduction of rank scores.
+        progress: called at up to 50 steps as `progress(step, loss=..., heads=...)`, with the task
+            loss and the mean distance of the head masks from 1.
+
+    Returns:
+        Scores of heads and neurons by mask, Taylor and magnitude, of PEFT modules and of ranks.
 
     Raises:
         ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
@@ -70,22 +71,20 @@ def estimate(
             (names the step).
     """
     shape = inspect_model(model)
-    base = fingerprint(model, shape)
+    weights_fingerprint = fingerprint(model, shape)
     lora_config = resolve_lora_config(peft_config, model, shape)
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, lora_config)
-    for weight in peft_model.parameters():
-        if weight.requires_grad:  # what is trained keeps float32, whatever the frozen base has
-            weight.data = weight.data.float()
+    cast_trainable_to_float32(peft_model)
     try:
         with (
             Masks(model, shape, l1=config.l1) as masks,
-            ImportanceTracker(peft_model, masks, reduction=config.reduction) as collector,
+            ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
         ):
             optimizer = _optimizer(peft_model, masks, config)
-            phase = _Phase(masks, collector, optimizer, config.steps)
-            curve = _train(peft_model, batches, phase, progress)
-        modules, ranks, taylor = collector.importances()
+            state = _TrainingState(masks, tracker, optimizer, config.steps)
+            curve = _train(peft_model, batches, state, progress)
+        modules, ranks, taylor = tracker.importances()
         adapter = {
             name: weight.cpu().clone() for name, weight in adapter_state_dict(peft_model).items()
         }
@@ -99,7 +98,7 @@ def estimate(
     neurons = {"mask": movement[split:], "taylor": taylor[split:]}
     return Scores(
         shape=shape,
-        fingerprint=base,
+        fingerprint=weights_fingerprint,
         peft=lora_config,
         heads=_named(heads, shape.heads) | {"magnitude": {b: size[b] for b in shape.heads}},
         neurons=_named(neurons, shape.neurons) | {"magnitude": {b: size[b] for b in shape.neurons}},
@@ -112,9 +111,9 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class _Phase:
+class _TrainingState:
     masks: Masks
-    collector: ImportanceTracker
+    tracker: ImportanceTracker
     optimizer: torch.optim.Optimizer
     steps: int
 
@@ -122,65 +121,69 @@ class _Phase:
 def _train(
     model: PeftModel,
     batches: Iterable[Batch],
-    phase: _Phase,
+    state: _TrainingState,
     progress: Callable[..., None] | None,
 ) -> list[dict[str, float]]:
-    warmup = max(1, round(_WARMUP * phase.steps))
-    ramp = LambdaLR(phase.optimizer, lambda n: min(1.0, (n + 1) / warmup))
+    warmup = max(1, round(_WARMUP * state.steps))
+    ramp = LambdaLR(state.optimizer, lambda n: min(1.0, (n + 1) / warmup))
     # peft's own forward differs by task type, and wants input_ids of models that have none.
     base = model.get_base_model()
     device = base.device
-    every = max(1, phase.steps // _CURVE_ROWS)
+    every = max(1, state.steps // _CURVE_ROWS)
     curve: list[dict[str, float]] = []
     step = 0
     model.train()
-    for step, batch in zip(range(1, phase.steps + 1), _endless(batches), strict=False):
+    for step, batch in zip(range(1, state.steps + 1), _cycle(batches), strict=False):
         batch = {
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
-        phase.collector.begin(batch)
-        with torch.autocast(device.type, base.dtype, enabled=base.dtype in _HALVES):
+        state.tracker.start_step(batch)
+        with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
             task_loss = getattr(base(**batch), "loss", None)
         if task_loss is None:
             raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
-        (task_loss + phase.masks.penalty().to(task_loss.device)).backward()
-        phase.collector.end(step, count=step > phase.steps // 2)
-        phase.optimizer.step()
+        (task_loss + state.masks.l1_penalty().to(task_loss.device)).backward()
+        state.tracker.finish_step(step, count=step > state.steps // 2)
+        state.optimizer.step()
         ramp.step()
-        phase.optimizer.zero_grad()
-        if step % every == 0 or step == phase.steps:
-            phase.collector.check()
-            curve.append(_curve_row(step, task_loss, phase.masks))
+        state.optimizer.zero_grad()
+        if step % every == 0 or step == state.steps:
+            state.tracker.raise_if_not_finite()
+            curve.append(_curve_row(step, task_loss, state.masks))
             if progress:
                 progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
-    if step < phase.steps:
+    if step < state.steps:
         raise ScoresError(
-            f"the batches ran out after {step} of {phase.steps} steps; "
+            f"the batches ran out after {step} of {state.steps} steps; "
             f"pass a list or a DataLoader, which can be started again"
         )
     return curve
 
 
 def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
-    """Loss and mask movement now: one transfer for the whole row."""
+    """Return a row of the curve, with a single transfer from the device."""
     loss = task_loss.detach().float()
-    moved = [_moved([*group.values()], loss) for group in (masks.heads, masks.neurons)]
-    values = torch.stack([loss, *(m for row in moved for m in (row.mean(), row.max()))]).tolist()
+    displacements = [
+        _mask_displacement([*group.values()], loss) for group in (masks.heads, masks.neurons)
+    ]
+    values = torch.stack(
+        [loss, *(m for row in displacements for m in (row.mean(), row.max()))]
+    ).tolist()
     if not all(map(math.isfinite, values)):
         raise ScoresError(
             f"step {step}: the loss is not a number; lower lr, or load the model in float32"
         )
-    return {"step": step, **dict(zip(_CURVE, values, strict=True))}
+    return {"step": step, **dict(zip(CURVE_COLUMNS[1:], values, strict=True))}
 
 
-def _moved(masks: list[Tensor], like: Tensor) -> Tensor:
-    """How far each mask is from 1, on the device of `like`; 0 where a model has none."""
+def _mask_displacement(masks: list[Tensor], like: Tensor) -> Tensor:
+    """Return the distance of each mask from 1, on the device of `like`; 0 if there is none."""
     rows = [mask.detach().to(like.device) for mask in masks] or [like.new_ones(1)]
     return (torch.cat(rows) - 1).abs()
 
 
-def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
     while True:
         empty = True
         for batch in batches:
@@ -203,7 +206,7 @@ def _optimizer(model: PeftModel, masks: Masks, config: EstimationConfig) -> torc
 
 
 def _unload(model: PeftModel) -> None:
-    """Leave the base as it was: peft's own unload would keep the trained task head."""
+    """Remove PEFT modules and restore the task head, which peft's `unload` would not."""
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             for trained in module.modules_to_save.values():
@@ -214,7 +217,7 @@ def _unload(model: PeftModel) -> None:
 
 
 def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
-    """L2 norm of all the weights that a head or a neuron owns, per block."""
+    """Return per block the L2 norms of all the weights of each head or neuron."""
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():
         module, block = model.get_submodule(name), shape.block_of[name].path

@@ -42,18 +42,18 @@ def rank_importance(a: Tensor, grad_a: Tensor) -> Tensor:
 
 
 def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Score a PEFT module by how much it adds to what it sits on.
+    """Score a PEFT module by the size of its output relative to that of the linear under it.
 
     Module-level pruning in Light-PEFT: mean over real tokens of ``|delta(x)| / |W x + b|``.
 
     Args:
-        delta: what the module adds, scaling included, shape ``(..., out_features)``.
-        base: what the frozen linear gives, same shape.
-        attention_mask: 1 for real tokens; left out where ``delta`` has another number of vectors,
-            which are then all real (patches of an image, positions).
+        delta: output of the module, scaling included, shape ``(..., out_features)``.
+        base: output of the frozen linear, same shape.
+        attention_mask: 1 for real tokens, 0 for padding; ignored if ``delta`` has another number of
+            vectors, none of which is padding then (patches of an image, positions).
 
     Returns:
-        A scalar, float32 for anything narrower.
+        A scalar, in float32 or the wider type of ``delta``.
     """
     ratio = _norms(delta) / _norms(base).clamp_min(_TINY)
     if attention_mask is None or attention_mask.numel() != ratio.numel():
@@ -63,41 +63,40 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
 
 
 class _DeviceAccumulator:
-    """What the layers on one device have come to so far, a row each."""
+    """The sums over steps for the LoRA layers on one device, one row per layer."""
 
     def __init__(self, device: torch.device, width: int, *, layers: dict[int, LoraLayer]) -> None:
         self.index, self.layers = list(layers), list(layers.values())
         self.now = torch.zeros(len(layers), device=device)
         self.modules = torch.zeros(len(layers), device=device)
         self.ranks = torch.zeros(len(layers), width, device=device)
-        # Row 0: of the forward pass, where what is not a number shows in the module that makes it;
-        # row 1: of the gradients, which it spoils everywhere.
+        # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
+        # appears first in the module that causes it; row 1: in gradients, where it is everywhere.
         self.first_bad = torch.full((2, len(layers)), -1, dtype=torch.long, device=device)
 
-    def end(self, step: int, *, count: bool, reduction: str) -> None:
-        """Read this step's gradients; add them to the sums when `count`."""
+    def finish_step(self, step: int, *, count: bool, reduction: str) -> None:
+        """Read the gradients of a step, and add its scores to the sums if `count` is set."""
         ranks = torch.zeros_like(self.ranks)
         for row, layer in enumerate(self.layers):
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            if a.grad is None:  # the batch did not use it
+            if a.grad is None:  # the batch did not use this layer
                 continue
             score = rank_importance(a, a.grad)
             if reduction == "mean":
                 score = score * (1 / a.shape[1] + 1 / b.shape[0])
             ranks[row, : len(score)] = score
-        fine = torch.stack([self.now.isfinite(), ranks.isfinite().all(dim=1)])
-        self.first_bad = torch.where(~fine & (self.first_bad < 0), step, self.first_bad)
+        is_finite = torch.stack([self.now.isfinite(), ranks.isfinite().all(dim=1)])
+        self.first_bad = torch.where(~is_finite & (self.first_bad < 0), step, self.first_bad)
         if count:
             self.modules += self.now
             self.ranks += ranks
 
 
 class ImportanceTracker:
-    """Sums importance over steps, with no transfer from the device per step; a context manager.
+    """Sums importance over steps on the layers' devices; a context manager.
 
-    What a layer comes to is summed on the layer's own device. Call `begin` before a forward pass
-    and `end` after its backward pass, before clipping and the optimizer step. Sums start with the
-    first `end` that is told to count.
+    No step waits for a transfer from a device. Call `start_step` before a forward pass and
+    `finish_step` after its backward pass, before gradients are clipped and the optimizer steps.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
@@ -117,7 +116,7 @@ class ImportanceTracker:
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
         self._counted = 0
         self._keys = [
-            attention_mask_name(_plain(name), encoder_decoder=encoder_decoder)
+            attention_mask_name(_strip_peft_prefix(name), encoder_decoder=encoder_decoder)
             for name in self._layers
         ]
         self._batch: Mapping[str, Any] = {}
@@ -126,13 +125,13 @@ class ImportanceTracker:
         self._handles = []
         for sums in self._sums:
             for row, (index, layer) in enumerate(zip(sums.index, sums.layers, strict=True)):
-                keep, scaling = self._keep_base(index), layer.scaling["default"]
-                compare = self._compare(index, scaling, sums, row)
-                self._handles.append(layer.base_layer.register_forward_hook(keep))
-                self._handles.append(layer.lora_B["default"].register_forward_hook(compare))
+                record, scaling = self._record_base_output(index), layer.scaling["default"]
+                accumulate = self._accumulate_ratio(index, scaling, sums, row)
+                self._handles.append(layer.base_layer.register_forward_hook(record))
+                self._handles.append(layer.lora_B["default"].register_forward_hook(accumulate))
 
-    def begin(self, batch: Mapping[str, Any]) -> None:
-        """Take the coming batch, whose masks say which tokens are real."""
+    def start_step(self, batch: Mapping[str, Any]) -> None:
+        """Start a step with a batch, whose attention masks say which tokens are real."""
         self._batch = batch
         self._base.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
@@ -140,35 +139,35 @@ class ImportanceTracker:
             sums.now = torch.zeros_like(sums.now)
 
     @torch.no_grad()
-    def end(self, step: int, *, count: bool) -> None:
-        """Read this step's gradients; add them to the sums when `count`."""
+    def finish_step(self, step: int, *, count: bool) -> None:
+        """Read the gradients of a step, and add its scores to the sums if `count` is set."""
         for sums in self._sums:
-            sums.end(step, count=count, reduction=self._reduction)
+            sums.finish_step(step, count=count, reduction=self._reduction)
         if count:
             self._counted += 1
-            for total, now in zip(self._taylor, self._masks.taylor(), strict=True):
+            for total, now in zip(self._taylor, self._masks.taylor_scores(), strict=True):
                 total += now
 
-    def check(self) -> None:
-        """Raise if any score so far is not a number; the only transfer, so call it rarely.
+    def raise_if_not_finite(self) -> None:
+        """Check all scores so far; this is the only transfer from the devices, so call it rarely.
 
         Raises:
-            ScoresError: names the first step and module.
+            ScoresError: a score is not a number; names the first step and module.
         """
-        bad = self._gathered([sums.first_bad.T for sums in self._sums]).T.flatten()
-        if (bad >= 0).any():
-            index = int(torch.where(bad >= 0, bad, bad.max() + 1).argmin())
-            name = _plain(list(self._layers)[index % len(self._layers)])
+        first_bad = self._gather_layers([sums.first_bad.T for sums in self._sums]).T.flatten()
+        if (first_bad >= 0).any():
+            index = int(torch.where(first_bad >= 0, first_bad, first_bad.max() + 1).argmin())
+            name = _strip_peft_prefix(list(self._layers)[index % len(self._layers)])
             raise ScoresError(
-                f"step {int(bad[index])}: the importance of {name} is not a number; "
+                f"step {int(first_bad[index])}: the importance of {name} is not a number; "
                 f"lower lr, or load the model in float32"
             )
 
     def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
-        """Means over the counted steps: modules, ranks, and masks' Taylor scores."""
-        modules = self._gathered([sums.modules / self._counted for sums in self._sums])
-        ranks = self._gathered([sums.ranks / self._counted for sums in self._sums])
-        names = [_plain(name) for name in self._layers]
+        """Return means over the counted steps: of modules, ranks, and the masks' Taylor scores."""
+        modules = self._gather_layers([sums.modules / self._counted for sums in self._sums])
+        ranks = self._gather_layers([sums.ranks / self._counted for sums in self._sums])
+        names = [_strip_peft_prefix(name) for name in self._layers]
         sizes = [layer.r["default"] for layer in self._layers.values()]
         return (
             {name: float(value) for name, value in zip(names, modules, strict=True)},
@@ -183,42 +182,45 @@ class ImportanceTracker:
         for handle in self._handles:
             handle.remove()
 
-    def _gathered(self, parts: list[Tensor]) -> Tensor:
-        """Rows of all devices on the CPU, in the order of the layers."""
+    def _gather_layers(self, parts: list[Tensor]) -> Tensor:
+        """Concatenate the rows of all devices on the CPU, in the order of the layers."""
         order = torch.tensor([index for sums in self._sums for index in sums.index])
         return torch.cat([part.cpu() for part in parts])[order.argsort()]
 
-    def _keep_base(self, index: int) -> Any:
+    def _record_base_output(self, index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+                name = _strip_peft_prefix(list(self._layers)[index])
                 raise ModelError(
-                    f"{_plain(list(self._layers)[index])} passes no gradient on, so nothing below "
-                    f"it can be scored; use weights quantized in a way that can be trained through"
+                    f"{name} passes no gradient on, so no module below it can be scored; "
+                    f"use a quantization that gradients pass through"
                 )
             self._base[index] = output.detach()
 
         return hook
 
-    def _compare(self, index: int, scaling: float, sums: _DeviceAccumulator, row: int) -> Any:
+    def _accumulate_ratio(
+        self, index: int, scaling: float, sums: _DeviceAccumulator, row: int
+    ) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            # lora_B's own output: in bfloat16 the difference of two sums would lose it. A layer
-            # that runs several times a step gets the mean; activation checkpointing comes here
-            # twice, with the same result.
-            now = module_importance(
+            # The output of lora_B itself: in bfloat16 the difference of two sums would lose it. A
+            # layer that runs several times per step gets the mean. Activation checkpointing runs
+            # this twice, with the same result.
+            ratio = module_importance(
                 output.detach() * scaling, self._base.pop(index), self._batch.get(self._keys[index])
             )
             self._calls[index] += 1
-            sums.now[row] += (now - sums.now[row]) / self._calls[index]
+            sums.now[row] += (ratio - sums.now[row]) / self._calls[index]
 
         return hook
 
 
 def _norms(vectors: Tensor) -> Tensor:
-    """L2 norms over the last dimension, summed in float32 or wider."""
+    """Return L2 norms over the last dimension, summed in float32 or wider."""
     wide = torch.promote_types(vectors.dtype, torch.float32)
-    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
-    return found
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
+    return norms
 
 
-def _plain(name: str) -> str:
+def _strip_peft_prefix(name: str) -> str:
     return name.removeprefix("base_model.model.")

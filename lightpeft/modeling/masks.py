@@ -1,4 +1,4 @@
-"""Trainable masks on heads and FFN neurons, applied before the projection that reads them."""
+"""Trainable masks of heads and feed-forward neurons, applied before the output projections."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from lightpeft.core.shape import ModelShape
 
 
 class Masks:
-    """One scalar per query head and per neuron, all 1 at the start; a context manager.
+    """One trainable scalar per query head and per neuron, initially 1; a context manager.
 
-    Each lies on the device of the linear that it stands before.
+    Each mask is on the device of the output projection whose input it multiplies; leaving the
+    context removes all masks from the model.
 
     The foundation-model masks of Light-PEFT (arXiv:2406.03792, m_A and m_F). Deviation: the
     authors' code multiplies attention probabilities, which forces eager attention; a head's
@@ -22,8 +23,8 @@ class Masks:
     SDPA and flash attention on.
 
     Attributes:
-        heads: attention block path -> parameter, shape `(query heads,)`; a KV group is scored by
-            its heads, so that one estimation serves either `head_granularity`.
+        heads: attention block path -> parameter, shape `(query heads,)`; KV groups are
+            scored by their heads, so that one estimation serves either `head_granularity`.
         neurons: feed-forward block path -> parameter, shape `(neurons,)`.
     """
 
@@ -38,21 +39,24 @@ class Masks:
             mask = nn.Parameter(torch.ones(block.units, device=device))
             group = self.heads if block.path in shape.heads else self.neurons
             group[block.path] = mask
-            hook = _multiply(mask, block.unit_size)
+            hook = _scale_units_hook(mask, block.unit_size)
             self._handles.append(linear.register_forward_pre_hook(hook))
 
     def parameters(self) -> list[nn.Parameter]:
-        """All masks, heads first."""
+        """Return all masks, those of heads first."""
         return [*self.heads.values(), *self.neurons.values()]
 
-    def penalty(self) -> Tensor:
-        """The loss's second term: `l1` times the sum of |mask|, a scalar."""
+    def l1_penalty(self) -> Tensor:
+        """Return the second term of the loss, a scalar: `l1` times the sum of |mask|."""
         masks = self.parameters()
         sums = [mask.abs().sum().to(masks[0].device) for mask in masks]
         return self._l1 * torch.stack(sums).sum()
 
-    def taylor(self) -> list[Tensor]:
-        """|mask * its gradient| per mask; the penalty pulls every mask alike and is left out."""
+    def taylor_scores(self) -> list[Tensor]:
+        """Return |mask * dL/dmask| of the task loss L, as each mask of `parameters` is shaped.
+
+        The gradient of the L1 penalty is subtracted: it is the same for every mask.
+        """
         return [
             torch.zeros_like(mask)
             if mask.grad is None  # the batch did not use its block
@@ -68,7 +72,7 @@ class Masks:
             handle.remove()
 
 
-def _multiply(mask: nn.Parameter, unit: int) -> Any:
+def _scale_units_hook(mask: nn.Parameter, unit: int) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         wide = mask.repeat_interleave(unit) if unit > 1 else mask
         return (args[0] * wide.to(args[0]), *args[1:])

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.profiling.random_batches import SPAN_LABELS, model_kind
 
 Step = Callable[[], Any]
@@ -20,9 +21,7 @@ def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
     Trainable weights are cast to float32, whatever dtype the frozen base has, as in fine-tuning.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    for weight in trainable:
-        weight.data = weight.data.float()
+    trainable = cast_trainable_to_float32(model)
     # lr 0 leaves the weights as they are; a step takes the same time as with any other.
     optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
     # Generative models would fill a KV cache that training never reads.

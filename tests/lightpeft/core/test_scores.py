@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_models import random_scores, tiny_batch, tiny_model, tiny_scores
+from helpers.tiny_models import made_up_scores, random_scores, tiny_batch, tiny_model, tiny_scores
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ScoresError
-from lightpeft.core.scores import Scores
+from lightpeft.core.scores import CURVE_COLUMNS, Scores
 
 FIRST = "bert.encoder.layer.0.attention"
 
@@ -141,3 +141,19 @@ def test_config_is_loaded_as_lora(tmp_path: Path):
 
     assert isinstance(config, LoraConfig)
     assert (config.r, config.use_rslora) == (3, True)
+
+
+def test_scores_without_a_curve_are_saved_with_its_header(tmp_path: Path):
+    scores = dataclasses.replace(made_up_scores(), curve=[])
+    scores.save(tmp_path)
+
+    assert (tmp_path / "curve.csv").read_text() == ",".join(CURVE_COLUMNS) + "\n"
+    assert Scores.load(tmp_path).curve == []
+
+
+def test_repr_is_one_short_line():
+    scores = made_up_scores(heads=12, neurons=96, layers=4, r=4)
+
+    assert repr(scores) == (
+        "Scores(bert: 48 heads, 384 neurons, 8 PEFT modules of rank 4, after 2 steps)"
+    )

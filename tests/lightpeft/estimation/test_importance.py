@@ -34,13 +34,13 @@ def with_lora(**changes: object) -> tuple[PeftModel, Masks]:
 def collect(
     wrapped: PeftModel, masks: Masks, batch: dict[str, Tensor], reduction: str = "sum"
 ) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
-    with ImportanceTracker(wrapped, masks, reduction=reduction) as collector:
-        collector.begin(batch)
+    with ImportanceTracker(wrapped, masks, reduction=reduction) as tracker:
+        tracker.start_step(batch)
         wrapped(**batch).loss.backward()
-        collector.end(1, count=True)
+        tracker.finish_step(1, count=True)
     wrapped.zero_grad()
-    collector.check()
-    return collector.importances()
+    tracker.raise_if_not_finite()
+    return tracker.importances()
 
 
 def test_rank_importance_is_the_slope_of_the_loss_when_a_rank_is_scaled():
@@ -176,15 +176,15 @@ def test_scores_are_means_over_the_counted_steps_only():
     batches = [tiny_batch(seed=seed) for seed in range(3)]
     single = [collect(wrapped, masks, batch) for batch in batches]
 
-    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
         for step, batch in enumerate(batches):
             wrapped.zero_grad()
             for mask in masks.parameters():
                 mask.grad = None
-            collector.begin(batch)
+            tracker.start_step(batch)
             wrapped(**batch).loss.backward()
-            collector.end(step, count=step > 0)
-    modules, ranks, taylor = collector.importances()
+            tracker.finish_step(step, count=step > 0)
+    modules, ranks, taylor = tracker.importances()
 
     assert modules[QUERY] == pytest.approx((single[1][0][QUERY] + single[2][0][QUERY]) / 2)
     torch.testing.assert_close(ranks[QUERY], (single[1][1][QUERY] + single[2][1][QUERY]) / 2)
@@ -206,31 +206,31 @@ def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
 
         return called
 
-    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
         for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
             monkeypatch.setattr(Tensor, name, watch(name))
-        collector.begin(batch)
+        tracker.start_step(batch)
         wrapped(**batch).loss.backward()
-        collector.end(1, count=True)
+        tracker.finish_step(1, count=True)
         with pytest.raises(AssertionError, match="waits for the device"):
-            collector.check()
+            tracker.raise_if_not_finite()
 
 
 def test_not_a_number_is_an_error_that_names_step_and_module():
     wrapped, masks = with_lora()
     batch = tiny_batch()
-    with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
+    with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
         for step in range(1, 5):
             for name in {3: [QUERY], 4: [EARLIER]}.get(step, []):
                 layer = wrapped.get_submodule(f"base_model.model.{name}")
                 layer.lora_B["default"].weight.data[0, 0] = torch.nan
             wrapped.zero_grad()
-            collector.begin(batch)
+            tracker.start_step(batch)
             wrapped(**batch).loss.backward()
-            collector.end(step, count=True)
+            tracker.finish_step(step, count=True)
 
     with pytest.raises(ScoresError, match=rf"^step 3: the importance of {QUERY} is not a number; "):
-        collector.check()
+        tracker.raise_if_not_finite()
 
 
 def test_collector_leaves_no_hooks_behind():

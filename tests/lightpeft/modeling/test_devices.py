@@ -44,18 +44,18 @@ def test_masks_and_scores_lie_on_the_device_of_their_layer():
         }
         with (
             Masks(model, shape, l1=0.1) as masks,
-            ImportanceTracker(wrapped, masks, reduction="mean") as collector,
+            ImportanceTracker(wrapped, masks, reduction="mean") as tracker,
         ):
-            collector.begin(batch)
+            tracker.start_step(batch)
             loss = model(**batch).loss
-            (loss + masks.penalty().to(loss.device)).backward()
-            collector.end(1, count=True)
+            (loss + masks.l1_penalty().to(loss.device)).backward()
+            tracker.finish_step(1, count=True)
 
             for path, mask in (masks.heads | masks.neurons).items():
                 device = SECOND if "layers.1" in path else FIRST
                 assert (mask.device, mask.grad.device) == (device, device)
-            assert [part.ranks.device for part in collector._sums] == [FIRST, SECOND]
-            assert [total.device for total in collector._taylor] == [FIRST, SECOND] * 2
+            assert [part.ranks.device for part in tracker._sums] == [FIRST, SECOND]
+            assert [total.device for total in tracker._taylor] == [FIRST, SECOND] * 2
 
 
 def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
@@ -73,7 +73,7 @@ def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
         ]
         parts = [torch.tensor(part.index) for part in found._sums]
 
-        assert found._gathered(parts).tolist() == [0, 1, 2, 3, 4]
+        assert found._gather_layers(parts).tolist() == [0, 1, 2, 3, 4]
 
 
 def dispatched(model: nn.Module) -> nn.Module:

@@ -68,7 +68,7 @@ def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
     asked = lightpeft.make_plan(scores, PruningConfig(neurons=0.5, **RATIOS))
 
     assert any(
-        note.startswith("the neurons of the experts stay, in 1 layers") and "(80)" in note
+        note.startswith("the neurons of experts are kept, in 1 layers") and "(80)" in note
         for note in asked.notes
     )
     whole = lightpeft.make_plan(scores, PruningConfig(neurons=0, **RATIOS))

@@ -184,13 +184,13 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
         shape = lightpeft.inspect_model(model)
         with (
             Masks(wrapped.base_model.model, shape, l1=0.0) as masks,
-            ImportanceTracker(wrapped, masks, reduction="sum") as collector,
+            ImportanceTracker(wrapped, masks, reduction="sum") as tracker,
         ):
             # The model sees every token either way; only the scores are told otherwise.
-            collector.begin(batch | {"attention_mask": mask})
+            tracker.start_step(batch | {"attention_mask": mask})
             loss_of(wrapped, batch | {"attention_mask": torch.ones_like(mask)}).backward()
-            collector.end(1, count=True)
-            importances.append(collector.importances()[0])
+            tracker.finish_step(1, count=True)
+            importances.append(tracker.importances()[0])
 
     padded, plain = importances
     apart = {path for path in plain if padded[path] != plain[path]}
@@ -264,11 +264,11 @@ def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs()
         handle = layer.register_forward_hook(keep)
         outputs(wrapped, batch)
         handle.remove()
-        with ImportanceTracker(wrapped, masks, reduction="sum") as collector:
-            collector.begin(batch)
+        with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
+            tracker.start_step(batch)
             loss_of(wrapped, batch).backward()
-            collector.end(1, count=True)
-            found = collector.importances()[0][path]
+            tracker.finish_step(1, count=True)
+            found = tracker.importances()[0][path]
 
     runs = [float(module_importance(*pair, batch["attention_mask"])) for pair in seen]
     assert len(runs) == 2

@@ -52,8 +52,8 @@ def test_whole_kv_groups_go_by_the_sum_of_their_heads(ratio: float, groups: int)
         sums = scores.heads["taylor"][block].reshape(4, 3).sum(dim=1)
         best = sorted(sums.topk(groups).indices.tolist())
         assert cut.kept == tuple(3 * group + head for group in best for head in range(3))
-    assert plan.heads["0.a"].reason == f"{4 - groups} of 4 KV groups cut, the lowest by taylor"
-    assert all("floor of 1 KV group" in note for note in plan.notes)
+    assert plan.heads["0.a"].reason == f"{4 - groups} of 4 KV groups pruned, the lowest by taylor"
+    assert all("minimum of 1 KV group" in note for note in plan.notes)
     assert bool(plan.notes) == (ratio == 0.99)
 
 
@@ -67,7 +67,7 @@ def test_single_heads_go_in_equal_numbers_from_every_kv_group(ratio: float, coun
         best = [sorted(row.topk(count).indices.tolist()) for row in rows]
         assert cut.kept == tuple(3 * g + head for g, heads in enumerate(best) for head in heads)
         assert plan.counts.kv_groups[block] == 4
-    assert "query heads of each KV group cut" in plan.heads["0.a"].reason
+    assert "query heads of each KV group pruned" in plan.heads["0.a"].reason
 
 
 def test_where_all_heads_share_one_group_heads_go_whatever_is_asked():

@@ -129,7 +129,7 @@ def test_a_layer_keeps_the_floor_and_the_plan_says_so():
 
     assert sizes(plan.neurons)[1] == 16
     assert sum(sizes(plan.neurons)) == 192
-    assert plan.notes == ("1.f keeps the floor of 16 neurons; by score it would keep 0",)
+    assert plan.notes == ("1.f keeps the minimum of 16 neurons; by score it would keep 0",)
 
 
 def test_layer_narrower_than_the_multiple_keeps_all_its_neurons():
@@ -146,7 +146,7 @@ def test_ratio_zero_leaves_a_group_untouched(group: str):
     plan = make_plan(made_up_scores(neurons=90), PruningConfig(**ratios))
 
     assert all(len(cut.kept) == cut.total for cut in getattr(plan, group).values())
-    assert all("kept whole" in cut.reason for cut in getattr(plan, group).values())
+    assert all("all kept" in cut.reason for cut in getattr(plan, group).values())
     assert not plan.is_identity
 
 
@@ -165,7 +165,7 @@ def test_modules_with_the_lowest_importance_go_whole():
     best = sorted(scores.modules, key=scores.modules.__getitem__)[-2:]
     assert {name for name, cut in plan.ranks.items() if cut.kept} == set(best)
     assert all(len(plan.ranks[name].kept) == 4 for name in best)
-    assert sum("the module goes" in cut.reason for cut in plan.ranks.values()) == 6
+    assert sum("the module is pruned" in cut.reason for cut in plan.ranks.values()) == 6
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "random"])
@@ -184,7 +184,9 @@ def test_ranks_are_cut_over_all_surviving_modules():
     scores = made_up_scores()
     plan = plan_of(scores, modules=0.25, ranks=0.5)
 
-    staying = [name for name in scores.modules if "the module goes" not in plan.ranks[name].reason]
+    staying = [
+        name for name in scores.modules if "the module is pruned" not in plan.ranks[name].reason
+    ]
     pairs = [(float(scores.ranks[name][j]), name, j) for name in staying for j in range(4)]
     best = {(name, j) for _, name, j in sorted(pairs)[-12:]}
     assert {(name, j) for name, cut in plan.ranks.items() for j in cut.kept} == best
@@ -198,7 +200,7 @@ def test_module_that_loses_all_its_ranks_goes_and_the_plan_says_so():
     plan = plan_of(scores, ranks=0.25)
 
     assert plan.ranks["3.down"].kept == ()
-    assert "the PEFT module on 3.down lost all its ranks and goes" in plan.notes
+    assert "the PEFT module on 3.down keeps none of its ranks and is pruned" in plan.notes
 
 
 def test_one_module_with_one_rank_always_stays():
@@ -258,7 +260,7 @@ def test_random_choice_leaves_the_global_generator_alone():
 def test_the_plan_says_why():
     plan = plan_of(made_up_scores(), heads=1 / 3, modules=0.5, ranks=0.5)
 
-    assert plan.heads["0.a"].reason.startswith("4 of 12 cut, the lowest by taylor: up to 0.")
+    assert plan.heads["0.a"].reason.startswith("4 of 12 pruned, the lowest by taylor: up to 0.")
     assert all(cut.reason for cut in plan.ranks.values())
     assert plan.settings["heads"] == 1 / 3
     assert plan.scores == made_up_scores().digest

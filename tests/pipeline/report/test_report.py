@@ -220,7 +220,7 @@ def test_pruned_modules_have_no_ranks_in_the_plots(tmp_path):
     assert len(kept) == 10
     assert sum(kept) == 20
     assert kept.count(0) >= 5
-    assert "the module goes: one of the 5 lowest by importance" in text
+    assert "the module is pruned: one of the 5 lowest by importance" in text
     assert "drawn at random" in text
 
 
