@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
+from pipeline.common.hub_access import describe_newer_commit
 
 _FILE = "card.json"
 
@@ -41,6 +42,20 @@ class DataOrigin(_Record):
 
     source: Annotated[str, Field(alias="from")]
     sha256: str | None = None
+
+
+class HubDataset(_Record):
+    """A data set of the hub, and which commit of it was read.
+
+    Attributes:
+        id: its id on the hub.
+        requested_revision: branch, tag or commit that was asked for; None: the newest commit.
+        revision: the commit that was read; None where it is not known.
+    """
+
+    id: str
+    requested_revision: str | None = None
+    revision: str | None = None
 
 
 class SplitStatistics(_Record):
@@ -107,6 +122,7 @@ class DataCard(_Record):
         splits: by name, train first.
         dropped: `SPLIT: REASON` -> bad rows.
         sources: versions of the libraries that a built-in task was made from, or a split's origin.
+        hub_dataset: id and commit of a data set of the hub.
         baseline: of a built-in task.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
         max_new_tokens: most tokens to generate; None: the task generates none.
@@ -124,10 +140,16 @@ class DataCard(_Record):
     splits: dict[str, SplitStatistics] = {}
     dropped: dict[str, DroppedRows] = {}
     sources: dict[str, str | DataOrigin] = {}
+    hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
     neutral_prompt: str | None = None
     max_new_tokens: int | None = None
     repeats_of_train: dict[str, int] = {}
+
+    @property
+    def dataset_revision(self) -> str | None:
+        """The commit of the hub's data set that was read, if there is one."""
+        return self.hub_dataset.revision if self.hub_dataset else None
 
     @classmethod
     def read(cls, data: Path, error: type[PipelineError] = DataError) -> DataCard:
@@ -150,6 +172,18 @@ class DataCard(_Record):
     def as_json(self) -> dict[str, Any]:
         """Return what the file holds."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def describe_newer_data(self) -> list[str]:
+        """Return a line if the hub has other rows now than those that were prepared."""
+        if self.hub_dataset is None:
+            return []
+        line = describe_newer_commit(
+            self.hub_dataset.id,
+            commit=self.hub_dataset.revision,
+            revision=self.hub_dataset.requested_revision,
+            repo_type="dataset",
+        )
+        return [line] if line else []
 
     def describe_repeats(self) -> list[str]:
         """Return a line that counts the rows that repeat train; no line if none does."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 
+from pipeline.common.data_card import HubDataset
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.data.dataset_spec import DatasetSpec
@@ -16,6 +20,7 @@ from pipeline.tasks.schema import Row, Rows, Source
 _VALIDATION_NAMES = ("validation", "validation_matched", "dev")
 _LABEL_NAMES = ("label", "tags", "ner_tags")
 _SCALAR_TYPES = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train
 
 
@@ -36,21 +41,28 @@ def source_from_spec(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str
     )
 
 
-def load_spec(task: str, spec: DatasetSpec) -> Source:
+def load_spec(task: str, spec: DatasetSpec, *, revision: str | None = None) -> Source:
     """Return the raw data set of the catalogue or of a user's spec.
+
+    Args:
+        task: data.task.
+        spec: where the rows are.
+        revision: branch, tag or commit; None: the spec's own, or what the hub has now.
 
     Raises:
         DataError: the hub or a split is not available; one line.
     """
-    splits = _load(task, spec.hub_id, spec.configuration, spec.revision)
+    splits, origin = _load(task, spec.hub_id, spec.configuration, revision or spec.revision)
     missing = sorted(set(spec.splits.values()) - set(splits))
     if missing:
         raise DataError(f"data.task {task} has no split {missing[0]} among {', '.join(splits)}")
-    rows = {split: partial(_iter_rows, splits[name]) for split, name in spec.splits.items()}
-    return source_from_spec(spec, rows, _origins(task, spec.splits))
+    rows: dict[str, Rows] = {
+        split: partial(_iter_rows, splits[name]) for split, name in spec.splits.items()
+    }
+    return replace(source_from_spec(spec, rows, _origins(task, spec.splits)), hub_dataset=origin)
 
 
-def load_hub_id(task: str, *, label: str | None) -> Source:
+def load_hub_id(task: str, *, label: str | None, revision: str | None = None) -> Source:
     """Return the raw data set `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
 
     A split without any label counts as missing, so validation rows may become test.
@@ -58,12 +70,14 @@ def load_hub_id(task: str, *, label: str | None) -> Source:
     Args:
         task: data.task.
         label: label column; None: a usual name.
+        revision: branch, tag or commit; None: what the hub has now.
 
     Raises:
         DataError: the data set is not available, or has no labelled train rows; one line.
     """
     owner, *rest = task.split("/")
-    splits = _load(task, "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None, None)
+    hub_id, configuration = "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None
+    splits, origin = _load(task, hub_id, configuration, revision)
     label = label or _label_column(splits)
     names = {split: split for split in ("train", "test") if split in splits}
     if validation := next((name for name in _VALIDATION_NAMES if name in splits), None):
@@ -72,24 +86,32 @@ def load_hub_id(task: str, *, label: str | None) -> Source:
     if "train" not in names:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
     classes = _class_names(splits, label)
-    rows = {
+    rows: dict[str, Rows] = {
         split: partial(_iter_rows, splits[name], label, classes) for split, name in names.items()
     }
-    return Source(rows=rows, origins=_origins(task, names), classes=classes, most=_MAX_SAMPLED_ROWS)
+    return Source(
+        rows=rows,
+        origins=_origins(task, names),
+        classes=classes,
+        most=_MAX_SAMPLED_ROWS,
+        hub_dataset=origin,
+    )
 
 
 def _origins(task: str, names: Mapping[str, str]) -> dict[str, Any]:
     return {split: {"from": f"{task}, {name}"} for split, name in names.items()}
 
 
-def _load(task: str, hub_id: str, configuration: str | None, revision: str | None) -> DatasetDict:
-    """Call `datasets.load_dataset` and turn its errors into one line."""
+def _load(
+    task: str, hub_id: str, configuration: str | None, revision: str | None
+) -> tuple[DatasetDict, HubDataset]:
+    """Call `datasets.load_dataset`, turn its errors into one line, and find the commit it read."""
     with offline_if_unreachable() as offline:
         import datasets
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
         try:
-            return datasets.load_dataset(hub_id, configuration, revision=revision)
+            splits = datasets.load_dataset(hub_id, configuration, revision=revision)
         except DatasetNotFoundError as error:
             raise DataError(f"data.task {task} is not on the hub, or needs a login") from error
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
@@ -98,6 +120,23 @@ def _load(task: str, hub_id: str, configuration: str | None, revision: str | Non
                 raise DataError(advice(f"data.task {task}", local=local)) from error
             reason = " ".join(str(error).split())
             raise DataError(f"data.task {task} can't be loaded: {reason}") from error
+    commit = _find_commit(splits)
+    if revision and _COMMIT.fullmatch(revision) and commit not in (None, revision):
+        # Without a network, `datasets` takes from its cache what it has.
+        raise DataError(
+            f"data.revision {revision} of {hub_id} is not in the hub's cache, which holds "
+            f"{commit}, and the hub can't be reached"
+        )
+    return splits, HubDataset(id=hub_id, requested_revision=revision, revision=commit)
+
+
+def _find_commit(splits: DatasetDict) -> str | None:
+    """Return the commit that the rows were read from, with or without a network.
+
+    `datasets` names the cache folder of a data set of the hub by it.
+    """
+    folders = (Path(file["filename"]).parent for s in splits.values() for file in s.cache_files)
+    return next((folder.name for folder in folders if _COMMIT.fullmatch(folder.name)), None)
 
 
 def _label_column(splits: DatasetDict) -> str:

@@ -1,4 +1,4 @@
-"""Several short rows in one of full length, none of which sees another."""
+"""Pack several short rows into one of full length, where no row attends to another."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from datasets import Dataset
 from pipeline.common.errors import ConfigError
 from pipeline.tasks.base import Columns
 
-# Model types of transformers that keep rows apart where positions start again, in each kernel;
-# tests hold every supported decoder against its rows one by one.
+# Model types of transformers of which every attention kernel keeps rows apart where position ids
+# restart; a test compares every supported decoder with its rows one by one.
 PACKABLE = frozenset(
     "gemma2 gemma3 gemma3_text gpt2 gpt_neox llama mistral mixtral phi3 qwen2 qwen2_moe qwen3 "
     "qwen3_moe".split()
@@ -22,10 +22,10 @@ PACKABLE = frozenset(
 
 
 def check_packable(model_type: str) -> None:
-    """Refuse a model that would let rows see each other.
+    """Refuse a model whose packed rows would attend to each other.
 
     Raises:
-        ConfigError: names those that don't.
+        ConfigError: names the model types that can pack.
     """
     if model_type not in PACKABLE:
         raise ConfigError(
@@ -34,55 +34,62 @@ def check_packable(model_type: str) -> None:
         )
 
 
-def bins(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row numbers that go together, at most `size` tokens each: best fit, the longest first."""
-    found: list[list[int]] = []
-    spaces: list[int] = []  # left in some bin, ascending
-    there: dict[int, list[int]] = {}  # space left -> the bins that have it
+def pack_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Distribute rows over bins by best-fit decreasing.
+
+    Args:
+        lengths: tokens of each row, at most `capacity`.
+        capacity: tokens of a bin.
+
+    Returns:
+        Row numbers of each bin.
+    """
+    bins: list[list[int]] = []
+    spaces: list[int] = []  # the different free spaces, ascending
+    bins_by_space: dict[int, list[int]] = {}
     for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
         at = bisect_left(spaces, lengths[row])
         if at < len(spaces):
             space = spaces[at]
-            place = there[space].pop()
-            if not there[space]:
-                del spaces[at], there[space]
+            number = bins_by_space[space].pop()
+            if not bins_by_space[space]:
+                del spaces[at], bins_by_space[space]
         else:
-            space, place = size, len(found)
-            found.append([])
-        found[place].append(row)
+            space, number = capacity, len(bins)
+            bins.append([])
+        bins[number].append(row)
         left = space - lengths[row]
-        if left not in there:
-            there[left] = []
+        if left not in bins_by_space:
+            bins_by_space[left] = []
             insort(spaces, left)
-        there[left].append(place)
-    return found
+        bins_by_space[left].append(number)
+    return bins
 
 
 def pack(rows: Dataset, path: Path, *, length: int) -> Dataset:
-    """Encoded rows joined to rows of at most `length` tokens, in a file.
+    """Join encoded rows to rows of at most `length` tokens, in an Arrow file.
 
-    Positions start again with each joined row: by that the model tells them apart.
+    Position ids restart with each joined row: by these the model keeps the rows apart.
     """
     rows = rows.select_columns(["input_ids", "labels", "length"])
-    chosen = bins(rows.with_format("numpy")["length"][:].tolist(), length)
+    bins = pack_bins(rows.with_format("numpy")["length"][:].tolist(), length)
 
     def join(columns: Columns) -> Columns:
         groups = columns["rows"]
-        found = rows[list(chain.from_iterable(groups))]
-        made: Columns = {name: [] for name in ("input_ids", "labels", "position_ids", "length")}
+        members = rows[list(chain.from_iterable(groups))]
+        packed: Columns = {name: [] for name in ("input_ids", "labels", "position_ids", "length")}
         start = 0
         for group in groups:
-            part = slice(start, start + len(group))
-            start = part.stop
+            of_group = slice(start, start + len(group))
+            start = of_group.stop
+            lengths = members["length"][of_group]
             for name in ("input_ids", "labels"):
-                made[name].append(list(chain.from_iterable(found[name][part])))
-            made["position_ids"].append(
-                list(chain.from_iterable(map(range, found["length"][part])))
-            )
-            made["length"].append(sum(found["length"][part]))
-        return made
+                packed[name].append(list(chain.from_iterable(members[name][of_group])))
+            packed["position_ids"].append(list(chain.from_iterable(map(range, lengths))))
+            packed["length"].append(sum(lengths))
+        return packed
 
-    return Dataset.from_dict({"rows": chosen}).map(
+    return Dataset.from_dict({"rows": bins}).map(
         join,
         batched=True,
         remove_columns=["rows"],

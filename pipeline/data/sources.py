@@ -31,7 +31,7 @@ def resolve_source(section: DataSection, *, seed: int) -> Source:
     """
     task = section.task
     if task in BUILTIN_TASKS:
-        _check_auto(section, "text", "label", "kind")
+        _check_auto(section, "text", "label", "kind", "revision")
         return build_task(task, seed=seed)
     spec = _load_user_spec(task) or CATALOG.get(task)
     if spec is None:
@@ -41,6 +41,11 @@ def resolve_source(section: DataSection, *, seed: int) -> Source:
     if task == "files" or section.train is not None:
         if spec is None and task != "files":
             raise ConfigError(f"data.train is for data.task: files or a named task, got {task}")
+        if section.revision is not None:
+            raise ConfigError(
+                f"data.revision is for rows of the hub, not of data.train {section.train}; "
+                f"got {section.revision!r}"
+            )
         rows, origins = _local_rows(section)
         return (
             hub.source_from_spec(spec, rows, origins)
@@ -48,10 +53,10 @@ def resolve_source(section: DataSection, *, seed: int) -> Source:
             else Source(rows=rows, origins=origins)
         )
     if spec is None:
-        return hub.load_hub_id(task, label=section.label)
+        return hub.load_hub_id(task, label=section.label, revision=section.revision)
     if not spec.hub_id:
         raise ConfigError(f"data.train must be a file's path for data.task {task}, got auto")
-    return hub.load_spec(task, spec)
+    return hub.load_spec(task, spec, revision=section.revision)
 
 
 def _check_task_name(task: str) -> None:

@@ -119,6 +119,7 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Kind], config: 
         max_length=kind.length(params.data.max_length, config),
         dropped=task.dropped,
         sources=task.origins,
+        hub_dataset=source.hub_dataset,
         baseline=source.baseline,
         neutral_prompt=neutral if kind.neutral and neutral != "none" else None,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from pipeline.common.data_card import Baseline
+from pipeline.common.data_card import Baseline, HubDataset
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 
@@ -34,6 +34,7 @@ class Source:
         most: rows taken from train at most, for a split that is missing.
         together: column of the form whose equal values keep rows in one split; None: `group` where
             rows have one, or the form's own.
+        hub_dataset: id and commit of a data set of the hub.
         baseline: what a trivial method reaches.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
     """
@@ -48,6 +49,7 @@ class Source:
     select: str | None = None
     most: int | None = None
     together: str | None = None
+    hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
     neutral_prompt: str | None = None
 

@@ -45,7 +45,7 @@ def choice_tables(
 ) -> dict[str, Table]:
     """Return the questions of each split, with all labels equally often."""
     rng = random.Random(seed)
-    tables = {}
+    tables: dict[str, Table] = {}
     for name, pairs in pairs_by_split.items():
         questions = _find_questions(pairs, signatures)
         rng.shuffle(questions)

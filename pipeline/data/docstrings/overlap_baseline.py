@@ -63,10 +63,11 @@ def _pair_features(table: Table) -> NDArray[np.float64]:
 
 def _choice_features(table: Table) -> NDArray[np.float64]:
     rows = zip(table["prompt"], table["choices"], strict=True)
-    features = np.array(
+    features: NDArray[np.float64] = np.array(
         [[overlap_features(prompt, text) for text in texts] for prompt, texts in rows]
     )
-    return features - features.mean(axis=1, keepdims=True)
+    features -= features.mean(axis=1, keepdims=True)
+    return features
 
 
 def _shared_fractions(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:

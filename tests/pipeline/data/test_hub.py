@@ -1,13 +1,17 @@
 """Hub ids: GLUE's short names, other data sets, and what is said without a network."""
 
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import constants
 
 from pipeline.common import hub_access as offline
+from pipeline.common.data_card import DataCard, HubDataset, ModelOrigin
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
@@ -133,3 +137,117 @@ def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
     )
     with pytest.raises(DataError, match="has no split train with labels in column 'label'"):
         load_hub_id("someone/texts", label=None)
+
+
+COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
+
+
+def cached(folder, commit: str) -> DatasetDict:
+    """The rows of MRPC as `datasets` reads them from its cache, where folders name the commit."""
+    folder = folder / "mrpc" / "0.0.0" / commit
+    folder.mkdir(parents=True)
+    splits = DatasetDict()
+    for name, rows in mrpc().items():
+        with ArrowWriter(features=rows.features, path=str(folder / f"{name}.arrow")) as writer:
+            for row in rows:
+                writer.write(row)
+            writer.finalize()
+        splits[name] = Dataset.from_file(str(folder / f"{name}.arrow"))
+    return splits
+
+
+def test_the_revision_reaches_the_hub_and_the_commit_that_was_read_the_data_set(
+    monkeypatch, tmp_path
+):
+    requested = []
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, revision: requested.append(revision) or cached(tmp_path, COMMIT),
+    )
+    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc", "revision": "v1"})
+    source = read_dataset(section, tmp_path, seed=0).source
+
+    assert requested == ["v1"]
+    assert source.hub_dataset == HubDataset(
+        id="nyu-mll/glue", requested_revision="v1", revision=COMMIT
+    )
+
+
+def test_without_a_revision_the_spec_s_own_is_read(monkeypatch):
+    requested = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, revision: requested.append(revision) or mrpc()
+    )
+    spec = replace(CATALOG["glue/mrpc"], revision="refs/convert/parquet")
+    source = load_spec("glue/mrpc", spec)
+    load_spec("glue/mrpc", spec, revision="v1")
+    load_hub_id("someone/texts", label=None, revision="v2")
+    load_hub_id("someone/texts", label=None)
+
+    assert requested == ["refs/convert/parquet", "v1", "v2", None]
+    assert source.hub_dataset.revision is None
+
+
+def test_another_commit_than_the_one_asked_for_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, revision: cached(tmp_path, OTHER_COMMIT)
+    )
+    with pytest.raises(DataError, match=f"revision {COMMIT} of someone/texts is not in the hub's"):
+        load_hub_id("someone/texts", label=None, revision=COMMIT)
+
+
+@pytest.mark.parametrize("settings", [{"task": "docstrings"}, {"train": "a.jsonl"}])
+def test_a_revision_of_rows_that_are_not_the_hub_s_is_refused(settings):
+    section = DataSection.model_validate(
+        {"task": "files"} | AUTO | LIMITS | settings | {"revision": "main"}
+    )
+    with pytest.raises(ConfigError, match=r"^data\.revision .* got 'main'$"):
+        resolve_source(section, seed=0)
+
+
+CARD = DataCard(
+    task="glue/mrpc",
+    model=ModelOrigin(name="minilm"),
+    kind="classification",
+    labels=("a", "b"),
+    metric="f1",
+    metrics=("f1",),
+    select="f1",
+    max_length=16,
+    hub_dataset=HubDataset(id="nyu-mll/glue", requested_revision="main", revision=COMMIT),
+)
+
+
+def test_a_run_with_an_older_commit_than_the_hub_s_is_told_once(monkeypatch):
+    looked_up = []
+
+    def repo_info(self, name, **options):
+        looked_up.append((name, options["revision"], options["repo_type"]))
+        return SimpleNamespace(sha=OTHER_COMMIT)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(offline, "_answers", lambda url: True)
+    monkeypatch.setattr(offline.HfApi, "repo_info", repo_info)
+
+    assert CARD.describe_newer_data() == [
+        "dataset nyu-mll/glue: this run uses commit aaaaaaaaaaaa, the hub has bbbbbbbbbbbb now; "
+        "to read it: dvc repro --force prepare"
+    ]
+    assert looked_up == [("nyu-mll/glue", "main", "dataset")]
+    monkeypatch.setattr(offline.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
+    assert CARD.describe_newer_data() == []
+
+
+def test_a_run_without_the_hub_is_told_nothing_of_commits(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(offline, "_answers", lambda url: False)
+    assert CARD.describe_newer_data() == []
+
+    def fail(*_, **__):
+        raise OSError("the hub is down")
+
+    monkeypatch.setattr(offline, "_answers", lambda url: True)
+    monkeypatch.setattr(offline.HfApi, "repo_info", fail)
+    assert CARD.describe_newer_data() == []
+    assert CARD.model_copy(update={"hub_dataset": None}).describe_newer_data() == []

@@ -12,7 +12,7 @@ from helpers.generation_workspace import copying, loaded, prepared, workspace
 from helpers.run_stages import run_stages
 
 from pipeline.common.errors import ConfigError
-from pipeline.data.packing import PACKABLE, bins, pack
+from pipeline.data.packing import PACKABLE, pack, pack_bins
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.batching import loader
 
@@ -45,13 +45,13 @@ def test_a_packed_row_equals_its_rows_in_every_decoder_that_packs(name):
 def test_bins_hold_every_row_once_and_are_nearly_full():
     draw = random.Random(0)
     lengths = [draw.randint(1, 40) for _ in range(2000)]
-    found = bins(lengths, 64)
+    found = pack_bins(lengths, 64)
 
     assert sorted(row for rows in found for row in rows) == [*range(2000)]
     assert max(sum(lengths[row] for row in rows) for rows in found) <= 64
     assert sum(lengths) / (64 * len(found)) > 0.98
-    assert bins([3, 9, 4, 4, 8, 1, 2, 10], 10) == [[7], [1, 5], [4], [2, 3, 6], [0]]
-    assert bins([4], 4) == [[0]]
+    assert pack_bins([3, 9, 4, 4, 8, 1, 2, 10], 10) == [[7], [1, 5], [4], [2, 3, 6], [0]]
+    assert pack_bins([4], 4) == [[0]]
 
 
 def test_rows_are_joined_with_positions_that_start_again(tmp_path):
