@@ -25,9 +25,9 @@ QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout",
 
 def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTrainedModel:
     """A model whose weights and biases are all of order 1, without dropout."""
-    made = ARCHITECTURES[name]
-    config = made.config()
-    model = getattr(hf, made.model)._from_config(config, attn_implementation=attention)
+    architecture = ARCHITECTURES[name]
+    config = architecture.config()
+    model = getattr(hf, architecture.model)._from_config(config, attn_implementation=attention)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -56,11 +56,11 @@ def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generat
 
 
 def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any]:
-    """What the model is fed; with labels or what else gives a loss on demand."""
+    """Return inputs of the model, on demand with labels or what else gives a loss."""
     kind, generator = ARCHITECTURES[name].kind, torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 40, (2, 9), generator=generator)
     mask = torch.ones_like(ids)
-    found: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if kind == "decoder":
         mask[1, :3] = 0
     elif kind != "image":
@@ -68,19 +68,19 @@ def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any
     images = torch.randn(2, 3, 8, 8, generator=generator)
     targets = torch.randint(3, 40, (2, 6), generator=generator)
     if kind == "image":
-        found = {"pixel_values": images}
+        batch = {"pixel_values": images}
     elif kind == "clip":
         ids[:, -1] = 2
-        found["pixel_values"] = images
+        batch["pixel_values"] = images
     elif kind == "audio":
-        found = {"input_features": torch.randn(2, 6, 20, generator=generator)}
+        batch = {"input_features": torch.randn(2, 6, 20, generator=generator)}
     if kind in ("seq2seq", "audio"):
-        found["decoder_input_ids"] = targets
+        batch["decoder_input_ids"] = targets
     if name == "gemma3":
         ids[:, 1:5] = 49
-        found |= {"pixel_values": images, "token_type_ids": (ids == 49).long()}
+        batch |= {"pixel_values": images, "token_type_ids": (ids == 49).long()}
         mask[:] = 1
-    return found | (_labels(name, found) if labels else {})
+    return batch | (_labels(name, batch) if labels else {})
 
 
 def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
@@ -93,20 +93,20 @@ def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def outputs(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """What the model says: logits, or embeddings where it has no head."""
-    found = model(**batch)
-    if hasattr(found, "logits"):
-        return found.logits
-    if hasattr(found, "text_embeds"):
-        return torch.cat([found.text_embeds, found.image_embeds])
-    return found.last_hidden_state
+    """Return the logits, or embeddings where the model has no head."""
+    result = model(**batch)
+    if hasattr(result, "logits"):
+        return result.logits
+    if hasattr(result, "text_embeds"):
+        return torch.cat([result.text_embeds, result.image_embeds])
+    return result.last_hidden_state
 
 
 def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """A scalar that every real token and every output has a share in."""
-    found = outputs(model, batch)
+    """Return a scalar that depends on every output."""
+    output = outputs(model, batch)
     generator = torch.Generator().manual_seed(1)
-    return (found * torch.randn(found.shape, generator=generator)).mean()
+    return (output * torch.randn(output.shape, generator=generator)).mean()
 
 
 def scores_of(model: hf.PreTrainedModel) -> Scores:
@@ -117,7 +117,7 @@ def scores_of(model: hf.PreTrainedModel) -> Scores:
 def drawn_plan(
     scores: Scores, *, head_granularity: str = "kv_group", empty: bool = False, seed: int = 0
 ) -> PruningPlan:
-    """Other heads, neurons and ranks in every block; on demand every second one emptied."""
+    """Draw other heads, neurons and ranks for every block; on demand empty every second one."""
     draw, shape = random.Random(seed), scores.shape
     heads = {
         block.path: _heads(draw, block, head_granularity, index)
@@ -127,17 +127,17 @@ def drawn_plan(
         path: sorted(draw.sample(range(total), draw.randint(total // 4, total - 3)))
         for path, total in shape.neurons.items()
     }
-    gone = {*list(heads)[::2], *list(neurons)[::2]} if empty else set()
+    emptied = {*list(heads)[::2], *list(neurons)[::2]} if empty else set()
     ranks = {
         path: sorted(draw.sample(range(3), index % 4))
         for index, path in enumerate(shape.linears)
-        if not (shape.block_of[path].path in gone and shape.linears[path].pruned_dim == "in")
+        if not (shape.block_of[path].path in emptied and shape.linears[path].pruned_dim == "in")
     }
 
     def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, KeptUnits]:
         return {
             path: KeptUnits(
-                total=total, kept=() if path in gone else tuple(kept.get(path, ())), reason=""
+                total=total, kept=() if path in emptied else tuple(kept.get(path, ())), reason=""
             )
             for path, total in totals.items()
         }
@@ -170,20 +170,20 @@ def _heads(
 
 @cache
 def shares_heads(name: str) -> bool:
-    """Whether query heads of this layout share keys and values, in more than one group."""
+    """Return whether query heads of the model share keys and values, in more than one group."""
     shape = inspect_model(build(name))
     return any(1 < block.heads_per_kv_group < block.units for block in shape.attention_blocks)
 
 
 @cache
 def _parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
-    """A model that nobody changes, and scores of it."""
+    """Return a model that no test changes, and scores of it."""
     model = build(name, attention=attention)
     return model, scores_of(model)
 
 
 def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
-    """A fresh copy, and scores of it."""
+    """Return a new copy of the model, and scores of it."""
     model, scores = _parts(name, attention)
     return copy.deepcopy(model), scores
 
@@ -195,20 +195,20 @@ def plans(name: str, scores: Scores) -> list[PruningPlan]:
 
 
 def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
-    """A copy in which what the plan drops is multiplied by 0."""
-    found = copy.deepcopy(model)
-    mask_units(found, plan)
-    return found
+    """Return a copy in which the units that the plan prunes are multiplied by 0."""
+    copied = copy.deepcopy(model)
+    mask_units(copied, plan)
+    return copied
 
 
 def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
-    """A copy without what the plan drops."""
-    found = copy.deepcopy(model)
-    slice_base(found, plan)
-    return found
+    """Return a copy without the units that the plan prunes."""
+    copied = copy.deepcopy(model)
+    slice_base(copied, plan)
+    return copied
 
 
 def said(model: nn.Module, name: str) -> Tensor:
-    """What a model says to its architecture's batch, without gradients."""
+    """Return a model's outputs for its architecture's batch, without gradients."""
     with torch.no_grad():
         return outputs(model, batch_of(name))

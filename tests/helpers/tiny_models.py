@@ -178,15 +178,15 @@ def masked_model(
     model: transformers.PreTrainedModel, scores: Scores, plan: PruningPlan
 ) -> PeftModel:
     """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
-    found = get_peft_model_unmapped(copy.deepcopy(model), scores.peft).eval()
+    adapted = get_peft_model_unmapped(copy.deepcopy(model), scores.peft).eval()
     weights = {name: weight.clone() for name, weight in scores.adapter.items()}
     for name, cut in plan.ranks.items():
-        gone = sorted(set(range(cut.total)) - set(cut.kept))
-        weights[f"base_model.model.{name}.lora_A.weight"][gone] = 0
-        weights[f"base_model.model.{name}.lora_B.weight"][:, gone] = 0
-    load_adapter_state_dict(found, weights)
-    mask_units(found.base_model.model, plan)
-    return found
+        pruned = sorted(set(range(cut.total)) - set(cut.kept))
+        weights[f"base_model.model.{name}.lora_A.weight"][pruned] = 0
+        weights[f"base_model.model.{name}.lora_B.weight"][:, pruned] = 0
+    load_adapter_state_dict(adapted, weights)
+    mask_units(adapted.base_model.model, plan)
+    return adapted
 
 
 def mask_units(model: transformers.PreTrainedModel, plan: PruningPlan) -> None:
@@ -194,8 +194,8 @@ def mask_units(model: transformers.PreTrainedModel, plan: PruningPlan) -> None:
     masks = Masks(model, plan.shape, l1=0.0)
     for cuts, rows in ((plan.heads, masks.heads), (plan.neurons, masks.neurons)):
         for block, cut in cuts.items():
-            gone = sorted(set(range(cut.total)) - set(cut.kept))
-            rows[block].data[gone] = 0
+            pruned = sorted(set(range(cut.total)) - set(cut.kept))
+            rows[block].data[pruned] = 0
 
 
 def made_up_scores(

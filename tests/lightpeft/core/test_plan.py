@@ -18,9 +18,9 @@ ATTENTION = "bert.encoder.layer.0.attention"
 
 @pytest.fixture(scope="module")
 def plan() -> PruningPlan:
-    made = uneven_plan(random_scores(tiny_model()))
+    drawn = uneven_plan(random_scores(tiny_model()))
     settings = {"heads": 1 / 3, "criterion": "taylor", "align": 8, "seed": 0}
-    return dataclasses.replace(made, settings=settings, notes=("a note",))
+    return dataclasses.replace(drawn, settings=settings, notes=("a note",))
 
 
 def test_plan_is_read_as_it_was_written(plan: PruningPlan, tmp_path: Path):

@@ -111,14 +111,14 @@ def test_fingerprint_tells_models_apart(changes: dict[str, int]):
 def test_fingerprint_sees_a_change_in_any_linear():
     model = tiny_model()
     shape = inspect_model(model)
-    found = {fingerprint(model, shape)}
+    fingerprints = {fingerprint(model, shape)}
 
     for name in shape.linears:
         with torch.no_grad():
             model.get_submodule(name).weight += 0.1
-        found.add(fingerprint(model, shape))
+        fingerprints.add(fingerprint(model, shape))
 
-    assert len(found) == len(shape.linears) + 1
+    assert len(fingerprints) == len(shape.linears) + 1
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def _bert_with_adapters(targets, ranks=None):
         modules_to_save=HEAD,
     )
     model = get_peft_model(base, config)
-    found = {n: 4 for n in shape.linears if re.search(targets, n)} | (ranks or {})
-    return model, shape, found
+    adapters = {n: 4 for n in shape.linears if re.search(targets, n)} | (ranks or {})
+    return model, shape, adapters
 
 
 def _uncut(shape, ranks, length=LENGTH):
@@ -64,8 +64,8 @@ def test_parameters_of_an_unpruned_model_are_counted_exactly(family):
     assert table.total.parameters == sum(p.numel() for p in model.parameters())
     blocks = sum(model.get_submodule(n).weight.numel() for n in shape.linears)
     biases = sum(model.get_submodule(n).bias.numel() for n in shape.linears)
-    found = table.parts["attention"].parameters + table.parts["feed_forward"].parameters
-    assert found == blocks + biases
+    counted = table.parts["attention"].parameters + table.parts["feed_forward"].parameters
+    assert counted == blocks + biases
 
 
 @pytest.mark.parametrize("family", FAMILIES)
