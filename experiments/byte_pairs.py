@@ -1,4 +1,4 @@
-"""A tokenizer for the models that experiments train from nothing."""
+"""A tokenizer for the models that experiments train from scratch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ BEGIN, END, PADDING = "<s>", "</s>", "<pad>"
 def train_tokenizer(
     texts: Iterable[str], vocabulary: int, *, around: str, lowercase: bool = False
 ) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of these texts.
+    """Train a byte-level BPE tokenizer.
 
-    Lowercase, a text also begins with a blank if it has none: with neither capitals nor a first
-    word that lacks its blank, a word of a name is the same tokens in a description, and little text
-    is enough to learn that they are one.
+    With `lowercase`, a space is also put in front of each text, so that a word has the same tokens
+    in a name and in a description, wherever it stands: this is learned from less text.
 
     Args:
-        texts: What it is learnt from.
-        vocabulary: Its size.
-        around: What a text `$A` becomes, such as `$A </s>`.
-        lowercase: Whether capitals are lost.
+        texts: training texts.
+        vocabulary: size of the vocabulary.
+        around: template of a text `$A`, such as `$A </s>`.
+        lowercase: whether to convert texts to lower case.
     """
     tokenizer = Tokenizer(models.BPE())
     if lowercase:
@@ -49,9 +48,9 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=around,
         pair=around.replace("$A", "$A $B"),
-        special_tokens=[(mark, tokenizer.token_to_id(mark)) for mark in special],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in special],
     )
-    marks = {"bos_token": BEGIN} if BEGIN in around else {}
+    special_names = {"bos_token": BEGIN} if BEGIN in around else {}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING, **marks
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING, **special_names
     )

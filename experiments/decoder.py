@@ -1,25 +1,26 @@
-"""A small decoder, offline: Llama's shape, trained from nothing on the docstrings.
+"""Train a small Llama from scratch on the docstrings of installed libraries, offline.
 
     python -m experiments.decoder OUT_FOLDER
 
-About 10 M parameters see the training side of the built-in tasks of the same seed: each name, and
-some signatures, followed by the description. Nothing of validation or test is among it, nor a
-near-duplicate of that. OUT_FOLDER is a stock checkpoint with its tokenizer: a model for the
-pipeline to fine-tune on docstrings-choice or docstrings-lm. On a GPU if there is one. Where it
-was killed, the same command goes on from its last checkpoint.
+About 10 M parameters are trained on the training split of the built-in tasks of the same seed: each
+name, and some signatures, followed by the description. Rows of validation and test and their
+near-duplicates are left out. OUT_FOLDER becomes a checkpoint with its tokenizer: a model for the
+pipeline to fine-tune on docstrings-choice or docstrings-lm. A GPU is used if there is one. If the
+training is killed, the same command resumes from its last checkpoint.
 
-The default 1,200 steps give a validation perplexity of 96 for each token of a description, and
-answer 41.8 % of docstrings-choice's test questions without fine-tuning, compared with the neutral
-prompt (chance is 25 %). They took 41 minutes on a core that other work shared
-(experiments/results/decoder.json). `--steps` sets more or fewer.
+The default 1,200 steps reach a perplexity of 96 per token of a validation description, and answer
+41.8 % of docstrings-choice's test questions without fine-tuning, scored against the neutral prompt
+(chance is 25 %). They took 41 minutes on a core shared with other work
+(experiments/results/decoder.json).
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from transformers.utils import logging
 
 from experiments.pretraining import Settings, pretrain
@@ -28,60 +29,50 @@ from pipeline.data.docstrings.extraction import Pair, installed_versions
 from pipeline.data.docstrings.library_and_lm import PairsBySplit, code_prompt, read_pairs_by_split
 from pipeline.data.docstrings.name_matching import duplicate_keys
 
-_VALIDATED = 1000  # texts
-_AS_CODE = 4
-_NAMELESS = 10
+_NUM_VALIDATION_TEXTS = 1000
+_CODE_EVERY = 4  # every fourth pair is also a text of code
+_NAMELESS_EVERY = 10  # every tenth prompt has no name
 
 
-def training_pairs(found: PairsBySplit, everything: Iterable[Pair]) -> list[Pair]:
-    """All that was found, near-duplicates included, less what is like a row held out."""
-    held = [pair for name, side in found.items() if name != "train" for pair in side]
-    keys = set().union(*map(duplicate_keys, held))
-    return [pair for pair in everything if keys.isdisjoint(duplicate_keys(pair))]
+def training_pairs(pairs_by_split: PairsBySplit, all_pairs: Iterable[Pair]) -> list[Pair]:
+    """Return all extracted pairs except held-out ones and their near-duplicates."""
+    held_out = [pair for name, pairs in pairs_by_split.items() if name != "train" for pair in pairs]
+    keys = set().union(*map(duplicate_keys, held_out))
+    return [pair for pair in all_pairs if keys.isdisjoint(duplicate_keys(pair))]
 
 
 def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
-    """Prompt and description of each pair by its words, and of every fourth also as code.
+    """Return a prompt and the description of each pair, and for every fourth pair also as code.
 
-    Code is twice as long, and what its names mean is learnt from their words. Every tenth has no
-    name in its prompt: that is docstrings-choice's neutral prompt.
+    Code is twice as long, and the meaning of names is learned from their words. Every tenth prompt
+    has no name: that is the neutral prompt of docstrings-choice.
     """
-    found = []
+    prompts_and_texts = []
     for i, pair in enumerate(pairs):
-        name = "" if i % _NAMELESS == _NAMELESS - 1 else pair.name
-        found.append((name_prompt(name), f" {pair.description}"))
-        if i % _AS_CODE == 0:
-            found.append((code_prompt(signatures[pair]), pair.description))
-    return found
+        name = "" if i % _NAMELESS_EVERY == _NAMELESS_EVERY - 1 else pair.name
+        prompts_and_texts.append((name_prompt(name), f" {pair.description}"))
+        if i % _CODE_EVERY == 0:
+            prompts_and_texts.append((code_prompt(signatures[pair]), pair.description))
+    return prompts_and_texts
 
 
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder of the model")
-    parser.add_argument("--seed", type=int, default=Settings.seed)
-    for name in ("steps", "batch_size"):
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=count, default=getattr(Settings, name))
-    parser.add_argument("--lr", type=float, default=Settings.lr)
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    seed: int = Settings.seed,
+    steps: Annotated[int, typer.Option(min=1)] = Settings.steps,
+    batch_size: Annotated[int, typer.Option(min=1)] = Settings.batch_size,
+    lr: float = Settings.lr,
+) -> None:
+    """Train a small Llama on the docstrings of installed libraries."""
     logging.disable_progress_bar()
-    given = vars(parser.parse_args())
-    out = given.pop("out")
-    settings = Settings(**given)
-    found, signatures = read_pairs_by_split(settings.seed)
-    known = texts(training_pairs(found, signatures), signatures)
+    settings = Settings(seed=seed, steps=steps, batch_size=batch_size, lr=lr)
+    pairs_by_split, signatures = read_pairs_by_split(seed)
+    train_texts = texts(training_pairs(pairs_by_split, signatures), signatures)
     print(f"sources: {', '.join(f'{k} {v}' for k, v in installed_versions().items())}", flush=True)
-    held = texts(found["validation"], signatures)[:_VALIDATED]
-    record = pretrain(known, held, out, settings)
+    validation_texts = texts(pairs_by_split["validation"], signatures)[:_NUM_VALIDATION_TEXTS]
+    record = pretrain(train_texts, validation_texts, out, settings)
     print(f"validation perplexity {record['validation_perplexity']}, {record['seconds']} s")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

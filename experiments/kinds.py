@@ -1,9 +1,9 @@
-"""One task of each kind through the pipeline's own stages, vanilla and light, in one process.
+"""Run one task of each kind through the pipeline's stages, vanilla and light, in one process.
 
     python -m experiments.kinds [KIND ...] [--llama FOLDER]
     python -m experiments.kinds table
 
-Files of data and tiny models are made on the way, from what installed packages bring, under
+Data files and tiny models are made from installed packages, under
 experiments/runs/kinds-KIND/data/local. The kinds likelihood and causal need the model that
 `python -m experiments.decoder FOLDER` trains.
 """
@@ -40,16 +40,16 @@ _PACKAGES = (
     "peft",
     *("networkx", "numpy", "pandas", "scipy", "scikit-learn"),
 )
-_SHOWN_AS_IT_IS = ("perplexity", "pearson")  # the others are shares, shown in percent
+_NOT_IN_PERCENT = ("perplexity", "pearson")
 
 
 def write_params(changes: str) -> None:
-    """This repository's params.yaml with these lines changed, in the current folder."""
+    """Write this repository's params.yaml with these changes into the current folder."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     for section, values in YAML(typ="safe").load(changes).items():
         params[section].update(values)
-    params["evaluate"]["lifted"] = False  # only the time it takes is saved
+    params["evaluate"]["lifted"] = False  # saves time only
     yaml.dump(params, Path("params.yaml"))
 
 
@@ -63,7 +63,7 @@ def run(name: str, llama: Path) -> dict[str, Any]:
     write_params(case.changes)
     start, cpu = time.monotonic(), time.process_time()
     case.make()
-    made = time.process_time() - cpu
+    cpu_of_making = time.process_time() - cpu
     prepare.main(Paths())
     estimate.main(Paths())
     methods = {method: _method(method) for method in METHODS}
@@ -80,34 +80,38 @@ def run(name: str, llama: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - start),
         "cpu_seconds": round(time.process_time() - cpu),
-        "cpu_seconds_for_data_and_model": round(made),
+        "cpu_seconds_for_data_and_model": round(cpu_of_making),
     }
 
 
-def _link(place: Path, llama: Path) -> None:
-    """Put the decoder where params.yaml names it."""
+def _link(link: Path, llama: Path) -> None:
+    """Link the decoder to the path that params.yaml names."""
     if not (llama / "config.json").is_file():
         raise ConfigError(
             f"{llama} holds no model: python -m experiments.decoder {llama}, or --llama"
         )
-    place.unlink(missing_ok=True)
-    place.symlink_to(llama.resolve())
+    link.unlink(missing_ok=True)
+    link.symlink_to(llama.resolve())
 
 
 def _method(method: str) -> dict[str, Any]:
     paths = Paths()
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    found = read_json(paths.evaluation(method))
+    evaluation = read_json(paths.evaluation(method))
     metrics = DataCard.read(paths.prepared).metrics
     kept = [*metrics, "interval", "base_parameters", "trainable_parameters"]
-    return {key: found[key] for key in kept if key in found}
+    return {key: evaluation[key] for key in kept if key in evaluation}
 
 
 def table() -> str:
     """Return the table of docs/results.md and, below it, the lines of params.yaml of all cases."""
-    found = {name: RESULTS / f"{name}.json" for name in CASES}
-    rows = [_line(name, CASES[name], read_json(at)) for name, at in found.items() if at.is_file()]
+    records = {name: RESULTS / f"{name}.json" for name in CASES}
+    rows = [
+        _line(name, CASES[name], read_json(path))
+        for name, path in records.items()
+        if path.is_file()
+    ]
     head = (
         "| `python -m experiments.kinds` | model | task | metric | trivial | vanilla | light 1/3 |"
     )
@@ -117,14 +121,14 @@ def table() -> str:
 
 def _line(name: str, case: Case, record: dict[str, Any]) -> str:
     metric = record["metric"]
-    trivial = f"{_shown(metric, record['trivial'])} ({record['trivial']['name']})"
-    values = " | ".join(_shown(metric, record[method]) for method in METHODS)
+    trivial = f"{_format(metric, record['trivial'])} ({record['trivial']['name']})"
+    values = " | ".join(_format(metric, record[method]) for method in METHODS)
     return f"| {name} | {case.model} | {case.data} | {metric} | {trivial} | {values} |"
 
 
-def _shown(metric: str, values: dict[str, Any]) -> str:
+def _format(metric: str, values: dict[str, Any]) -> str:
     value = values[metric]
-    return f"{value:.2f}" if metric in _SHOWN_AS_IT_IS else f"{100 * value:.1f}"
+    return f"{value:.2f}" if metric in _NOT_IN_PERCENT else f"{100 * value:.1f}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One task of each kind for `experiments.kinds`: lines of params.yaml, data, a trivial method."""
+"""One task of each kind for `experiments.kinds`: settings, data, and a trivial baseline."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pipeline.tasks.registry import kind_of
 DATA = Path("data/local")
 
 
-def _nothing() -> None:
-    """A built-in task and a model that is there need no files."""
+def _no_files() -> None:
+    """Do nothing, for a built-in task and an existing model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,18 @@ class Case:
     """A task of one kind.
 
     Attributes:
-        model, data: as the table of docs/results.md names them.
+        model, data: names in the table of docs/results.md.
         changes: the lines of params.yaml that differ, as YAML.
-        make: writes files of data and model under data/local of the current folder.
-        baseline: the trivial method in words, and its metric on the prepared test rows.
-        needs: a folder of a model that must be there before, by its name under data/local.
+        make: writes data and model files under data/local of the current folder.
+        baseline: name of the trivial method, and a function that returns its metric on test.
+        needs: name under data/local of a model folder that must exist.
     """
 
     model: str
     data: str
     changes: str
     baseline: tuple[str, Callable[[], float]]
-    make: Callable[[], None] = _nothing
+    make: Callable[[], None] = _no_files
     needs: str | None = None
 
 
@@ -64,17 +64,17 @@ def _calls() -> None:
     kinds_models.write_bart(DATA / "bart", [json.loads(line)["prompt"] for line in lines])
 
 
-def _on_card() -> float:
-    """What the stage prepare has found for a built-in task."""
+def _card_baseline() -> float:
+    """Return the accuracy of a built-in task's baseline from the data card."""
     baseline = DataCard.read(Paths().prepared).baseline
     assert baseline is not None
     return baseline.accuracy
 
 
-def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
-    """The metric of the card for what a rule says of the test rows."""
+def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
+    """Return a function that computes the card's metric of a rule on the test rows."""
 
-    def measured() -> float:
+    def measure() -> float:
         rows, card = (
             load_from_disk("data/prepared/test"),
             DataCard.read(Paths().prepared),
@@ -82,23 +82,27 @@ def _said(labels: str, says: Callable[[Dataset], list[Any]]) -> Callable[[], flo
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]
-        return find_measure(card.metric)(objects(truth), objects(says(rows)))
+        return find_measure(card.metric)(objects(truth), objects(predict(rows)))
 
-    return measured
+    return measure
 
 
-def _commonest(rows: Dataset) -> list[int]:
-    known = load_from_disk("data/prepared/train")["label"]
-    return [int(np.bincount(known).argmax())] * len(rows)
+def _most_frequent_class(rows: Dataset) -> list[int]:
+    labels = load_from_disk("data/prepared/train")["label"]
+    return [int(np.bincount(labels).argmax())] * len(rows)
 
 
 def _looks_like_code(rows: Dataset) -> list[list[str]]:
-    """A word with an underscore, a digit, or a capital letter behind its first."""
+    """Tag words that contain an underscore, a digit, or a capital after the first letter."""
 
-    def odd(word: str) -> bool:
-        return "_" in word or any(sign.isdigit() for sign in word) or word[1:] != word[1:].lower()
+    def is_code(word: str) -> bool:
+        return (
+            "_" in word
+            or any(character.isdigit() for character in word)
+            or word[1:] != word[1:].lower()
+        )
 
-    return [["B-CODE" if odd(word) else "O" for word in words] for words in rows["tokens"]]
+    return [["B-CODE" if is_code(word) else "O" for word in words] for words in rows["tokens"]]
 
 
 def _last_sentence(rows: Dataset) -> list[str]:
@@ -106,19 +110,19 @@ def _last_sentence(rows: Dataset) -> list[str]:
 
 
 def _untrained() -> float:
-    """The metric of the model as it comes."""
+    """Return the metric of the model before fine-tuning."""
     params, card = load_params(), DataCard.read(Paths().prepared)
     kind = kind_of(card)
     model = get_peft_model(
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
-    said = kind_of(card.model_copy(update={"metrics": (card.metric,)})).predict(
+    predictions = kind_of(card.model_copy(update={"metrics": (card.metric,)})).predict(
         model,
         load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),
         batch_size=params.evaluate.batch_size,
     )
-    return float(score(card, said)[card.metric])
+    return float(score(card, predictions)[card.metric])
 
 
 _FILES = """\
@@ -134,7 +138,7 @@ data: {task: docstrings-library, max_length: 96}
 estimate: {steps: 225, lr: 2.0e-3}
 finetune: {steps: 900, lr: 2.0e-3}
 """,
-        baseline=("words, logistic regression", _on_card),
+        baseline=("words, logistic regression", _card_baseline),
     ),
     "regression": Case(
         model="MiniLM",
@@ -148,7 +152,7 @@ finetune: {{steps: 240, lr: 1.0e-3}}
         make=_texts(kinds_text.length_row),
         baseline=(
             "words of the description",
-            _said("label", lambda rows: [len(text.split()) for text in rows["text_pair"]]),
+            _baseline_of("label", lambda rows: [len(text.split()) for text in rows["text_pair"]]),
         ),
     ),
     "choice": Case(
@@ -159,7 +163,7 @@ data: {task: docstrings-choice, max_length: 40, max_truncated: 1.0}
 estimate: {steps: 100, batch_size: 8, lr: 1.0e-3}
 finetune: {steps: 400, batch_size: 8, lr: 1.0e-3, evaluate_every: 400}
 """,
-        baseline=("words and letters in common", _on_card),
+        baseline=("words and letters in common", _card_baseline),
     ),
     "likelihood": Case(
         model="small Llama",
@@ -196,7 +200,10 @@ estimate: {{steps: 250, lr: 2.0e-3}}
 finetune: {{steps: 1000, lr: 2.0e-3}}
 """,
         make=_calls,
-        baseline=("the signature itself", _said("completion", lambda rows: rows["prompt"])),
+        baseline=(
+            "the signature itself",
+            _baseline_of("completion", lambda rows: rows["prompt"]),
+        ),
     ),
     "tokens": Case(
         model="MiniLM",
@@ -207,7 +214,10 @@ estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
         make=_texts(kinds_text.markup_row),
-        baseline=("words with _, digits or capitals inside", _said("tags", _looks_like_code)),
+        baseline=(
+            "words with _, digits or capitals inside",
+            _baseline_of("tags", _looks_like_code),
+        ),
     ),
     "answer": Case(
         model="MiniLM",
@@ -218,7 +228,7 @@ estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
         make=_texts(kinds_text.answer_row),
-        baseline=("the last sentence", _said("answers", _last_sentence)),
+        baseline=("the last sentence", _baseline_of("answers", _last_sentence)),
     ),
     "image": Case(
         model="tiny ViT, trained here on the digits 0 to 4",
@@ -231,6 +241,6 @@ finetune: {steps: 800, lr: 2.0e-3}
 benchmark: {length: 17}
 """,
         make=_images,
-        baseline=("the commonest digit of train", _said("label", _commonest)),
+        baseline=("the commonest digit of train", _baseline_of("label", _most_frequent_class)),
     ),
 }

@@ -1,4 +1,4 @@
-"""Tiny models trained from nothing for `experiments.kinds`, where nothing pretrained is at hand."""
+"""Tiny models trained from scratch for `experiments.kinds`, which runs offline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformers import (
 
 from experiments.byte_pairs import END, train_tokenizer
 
-FIRST, REST = range(5), range(5, 10)  # digits that the ViT is trained on, and those it then learns
+FIRST, REST = range(5), range(5, 10)  # digits of pretraining and of fine-tuning
 _SIDE = 8  # pixels of a digit
 _VOCABULARY = 2000
 
@@ -30,7 +30,7 @@ _VOCABULARY = 2000
 def train(
     model: PreTrainedModel, draw: Callable[[], dict[str, Any]], *, steps: int, lr: float
 ) -> list[float]:
-    """All weights, with a linear rise and decay; the loss of each step."""
+    """Train all weights with linear warm-up and decay; return the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     curve = []
     model.train()
@@ -47,36 +47,38 @@ def train(
 
 
 def write_digits(folder: Path) -> None:
-    """scikit-learn's 5 to 9 as train/CLASS/NUMBER.png and test/CLASS/NUMBER.png.
+    """Write scikit-learn's digits 5 to 9 as train/CLASS/NUMBER.png and test/CLASS/NUMBER.png.
 
-    The last third, which other people wrote, is for the test.
+    The last third, by other writers, is the test split.
     """
     images, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if label in REST:
             split = "train" if number < len(labels) * 2 // 3 else "test"
-            place = folder / split / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            _picture(image).save(place / f"{number:04}.png")
+            class_folder = folder / split / str(label)
+            class_folder.mkdir(parents=True, exist_ok=True)
+            _to_image(image).save(class_folder / f"{number:04}.png")
 
 
-def _picture(image: Any) -> Image.Image:
-    """Grey from 0 to 255 out of 0 to 16."""
+def _to_image(image: Any) -> Image.Image:
+    """Convert grey values of 0 to 16 into an image."""
     return Image.fromarray((image.reshape(_SIDE, _SIDE) * 255 / 16).astype(np.uint8))
 
 
 def write_vit(folder: Path, *, steps: int = 800) -> None:
-    """A small ViT that tells 0 to 4 apart, each turned four ways: 20 classes, so it looks closely.
+    """Train and save a small ViT that classifies the digits 0 to 4 and their rotation: 20 classes.
 
-    It has seen no digit of those who wrote the test.
+    It is not trained on digits by the writers of the test split.
     """
     images, labels = load_digits(return_X_y=True)
-    known = [n for n in range(len(labels) * 2 // 3) if labels[n] in FIRST]
+    train_numbers = [n for n in range(len(labels) * 2 // 3) if labels[n] in FIRST]
     processor = ViTImageProcessorPil(size={"height": _SIDE, "width": _SIDE})
-    shown = [_picture(images[n]).convert("RGB") for n in known]
-    pixels = processor(shown, return_tensors="pt")["pixel_values"]
+    rgb_images = [_to_image(images[n]).convert("RGB") for n in train_numbers]
+    pixels = processor(rgb_images, return_tensors="pt")["pixel_values"]
     pixels = torch.cat([pixels.rot90(turns, (2, 3)) for turns in range(4)])
-    truth = torch.tensor([len(FIRST) * turns + labels[n] for turns in range(4) for n in known])
+    targets = torch.tensor(
+        [len(FIRST) * turns + labels[n] for turns in range(4) for n in train_numbers]
+    )
     torch.manual_seed(0)
     rng = random.Random(0)
     config = ViTConfig(
@@ -86,8 +88,8 @@ def write_vit(folder: Path, *, steps: int = 800) -> None:
     model = ViTForImageClassification(config)
 
     def draw() -> dict[str, Any]:
-        chosen = rng.sample(range(len(truth)), 32)
-        return {"pixel_values": pixels[chosen], "labels": truth[chosen]}
+        chosen = rng.sample(range(len(targets)), 32)
+        return {"pixel_values": pixels[chosen], "labels": targets[chosen]}
 
     train(model, draw, steps=steps, lr=1e-3)
     model.save_pretrained(folder)
@@ -95,7 +97,7 @@ def write_vit(folder: Path, *, steps: int = 800) -> None:
 
 
 def write_bart(folder: Path, texts: Sequence[str], *, steps: int = 1500) -> list[float]:
-    """A small BART that has learnt to write a text out again."""
+    """Train and save a small BART that copies its input; return the loss of each step."""
     tokenizer = train_tokenizer(texts, _VOCABULARY, around=f"$A {END}")
     rng = random.Random(0)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""Small data sets of text for `experiments.kinds`, from the sources of installed libraries.
+"""Small text data sets for `experiments.kinds`, from the sources of installed libraries.
 
-A file of a library lies whole in one split, and no row comes twice.
+All rows of a source file lie in one split, and no row occurs twice.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PACKAGES = ("networkx", "numpy", "pandas", "scipy", "sklearn")  # their docstrings have sections
 _SPLITS = ("test", "test", "validation", *["train"] * 7)
-_MARKED = re.compile(r"(?::[\w:]+:)?(``?)([^`<>]{1,60}?)\1(?![`_])")  # ``code``, :class:`Name`, `x`
+_MARKUP = re.compile(r"(?::[\w:]+:)?(``?)([^`<>]{1,60}?)\1(?![`_])")  # ``code``, :class:`Name`, `x`
 _WORD = re.compile(r"\w+|[^\w\s]")
 _SECTION = re.compile(r"^([A-Z]\w+(?: \w+)*)\n-{3,} *\n", re.MULTILINE)
 _ITEM = re.compile(r"^(\w+)[^\n]*\n((?: +\S.*(?:\n|$))+)", re.MULTILINE)  # a name, then its text
 _SENTENCE = re.compile(r"(.{15,150}?)\.?(?:$|(?<=\.) )")
-
-
-_ASKED = {"Parameters": "What is {item} of {name}?", "Returns": "What does {name} return?"}
-_LONGEST, _LONG_SIGNATURE, _SHORT_SIGNATURE = 250, 150, 60  # letters
+_QUESTIONS = {"Parameters": "What is {item} of {name}?", "Returns": "What does {name} return?"}
+_MAX_CONTEXT, _LONG_SIGNATURE, _SHORT_SIGNATURE = 250, 150, 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class Definition:
 
 
 def read_definitions(packages: Sequence[str] = PACKAGES) -> Iterator[Definition]:
-    """The documented functions of installed packages, read and never imported."""
+    """Yield the documented functions of installed packages, parsed and never imported."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -53,13 +51,13 @@ def read_definitions(packages: Sequence[str] = PACKAGES) -> Iterator[Definition]
         root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
             if not {"tests", "testing"}.intersection(path.parts):
-                place = f"{package}/{path.relative_to(root).as_posix()}"
-                yield from definitions_in(path.read_text(encoding="utf-8"), place)
+                name = f"{package}/{path.relative_to(root).as_posix()}"
+                yield from definitions_in(path.read_text(encoding="utf-8"), name)
 
 
-def definitions_in(source: str, place: str) -> Iterator[Definition]:
-    """The documented functions of one file; its place among the packages decides the split."""
-    split = _SPLITS[_draw(place, len(_SPLITS))]
+def definitions_in(source: str, file_name: str) -> Iterator[Definition]:
+    """Yield the documented functions of a file; a hash of its name decides the split."""
+    split = _SPLITS[_hash_below(file_name, len(_SPLITS))]
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, Function)
@@ -69,31 +67,31 @@ def definitions_in(source: str, place: str) -> Iterator[Definition]:
             yield Definition(split=split, name=node.name, doc=doc, node=node)
 
 
-def length_row(found: Definition) -> Row | None:
-    """Signature and description, and the binary logarithm of the lines of code below them."""
-    text, code = first_paragraph(found.doc), found.node.body[1:]
-    signature = signature_of(found)
+def length_row(definition: Definition) -> Row | None:
+    """Return signature and description, labelled with log2 of the number of code lines."""
+    text, code = first_paragraph(definition.doc), definition.node.body[1:]
+    signature = signature_of(definition)
     if not text or not code or len(signature) > _LONG_SIGNATURE:
         return None
     lines = (code[-1].end_lineno or 0) - code[0].lineno + 1
     return {"signature": signature, "description": text, "log_lines": f"{math.log2(lines):.3f}"}
 
 
-def signature_of(found: Definition) -> str:
-    """A name, and the parameters as they are written."""
-    return f"{found.name}({ast.unparse(found.node.args)})"
+def signature_of(definition: Definition) -> str:
+    """Return the name and the parameters as they are written."""
+    return f"{definition.name}({ast.unparse(definition.node.args)})"
 
 
-def markup_row(found: Definition) -> Row | None:
-    """Words of a paragraph without its backticks; what stood between them is CODE."""
-    paragraphs = (" ".join(part.split()) for part in found.doc.split("\n\n"))
+def markup_row(definition: Definition) -> Row | None:
+    """Return the words of a paragraph; those between backticks are tagged CODE."""
+    paragraphs = (" ".join(part.split()) for part in definition.doc.split("\n\n"))
     text = next((part for part in paragraphs if _is_prose(part)), None)
     if text is None:
         return None
     tokens: list[str] = []
     tags: list[str] = []
     end = 0
-    for match in _MARKED.finditer(text):
+    for match in _MARKUP.finditer(text):
         for part, inside in ((text[end : match.start()], False), (match[2].lstrip("~"), True)):
             words = _WORD.findall(part)
             tokens += words
@@ -108,59 +106,61 @@ def markup_row(found: Definition) -> Row | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a paragraph is short, has markup, and is no example, list, table or formula."""
-    plain = _MARKED.sub("", text)
+    """Whether a paragraph is short, has code markup, and is no example, list, table or formula."""
+    plain = _MARKUP.sub("", text)
     odd = re.search(r">>>|\.\. |::|--|==|\*\*|:math|[`<>|\\{}]", plain) or ":math:" in text
-    return 40 <= len(text) <= 250 and _MARKED.search(text) is not None and not odd
+    return 40 <= len(text) <= 250 and _MARKUP.search(text) is not None and not odd
 
 
-def answer_row(found: Definition) -> Row | None:
-    """One of a function's parameters or results, asked for in its docstring without headings."""
-    summary, *parts = _SECTION.split(found.doc)
+def answer_row(definition: Definition) -> Row | None:
+    """Return a question about a parameter or result, answered by the docstring."""
+    summary, *parts = _SECTION.split(definition.doc)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
-    context = " ".join(" ".join([summary, *(sections.get(name, "") for name in _ASKED)]).split())
+    context = " ".join(
+        " ".join([summary, *(sections.get(name, "") for name in _QUESTIONS)]).split()
+    )
     items = [
-        (question.format(name=found.name, item=name), told[1])
-        for section, question in _ASKED.items()
+        (question.format(name=definition.name, item=name), sentence[1])
+        for section, question in _QUESTIONS.items()
         for name, text in _ITEM.findall(sections.get(section, ""))
-        if (told := _SENTENCE.match(" ".join(text.split()))) and context.count(told[1]) == 1
+        if (sentence := _SENTENCE.match(" ".join(text.split()))) and context.count(sentence[1]) == 1
     ]
-    if not items or len(context) > _LONGEST:
+    if not items or len(context) > _MAX_CONTEXT:
         return None
-    question, text = items[_draw(context, len(items))]
+    question, text = items[_hash_below(context, len(items))]
     answers = {"text": [text], "answer_start": [context.index(text)]}
     return {"question": question, "context": context, "answers": answers}
 
 
-def call_row(found: Definition) -> Row | None:
-    """A signature, and the shortest call of it: only what has no default."""
-    args = found.node.args
-    plain = [arg.arg for arg in (*args.posonlyargs, *args.args)]
-    needed = plain[: len(plain) - len(args.defaults)]
-    needed = needed[1:] if needed[:1] in (["self"], ["cls"]) else needed
-    needed += [
+def call_row(definition: Definition) -> Row | None:
+    """Return a signature and its shortest call: only parameters without default."""
+    args = definition.node.args
+    positional = [arg.arg for arg in (*args.posonlyargs, *args.args)]
+    required = positional[: len(positional) - len(args.defaults)]
+    required = required[1:] if required[:1] in (["self"], ["cls"]) else required
+    required += [
         f"{arg.arg}={arg.arg}"
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
         if default is None
     ]
-    signature = signature_of(found)
+    signature = signature_of(definition)
     if len(signature) > _SHORT_SIGNATURE:
         return None
-    return {"prompt": signature, "completion": f"{found.name}({', '.join(needed)})"}
+    return {"prompt": signature, "completion": f"{definition.name}({', '.join(required)})"}
 
 
-def _draw(text: str, count: int) -> int:
-    """A number below `count`, always the same for a text."""
+def _hash_below(text: str, count: int) -> int:
+    """Return a number below `count`, always the same for a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % count
 
 
 def write_rows(
-    folder: Path, make: Callable[[Definition], Row | None], found: Iterable[Definition]
+    folder: Path, make: Callable[[Definition], Row | None], definitions: Iterable[Definition]
 ) -> None:
-    """Write SPLIT.jsonl of each split, each row once; every split gets what its files hold."""
+    """Write SPLIT.jsonl for each split, without duplicate rows."""
     seen: set[str] = set()
     lines: dict[str, list[str]] = {split: [] for split in ("train", "validation", "test")}
-    for definition in found:
+    for definition in definitions:
         row = make(definition)
         if row and (key := json.dumps([*row.values()][:2])) not in seen:
             seen.add(key)

@@ -1,4 +1,4 @@
-"""Train a small Llama from nothing: tokenizer, model, batches, the loop, a stock checkpoint."""
+"""Train a small Llama from scratch: tokenizer, model, batches, training loop, checkpoint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from experiments.byte_pairs import BEGIN, train_tokenizer
 from experiments.progress import load_progress, save_progress
 from pipeline.common.files import write_json
 
-_IGNORED = -100  # as a label: no loss there
-_SORTED = 50  # batches whose rows are sorted by length together, so that little is padding
-_SAID = 50  # steps between two lines
-_SAVED = 4  # lines between two checkpoints of the training
+_IGNORED = -100  # label of a token without loss
+_SORTED_BATCHES = 50  # rows of so many batches are sorted by length together, against padding
+_LOG_EVERY = 50  # steps
+_SAVE_EVERY = 4  # log lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Shape of the model and of its training; the defaults take minutes on two CPU cores."""
+    """Sizes of the model and of its training; the defaults take 41 minutes on a CPU core."""
 
     seed: int = 0
     steps: int = 1200
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, and how many of them are the prompt."""
+    """Token ids, and how many of them belong to the prompt."""
 
     ids: list[int]
     prompt: int
@@ -60,7 +60,7 @@ class Row:
 def encode(
     rows: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Row]:
-    """Ids of each text with its end; long texts are cut, and those with no description dropped."""
+    """Return the token ids of each text; long texts are truncated, or dropped if only prompt."""
     prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
     rest = tokenizer([text for _, text in rows], add_special_tokens=False)["input_ids"]
     return [
@@ -73,7 +73,7 @@ def encode(
 def build_model(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, *, layers: int
 ) -> LlamaForCausalLM:
-    """Llama with groups of query heads and tied embeddings."""
+    """Build a Llama with grouped-query attention and tied embeddings."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -91,10 +91,10 @@ def build_model(
 
 
 def deepen(shallow: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
-    """Fill a deeper model with a shallow one's weights, its layers over and over.
+    """Initialize a deeper model by repeating a shallow model's layers.
 
-    Gong et al. 2019 (Efficient training of BERT by progressively stacking): a step of two layers
-    takes half the time of one of six, and most of what can be learnt early is learnt by two.
+    Gong et al. 2019 (Efficient training of BERT by progressively stacking): a step with two layers
+    takes half the time of one with six, and two layers suffice early in training.
     """
     count = len(shallow.model.layers)
     weights = shallow.state_dict()
@@ -106,20 +106,22 @@ def deepen(shallow: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
 
 
 def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list[Row]]:
-    """Batches of rows of about one length, in random order, epoch after epoch."""
+    """Yield batches of rows of similar length in random order, epoch after epoch."""
     order = list(rows)
     while True:
         rng.shuffle(order)
         ready = []
-        for start in range(0, len(order), size * _SORTED):
-            near = sorted(order[start : start + size * _SORTED], key=lambda row: len(row.ids))
+        for start in range(0, len(order), size * _SORTED_BATCHES):
+            near = sorted(
+                order[start : start + size * _SORTED_BATCHES], key=lambda row: len(row.ids)
+            )
             ready += [near[i : i + size] for i in range(0, len(near), size)]
         rng.shuffle(ready)
         yield from ready
 
 
 def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
-    """Summed loss of what follows the prompts, and how many tokens that is."""
+    """Return the summed loss over the tokens after the prompts, and the number of these tokens."""
     device = model.device
     longest = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), longest), model.config.pad_token_id)
@@ -128,18 +130,18 @@ def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         labels[i, row.prompt : len(row.ids)] = torch.tensor(row.ids[row.prompt :])
     ids, labels = ids.to(device), labels.to(device)
-    # Padding stands behind the text, where a causal model does not look: no mask is needed.
+    # Padding follows the text, and a causal model does not attend to it: no mask is needed.
     with torch.autocast(device.type, torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
-    asked = labels[:, 1:] != _IGNORED
-    found = functional.cross_entropy(
-        logits[:, :-1][asked].float(), labels[:, 1:][asked], reduction="sum"
+    has_loss = labels[:, 1:] != _IGNORED
+    loss = functional.cross_entropy(
+        logits[:, :-1][has_loss].float(), labels[:, 1:][has_loss], reduction="sum"
     )
-    return found, int(asked.sum())
+    return loss, int(has_loss.sum())
 
 
-def rate(step: int, settings: Settings) -> float:
-    """Share of the learning rate: a linear rise, then half a cosine down to a twentieth."""
+def lr_factor(step: int, settings: Settings) -> float:
+    """Return the learning-rate factor: linear warm-up, then cosine decay to a twentieth."""
     warm = max(1, round(settings.warmup * settings.steps))
     if step < warm:
         return (step + 1) / warm
@@ -155,15 +157,15 @@ def train(
     steps: range,
     progress: Path,
 ) -> list[float]:
-    """Make these steps of the training and say how it goes; the mean loss of each 50 steps.
+    """Run these training steps; return the mean loss of each 50 steps.
 
-    What `progress` holds of a training that was killed is gone on from, with the same result.
+    A killed training resumes from the checkpoint in `progress`, with the same result.
     """
     optimizers = _optimizers(model, settings)
     source = batches(rows, settings.batch_size, random.Random(settings.seed))
-    made_from = {"settings": asdict(settings), "rows": digest(rows)}
-    curve = load_progress(progress, model, optimizers, made_from)
-    start = min(steps.start + len(curve) * _SAID, steps.stop)
+    inputs = {"settings": asdict(settings), "rows": digest(rows)}
+    curve = load_progress(progress, model, optimizers, inputs)
+    start = min(steps.start + len(curve) * _LOG_EVERY, steps.stop)
     for _ in range(start):
         next(source)
     total, tokens, began = 0.0, 0, time.monotonic()
@@ -171,33 +173,33 @@ def train(
     for step in range(start, steps.stop):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * rate(step, settings)
-        found, count = loss_of(model, next(source))
-        (found / count).backward()
+                group["lr"] = group["initial_lr"] * lr_factor(step, settings)
+        loss, count = loss_of(model, next(source))
+        (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        total, tokens, done = total + float(found.detach()), tokens + count, step + 1
-        if (done - steps.start) % _SAID == 0 or done == steps.stop:
+        total, tokens, done = total + float(loss.detach()), tokens + count, step + 1
+        if (done - steps.start) % _LOG_EVERY == 0 or done == steps.stop:
             curve.append(round(total / tokens, 4))
             left = (time.monotonic() - began) / (done - start) * (steps.stop - done)
             print(f"step {done:5d}  loss {curve[-1]:.3f}  {left:4.0f} s left", flush=True)
             total, tokens = 0.0, 0
-        if (done - steps.start) % (_SAID * _SAVED) == 0 or done == steps.stop:
-            save_progress(progress, model, optimizers, made_from=made_from, curve=curve)
+        if (done - steps.start) % (_LOG_EVERY * _SAVE_EVERY) == 0 or done == steps.stop:
+            save_progress(progress, model, optimizers, inputs=inputs, curve=curve)
     return curve
 
 
 def digest(rows: Sequence[Row]) -> str:
-    """What tells these rows from those of other texts or another tokenizer."""
+    """Return a digest of the encoded rows."""
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms.
+    """Return Muon for the matrices of the layers, and AdamW for embeddings and norms.
 
-    In short trials it learnt more of as many tokens than AdamW alone; text is what is short here.
+    In short trials this reached a lower loss per token than AdamW alone; text is scarce here.
     """
     layers = {id(p) for p in model.model.layers.parameters() if p.dim() == 2}
     matrices = [p for p in model.parameters() if id(p) in layers]
@@ -218,13 +220,13 @@ def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim
 
 @torch.no_grad()
 def perplexity(model: LlamaForCausalLM, rows: Sequence[Row]) -> float:
-    """Of the descriptions, for each token, given the prompts."""
+    """Return the perplexity per token of the descriptions, given the prompts."""
     model.eval()
     total, tokens = 0.0, 0
     ordered = sorted(rows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), 64):
-        found, count = loss_of(model, ordered[start : start + 64])
-        total, tokens = total + float(found), tokens + count
+        loss, count = loss_of(model, ordered[start : start + 64])
+        total, tokens = total + float(loss), tokens + count
     return math.exp(total / tokens)
 
 
@@ -234,9 +236,9 @@ def pretrain(
     out: Path,
     settings: Settings,
 ) -> dict[str, Any]:
-    """Tokenizer and model from nothing into a folder, with a record of how they were made.
+    """Train tokenizer and model from scratch, save both, and return a record of the training.
 
-    The seconds of the record are those of this run, not of one before that was killed.
+    The seconds of the record are those of this process, without earlier killed ones.
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -255,7 +257,7 @@ def pretrain(
     rest = range(first.stop, settings.steps)
     print(f"{settings.layers} layers", flush=True)
     curve += train(model, rows, settings, steps=rest, progress=out / "progress" / "deep")
-    held = encode(validation_texts, tokenizer, settings.max_length)
+    held_out = encode(validation_texts, tokenizer, settings.max_length)
     record = {
         "settings": asdict(settings),
         "parameters": parameters,
@@ -263,7 +265,7 @@ def pretrain(
         "tokens": sum(len(row.ids) for row in rows),
         "epochs": round(settings.steps * settings.batch_size / len(rows), 2),
         "loss": curve,
-        "validation_perplexity": round(perplexity(model, held), 2),
+        "validation_perplexity": round(perplexity(model, held_out), 2),
         "device": device,
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - began),

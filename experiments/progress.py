@@ -1,4 +1,4 @@
-"""Checkpoints of a training that may be killed: safetensors and JSON, replaced as a whole."""
+"""Checkpoints of a training that may be killed: safetensors and JSON, replaced atomically."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ def save_progress(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     *,
-    made_from: dict[str, Any],
+    inputs: dict[str, Any],
     curve: list[float],
 ) -> None:
-    """Write weights, the optimizers' state, and how far it has got."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Write the weights, the optimizers' state and the loss curve so far."""
+    incomplete = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    save_file(weights, part / "weights.safetensors")
-    save_file(_state(optimizers), part / "optimizer.safetensors")
-    write_json(part / "progress.json", {"made_from": made_from, "curve": curve})
+    save_file(weights, incomplete / "weights.safetensors")
+    save_file(_state(optimizers), incomplete / "optimizer.safetensors")
+    write_json(incomplete / "progress.json", {"inputs": inputs, "curve": curve})
     shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    incomplete.rename(folder)
 
 
 def load_progress(
     folder: Path,
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    made_from: dict[str, Any],
+    inputs: dict[str, Any],
 ) -> list[float]:
-    """Put weights and state back; the curve so far, empty where nothing made from the same is."""
+    """Restore weights and state of a checkpoint of these inputs; return its loss curve."""
     if not folder.is_dir():
         return []
     record = read_json(folder / "progress.json")
-    if record.get("made_from") != made_from:
+    if record.get("inputs") != inputs:
         return []
     weights = load_file(folder / "weights.safetensors")
     with torch.no_grad():
@@ -65,6 +65,6 @@ def _state(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tenso
     return {
         f"{which}.{index}.{name}": value
         for which, optimizer in enumerate(optimizers)
-        for index, found in optimizer.state_dict()["state"].items()
-        for name, value in found.items()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
     }

@@ -1,11 +1,11 @@
-"""Quality over seeds and data sets: the pipeline's own stages, in one process.
+"""Measure quality over seeds and data sets with the pipeline's stages, in one process.
 
     python -m experiments.quality run docstrings --seeds 0 1 2
     python -m experiments.quality run sst2 --data FOLDER --text sentence --seeds 0 1 2
     python -m experiments.quality table
 
 FOLDER holds train.jsonl and validation.jsonl of the public data set, with the label under
-`label`; its validation rows are the test split, and a tenth of its training rows validate.
+`label`; its validation rows are the test split, and a tenth of its training rows validation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VARIANTS = {
 
 
 def write_params(task: str, seed: int, source: argparse.Namespace) -> None:
-    """This repository's params.yaml with another seed and task, in the current folder."""
+    """Write this repository's params.yaml with another seed and task into the current folder."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["seed"] = seed
@@ -69,7 +69,7 @@ def set_ratio(ratio: float) -> None:
 
 
 def run(source: argparse.Namespace) -> None:
-    """Prepare and estimate once a seed, then prune, fine-tune and evaluate each variant."""
+    """Prepare and estimate once per seed, then prune, fine-tune and evaluate each variant."""
     for seed in source.seeds:
         folder = WORK / f"{source.task}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,44 +82,45 @@ def run(source: argparse.Namespace) -> None:
             "seed": seed,
             "settings": YAML(typ="safe").load(Path("params.yaml")),
             "threads": torch.get_num_threads(),
-            "variants": {name: variant(name) for name in source.variants},
+            "variants": {name: run_variant(name) for name in source.variants},
         }
-        if source.data:  # names the public data set, not where its files lie
+        if source.data:  # the public name, not the local path
             for key in ("train", "validation"):
                 record["settings"]["data"][key] = f"{source.task}/{key}.jsonl"
         write_json(RESULTS / f"{source.task}-{seed}.json", record)
 
 
-def variant(name: str) -> dict[str, Any]:
+def run_variant(name: str) -> dict[str, Any]:
     """Prune, fine-tune and evaluate one variant."""
     method, ratio = VARIANTS[name]
     paths = Paths()
     set_ratio(ratio)
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    found = read_json(paths.evaluation(method))
-    kept = ("metric", found["metric"], "interval", "base_parameters", "trainable_parameters")
-    lifted = found["lifted"][found["metric"]] if found["lifted"] else None
+    evaluation = read_json(paths.evaluation(method))
+    metric = evaluation["metric"]
+    kept = ("metric", metric, "interval", "base_parameters", "trainable_parameters")
+    lifted = evaluation["lifted"][metric] if evaluation["lifted"] else None
     curve = pd.read_csv(paths.curve(method))
     return {
-        **{key: found[key] for key in kept},
+        **{key: evaluation[key] for key in kept},
         "lifted": lifted,
         "validation": curve["validation_metric"].dropna().iloc[-1],
     }
 
 
 def table() -> str:
-    """A Markdown table: mean and standard deviation over seeds, in points."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return a Markdown table: mean and standard deviation over seeds, in percent."""
+    records_by_task: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         record = read_json(path)
-        found.setdefault(record["task"], []).append(record)
+        records_by_task.setdefault(record["task"], []).append(record)
     lines = [
         "| task | metric | " + " | ".join(VARIANTS) + " |",
         "|---|---|" + "---:|" * len(VARIANTS),
     ]
     means: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for task, records in found.items():
+    for task, records in records_by_task.items():
         metric = records[0]["variants"]["vanilla"]["metric"]
         cells = []
         for name in VARIANTS:

@@ -1,16 +1,15 @@
-"""Memory and time of the stage `prepare` on generated rows.
+"""Measure memory and time of the stage `prepare` on generated rows.
 
     python -m experiments.rows 5000000
 
-Writes that many short sentences with a label to experiments/runs/rows/data/local, runs the stage
-on them with the default model's tokenizer, and prints seconds, and the most private memory that any
-of its processes, and all of them together, held at a time. What files are mapped is not counted:
-the system takes it back when it needs room.
+Writes that many short labelled sentences to experiments/runs/rows/data/local, runs the stage on
+them with the default model's tokenizer, and prints the time and the peak of private memory of one
+process and of all processes together. Memory-mapped files are not counted: the system can evict
+them.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import random
@@ -19,18 +18,20 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+import typer
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "runs" / "rows"
 _WORDS = (ROOT / "README.md").read_text().split()
-_SECONDS = 2.0  # between two looks at memory
+_SAMPLING_SECONDS = 2.0
 
 
 def write_rows(path: Path, count: int) -> None:
-    """Sentences of 3 to 12 words, with one of three labels."""
+    """Write sentences of 3 to 12 words with one of three labels."""
     rng = random.Random(0)
     with path.open("w", newline="") as file:
         out = csv.writer(file)
@@ -40,7 +41,7 @@ def write_rows(path: Path, count: int) -> None:
 
 
 def write_params(path: Path) -> None:
-    """The project's settings, for the rows."""
+    """Write the project's params.yaml, changed to read the rows."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["data"] |= {"task": "files", "train": "data/local/rows.csv", "max_truncated": 1.0}
@@ -48,38 +49,35 @@ def write_params(path: Path) -> None:
 
 
 def private_bytes(process: psutil.Process) -> list[int]:
-    """Of a process and of all that it has started."""
-    found = []
+    """Return the private memory of a process and of its children, none if it has ended."""
+    sizes = []
     with suppress(psutil.NoSuchProcess):
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                found.append(each.memory_full_info().uss)
-    return found
+                sizes.append(each.memory_full_info().uss)
+    return sizes
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=int)
-    count = parser.parse_args().rows
+def main(rows: Annotated[int, typer.Argument(min=1, help="Number of rows.")]) -> None:
+    """Measure memory and time of the stage `prepare` on generated rows."""
     (FOLDER / "data" / "local").mkdir(parents=True, exist_ok=True)
-    write_rows(FOLDER / "data" / "local" / "rows.csv", count)
+    write_rows(FOLDER / "data" / "local" / "rows.csv", rows)
     write_params(FOLDER / "params.yaml")
-    began, one, together = time.monotonic(), 0, 0
+    start, peak_of_one, peak_of_all = time.monotonic(), 0, 0
     command = [sys.executable, "-m", "pipeline", "prepare"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     stage = subprocess.Popen(command, cwd=FOLDER, env=os.environ | {"PYTHONPATH": paths})
     while stage.poll() is None:
-        found = private_bytes(psutil.Process(stage.pid)) or [0]
-        one, together = max(one, *found), max(together, sum(found))
-        time.sleep(_SECONDS)
-    seconds = time.monotonic() - began
+        sizes = private_bytes(psutil.Process(stage.pid)) or [0]
+        peak_of_one, peak_of_all = max(peak_of_one, *sizes), max(peak_of_all, sum(sizes))
+        time.sleep(_SAMPLING_SECONDS)
+    seconds = time.monotonic() - start
     print(
-        f"{count:,} rows: {seconds:.0f} s, {count / seconds:,.0f} rows a second; at most "
-        f"{one / 2**20:.0f} MiB in one process, {together / 2**20:.0f} MiB in all"
+        f"{rows:,} rows: {seconds:.0f} s, {rows / seconds:,.0f} rows per second; peak memory "
+        f"{peak_of_one / 2**20:.0f} MiB in one process, {peak_of_all / 2**20:.0f} MiB in all"
     )
     sys.exit(stage.returncode)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -19,8 +19,8 @@ from experiments.pretraining import (
     deepen,
     encode,
     loss_of,
+    lr_factor,
     pretrain,
-    rate,
     train,
 )
 from pipeline.common.files import read_json
@@ -174,7 +174,7 @@ def test_padding_and_prompts_cost_nothing():
 
 def test_the_rate_rises_then_falls_to_a_twentieth():
     settings = Settings(steps=100, warmup=0.1)
-    rates = [rate(step, settings) for step in range(101)]
+    rates = [lr_factor(step, settings) for step in range(101)]
 
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
@@ -184,8 +184,8 @@ def test_the_rate_rises_then_falls_to_a_twentieth():
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, trained):
     out, _ = trained
-    monkeypatch.setattr(pretraining, "_SAID", 10)
-    monkeypatch.setattr(pretraining, "_SAVED", 2)
+    monkeypatch.setattr(pretraining, "_LOG_EVERY", 10)
+    monkeypatch.setattr(pretraining, "_SAVE_EVERY", 2)
     steps = iter(range(50))
     real = pretraining.loss_of
 
@@ -206,8 +206,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, tr
 
 
 def test_progress_of_other_settings_or_rows_is_not_gone_on_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "_SAID", 5)
-    monkeypatch.setattr(pretraining, "_SAVED", 1)
+    monkeypatch.setattr(pretraining, "_LOG_EVERY", 5)
+    monkeypatch.setattr(pretraining, "_SAVE_EVERY", 1)
     tokenizer = learnt()
     rows = encode(TEXTS, tokenizer, 32)
 
