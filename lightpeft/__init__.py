@@ -1,10 +1,32 @@
 """Light-PEFT on stock transformers and peft: estimate importance early, prune, fine-tune the rest.
 
->>> import lightpeft
->>> config = lightpeft.PruningConfig(heads=1 / 3, neurons=1 / 3)
->>> lightpeft.PruningConfig(heads=1.2)
-Traceback (most recent call last):
-lightpeft.core.errors.ConfigError: heads must be in [0, 1), got 1.2
+Example: a small BERT with random weights, from estimation to a saved adapter.
+
+    >>> import copy, tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from peft import LoraConfig
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> import lightpeft
+    >>> _ = torch.manual_seed(0)
+    >>> config = BertConfig(
+    ...     vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    ...     intermediate_size=64,
+    ... )
+    >>> base_model = BertForSequenceClassification(config)
+    >>> batches = [{"input_ids": torch.arange(3, 27).reshape(4, 6), "labels": torch.arange(4) % 2}]
+    >>> folder = Path(tempfile.mkdtemp())
+
+    >>> model = copy.deepcopy(base_model)
+    >>> lora = LoraConfig(r=4, task_type="SEQ_CLS")
+    >>> scores = lightpeft.estimate(model, lora, batches, lightpeft.EstimationConfig(steps=4))
+    >>> plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(heads=0.5, neurons=0.5))
+    >>> pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
+    >>> pruned(**batches[0]).loss.backward()  # any training loop
+    >>> lightpeft.save(pruned, folder / "out")
+    >>> loaded = lightpeft.load(copy.deepcopy(base_model), folder / "out")
+
+The examples of the functions continue this one.
 """
 
 from importlib import import_module

@@ -68,6 +68,13 @@ class EstimationConfig(Config):
         mask_lr: learning rate of the masks; None for `lr`.
         l1: weight of the masks' L1 term in the loss.
         reduction: of rank scores over the weights of a rank: `sum`, or `mean` (the authors').
+
+    Example:
+        >>> lightpeft.EstimationConfig(steps=200, lr=1e-3)
+        EstimationConfig(steps=200, lr=0.001, mask_lr=None, l1=0.0001, reduction='sum')
+        >>> lightpeft.EstimationConfig(steps=1)
+        Traceback (most recent call last):
+        lightpeft.core.errors.ConfigError: steps must be an integer >= 2, got 1
     """
 
     steps: Annotated[int, Field(ge=2, description="an integer >= 2")] = 130
@@ -98,6 +105,13 @@ class PruningConfig(Config):
             (the paper's), or by `depth` those nearest to the embeddings, so that the backward
             pass stops above them.
         seed: of the criterion `random`.
+
+    Example:
+        >>> lightpeft.PruningConfig(heads=1 / 3, neurons=1 / 3).criterion
+        'taylor'
+        >>> lightpeft.PruningConfig(heads=1.2)
+        Traceback (most recent call last):
+        lightpeft.core.errors.ConfigError: heads must be in [0, 1), got 1.2
     """
 
     heads: Ratio = 0.3333

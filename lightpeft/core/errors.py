@@ -2,7 +2,15 @@
 
 
 class LightPeftError(Exception):
-    """Base class of all errors of lightpeft; its message is for the user."""
+    """Base class of all errors of lightpeft; its message is for the user.
+
+    Example:
+        >>> try:
+        ...     lightpeft.get_plan(base_model)
+        ... except lightpeft.LightPeftError as error:
+        ...     print(error)
+        the model has no plan; get it from lightpeft.prune or lightpeft.load
+    """
 
 
 class ConfigError(LightPeftError):

@@ -69,6 +69,14 @@ class PruningPlan:
         >>> plan.save(folder / "plan.json")
         >>> lightpeft.PruningPlan.load(folder / "plan.json") == plan
         True
+
+    Example:
+        >>> print(plan.summary())  # doctest: +NORMALIZE_WHITESPACE
+        layer     heads      neurons  PEFT modules     ranks
+        ...
+        >>> plan.save(folder / "plan.json")
+        >>> lightpeft.PruningPlan.load(folder / "plan.json") == plan
+        True
     """
 
     shape: ModelShape

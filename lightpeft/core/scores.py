@@ -57,7 +57,7 @@ class Scores:
 
     Example:
         >>> scores
-        Scores(bert: 8 heads, 32 neurons, 12 PEFT modules of rank 4, after 4 steps)
+        Scores(bert: 8 heads, 128 neurons, 12 PEFT modules of rank 4, after 4 steps)
         >>> scores.save(folder / "estimate")
         >>> lightpeft.Scores.load(folder / "estimate").digest == scores.digest
         True

@@ -69,6 +69,14 @@ def estimate(
             or quantized linears pass no gradient on.
         ScoresError: there are too few batches or no labels; the loss or a score is not a number
             (names the step).
+
+    Example:
+        >>> lora = LoraConfig(r=4, task_type="SEQ_CLS")
+        >>> config = lightpeft.EstimationConfig(steps=4, lr=1e-3)
+        >>> scores = lightpeft.estimate(base_model, lora, batches, config)
+        >>> block = "bert.encoder.layer.0.attention"
+        >>> scores.heads["taylor"][block].shape
+        torch.Size([4])
     """
     shape = inspect_model(model)
     weights_fingerprint = fingerprint(model, shape)

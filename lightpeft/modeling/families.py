@@ -40,6 +40,14 @@ class Family:
         >>> attention = {"qkv_proj": ("q", "k", "v"), "attn_out_proj": "o"}
         >>> ffn = {"ffn_in_proj": ("gate", "up"), "ffn_out_proj": "down"}
         >>> lightpeft.register_family("my-model", lightpeft.Family(**attention, **ffn))
+
+    Example:
+        >>> family = lightpeft.Family(
+        ...     qkv_proj=("self_attn.q", "self_attn.k", "self_attn.v"),
+        ...     attn_out_proj="self_attn.o",
+        ...     ffn_in_proj=("mlp.gate", "mlp.up"),
+        ...     ffn_out_proj="mlp.down",
+        ... )
     """
 
     qkv_proj: tuple[str, ...]
@@ -244,6 +252,13 @@ def register_family(model_type: str, *families: Family) -> None:
     Example:
         >>> from lightpeft.modeling.families import FAMILIES
         >>> lightpeft.register_family("olmo", *FAMILIES["llama"])  # named as Llama's
+
+    Example:
+        >>> family = lightpeft.Family(
+        ...     qkv_proj=("q", "k", "v"), attn_out_proj="o",
+        ...     ffn_in_proj=("gate", "up"), ffn_out_proj="down",
+        ... )
+        >>> lightpeft.register_family("my_model", family)
     """
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(f"model_type must be a name, got {model_type!r}")

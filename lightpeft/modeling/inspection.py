@@ -51,6 +51,11 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
         ModelShape(vit: 1 attention block with 4 heads, 1 feed-forward block with 64 neurons)
         >>> shape.blocks[1].output_projection
         'layers.0.mlp.fc2'
+
+    Example:
+        >>> shape = lightpeft.inspect_model(base_model)
+        >>> shape.heads
+        {'bert.encoder.layer.0.attention': 4, 'bert.encoder.layer.1.attention': 4}
     """
     _check_plain(model)
     families = families_of(model)

@@ -24,6 +24,14 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
     Args:
         scores: from `estimate`.
         config: the fractions to prune, and by which criterion.
+
+    Example:
+        >>> config = lightpeft.PruningConfig(heads=0.25, neurons=0.5, modules=0, ranks=0.5)
+        >>> plan = lightpeft.make_plan(scores, config)
+        >>> plan
+        PruningPlan(bert: 6 of 8 heads, 64 of 128 neurons, 8 of 12 PEFT modules, 24 of 48 ranks)
+        >>> len(plan.heads["bert.encoder.layer.0.attention"].kept)
+        3
     """
     notes: list[str] = []
     unit_scores = _UnitScores(scores, config.criterion, config.seed)

@@ -1,4 +1,4 @@
-"""Save, load and lift a pruned model's adapter: safetensors and JSON, no pickle."""
+"""Save, load and expand the adapter of a pruned model: safetensors and JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -31,22 +31,32 @@ PLAN = "plan.json"
 
 
 def save(model: PeftModel, folder: Path | str) -> None:
-    """Write the compact adapter, the task head and the plan: megabytes, no base weights.
+    """Write the pruned adapter, the task head and the plan: megabytes, no base weights.
 
-    Everything is written beside `folder` first, so that a failure leaves what was there.
+    All files are written to a temporary folder first, so that a failure leaves `folder` as it was.
+
+    Args:
+        model: from `prune` or `load`, in any state of training.
+        folder: created or replaced; gets peft's `adapter_config.json` and
+            `adapter_model.safetensors`, and `plan.json`.
 
     Raises:
         ModelError: the model has no plan.
+
+    Example:
+        >>> lightpeft.save(pruned, folder / "adapter")
+        >>> sorted(path.name for path in (folder / "adapter").iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors', 'plan.json']
     """
     plan, config = get_plan(model), copy.deepcopy(model.peft_config["default"])
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     weights = adapter_state_dict(model)
-    with atomic_directory(Path(folder)) as made:
-        config.save_pretrained(str(made))
-        plan.save(made / PLAN)
-        write_tensors(made / WEIGHTS, weights, plan=plan.digest)
+    with atomic_directory(Path(folder)) as temporary:
+        config.save_pretrained(str(temporary))
+        plan.save(temporary / PLAN)
+        write_tensors(temporary / WEIGHTS, weights, plan=plan.digest)
 
 
 def load(
@@ -59,13 +69,23 @@ def load(
     """Prune a base model by the plan in `folder` and load the adapter onto it.
 
     Args:
-        model: the unpruned base model, as it was when the plan was made; sliced in place.
-        folder: what `save` wrote.
-        trainable: whether to go on training; otherwise everything is frozen, in eval mode.
-        quantize: called with the sliced base, to quantize it in place, before PEFT is attached.
+        model: the unpruned base model that the plan was made for; its weights are sliced in place.
+        folder: written by `save`.
+        trainable: whether to continue training; otherwise all weights are frozen, in eval mode.
+        quantize: called with the pruned base model, to quantize it in place before PEFT modules
+            are attached.
+
+    Returns:
+        A stock `PeftModel`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or belongs to another model or plan.
+
+    Example:
+        >>> lightpeft.save(pruned, folder / "adapter")
+        >>> loaded = lightpeft.load(copy.deepcopy(base_model), folder / "adapter")
+        >>> torch.equal(loaded(**batches[0]).logits, pruned.eval()(**batches[0]).logits)
+        True
     """
     source = Path(folder)
     plan, config, weights = _read(source)
@@ -73,7 +93,7 @@ def load(
         prune_base_model(model, plan, weights=weights, quantize=quantize)
         peft_model = attach_adapter(model, plan, pruned_lora_config(config, plan), weights)
     except PlanError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        raise CheckpointError(f"{source}: {error}") from error
     if not trainable:
         peft_model.requires_grad_(False)
         peft_model.eval()
@@ -81,36 +101,46 @@ def load(
 
 
 def expand_adapter(folder: Path | str, out: Path | str) -> None:
-    """Write the adapter at full size: it loads with stock peft on the unpruned base model.
+    """Write the adapter at full size, for stock peft on the unpruned base model.
 
-    Weights that were cut are zeros. The same change of the weights is not the same function:
-    the unpruned base also has the heads and neurons that the adapter was trained without.
-    Beside experts, PEFT on dense feed-forward linears is written as on their weights
-    (`target_parameters`), for which peft has no dropout.
+    Pruned rows and columns are zeros. The expanded model does not compute the same function: the
+    unpruned base model also has the heads and neurons that the adapter was trained without.
+    In models with experts, LoRA on dense feed-forward linears is written as `target_parameters`,
+    for which peft has no dropout.
+
+    Args:
+        folder: written by `save`.
+        out: another folder, created or replaced.
 
     Raises:
         CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+
+    Example:
+        >>> lightpeft.save(pruned, folder / "adapter")
+        >>> lightpeft.expand_adapter(folder / "adapter", folder / "full")
+        >>> from peft import PeftModel
+        >>> full = PeftModel.from_pretrained(copy.deepcopy(base_model), folder / "full")
     """
     source, target = Path(folder), Path(out)
     if target.resolve() == source.resolve():
-        raise CheckpointError(f"{target} holds the compact adapter; lift it into another folder")
+        raise CheckpointError(f"{target} holds the pruned adapter; expand it into another folder")
     plan, config, weights = _read(source)
     if plan.shape.num_moe_layers:
-        _name_for_peft(config, plan)
-    # Zero-padded to one rank, so that readers that know no patterns read it right.
+        _target_names_for_moe(config, plan)
+    # Zero-padded to one rank, so that readers without rank patterns load it correctly.
     config.inference_mode = True
-    with atomic_directory(target) as made:
-        config.save_pretrained(str(made))
-        write_tensors(made / WEIGHTS, zero_pad_adapter(weights, plan))
+    with atomic_directory(target) as temporary:
+        config.save_pretrained(str(temporary))
+        write_tensors(temporary / WEIGHTS, zero_pad_adapter(weights, plan))
 
 
-def _name_for_peft(config: LoraConfig, plan: PruningPlan) -> None:
-    """Name targets so that peft takes them as they are on a model with experts.
+def _target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
+    """Name the targets so that peft takes them literally on a model with experts.
 
-    There it reads a pattern, and any module that ends in `gate_proj`, as the experts' fused
-    weights; but a path to one parameter is that parameter.
+    There it reads a regex, and any name that ends in `gate_proj`, as the experts' fused weights;
+    the path of one parameter it takes as that parameter.
     """
-    names = [name for name, cut in plan.ranks.items() if cut.kept]
+    names = [name for name, rank in plan.ranks.items() if rank.kept]
     dense = [name for name in names if plan.shape.block_of[name].path in plan.shape.neurons]
     config.target_modules = [name for name in names if name not in dense]
     if dense:
@@ -119,27 +149,31 @@ def _name_for_peft(config: LoraConfig, plan: PruningPlan) -> None:
 
 
 def read_plan(folder: Path) -> PruningPlan:
-    """The plan in a saved folder."""
+    """Read the plan in a saved folder.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         return PruningPlan.load(folder / PLAN)
     except PlanError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(str(error)) from error
 
 
 def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
-    """What `save` wrote, once it is clear that the parts belong together."""
+    """Read what `save` wrote, and check that the files belong together."""
     plan, config = read_plan(folder), read_lora(folder, CheckpointError)
     weights = read_tensors(folder / WEIGHTS, CheckpointError)
-    # Two plans of one model often keep equal numbers of units, so shapes alone tell too little.
+    # Two plans of one model often keep equal numbers of units, so equal shapes are not enough.
     if read_plan_digest(folder / WEIGHTS) != plan.digest:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
-    if {cut.total for cut in plan.ranks.values()} != {config.r}:
+    if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
-    # The plan says which modules there are, and their ranks; `compact_config` writes them again.
+    # Modules and ranks are the plan's; `pruned_lora_config` writes them again.
     config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
     try:
         check_settings(config)
         check_adapter_shapes(weights, plan)
     except (ModelError, PlanError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        raise CheckpointError(f"{folder}: {error}") from error
     return plan, config, weights

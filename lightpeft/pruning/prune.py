@@ -57,6 +57,15 @@ def prune(
         ModelError: the model is wrapped or quantized already, its architecture is not supported,
             or `verify_batch` shows a difference (the model is then not usable any more).
         PlanError: the plan belongs to another model or to other scores.
+
+    Example:
+        >>> model = copy.deepcopy(base_model)
+        >>> before = model.num_parameters()
+        >>> pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
+        >>> model.num_parameters() < before
+        True
+        >>> pruned(**batches[0]).logits.shape
+        torch.Size([4, 2])
     """
     if plan.scores != scores.digest:
         raise PlanError(
@@ -75,6 +84,10 @@ def get_plan(model: PeftModel) -> PruningPlan:
 
     Raises:
         ModelError: the model did not come from `prune` or `load`.
+
+    Example:
+        >>> lightpeft.get_plan(pruned) == plan
+        True
     """
     plan = getattr(model, "lightpeft_plan", None)
     if not isinstance(plan, PruningPlan):
