@@ -118,6 +118,26 @@ def test_only_labelled_splits_are_read():
     assert CATALOG["gsm8k"].splits == {"train": "train", "test": "test"}
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("conll2003", {"ner_tags": [3, -1, 1, 2]}, "tag must be from 0 to 8 or a name, got -1"),
+        ("conll2003", {"ner_tags": [3, 9, 1, 2]}, "tag must be from 0 to 8 or a name, got 9"),
+        ("conll2003", {"ner_tags": None}, "ner_tags must be a list, got None"),
+        ("glue/sst2", {"label": 2}, "class number must be from 0 to 1, got 2"),
+        ("super_glue/multirc", {"idx": "1-2-3"}, "idx must be an object, got '1-2-3'"),
+        ("super_glue/record", {"entities": ["Ann", None]}, "entities must hold texts, got"),
+        ("hellaswag", {"endings": ["He stops.", None]}, "endings must hold texts, got"),
+        ("no_robots", {"messages": ["Hi"]}, "messages must be objects, got"),
+        ("piqa", {"label": [1]}, r"\[1\] is no integer"),
+        ("piqa", {"label": 0.5}, "0.5 is no integer"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_column(name, values, message):
+    with pytest.raises(RowError, match=message):
+        CATALOG[name].template(ROWS[name][0] | values)
+
+
 def test_arc_has_letters_or_digits():
     row = {"question": "Why?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}}
 
