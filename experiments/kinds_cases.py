@@ -16,11 +16,11 @@ from experiments import kinds_models, kinds_text
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.metrics.definitions import find_measure
+from pipeline.metrics.definitions import find_metric
 from pipeline.metrics.scoring import score
-from pipeline.tasks.base import objects
+from pipeline.tasks.base import object_array
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 DATA = Path("data/local")
 
@@ -82,7 +82,7 @@ def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callab
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]
-        return find_measure(card.metric)(objects(truth), objects(predict(rows)))
+        return find_metric(card.metric)(object_array(truth), object_array(predict(rows)))
 
     return measure
 
@@ -112,11 +112,11 @@ def _last_sentence(rows: Dataset) -> list[str]:
 def _untrained() -> float:
     """Return the metric of the model before fine-tuning."""
     params, card = load_params(), DataCard.read(Paths().prepared)
-    kind = kind_of(card)
+    kind = task_from_card(card)
     model = get_peft_model(
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
-    predictions = kind_of(card.model_copy(update={"metrics": (card.metric,)})).predict(
+    predictions = task_from_card(card.model_copy(update={"metrics": (card.metric,)})).predict(
         model,
         load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),

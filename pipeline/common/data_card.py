@@ -113,11 +113,12 @@ class DataCard(_Record):
     Attributes:
         task: `data.task` of params.yaml.
         model: what the rows were encoded for.
-        kind: name of the task that the rows are modelled as.
+        kind: the task kind, as in data.kind.
+        task_name: name of the task that the rows are modelled as, see `pipeline.tasks.registry`.
         labels: class names in the order of their ids; empty where there are no classes.
         metric: the main metric.
         metrics: all metrics, the main one among them.
-        select: the metric by which validation selects a checkpoint.
+        selection_metric: the metric by which validation selects a checkpoint.
         max_length: most tokens of a row.
         splits: by name, train first.
         dropped: `SPLIT: REASON` -> bad rows.
@@ -132,10 +133,11 @@ class DataCard(_Record):
     task: str
     model: ModelOrigin
     kind: str
+    task_name: str
     labels: tuple[str, ...]
     metric: str
     metrics: tuple[str, ...]
-    select: str
+    selection_metric: str
     max_length: int
     splits: dict[str, SplitStatistics] = {}
     dropped: dict[str, DroppedRows] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
+from pipeline.common.task_kinds import TASK_KINDS, check_task_kind
 from pipeline.common.text import did_you_mean
 
 AUTO = "auto"
@@ -118,9 +120,9 @@ class DataSection(Section):
     ] = None
     label: AutoName = None
     kind: Annotated[
-        Literal["classify", "choice", "generate", "tokens", "answer", "image"] | None,
+        Annotated[Name, AfterValidator(check_task_kind)] | None,
         WrapValidator(_parse_auto),
-        Field(description="auto or one of classify, choice, generate, tokens, answer, image"),
+        Field(description=f"auto or one of {', '.join(TASK_KINDS)}"),
     ] = None
     metric: AutoName = None
     neutral_prompt: Annotated[

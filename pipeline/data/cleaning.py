@@ -18,7 +18,7 @@ from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
-from pipeline.tasks.schema import Form, Row, Template, in_a_line
+from pipeline.tasks.schema import Row, RowSchema, Template, one_line
 
 _UNFIT_VALUE = "a value that does not fit"
 
@@ -93,7 +93,7 @@ class RowCleaner:
     """
 
     task: str
-    schema: Form
+    schema: RowSchema
     template: Template
 
     def write(
@@ -120,7 +120,7 @@ class RowCleaner:
 
         remaining = good_rows()
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while chunk := list(islice(remaining, self.schema.chunk)):
+            while chunk := list(islice(remaining, self.schema.chunk_size)):
                 columns = {name: [row.get(name) for row in chunk] for name in features}
                 writer.write_table(pa.table(features.encode_batch(columns), schema=schema))
                 progress.count(total, f"rows of {split} read")
@@ -141,7 +141,7 @@ class RowCleaner:
         except Exception as error:
             name = getattr(self.template, "__qualname__", repr(self.template))
             raise DataError(
-                f"data.task {self.task}: template {name} fails on {where}: {in_a_line(error)}"
+                f"data.task {self.task}: template {name} fails on {where}: {one_line(error)}"
             ) from error
 
     def _apply_template(self, row: Row) -> Row:
@@ -151,21 +151,21 @@ class RowCleaner:
             values = [value for value in row.values() if isinstance(value, str | int)]
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
                 raise _BadRow(f"no {error}", f"which has {', '.join(row)}") from error
-            raise _BadRow(_UNFIT_VALUE, in_a_line(error)) from error
+            raise _BadRow(_UNFIT_VALUE, one_line(error)) from error
         except RowError as error:
             raise _BadRow(_UNFIT_VALUE, str(error)) from error
         except ValueError as error:
-            raise _BadRow(_UNFIT_VALUE, in_a_line(error)) from error
+            raise _BadRow(_UNFIT_VALUE, one_line(error)) from error
         if made is None:
             raise _BadRow("no label")
         if not isinstance(made, dict):
             raise TypeError(f"it must return a dict or None, got {made!r}")
-        clean_row = self.schema.complete(made)
-        reason = self.schema.wrong(clean_row)
+        clean_row = self.schema.postprocess(made)
+        reason = self.schema.find_error(clean_row)
         if reason is None and _has_lone_surrogate(clean_row):
             reason = "text with an unpaired surrogate"
         if reason:
-            raise _BadRow(reason, self.schema.place(clean_row))
+            raise _BadRow(reason, self.schema.row_name(clean_row))
         return clean_row
 
 

@@ -4,17 +4,18 @@ Rows of one task kind have the same columns, whichever data set they come from:
 
 | kind | columns |
 |---|---|
-| classify | text, text_pair (None: single text), label: a class name, or a number (regression) |
-| choice | prompt, choices, label: the index of the right choice |
-| generate | prompt, completion, optionally cue; or messages: a chat of {role, content} |
-| tokens | tokens, tags: one tag per token |
-| answer | id, question, context, answers: {text, answer_start}, empty lists for no answer |
-| image | image, label: a class name |
+| text-classification | text, text_pair (None: single text), label: a class name or a number |
+| multiple-choice | prompt, choices, label: the index of the right choice |
+| text-generation | prompt, completion, optionally cue; or messages: a chat of {role, content} |
+| token-classification | tokens, tags: one tag per token |
+| question-answering | id, question, context, answers: {text, answer_start}; no answer: empty |
+| image-classification | image, label: a class name |
 
-Rows of classify and choice may have a further column `group`, equal in rows of one question or
-passage: metrics over questions need it, and splits drawn from train keep such rows in one split. A
-choice row with several right choices has a column `answers`, their texts: metrics then compare
-texts. A `cue` is appended to the prompt of decoders only, not to that of encoder-decoders.
+Rows of text-classification and multiple-choice may have a further column `group`, equal in rows of
+one question or passage: metrics over questions need it, and splits drawn from train keep such rows
+in one split. A multiple-choice row with several right choices has a column `answers`, their texts:
+metrics then compare texts. A number as a label means regression. A `cue` is appended to the prompt
+of decoders only, not to that of encoder-decoders.
 
 A prompt ends without a space or in a newline, and its continuation starts without a space: a
 decoder reads both joined by a space, or by nothing after a newline.
@@ -35,15 +36,15 @@ _VALIDATION_AS_TEST = {"train": "train", "test": "validation"}
 _CLASS_METRICS = ("accuracy", "f1", "f1_macro", "mcc")
 _TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 METRICS_BY_KIND = {
-    "classify": (*_CLASS_METRICS, "multirc_f1a", "multirc_em"),
-    "choice": (*_CLASS_METRICS, "record_em", "record_f1"),
-    "generate": (*_TEXT_METRICS, "perplexity"),
-    "tokens": ("entity_f1", "token_accuracy"),
-    "answer": ("squad_f1", "squad_em"),
-    "image": _CLASS_METRICS,
+    "text-classification": (*_CLASS_METRICS, "multirc_f1a", "multirc_em"),
+    "multiple-choice": (*_CLASS_METRICS, "record_em", "record_f1"),
+    "text-generation": (*_TEXT_METRICS, "perplexity"),
+    "token-classification": ("entity_f1", "token_accuracy"),
+    "question-answering": ("squad_f1", "squad_em"),
+    "image-classification": _CLASS_METRICS,
 }
-REGRESSION_METRICS = ("pearson", "spearman")  # of classify, where labels are numbers
-_KINDS_WITH_CLASSES = ("tokens", "image")
+REGRESSION_METRICS = ("pearson", "spearman")  # of text-classification, where labels are numbers
+_KINDS_WITH_CLASSES = ("token-classification", "image-classification")
 
 
 class RowError(ValueError):
@@ -112,7 +113,7 @@ class DatasetSpec:
 
     def _check_metrics(self) -> None:
         """Refuse metrics that do not fit the kind's labels and predictions."""
-        regression = self.kind == "classify" and self.metric in REGRESSION_METRICS
+        regression = self.kind == "text-classification" and self.metric in REGRESSION_METRICS
         if regression and self.classes:
             raise ConfigError(f"metric {self.metric} is for regression, so classes must be empty")
         allowed = REGRESSION_METRICS if regression else METRICS_BY_KIND[self.kind]

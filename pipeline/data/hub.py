@@ -15,7 +15,7 @@ from pipeline.common.data_card import HubDataset
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.data.dataset_spec import DatasetSpec
-from pipeline.tasks.schema import Row, Rows, Source
+from pipeline.tasks.schema import RawDataset, Row, RowReader
 
 _VALIDATION_NAMES = ("validation", "validation_matched", "dev")
 _LABEL_NAMES = ("label", "tags", "ner_tags")
@@ -24,24 +24,26 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train
 
 
-def source_from_spec(spec: DatasetSpec, rows: dict[str, Rows], origins: dict[str, Any]) -> Source:
+def source_from_spec(
+    spec: DatasetSpec, rows: dict[str, RowReader], origins: dict[str, Any]
+) -> RawDataset:
     """Return the raw data set of a spec with these rows, from the hub or from local files."""
-    return Source(
+    return RawDataset(
         rows=rows,
         origins=origins,
-        form=spec.kind,
+        kind=spec.kind,
         template=spec.template,
         classes=list(spec.classes) or None,
         metric=spec.metric,
         metrics=spec.metrics,
-        select=spec.selection_metric or None,
-        most=_MAX_SAMPLED_ROWS,
-        together=spec.group_by or None,
+        selection_metric=spec.selection_metric or None,
+        max_drawn=_MAX_SAMPLED_ROWS,
+        group_by=spec.group_by or None,
         neutral_prompt=spec.neutral_prompt,
     )
 
 
-def load_spec(task: str, spec: DatasetSpec, *, revision: str | None = None) -> Source:
+def load_spec(task: str, spec: DatasetSpec, *, revision: str | None = None) -> RawDataset:
     """Return the raw data set of the catalogue or of a user's spec.
 
     Args:
@@ -56,13 +58,13 @@ def load_spec(task: str, spec: DatasetSpec, *, revision: str | None = None) -> S
     missing = sorted(set(spec.splits.values()) - set(splits))
     if missing:
         raise DataError(f"data.task {task} has no split {missing[0]} among {', '.join(splits)}")
-    rows: dict[str, Rows] = {
+    rows: dict[str, RowReader] = {
         split: partial(_iter_rows, splits[name]) for split, name in spec.splits.items()
     }
     return replace(source_from_spec(spec, rows, _origins(task, spec.splits)), hub_dataset=origin)
 
 
-def load_hub_id(task: str, *, label: str | None, revision: str | None = None) -> Source:
+def load_hub_id(task: str, *, label: str | None, revision: str | None = None) -> RawDataset:
     """Return the raw data set `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`.
 
     A split without any label counts as missing, so validation rows may become test.
@@ -86,14 +88,14 @@ def load_hub_id(task: str, *, label: str | None, revision: str | None = None) ->
     if "train" not in names:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
     classes = _class_names(splits, label)
-    rows: dict[str, Rows] = {
+    rows: dict[str, RowReader] = {
         split: partial(_iter_rows, splits[name], label, classes) for split, name in names.items()
     }
-    return Source(
+    return RawDataset(
         rows=rows,
         origins=_origins(task, names),
         classes=classes,
-        most=_MAX_SAMPLED_ROWS,
+        max_drawn=_MAX_SAMPLED_ROWS,
         hub_dataset=origin,
     )
 

@@ -20,8 +20,8 @@ from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_label
 from pipeline.data.dataset_spec import REGRESSION_METRICS
 from pipeline.data.sources import resolve_source
 from pipeline.data.splits import SplitSpec, three_splits
-from pipeline.tasks.registry import FORMS, form_of
-from pipeline.tasks.schema import Form, Row, Rows, Source
+from pipeline.tasks.registry import SCHEMAS, infer_schema
+from pipeline.tasks.schema import RawDataset, Row, RowReader, RowSchema
 
 _INSPECTED_ROWS = 1000  # first rows of train, from which columns are inferred
 
@@ -39,10 +39,10 @@ class LoadedDataset:
         dropped: bad rows by split and reason: how many, and the first.
     """
 
-    schema: Form
+    schema: RowSchema
     splits: dict[str, Dataset]
     classes: list[str]
-    source: Source
+    source: RawDataset
     origins: dict[str, Any]
     dropped: dict[str, DroppedRows]
 
@@ -63,9 +63,9 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
     first_rows, raw_splits = _open_splits(source.rows)
     if not first_rows:
         raise DataError(f"data.task {section.task} has no rows to train on")
-    kind = section.kind or source.form
-    schema = FORMS[kind] if kind else form_of(section, first_rows)
-    template = source.template or schema.template(section, first_rows)
+    kind = section.kind or source.kind
+    schema = SCHEMAS[kind] if kind else infer_schema(section, first_rows)
+    template = source.template or schema.build_template(section, first_rows)
 
     cleaner = RowCleaner(task=section.task, schema=schema, template=template)
     bad_rows = BadRowCounter(section.max_bad_rows)
@@ -74,16 +74,16 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         for split, rows in raw_splits.items()
     }
     classes = _find_classes(section, schema, source, tables)
-    if schema.label:
+    if schema.label_column:
         for split, rows in tables.items():
             tables[split] = drop_unknown_labels(
-                rows, split=split, column=schema.label, classes=classes, bad_rows=bad_rows
+                rows, split=split, column=schema.label_column, classes=classes, bad_rows=bad_rows
             )
 
     spec = SplitSpec(
         group_by=_group_columns(schema, source, tables["train"]),
         stratify_by="label" if classes and "label" in schema.features else None,
-        max_rows=source.most,
+        max_rows=source.max_drawn,
         seed=seed,
     )
     splits, origins = three_splits(tables, source.origins, spec)
@@ -97,7 +97,7 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
     )
 
 
-def _open_splits(rows: dict[str, Rows]) -> tuple[list[Row], dict[str, Iterator[Row]]]:
+def _open_splits(rows: dict[str, RowReader]) -> tuple[list[Row], dict[str, Iterator[Row]]]:
     """Start reading each split: return the first rows of train, and all rows of each split.
 
     The first row of every split is read at once, so a wrong path is reported before a long file
@@ -110,19 +110,19 @@ def _open_splits(rows: dict[str, Rows]) -> tuple[list[Row], dict[str, Iterator[R
 
 
 def _find_classes(
-    section: DataSection, schema: Form, source: Source, tables: dict[str, Dataset]
+    section: DataSection, schema: RowSchema, source: RawDataset, tables: dict[str, Dataset]
 ) -> list[str]:
     """Return the class names; none where the labels are numbers to predict, or are no classes.
 
     Raises:
         DataError: the labels are neither classes nor numbers, or do not fit the main metric.
     """
-    regression = schema.name == "classify" and (
+    regression = schema.kind == "text-classification" and (
         (source.metric or section.metric) in REGRESSION_METRICS
     )
     known = [] if regression and source.classes is None else source.classes
-    classes = schema.labels(tables, known)
-    if schema.label and not classes and source.metric not in (None, *REGRESSION_METRICS):
+    classes = schema.find_classes(tables, known)
+    if schema.label_column and not classes and source.metric not in (None, *REGRESSION_METRICS):
         raise DataError(
             f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
             "labels of train are decimals"
@@ -130,16 +130,16 @@ def _find_classes(
     return classes
 
 
-def _group_columns(schema: Form, source: Source, train: Dataset) -> tuple[str, ...]:
+def _group_columns(schema: RowSchema, source: RawDataset, train: Dataset) -> tuple[str, ...]:
     """Return the columns whose equal values keep rows in one split."""
-    if source.together is not None:
-        if source.together not in schema.features:
+    if source.group_by is not None:
+        if source.group_by not in schema.features:
             raise ConfigError(
-                f"group_by must be a column of the kind {schema.name}, one of "
-                f"{', '.join(schema.features)}; got {source.together!r}"
+                f"group_by must be a column of the kind {schema.kind}, one of "
+                f"{', '.join(schema.features)}; got {source.group_by!r}"
             )
-        return (source.together,)
-    default = schema.together or schema.texts
+        return (source.group_by,)
+    default = schema.group_columns or schema.identity_columns
     if "group" not in schema.features:
         return default
     without_group = train.data.column("group").null_count

@@ -19,10 +19,10 @@ from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.data.docstrings.builtin_tasks import BUILTIN_TASKS, build_task
 from pipeline.data.readers import find_reader, read_rows
 from pipeline.data.splits import SPLITS
-from pipeline.tasks.schema import Rows, Source, in_a_line
+from pipeline.tasks.schema import RawDataset, RowReader, one_line
 
 
-def resolve_source(section: DataSection, *, seed: int) -> Source:
+def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
     """Return the raw rows that `data.task` and `data.train` etc. name, not read yet.
 
     Raises:
@@ -50,7 +50,7 @@ def resolve_source(section: DataSection, *, seed: int) -> Source:
         return (
             hub.source_from_spec(spec, rows, origins)
             if spec
-            else Source(rows=rows, origins=origins)
+            else RawDataset(rows=rows, origins=origins)
         )
     if spec is None:
         return hub.load_hub_id(task, label=section.label, revision=section.revision)
@@ -80,13 +80,13 @@ def _check_auto(section: DataSection, *keys: str) -> None:
             )
 
 
-def _local_rows(section: DataSection) -> tuple[dict[str, Rows], dict[str, Any]]:
+def _local_rows(section: DataSection) -> tuple[dict[str, RowReader], dict[str, Any]]:
     """Return rows and origins of the files that params.yaml names."""
     paths = {split: getattr(section, split) for split in SPLITS}
     files = {split: Path(path) for split, path in paths.items() if path is not None}
     for path in files.values():  # before a large file is hashed
         find_reader(path)
-    rows: dict[str, Rows] = {split: partial(read_rows, path) for split, path in files.items()}
+    rows: dict[str, RowReader] = {split: partial(read_rows, path) for split, path in files.items()}
     return rows, {split: _origin(path) for split, path in files.items()}
 
 
@@ -112,7 +112,7 @@ def _load_user_spec(task: str) -> DatasetSpec | None:
     except PipelineError as error:
         raise ConfigError(f"data.task {task}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"data.task {task}: {in_a_line(error)}") from error
+        raise ConfigError(f"data.task {task}: {one_line(error)}") from error
     if not isinstance(spec, DatasetSpec):
         raise ConfigError(f"data.task {task}: {file} defines no DatasetSpec named {name!r}")
     return spec

@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from pipeline.common.errors import DataError
-from pipeline.tasks.schema import text_key
+from pipeline.tasks.schema import hash_texts
 
 SPLITS = ("train", "validation", "test")
 _CHUNK = 10_000  # rows in memory
@@ -130,4 +130,4 @@ def _group_keys(rows: Dataset, columns: tuple[str, ...]) -> IntArray:
         return np.arange(len(rows))
     chunks = rows.select_columns([*columns]).iter(_CHUNK)
     cells = (zip(*(chunk[name] for name in columns), strict=True) for chunk in chunks)
-    return np.concatenate([np.fromiter(map(text_key, rows), np.int64) for rows in cells])
+    return np.concatenate([np.fromiter(map(hash_texts, rows), np.int64) for rows in cells])

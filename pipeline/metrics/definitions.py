@@ -1,11 +1,11 @@
-"""What a task is measured by: every metric, computed once per row and then put together.
+"""The metrics: what each counts on one example, and how the counts become one value.
 
-A measure counts something on each row (`statistics`) and makes one value of them (`value`).
-Resampling draws rows of the statistics, so a text is compared once and not a thousand times.
-Values lie in [0, 1], correlations in [-1, 1]; perplexity is the only one where less is better.
-What a constant prediction leaves undefined (MCC, F1, correlations) counts as 0.
+`per_example` returns counts of one example, `aggregate` turns the counts of all examples into one
+value. Resampling draws rows of these counts, so each text is compared once, not once a resample.
+Values lie in [0, 1], correlations in [-1, 1]; for perplexity alone, lower is better.
+A value that a constant prediction leaves undefined (MCC, F1, correlations) counts as 0.
 
-| labels and predictions | measures |
+| labels and predictions | metrics |
 |---|---|
 | class numbers, indices of choices | accuracy, f1 (of class 1), f1_macro, mcc |
 | numbers | pearson, spearman |
@@ -18,7 +18,7 @@ What a constant prediction leaves undefined (MCC, F1, correlations) counts as 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,50 +29,58 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.text_matching import (
+    ROUGE_KEYS,
     bio_spans,
-    rouge,
-    same_number,
-    same_tags,
-    same_text,
-    squad_em,
-    squad_f1,
+    count_equal_tags,
+    is_same_number,
+    is_same_text,
+    rouge_scores,
+    squad_scores,
 )
 
 Statistics = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One metric: `row` counts on a label and a prediction, `value` makes one number of all rows.
+class Metric:
+    """One metric.
 
-    With `grouped`, rows of one group (the answers of one question) count and are drawn together:
-    `row` then gets a group's labels and predictions.
+    Metrics with the same `per_example` share its counts.
+
+    Attributes:
+        name: as in data.metric.
+        per_example: a label and a prediction -> one or more counts; with `grouped`, the labels and
+            the predictions of one group.
+        aggregate: counts of all examples, shape (examples, counts) -> the value.
+        higher_is_better: whether a higher value is a better one.
+        grouped: whether examples of one group (the answers of one question) count and are
+            resampled together.
     """
 
     name: str
-    row: Callable[[Any, Any], float | tuple[float, ...]]
-    value: Callable[[Statistics], float]
+    per_example: Callable[[Any, Any], float | tuple[float, ...]]
+    aggregate: Callable[[Statistics], float]
     higher_is_better: bool = True
     grouped: bool = False
 
-    def statistics(
+    def compute_statistics(
         self,
         labels: Sequence[Any],
         predictions: Sequence[Any],
         groups: Sequence[Hashable] | None = None,
     ) -> Statistics:
-        """What each row counts for: shape `(rows, counts)`, or `(groups, counts)`.
+        """Return the counts of each example: shape `(examples, counts)`, or `(groups, counts)`.
 
         Raises:
-            DataError: lengths differ, there is nothing, or groups are needed and missing.
+            DataError: lengths differ, there is no example, or groups are needed and missing.
         """
         sizes = {len(labels), len(predictions), len(labels if groups is None else groups)}
         if len(sizes) > 1 or 0 in sizes:
             raise DataError(f"{self.name} needs as many predictions as labels, got {sorted(sizes)}")
-        pairs = zip(labels, predictions, strict=True)
+        pairs: Iterable[tuple[Any, Any]] = zip(labels, predictions, strict=True)
         if self.grouped:
-            pairs = _by_group(self.name, pairs, groups)
-        counts = [self.row(label, prediction) for label, prediction in pairs]
+            pairs = _collect_groups(self.name, pairs, groups)
+        counts = [self.per_example(label, prediction) for label, prediction in pairs]
         return np.asarray(counts, np.float64).reshape(len(counts), -1)
 
     def __call__(
@@ -81,77 +89,92 @@ class Measure:
         predictions: Sequence[Any],
         groups: Sequence[Hashable] | None = None,
     ) -> float:
-        """The value over all rows."""
-        return self.value(self.statistics(labels, predictions, groups))
+        """Return the value over all examples."""
+        return self.aggregate(self.compute_statistics(labels, predictions, groups))
 
-    def interval(self, statistics: Statistics, *, resamples: int, seed: int) -> list[float]:
-        """95 % interval: percentiles over resampled rows.
+    def compute_interval(
+        self, statistics: Statistics, *, resamples: int, seed: int
+    ) -> tuple[float, float]:
+        """Return the 95 % interval: percentiles of the value over resampled examples.
 
-        One seed draws the same rows for every model, so that their values can be paired.
+        One seed draws the same examples for every model, so that their values can be paired.
         """
+        # Not scipy.stats.bootstrap: its percentiles are at (1 - 0.95) / 2 = 0.025000000000000022,
+        # and it returns nan where all resamples have one value.
         generator, rows = np.random.default_rng(seed), len(statistics)
-        drawn = (generator.integers(rows, size=rows) for _ in range(resamples))
-        values = [self.value(statistics[chosen]) for chosen in drawn]
-        return [float(edge) for edge in np.quantile(values, [0.025, 0.975])]
+        draws = (generator.integers(rows, size=rows) for _ in range(resamples))
+        values = [self.aggregate(statistics[drawn]) for drawn in draws]
+        low, high = np.quantile(values, [0.025, 0.975])
+        return float(low), float(high)
 
 
-def find_measure(name: str, *, classes: int = 2) -> Measure:
-    """The measure of that name; `f1` of more than two classes is the mean over the classes.
+def find_metric(name: str, *, classes: int = 2) -> Metric:
+    """Return the metric of that name; `f1` of more than two classes is the mean over the classes.
 
     Raises:
-        ConfigError: no measure has that name.
+        ConfigError: no metric has that name.
     """
-    if name not in MEASURES:
-        raise ConfigError(f"metric {name!r} is not known; known: {', '.join(MEASURES)}")
-    return MEASURES["f1_macro" if name == "f1" and classes > 2 else name]
+    if name not in METRICS:
+        raise ConfigError(f"metric {name!r} must be one of {', '.join(METRICS)}")
+    return METRICS["f1_macro" if name == "f1" and classes > 2 else name]
 
 
-def _by_group(name: str, pairs: Any, groups: Sequence[Hashable] | None) -> Any:
-    """The labels and the predictions of each group, groups in the order of their first row."""
+def _collect_groups(
+    name: str, pairs: Iterable[tuple[Any, Any]], groups: Sequence[Hashable] | None
+) -> Iterable[tuple[Any, Any]]:
+    """Yield the labels and the predictions of each group, in the order of their first row."""
     if groups is None:
         raise DataError(f"{name} needs the group of each row")
-    found: dict[Hashable, list[Any]] = {}
+    members: dict[Hashable, list[Any]] = {}
     for group, pair in zip(groups, pairs, strict=True):
-        found.setdefault(group, []).append(pair)
-    return (tuple(zip(*rows, strict=True)) for rows in found.values())
+        members.setdefault(group, []).append(pair)
+    for rows in members.values():
+        labels, predictions = zip(*rows, strict=True)
+        yield labels, predictions
 
 
 def _pair(label: Any, prediction: Any) -> tuple[float, float]:
     return label, prediction
 
 
-def _mean(statistics: Statistics) -> float:
-    return float(statistics.mean())
+def _mean_of(column: int) -> Callable[[Statistics], float]:
+    def aggregate(statistics: Statistics) -> float:
+        return float(np.ascontiguousarray(statistics[:, column]).mean())
+
+    return aggregate
+
+
+_mean = _mean_of(0)
 
 
 def _ratio(statistics: Statistics) -> float:
-    """Of what was counted first among what was counted second."""
-    part, whole = statistics.sum(axis=0)
-    return float(part / whole) if whole else 0.0
+    """Return the ratio of the first count to the second."""
+    numerator, denominator = statistics.sum(axis=0)
+    return float(numerator / denominator) if denominator else 0.0
 
 
 def _f1_of_counts(statistics: Statistics) -> float:
-    """From rows of (found right, in the labels, in the predictions)."""
+    """Return the F1 of counts: right, in the labels, in the predictions."""
     right, labels, predictions = statistics.sum(axis=0)
     return float(2 * right / (labels + predictions)) if right else 0.0
 
 
 def _f1(statistics: Statistics) -> float:
-    found = f1_score(*statistics.T, labels=[1], average="macro", zero_division=0.0)
-    return float(found)
+    labels, predictions = statistics.T
+    return float(f1_score(labels, predictions, labels=[1], average="macro", zero_division=0.0))
 
 
 def _f1_macro(statistics: Statistics) -> float:
-    """The mean over the classes that occur in labels or predictions."""
+    """Return the mean over the classes that occur in labels or predictions."""
     return float(f1_score(*statistics.T, average="macro", zero_division=0.0))
 
 
-def _unless_constant(of: Callable[[Any, Any], Any]) -> Callable[[Statistics], float]:
-    def value(statistics: Statistics) -> float:
+def _unless_constant(function: Callable[[Any, Any], Any]) -> Callable[[Statistics], float]:
+    def aggregate(statistics: Statistics) -> float:
         constant = (statistics == statistics[0]).all(axis=0).any()
-        return 0.0 if constant else float(of(*statistics.T))
+        return 0.0 if constant else float(function(*statistics.T))
 
-    return value
+    return aggregate
 
 
 def _perplexity(statistics: Statistics) -> float:
@@ -161,9 +184,13 @@ def _perplexity(statistics: Statistics) -> float:
 
 
 def _option_counts(labels: Sequence[int], predictions: Sequence[int]) -> tuple[int, int, int]:
-    """Of one question's answers: right ones chosen, right ones, chosen ones."""
+    """Count, of one question's answers, the right ones chosen, the right ones, the chosen ones."""
     chosen = [label for label, taken in zip(labels, predictions, strict=True) if taken]
     return sum(chosen), sum(labels), len(chosen)
+
+
+def _equal(label: Any, prediction: Any) -> float:
+    return float(label == prediction)
 
 
 def _all_equal(labels: Sequence[int], predictions: Sequence[int]) -> float:
@@ -171,37 +198,40 @@ def _all_equal(labels: Sequence[int], predictions: Sequence[int]) -> float:
 
 
 def _entity_counts(label: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
-    right, found = bio_spans(label), bio_spans(prediction)
-    return len(right & found), len(right), len(found)
+    right, predicted = bio_spans(label), bio_spans(prediction)
+    return len(right & predicted), len(right), len(predicted)
 
 
-_MEASURES = (
-    Measure(name="accuracy", row=lambda label, found: float(label == found), value=_mean),
-    Measure(name="f1", row=_pair, value=_f1),
-    Measure(name="f1_macro", row=_pair, value=_f1_macro),
-    Measure(name="mcc", row=_pair, value=_unless_constant(matthews_corrcoef)),
-    Measure(
+_METRICS = (
+    Metric(name="accuracy", per_example=_equal, aggregate=_mean),
+    Metric(name="f1", per_example=_pair, aggregate=_f1),
+    Metric(name="f1_macro", per_example=_pair, aggregate=_f1_macro),
+    Metric(name="mcc", per_example=_pair, aggregate=_unless_constant(matthews_corrcoef)),
+    Metric(
         name="pearson",
-        row=_pair,
-        value=_unless_constant(lambda x, y: pearsonr(x, y).statistic),
+        per_example=_pair,
+        aggregate=_unless_constant(lambda x, y: pearsonr(x, y).statistic),
     ),
-    Measure(
+    Metric(
         name="spearman",
-        row=_pair,
-        value=_unless_constant(lambda x, y: spearmanr(x, y).statistic),
+        per_example=_pair,
+        aggregate=_unless_constant(lambda x, y: spearmanr(x, y).statistic),
     ),
-    Measure(name="multirc_f1a", row=_option_counts, value=_f1_of_counts, grouped=True),
-    Measure(name="multirc_em", row=_all_equal, value=_mean, grouped=True),
-    Measure(name="exact_match", row=same_text, value=_mean),
-    Measure(name="final_number", row=same_number, value=_mean),
-    *(Measure(name=key, row=rouge(key), value=_mean) for key in ("rouge1", "rouge2", "rougeL")),
-    Measure(name="squad_em", row=squad_em, value=_mean),
-    Measure(name="squad_f1", row=squad_f1, value=_mean),
+    Metric(name="multirc_f1a", per_example=_option_counts, aggregate=_f1_of_counts, grouped=True),
+    Metric(name="multirc_em", per_example=_all_equal, aggregate=_mean, grouped=True),
+    Metric(name="exact_match", per_example=is_same_text, aggregate=_mean),
+    Metric(name="final_number", per_example=is_same_number, aggregate=_mean),
+    *(
+        Metric(name=key, per_example=rouge_scores, aggregate=_mean_of(column))
+        for column, key in enumerate(ROUGE_KEYS)
+    ),
+    Metric(name="squad_em", per_example=squad_scores, aggregate=_mean_of(0)),
+    Metric(name="squad_f1", per_example=squad_scores, aggregate=_mean_of(1)),
     # ReCoRD scores the text of the chosen entity against all right ones, with SQuAD's code.
-    Measure(name="record_em", row=squad_em, value=_mean),
-    Measure(name="record_f1", row=squad_f1, value=_mean),
-    Measure(name="entity_f1", row=_entity_counts, value=_f1_of_counts),
-    Measure(name="token_accuracy", row=same_tags, value=_ratio),
-    Measure(name="perplexity", row=_pair, value=_perplexity, higher_is_better=False),
+    Metric(name="record_em", per_example=squad_scores, aggregate=_mean_of(0)),
+    Metric(name="record_f1", per_example=squad_scores, aggregate=_mean_of(1)),
+    Metric(name="entity_f1", per_example=_entity_counts, aggregate=_f1_of_counts),
+    Metric(name="token_accuracy", per_example=count_equal_tags, aggregate=_ratio),
+    Metric(name="perplexity", per_example=_pair, aggregate=_perplexity, higher_is_better=False),
 )
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in _MEASURES}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

@@ -1,46 +1,77 @@
-"""A task's metrics, and how far the main one is to be trusted."""
+"""The values of a task's metrics, and the confidence interval of the main one."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 from sklearn.metrics import confusion_matrix
 
 from pipeline.common.data_card import DataCard
-from pipeline.metrics.definitions import Measure, Statistics, find_measure
-from pipeline.tasks.base import Found
+from pipeline.common.errors import DataError
+from pipeline.metrics.definitions import Metric, Statistics, find_metric
+from pipeline.tasks.base import Predictions
 
 
 def higher_is_better(metric: str) -> bool:
-    """Which way a metric goes."""
-    return find_measure(metric).higher_is_better
+    """Return whether a higher value of the metric is a better one."""
+    return find_metric(metric).higher_is_better
 
 
-def score(card: DataCard, found: Found) -> dict[str, float]:
-    """Every metric of the task that the model said enough for."""
-    there = [name for name in card.metrics if found.has(name)]
-    counted = {name: _counted(name, card, found) for name in there}
-    return {name: measure.value(rows) for name, (measure, rows) in counted.items()}
+@dataclass(frozen=True)
+class ExampleStatistics:
+    """What each metric of a task counts on each example, computed once.
 
-
-def interval(card: DataCard, found: Found, *, resamples: int, seed: int) -> list[float]:
-    """95 % interval of the task's main metric: percentiles over resampled rows.
-
-    One seed draws the same rows for every model, so that their values can be paired.
+    Attributes:
+        by_metric: name -> the metric and its statistics; without metrics that need predictions
+            which the model was not asked for.
     """
-    measure, rows = _counted(card.metric, card, found)
-    return measure.interval(rows, resamples=resamples, seed=seed)
+
+    by_metric: dict[str, tuple[Metric, Statistics]]
+
+    @classmethod
+    def compute(cls, card: DataCard, predictions: Predictions) -> ExampleStatistics:
+        """Compute the statistics of all metrics of the task; texts are compared once."""
+        computed: dict[Hashable, Statistics] = {}
+        by_metric = {}
+        for name in filter(predictions.supports, card.metrics):
+            metric = find_metric(name, classes=len(card.labels))
+            # Perplexity and others may share a function, but not their inputs.
+            key = (metric.per_example, name == "perplexity")
+            if key not in computed:
+                labels, values = predictions.metric_inputs(name)
+                computed[key] = metric.compute_statistics(labels, values, predictions.groups)
+            by_metric[name] = metric, computed[key]
+        return cls(by_metric)
+
+    def values(self) -> dict[str, float]:
+        """Return the value of every metric."""
+        return {
+            name: metric.aggregate(statistics)
+            for name, (metric, statistics) in self.by_metric.items()
+        }
+
+    def interval(self, name: str, *, resamples: int, seed: int) -> tuple[float, float]:
+        """Return the 95 % interval of a metric, see `Metric.compute_interval`.
+
+        Raises:
+            DataError: the metric needs predictions that the model was not asked for.
+        """
+        if name not in self.by_metric:
+            raise DataError(f"{name} can't be measured: the model was not asked to generate")
+        metric, statistics = self.by_metric[name]
+        return metric.compute_interval(statistics, resamples=resamples, seed=seed)
 
 
-def confusion(card: DataCard, found: Found) -> list[list[int]]:
-    """Rows are true classes, columns predicted ones."""
-    classes = range(len(card.labels))
-    counts: list[list[int]] = confusion_matrix(
-        found.labels, found.predictions, labels=list(classes)
-    ).tolist()
+def score(card: DataCard, predictions: Predictions) -> dict[str, float]:
+    """Return the value of every metric that the predictions support."""
+    return ExampleStatistics.compute(card, predictions).values()
+
+
+def confusion(card: DataCard, predictions: Predictions) -> list[list[int]]:
+    """Return the confusion matrix: rows are true classes, columns predicted ones."""
+    matrix = confusion_matrix(
+        predictions.labels, predictions.predictions, labels=list(range(len(card.labels)))
+    )
+    counts: list[list[int]] = matrix.tolist()
     return counts
-
-
-def _counted(name: str, card: DataCard, found: Found) -> tuple[Measure, Statistics]:
-    """A measure, and what each row counts for in it."""
-    measure = find_measure(name, classes=len(card.labels))
-    labels, predictions = found.sides(name)
-    return measure, measure.statistics(labels, predictions, found.groups)

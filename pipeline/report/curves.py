@@ -77,7 +77,7 @@ def _draw_validation(results: RunResults) -> Picture | None:
         descriptions.append(f"{method.name} ends at {values[-1]:.3f}")
     if not descriptions:
         return None
-    metric = results.card.select
+    metric = results.card.selection_metric
     axes.set(xlabel="step (batches)", ylabel=f"validation {metric}")
     axes.grid(True, axis="y")
     axes.legend()

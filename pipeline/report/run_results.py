@@ -15,7 +15,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params
-from pipeline.metrics.definitions import find_measure
+from pipeline.metrics.definitions import find_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class RunResults:
         values: dict[str, float | int | None] = {f"test_{self.metric}": method.quality}
         if evaluation.lifted:
             values[f"lifted_test_{self.metric}"] = evaluation.lifted[self.metric]
-        values[f"validation_{self.card.select}"] = self._selected_validation(method.curve)
+        values[f"validation_{self.card.selection_metric}"] = self._selected_validation(method.curve)
         values["base_parameters"] = evaluation.base_parameters
         values["trainable_parameters"] = evaluation.trainable_parameters
         for phase in self.benchmark.phases:
@@ -122,7 +122,11 @@ class RunResults:
             return None
         if not self.params.finetune.best_checkpoint:
             return float(values.iloc[-1])
-        best = values.max() if find_measure(self.card.select).higher_is_better else values.min()
+        best = (
+            values.max()
+            if find_metric(self.card.selection_metric).higher_is_better
+            else values.min()
+        )
         return float(best)
 
 

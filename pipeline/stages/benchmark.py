@@ -26,7 +26,7 @@ from pipeline.common.files import read_json
 from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 
 def main(*, paths: Paths) -> None:
@@ -56,7 +56,7 @@ def main(*, paths: Paths) -> None:
 def load_trained_model(paths: Paths, method: str, place: torch.device) -> PeftModel:
     """Load what fine-tuning saved, the adapter trainable."""
     params = BenchmarkParams.load(paths.params)
-    base, _ = load_model(params.model, kind_of(DataCard.read(paths.prepared)), params.seed)
+    base, _ = load_model(params.model, task_from_card(DataCard.read(paths.prepared)), params.seed)
     return checkpoint.load(base, paths.model(method), trainable=True).to(place)
 
 

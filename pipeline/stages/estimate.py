@@ -13,13 +13,13 @@ from pipeline.common.files import write_json
 from pipeline.common.params import PeftSection
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import EstimateParams
-from pipeline.tasks.base import Kind
-from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.base import Task
+from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 
-def lora_config(section: PeftSection, kind: Kind, head: list[str]) -> LoraConfig:
+def lora_config(section: PeftSection, kind: Task, head: list[str]) -> LoraConfig:
     """The PEFT method of params.yaml; `head` names the fresh modules that are trained whole."""
     return LoraConfig(
         task_type=kind.task_type,
@@ -36,13 +36,13 @@ def main(paths: Paths) -> None:
     """Write scores and warm weights, and apart from them the duration."""
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
-    kind = kind_of(DataCard.read(data))
+    kind = task_from_card(DataCard.read(data))
     model, head = load_model(params.model, kind, params.seed)
     rows = read_rows(data, "train")
-    order = shuffled(
+    order = shuffled_batches(
         token_counts(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
     )
-    drawn = loader(rows, kind, load_processor(params.model, kind), order)
+    drawn = build_dataloader(rows, kind, load_processor(params.model, kind), order)
     start = time.monotonic()
     seed_everything(params.seed)
     scores = estimate(

@@ -19,20 +19,20 @@ from pipeline.common.errors import DataError
 from pipeline.common.files import write_json
 from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
-from pipeline.metrics.scoring import confusion, interval, score
-from pipeline.tasks.base import Found, Kind
+from pipeline.metrics.scoring import ExampleStatistics, confusion, score
+from pipeline.tasks.base import Predictions, Task
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 
 def main(method: str, paths: Paths) -> None:
     """Measure one method on the test split, and its adapter lifted to the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
-    kind, size = kind_of(_card(data, params.evaluate)), params.evaluate.batch_size
+    kind, size = task_from_card(_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
     base, _ = load_model(params.model, kind, params.seed)
-    kind.check(kind.card.metric, params.evaluate, base.config)
+    kind.check_metric(kind.card.metric, params.evaluate, base.config)
     model = checkpoint.load(base, folder)
     said = kind.predict(model, rows, processor, batch_size=size)
     found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
@@ -55,15 +55,16 @@ def _card(data: Path, section: EvaluateSection) -> DataCard:
     return card if asked is None else card.model_copy(update={"max_new_tokens": asked})
 
 
-def measure(kind: Kind, said: Found, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure(kind: Task, said: Predictions, *, resamples: int, seed: int) -> dict[str, Any]:
     """Every metric, the main one's interval, and for classes the confusion matrix.
 
     Raises:
         DataError: a metric is not finite, as the perplexity of a model that diverged.
     """
     card = kind.card
-    values = _finite(score(card, said))
-    limits = interval(card, said, resamples=resamples, seed=seed)
+    statistics = ExampleStatistics.compute(card, said)
+    values = _finite(statistics.values())
+    limits = statistics.interval(card.metric, resamples=resamples, seed=seed)
     _finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
     return {
         "split": "test",
@@ -84,7 +85,7 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
-def lifted(section: ModelSection, kind: Kind, folder: Path, *, seed: int) -> PeftModel:
+def lifted(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> PeftModel:
     """The unpruned base with the adapter at full size, loaded as anybody's stock peft would."""
     base, _ = load_model(section, kind, seed)
     with tempfile.TemporaryDirectory() as full:

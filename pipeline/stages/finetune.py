@@ -21,7 +21,7 @@ from pipeline.common.files import write_json
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 from pipeline.training.checkpoints import checkpoint_folder, delete_checkpoints, locked
 from pipeline.training.trainer import TrainingData, train
 
@@ -48,7 +48,7 @@ def main(method: str, paths: Paths) -> None:
     inputs += _code()
     folder = checkpoint_folder(f"finetune-{method}", inputs, _decisive(params))
     with locked(folder):
-        kind = kind_of(DataCard.read(data))
+        kind = task_from_card(DataCard.read(data))
         # An uncut model has nothing to carry over: it starts fresh and gets every step. The
         # estimation's steps count for the others even where `warm_start` drops their weights.
         warm = params.finetune.warm_start and not cut.is_identity

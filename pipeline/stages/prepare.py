@@ -26,10 +26,10 @@ from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
-from pipeline.tasks.base import Columns, Kind, Values
+from pipeline.tasks.base import Columns, Task, Values
 from pipeline.tasks.model_loading import check_lengths, files_digest, load_config, load_processor
-from pipeline.tasks.registry import kind_of, resolve
-from pipeline.tasks.schema import text_key
+from pipeline.tasks.registry import choose_task, task_from_card
+from pipeline.tasks.schema import hash_texts
 
 _ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
 
@@ -58,24 +58,24 @@ def write_prepared(part: Path, params: PrepareParams) -> DataCard:
     """
     task = read_dataset(params.data, part, seed=params.seed)
     config = load_config(params.model)
-    kind_class = resolve(task.schema, task.classes, config)
+    kind_class = choose_task(task.schema, task.classes, config)
     if params.data.packing:
         _check_packing(kind_class, config.model_type)
     card = _card(params, task, kind_class, config)
     kind = kind_class(card)
     processor = load_processor(params.model, kind)
-    exact = card.max_length if kind.one_length else None
+    exact = card.max_length if kind.fixed_length else None
     check_lengths(params, getattr(processor, "model_max_length", None), exact)
     made, keys = part / "made", {}
     splits: dict[str, SplitStatistics] = {}
     further: dict[str, Any] = {}
     for split, rows in task.splits.items():
-        encoded = _encoded(rows, kind, processor, texts=task.schema.texts, name=split)
+        encoded = _encoded(rows, kind, processor, texts=task.schema.identity_columns, name=split)
         splits[split] = describe(encoded, task.classes)
         check_truncated(splits[split], params.data, split)
-        keys[split] = numbers(encoded, "key")
+        keys[split] = numbers(encoded, "text_hash")
         if split == "train":
-            further = kind.facts(encoded)
+            further = kind.train_statistics(encoded)
             if params.data.packing:
                 encoded = pack(encoded, part / "packed.arrow", length=params.data.max_length)
                 packed = {"packed": len(encoded)}
@@ -88,7 +88,7 @@ def write_prepared(part: Path, params: PrepareParams) -> DataCard:
     return card
 
 
-def _card(params: PrepareParams, task: LoadedDataset, kind: type[Kind], config: Any) -> DataCard:
+def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: Any) -> DataCard:
     """What is known before any row is encoded."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)
@@ -96,50 +96,49 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Kind], config: 
     known = dict.fromkeys((*metrics, *kind.optional))
     if metric not in known:
         raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(known)} for a task of the kind "
-            f"{kind.name}, got {metric}"
+            f"data.metric must be auto or one of {', '.join(known)} for {kind.name}, got {metric}"
         )
-    kind.check(metric, params.evaluate, config)
+    kind.check_metric(metric, params.evaluate, config)
     neutral = params.data.neutral_prompt or source.neutral_prompt
-    if params.data.neutral_prompt not in (None, "none") and not kind.neutral:
+    if params.data.neutral_prompt not in (None, "none") and not kind.supports_neutral_prompt:
         raise ConfigError(
-            f"data.neutral_prompt must be auto or none for a task of the kind {kind.name}, "
-            f"got {neutral!r}"
+            f"data.neutral_prompt must be auto or none for {kind.name}, got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
     return DataCard(
         task=params.data.task,
         # Later stages depend on the card: they run again when a local model's files change.
         model=ModelOrigin(name=params.model.name, files=files_digest(params.model.name)),
-        kind=kind.name,
+        kind=kind.schema.kind,
+        task_name=kind.name,
         labels=tuple(task.classes),
         metric=metric,
         metrics=tuple(metrics),
-        select=source.select or kind.select or metric,
-        max_length=kind.length(params.data.max_length, config),
+        selection_metric=source.selection_metric or kind.selection_metric or metric,
+        max_length=kind.max_length(params.data.max_length, config),
         dropped=task.dropped,
         sources=task.origins,
         hub_dataset=source.hub_dataset,
         baseline=source.baseline,
-        neutral_prompt=neutral if kind.neutral and neutral != "none" else None,
+        neutral_prompt=neutral if kind.supports_neutral_prompt and neutral != "none" else None,
     )
 
 
-def _check_packing(kind: type[Kind], model_type: str) -> None:
+def _check_packing(kind: type[Task], model_type: str) -> None:
     """Refuse to pack where rows would see each other, or have one label each."""
-    if not kind.packs:
-        raise ConfigError(f"data.packing must be false for a task of the kind {kind.name}")
+    if not kind.supports_packing:
+        raise ConfigError(f"data.packing must be false for {kind.name}")
     check_packable(model_type)
 
 
 def _encoded(
-    rows: Dataset, kind: Kind, processor: Any, *, texts: tuple[str, ...], name: str
+    rows: Dataset, kind: Task, processor: Any, *, texts: tuple[str, ...], name: str
 ) -> Dataset:
     """The rows with the model's inputs beside their texts, and a hash of the texts."""
 
     def encode(columns: Columns) -> Columns:
         keys = zip(*(columns[column] for column in texts), strict=True)
-        return kind.encode(columns, processor) | {"key": [text_key(key) for key in keys]}
+        return kind.encode(columns, processor) | {"text_hash": [hash_texts(key) for key in keys]}
 
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
@@ -158,7 +157,7 @@ def _encoded(
 
 def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
     """What the card says of one split: lengths, what was cut off, and the rows of each class."""
-    lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "lost")
+    lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "num_truncated")
     counts = _class_counts(rows, len(classes)) if classes else ()
     return SplitStatistics(
         rows=len(lengths),
@@ -219,7 +218,7 @@ def _lines(card: DataCard) -> list[str]:
         f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()
     ]
-    lines += [*kind_of(card).advice(), *card.describe_repeats()]
+    lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
     if card.baseline:
         lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
     return lines

@@ -17,9 +17,9 @@ from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
-from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
@@ -45,13 +45,13 @@ def verified(params: PruneParams, plan: PruningPlan, data: Path) -> float:
     Raises:
         LightPeftError: further than rounding; or the plan is of another model.
     """
-    kind = kind_of(DataCard.read(data))
+    kind = task_from_card(DataCard.read(data))
     model, _ = load_model(params.model, kind, params.seed)
     check_plan_matches_model(plan, model)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, kind)
     size = min(_VERIFIED_ROWS, len(rows))
-    order = shuffled(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
-    batch = next(iter(loader(rows, kind, processor, order)))
+    order = shuffled_batches(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
+    batch = next(iter(build_dataloader(rows, kind, processor, order)))
     return slice_and_verify(model.to(device()), plan, batch)
 
 

@@ -1,7 +1,7 @@
-"""What every kind of task answers for: its model class, its batches, and what a model says.
+"""What every task defines: its rows, its model class, its batches and its predictions.
 
-A kind is a class in a module of its own; `registry` lists them. Nothing else in the pipeline knows
-kinds apart.
+A task is a class in a module of its own, and a line in `registry`. No other module of the pipeline
+tells tasks apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
 from pipeline.common.params import GenerationSection
-from pipeline.tasks.schema import Row
+from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
 Batch = dict[str, Any]
@@ -30,7 +34,7 @@ IGNORED = -100  # transformers' label of what is not in the loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Predictions:
     """What a model said about rows, in the order of the rows.
 
     Attributes:
@@ -50,28 +54,28 @@ class Found:
     groups: Values | None = None
     tokens: Values | None = None
 
-    def has(self, metric: str) -> bool:
+    def supports(self, metric: str) -> bool:
         """Whether the metric can be computed."""
-        return all(side is not None for side in self._sides(metric))
+        return all(side is not None for side in self._metric_inputs(metric))
 
-    def sides(self, metric: str) -> tuple[Values, Values]:
+    def metric_inputs(self, metric: str) -> tuple[Values, Values]:
         """What the metric compares, one entry a row.
 
         Raises:
             DataError: it needs what the model was not asked for.
         """
-        first, second = self._sides(metric)
+        first, second = self._metric_inputs(metric)
         if first is None or second is None:
             raise DataError(f"{metric} can't be measured: the model did not say what it needs")
         return first, second
 
-    def _sides(self, metric: str) -> tuple[Values | None, Values | None]:
+    def _metric_inputs(self, metric: str) -> tuple[Values | None, Values | None]:
         if metric != "perplexity":
             return self.labels, self.predictions
         return (None, None) if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
 
 
-class Kind(ABC):
+class Task(ABC):
     """One kind of task, with the data card of its rows.
 
     Attributes:
@@ -90,35 +94,41 @@ class Kind(ABC):
         neutral: whether it can compare with data.neutral_prompt.
     """
 
+    schema: ClassVar[RowSchema]
     name: ClassVar[str]
-    auto: ClassVar[Any]
-    processor: ClassVar[Any] = AutoTokenizer
+    model_class: ClassVar[Any]
+    processor_class: ClassVar[Any] = AutoTokenizer
     processor_options: ClassVar[dict[str, Any]] = {}
     task_type: ClassVar[str | None]
-    one_length: ClassVar[bool] = False
-    fresh_head: ClassVar[bool] = True
+    fixed_length: ClassVar[bool] = False
+    new_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
-    select: ClassVar[str | None] = None
-    packs: ClassVar[bool] = False
-    neutral: ClassVar[bool] = False
+    selection_metric: ClassVar[str | None] = None
+    supports_packing: ClassVar[bool] = False
+    supports_neutral_prompt: ClassVar[bool] = False
 
     def __init__(self, card: DataCard) -> None:
         """Bind a kind to a data card, which has statistics only when the rows are prepared."""
         self.card = card
 
     @classmethod
-    def length(cls, asked: int, config: Any) -> int:
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        """Return whether rows with these classes can be modelled so by a model of this config."""
+        return True
+
+    @classmethod
+    def max_length(cls, requested: int, config: Any) -> int:
         """Tokens that a row may have: `data.max_length`, unless the model's inputs are of one size.
 
         Raises:
             ConfigError: it is too short for this kind.
         """
-        return asked
+        return requested
 
     @classmethod
-    def check(cls, metric: str, section: GenerationSection, config: Any) -> None:
+    def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
         """Whether a model of this config can be measured by the metric with these settings.
 
         Raises:
@@ -138,28 +148,40 @@ class Kind(ABC):
         """Encoded rows -> a padded batch with labels: keyword arguments of the model."""
 
     @abstractmethod
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         """What the model says about rows it did not train on."""
 
-    def facts(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
 
-    def advice(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Lines for whoever prepares such rows."""
         return []
 
-    def for_validation(self) -> Kind:
+    def for_validation(self) -> Task:
         """The same kind, of which only what validation chooses by is measured."""
-        return type(self)(self.card.model_copy(update={"metrics": (self.card.select,)}))
+        return type(self)(self.card.model_copy(update={"metrics": (self.card.selection_metric,)}))
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of `from_pretrained` that the task decides."""
         return {}
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         """One row per test row: what is right, and what the model said."""
         return pd.DataFrame({"label": found.labels, "prediction": found.predictions})
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Return whether a model generates text by continuing it.
+
+    Of model types with both a masked and a causal language head, only those are decoders whose
+    configuration says so.
+    """
+    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    has_masked_head = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not has_masked_head or bool(getattr(config, "is_decoder", False))
 
 
 def class_options(names: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +193,7 @@ def class_options(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def objects(rows: Sequence[Any]) -> Values:
+def object_array(rows: Sequence[Any]) -> Values:
     """Lists or texts, one entry a row, whatever their lengths."""
     found = np.empty(len(rows), dtype=object)
     for number, row in enumerate(rows):  # at once, lists of one length would become a matrix

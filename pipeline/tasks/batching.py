@@ -9,15 +9,15 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from pipeline.tasks.base import Kind
+from pipeline.tasks.base import Task
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.
 _WINDOW = 50
 
 
-def loader(
-    dataset: Dataset, kind: Kind, processor: Any, rows: Iterable[list[int]]
+def build_dataloader(
+    dataset: Dataset, kind: Task, processor: Any, rows: Iterable[list[int]]
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the given rows, each padded to its longest; labels under `labels`."""
     names = [name for name in kind.inputs if name in dataset.column_names]
@@ -36,7 +36,7 @@ def token_counts(dataset: Dataset) -> list[int]:
     return counts
 
 
-def shuffled(
+def shuffled_batches(
     lengths: Sequence[int], *, batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:
     """Row numbers of full batches without end; a pass over the data flows into the next.
@@ -58,7 +58,7 @@ def shuffled(
             yield window[start : start + batch_size]
 
 
-def by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
+def length_sorted_batches(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
     """Row numbers of batches that hold every row once, longest first: memory runs out early."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

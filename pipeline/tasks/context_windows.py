@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-LONGEST = 30  # tokens of an answer
-SHORTEST = 32  # tokens of a window: half of them may be the question's, a quarter is overlap
+MAX_ANSWER_TOKENS = 30  # tokens of an answer
+MIN_WINDOW_TOKENS = (
+    32  # tokens of a window: half of them may be the question's, a quarter is overlap
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Window:
         return covered, margin, first, last
 
 
-def windows(
+def split_into_windows(
     questions: Sequence[str], contexts: Sequence[str], processor: Any, *, length: int
 ) -> list[Window]:
     """All windows of each question, in order; they overlap by a quarter of `length` tokens.
@@ -83,7 +85,7 @@ def _cut(texts: Sequence[str], processor: Any, most: int) -> list[str]:
     return [text[: end[most - 1]] if len(end) > most else text for text, end in pairs]
 
 
-def best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find_best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best answer in each window: every span of up to LONGEST tokens of context is looked at.
 
     Args:
@@ -95,8 +97,10 @@ def best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor, Ten
         Sums of both logits, first and last tokens; each of shape (windows,).
     """
     nowhere = float("-inf")
-    padded = functional.pad(end.masked_fill(~context, nowhere), (0, LONGEST - 1), value=nowhere)
-    best_end, further = padded.unfold(1, LONGEST, 1).max(dim=2)
+    padded = functional.pad(
+        end.masked_fill(~context, nowhere), (0, MAX_ANSWER_TOKENS - 1), value=nowhere
+    )
+    best_end, further = padded.unfold(1, MAX_ANSWER_TOKENS, 1).max(dim=2)
     score, first = (start.masked_fill(~context, nowhere) + best_end).max(dim=1)
     last = first + further.gather(1, first[:, None])[:, 0]
     return score, first, last

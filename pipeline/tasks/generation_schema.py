@@ -10,32 +10,39 @@ from datasets import Features, List, Value
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
-from pipeline.tasks.schema import Form, Row, Template, ask, column, columns
+from pipeline.tasks.schema import (
+    Row,
+    RowSchema,
+    Template,
+    column_names,
+    question_prompt,
+    require_column,
+)
 
 # Columns that say that a question and its answer are of another form.
 _OTHERS = {"label", "choices", "context"}
 
 
-def pair(prompt: str | None, completion: str) -> Template:
+def pair_template(prompt: str | None, completion: str) -> Template:
     """A template for a column of prompts (None: all are empty) and one of completions."""
 
-    def template(row: Row) -> Row:
+    def build_template(row: Row) -> Row:
         return _row("" if prompt is None else row.get(prompt), row.get(completion))
 
-    return template
+    return build_template
 
 
-def chat(messages: str) -> Template:
+def chat_template(messages: str) -> Template:
     """A template for a column of chats: lists of {role, content}, or such lists as JSON."""
 
-    def template(row: Row) -> Row:
+    def build_template(row: Row) -> Row:
         found, read = row.get(messages), read_chat(row.get(messages))
         return {"prompt": None, "completion": None, "messages": found if read is None else read}
 
-    return template
+    return build_template
 
 
-def instruction(row: Row) -> Row:
+def instruction_template(row: Row) -> Row:
     """An instruction, its input if it has one, and the output."""
     asked, given = row.get("instruction"), row.get("input") or ""
     if not isinstance(asked, str) or not isinstance(given, str):
@@ -45,11 +52,11 @@ def instruction(row: Row) -> Row:
     return _row(prompt, row.get("output"))
 
 
-def question(row: Row) -> Row:
+def question_template(row: Row) -> Row:
     """A question and its answer."""
     asked = row.get("question")
     if isinstance(asked, str):
-        asked = ask(asked)
+        asked = question_prompt(asked)
     return _row(asked, row.get("answer"))
 
 
@@ -59,47 +66,51 @@ def _row(prompt: Any, completion: Any) -> Row:
 
 # Columns that a file has -> what they become; the first that fits.
 _LAYOUTS: dict[tuple[str, ...], Template] = {
-    ("messages",): chat("messages"),
-    ("prompt", "completion"): pair("prompt", "completion"),
-    ("instruction", "output"): instruction,
-    ("question", "answer"): question,
+    ("messages",): chat_template("messages"),
+    ("prompt", "completion"): pair_template("prompt", "completion"),
+    ("instruction", "output"): instruction_template,
+    ("question", "answer"): question_template,
 }
 
 
-def layout(names: Sequence[str]) -> Template | None:
+def match_layout(names: Sequence[str]) -> Template | None:
     """The template for a file with columns of these names; None if they mean something else."""
     if list(names) == ["text"]:
-        return pair(None, "text")
+        return pair_template(None, "text")
     if _OTHERS & set(names):
         return None
     return next((made for known, made in _LAYOUTS.items() if set(known) <= set(names)), None)
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """By the columns that data.text and data.label name, or as found.
 
     data.label holds completions, data.text their prompts; alone, data.text holds chats or plain
     text.
     """
     if section.text is None and section.label is None:
-        found = layout(columns(first))
+        found = match_layout(column_names(first))
         if found is None:
             known = ", ".join("+".join(names) for names in _LAYOUTS)
             raise DataError(
                 f"data.text auto needs the columns {known}, or text alone, found "
-                f"{', '.join(columns(first))}; name them in data.text and data.label"
+                f"{', '.join(column_names(first))}; name them in data.text and data.label"
             )
         return found
     if not isinstance(section.text, str):
         raise ConfigError(
             f"data.text must name one column, of prompts, chats or plain text, "
-            f"for data.kind: generate, got {section.text or 'auto'}"
+            f"for data.kind: text-generation, got {section.text or 'auto'}"
         )
-    text = column(section.text, first, "data.text")
+    text = require_column(section.text, first, "data.text")
     if section.label is not None:
-        return pair(text, column(section.label, first, "data.label"))
+        return pair_template(text, require_column(section.label, first, "data.label"))
     values = [row.get(text) for row in first]
-    return chat(text) if any(read_chat(value) for value in values) else pair(None, text)
+    return (
+        chat_template(text)
+        if any(read_chat(value) for value in values)
+        else pair_template(None, text)
+    )
 
 
 def read_chat(value: Any) -> list[dict[str, str]] | None:
@@ -115,7 +126,7 @@ def read_chat(value: Any) -> list[dict[str, str]] | None:
     return made if texts else None
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: prompt, completion or last turn is missing, or of another type."""
     if row.get("messages") is not None:
         return _wrong_chat(row["messages"])
@@ -141,8 +152,8 @@ def _wrong_chat(messages: Any) -> str | None:
 
 
 _TEXT = Value("string")
-FORM = Form(
-    name="generate",
+SCHEMA = RowSchema(
+    kind="text-generation",
     features=Features(
         {
             "prompt": _TEXT,
@@ -151,8 +162,9 @@ FORM = Form(
             "messages": List({"role": _TEXT, "content": _TEXT}),
         }
     ),
-    template=template,
-    wrong=wrong,
-    fits=lambda names: layout(names) is not None,
-    texts=("prompt", "completion", "messages"),
+    build_template=build_template,
+    find_error=find_error,
+    matches_columns=lambda names: match_layout(names) is not None,
+    identity_columns=("prompt", "completion", "messages"),
+    model_requirement="a decoder, such as llama, or an encoder-decoder, such as t5",
 )

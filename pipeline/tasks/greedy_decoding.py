@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from pipeline.common.errors import ConfigError
-from pipeline.tasks.batching import by_length
-from pipeline.tasks.inference import ready
-from pipeline.tasks.prompt_completion import Ids, without_middle
+from pipeline.tasks.batching import length_sorted_batches
+from pipeline.tasks.inference import inference_mode
+from pipeline.tasks.prompt_completion import Ids, truncate_middle
 
 
-def greedy_texts(
+def generate_greedily(
     model: Any, prompts: Sequence[Ids], processor: Any, *, batch_size: int, new: int
 ) -> list[str]:
     """At most `new` tokens for each prompt, as text, up to what ends a text.
@@ -26,8 +26,8 @@ def greedy_texts(
     settings = _settings(model, processor, new)
     prompts = _with_room(model, prompts, new)
     texts = [""] * len(prompts)
-    with ready(model) as place:
-        for numbers in by_length([len(ids) for ids in prompts], batch_size=batch_size):
+    with inference_mode(model) as place:
+        for numbers in length_sorted_batches([len(ids) for ids in prompts], batch_size=batch_size):
             batch = _batch([prompts[number] for number in numbers], processor, model)
             inputs = {name: value.to(place) for name, value in batch.items()}
             made = model.generate(**inputs, generation_config=settings)
@@ -65,13 +65,13 @@ def _with_room(model: Any, prompts: Sequence[Ids], new: int) -> list[Ids]:
     Raises:
         ConfigError: not even without a prompt.
     """
-    limit = check_room(model.config, new)
+    limit = check_positions_left(model.config, new)
     if limit is None or model.config.is_encoder_decoder:
         return list(prompts)
-    return [without_middle(ids, limit - new) for ids in prompts]
+    return [truncate_middle(ids, limit - new) for ids in prompts]
 
 
-def check_room(config: Any, new: int) -> int | None:
+def check_positions_left(config: Any, new: int) -> int | None:
     """How many positions a model has, if their number is limited.
 
     Raises:

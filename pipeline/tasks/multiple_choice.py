@@ -10,30 +10,38 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 from scipy.special import logsumexp, softmax
-from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
-from pipeline.tasks.base import Batch, Columns, Found, Kind, Values
-from pipeline.tasks.inference import check_finite, said
-from pipeline.tasks.schema import Form, Row, Template, ask, column, columns
+from pipeline.tasks.base import Batch, Columns, Predictions, Task, Values
+from pipeline.tasks.inference import check_finite, run_model
+from pipeline.tasks.schema import (
+    Row,
+    RowSchema,
+    Template,
+    column_names,
+    question_prompt,
+    require_column,
+)
 
 _CHOICES = "choices"
 _QUESTION = "question"
 _PROMPTS = ("prompt", _QUESTION)
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """A prompt, `choices` (a list, in CSV and TSV a JSON list), and the right one's number.
 
     Two columns of data.text, such as a passage and a question, become one prompt, and a column
     `question` at its end is asked as named tasks ask. Labels count from 0; letters count from A.
     """
-    column(_CHOICES, first, "data.kind choice")
-    label = column(section.label or "label", first, "data.label")
+    require_column(_CHOICES, first, "data.kind multiple-choice")
+    label = require_column(section.label or "label", first, "data.label")
     text = [section.text] if isinstance(section.text, str) else section.text
-    text = [column(name, first, "data.text") for name in text or [_prompt(first, label)]]
+    text = [require_column(name, first, "data.text") for name in text or [_prompt(first, label)]]
     if len({*text, label, _CHOICES}) < len(text) + 2:
         raise ConfigError(
             f"data.text, data.label and {_CHOICES} must differ, got {text} and {label!r}"
@@ -55,18 +63,18 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
 def _joined(parts: Sequence[str], *, asked: bool) -> str:
     """One prompt; a question stands on a line of its own."""
     texts = [part.strip() for part in parts]
-    return "\n".join([*texts[:-1], ask(texts[-1])]) if asked else " ".join(texts)
+    return "\n".join([*texts[:-1], question_prompt(texts[-1])]) if asked else " ".join(texts)
 
 
 def _prompt(first: Sequence[Row], label: str) -> str:
-    names = [name for name in columns(first) if name not in (_CHOICES, label)]
+    names = [name for name in column_names(first) if name not in (_CHOICES, label)]
     texts = [name for name in names if labels.is_text([row.get(name) for row in first])]
     found = [name for name in _PROMPTS if name in texts][:1] or texts
     if len(found) != 1:
         raise DataError(
             f"data.text auto needs a column {' or '.join(_PROMPTS)}, or one column of text beside "
             f"{_CHOICES} and {label!r}, found {', '.join(found) or 'none'}; name it in data.text; "
-            f"columns: {', '.join(columns(first))}"
+            f"columns: {', '.join(column_names(first))}"
         )
     return found[0]
 
@@ -97,7 +105,7 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: a field is missing, empty or of another type, or no choice is right."""
     prompt, choices, label = row["prompt"], row["choices"], row["label"]
     if not isinstance(prompt, str):
@@ -117,8 +125,8 @@ def wrong(row: Row) -> str | None:
     return next((reason for reason, so in found.items() if so), None)
 
 
-FORM = Form(
-    name="choice",
+SCHEMA = RowSchema(
+    kind="multiple-choice",
     features=Features(
         {
             "prompt": Value("string"),
@@ -128,20 +136,26 @@ FORM = Form(
             "group": Value("string"),  # rows of one passage, or about the same two options
         }
     ),
-    template=template,
-    wrong=wrong,
-    fits=lambda names: _CHOICES in names,
-    texts=("prompt", "choices", "answers"),
-    together=("prompt",),
+    build_template=build_template,
+    find_error=find_error,
+    matches_columns=lambda names: _CHOICES in names,
+    identity_columns=("prompt", "choices", "answers"),
+    group_columns=("prompt",),
+    model_requirement=(
+        "an encoder with a multiple-choice head in transformers, such as bert, or a decoder, "
+        "such as llama"
+    ),
 )
 
 
-class Choosing(Kind):
+class ChoiceTask(Task):
     """What every kind of choosing says: the number of the best choice, and a share for each."""
+
+    schema = SCHEMA
 
     metrics = ("accuracy",)
 
-    def found(self, rows: Dataset, values: Values, loss: float) -> Found:
+    def found(self, rows: Dataset, values: Values, loss: float) -> Predictions:
         """Values of the choices, shape (rows, most choices) and -inf where there is none -> Found.
 
         Where rows have `answers`, labels are these and predictions the texts of choices.
@@ -154,9 +168,9 @@ class Choosing(Kind):
             right = np.fromiter(rows["answers"], object, len(rows))
             picked = zip(rows["choices"], best, strict=True)
             best = np.asarray([choices[number] for choices, number in picked], object)
-        return Found(labels=right, predictions=best, loss=loss, scores=shares)
+        return Predictions(labels=right, predictions=best, loss=loss, scores=shares)
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         """Label and prediction, and each choice's share, blank where there is no such choice."""
         table = super().table(found)
         if found.scores is not None:
@@ -170,7 +184,7 @@ def choice_counts(rows: Dataset) -> Values:
     return np.fromiter(map(len, rows["choices"]), np.int64, len(rows))
 
 
-class Choice(Choosing):
+class MultipleChoice(ChoiceTask):
     """The best of pairs of the prompt and each choice, compared by a head on the pooled token.
 
     Of a pair that is too long, the prompt loses its start, as a question stands behind its passage.
@@ -179,13 +193,17 @@ class Choice(Choosing):
     A batch has as many choices a row as its longest row. Those that a row lacks are blank, a single
     padding token. In training they are wrong choices like others, only easy ones to know; when a
     model is measured they take no part. Other right choices, where rows have `answers`, are not
-    `taught`: left out of training, which would count them as wrong.
+    `trainable`: left out of training, which would count them as wrong.
     """
 
-    name = "choice"
-    auto = AutoModelForMultipleChoice
+    name = "multiple-choice"
+    model_class = AutoModelForMultipleChoice
     task_type = None  # peft has none; load_model names the head
-    inputs = ("input_ids", "attention_mask", "token_type_ids", "taught", "label")
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "trainable", "label")
+
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return config.model_type in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Per row a list of pairs; `length` and `lost` are of the longest."""
@@ -212,9 +230,9 @@ class Choice(Choosing):
         answers = rows.get("answers") or [None] * len(counts)
         return made | {
             "label": rows["label"],
-            "taught": [*map(_teaching, rows["choices"], rows["label"], answers)],
+            "trainable": [*map(_trainable_choices, rows["choices"], rows["label"], answers)],
             "length": longest,
-            "lost": [full - kept for full, kept in zip(before, longest, strict=True)],
+            "num_truncated": [full - kept for full, kept in zip(before, longest, strict=True)],
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
@@ -224,18 +242,18 @@ class Choice(Choosing):
         blank |= {"token_type_ids": [0], "label": []}
 
         def collate(rows: list[Row]) -> Batch:
-            rows = [_taught(row) for row in rows]
+            rows = [_drop_untrained(row) for row in rows]
             most = max(len(row["input_ids"]) for row in rows)
-            return pad([_filled(row, blank, most - len(row["input_ids"])) for row in rows])
+            return pad([_pad_choices(row, blank, most - len(row["input_ids"])) for row in rows])
 
         return collate
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         """The loss is the cross-entropy over a row's own choices."""
         counts = choice_counts(rows)
         logits = np.full((len(rows), counts.max()), -np.inf)
-        every = rows.remove_columns("taught")
-        for numbers, _, output in said(self, model, every, processor, batch_size=batch_size):
+        every = rows.remove_columns("trainable")
+        for numbers, _, output in run_model(self, model, every, processor, batch_size=batch_size):
             values = output.logits.float().cpu().numpy()
             logits[numbers, : values.shape[1]] = values
         logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
@@ -266,24 +284,24 @@ def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
     return [[next(every) for _ in range(count)] for count in counts]
 
 
-def _teaching(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
+def _trainable_choices(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
     """Which choices a row trains on: all but those that are right beside the labelled one."""
     others = {*(answers or ())} - {choices[label]}
     return [choice not in others for choice in choices]
 
 
-def _taught(row: Row) -> Row:
-    """The row with the choices that it trains on; without the column `taught`, these are all."""
-    taught = row.get("taught", [True] * len(row["input_ids"]))
-    kept = [number for number, so in enumerate(taught) if so]
+def _drop_untrained(row: Row) -> Row:
+    """The row with the choices that it trains on; without the column `trainable`, these are all."""
+    trainable = row.get("trainable", [True] * len(row["input_ids"]))
+    kept = [number for number, so in enumerate(trainable) if so]
     return {
         name: kept.index(value) if name == "label" else [value[number] for number in kept]
         for name, value in row.items()
-        if name != "taught"
+        if name != "trainable"
     }
 
 
-def _filled(row: Row, blank: dict[str, list[int]], lacking: int) -> Row:
+def _pad_choices(row: Row, blank: dict[str, list[int]], lacking: int) -> Row:
     """The row with blank choices behind its own."""
     return {
         name: value if name == "label" else [*value, *[blank[name]] * lacking]

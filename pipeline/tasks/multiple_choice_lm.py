@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.tasks.base import IGNORED, Batch, Columns, Found
-from pipeline.tasks.batching import by_length, token_counts
-from pipeline.tasks.inference import ready
-from pipeline.tasks.multiple_choice import Choosing, choice_counts
+from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, is_decoder
+from pipeline.tasks.batching import length_sorted_batches, token_counts
+from pipeline.tasks.inference import inference_mode
+from pipeline.tasks.multiple_choice import ChoiceTask, choice_counts
 from pipeline.tasks.schema import Row
 
 Ids = list[int]
 _Known = dict[tuple[int, ...], float]  # tokens of a text -> its log-likelihood
 
 
-class Likelihood(Choosing):
+class MultipleChoiceLM(ChoiceTask):
     """The choice whose tokens have the highest mean log-likelihood after the prompt.
 
     With a neutral prompt it is the choice that the prompt makes more likely by the largest factor:
@@ -37,12 +37,16 @@ class Likelihood(Choosing):
     long, the start of the prompt is cut, behind the token that starts every text.
     """
 
-    name = "likelihood"
-    auto = AutoModelForCausalLM
+    name = "multiple-choice-lm"
+    model_class = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
-    fresh_head = False
-    neutral = True
+    new_head = False
+    supports_neutral_prompt = True
     inputs = ("prompt_ids", "choice_ids", "label")
+
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return is_decoder(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Tokens of prompts and of choices; `length` and `lost` are of the longest choice."""
@@ -52,13 +56,13 @@ class Likelihood(Choosing):
                 f"can't choose with it; take a model with a fast tokenizer"
             )
         neutral, most = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
-        made: Columns = {name: [] for name in (*self.inputs, "length", "lost")}
+        made: Columns = {name: [] for name in (*self.inputs, "length", "num_truncated")}
         for prompt, choices, label in zip(
             rows["prompt"], rows["choices"], rows["label"], strict=True
         ):
-            before, after = split(prompt, choices, processor)
+            before, after = tokenize_choices(prompt, choices, processor)
             full = len(before) + max(map(len, after))
-            before, after = shortened(before, after, most, processor, neutral=len(neutral))
+            before, after = truncate(before, after, most, processor, neutral=len(neutral))
             kept = len(before) + max(map(len, after))
             for name, value in zip(made, (before, after, label, kept, full - kept), strict=True):
                 made[name].append(value)
@@ -70,7 +74,7 @@ class Likelihood(Choosing):
         def collate(rows: list[Row]) -> Batch:
             right = [row["choice_ids"][row["label"]] for row in rows]
             both = [row["prompt_ids"] + ids for row, ids in zip(rows, right, strict=True)]
-            ids, mask = padded(both, processor.pad_token_id)
+            ids, mask = pad_rows(both, processor.pad_token_id)
             starts = torch.tensor([len(row["prompt_ids"]) for row in rows])[:, None]
             taught = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
             labels = ids.masked_fill(~taught, IGNORED)
@@ -78,14 +82,14 @@ class Likelihood(Choosing):
 
         return collate
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         """The loss is as in training: the mean over all tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
         asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
         neutral, anyway = self._neutral_ids(rows[0]["choices"], processor), _Known()
-        likely = partial(log_likelihoods, model.get_base_model(), padding=processor.pad_token_id)
-        with ready(model):
-            for numbers in by_length(token_counts(rows), batch_size=batch_size):
+        likely = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
+        with inference_mode(model):
+            for numbers in length_sorted_batches(token_counts(rows), batch_size=batch_size):
                 batch = asked[numbers]
                 sums = likely(batch["prompt_ids"], batch["choice_ids"])
                 every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
@@ -108,7 +112,7 @@ class Likelihood(Choosing):
             ConfigError: they leave choices less than half of the room.
         """
         prompt, most = (self.card.neutral_prompt or "").rstrip(" "), self.card.max_length
-        found = split(prompt, choices, processor)[0] if prompt else []
+        found = tokenize_choices(prompt, choices, processor)[0] if prompt else []
         if len(found) > most // 2:
             raise ConfigError(
                 f"data.neutral_prompt must be at most {most // 2} tokens, half of data.max_length, "
@@ -117,7 +121,7 @@ class Likelihood(Choosing):
         return found
 
 
-def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
+def tokenize_choices(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
     """Tokens that all choices have before them, and the tokens of each choice.
 
     A choice starts where its text does, or the joint before it. Where a tokenizer merges across
@@ -149,7 +153,7 @@ def split(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, lis
     return ids[0][:start], [row[start:end] for row, end in zip(ids, ends, strict=True)]
 
 
-def shortened(
+def truncate(
     prompt: Ids, choices: list[Ids], most: int, processor: Any, *, neutral: int = 0
 ) -> tuple[Ids, list[Ids]]:
     """At most `most` tokens: the prompt loses its start, then choices lose their end.
@@ -164,7 +168,7 @@ def shortened(
     return prompt, [ids[: most - max(len(prompt), neutral)] for ids in choices]
 
 
-def log_likelihoods(
+def score_choices(
     model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]], *, padding: int
 ) -> list[list[float]]:
     """Summed log-likelihood of each choice's tokens after its prompt.
@@ -172,19 +176,21 @@ def log_likelihoods(
     Prompts run once: their keys and values are there for all of their choices, which run together,
     without their last token. Prompts are padded before, so that choices go on without a gap.
     """
-    ids, mask = (part.to(model.device) for part in padded(prompts, padding, before=True))
+    ids, mask = (part.to(model.device) for part in pad_rows(prompts, padding, before=True))
     known = inspect.signature(model.forward).parameters
     last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    prompted = model(input_ids=ids, use_cache=True, **_places(known, mask, len(ids[0])), **last)
+    prompted = model(
+        input_ids=ids, use_cache=True, **_position_inputs(known, mask, len(ids[0])), **last
+    )
     owners = [number for number, mine in enumerate(choices) for _ in mine]
     every = [ids for mine in choices for ids in mine]
     owner = torch.tensor(owners, device=model.device)
-    words, real = (part.to(model.device) for part in padded(every, padding))
+    words, real = (part.to(model.device) for part in pad_rows(every, padding))
     logits = prompted.logits[:, -1:][owner]
     if (more := words.shape[1] - 1) > 0:
         cache = prompted.past_key_values
         cache.batch_select_indices(owner)
-        places = _places(known, torch.cat([mask[owner], real[:, :-1]], dim=1), more)
+        places = _position_inputs(known, torch.cat([mask[owner], real[:, :-1]], dim=1), more)
         rest = model(input_ids=words[:, :-1], past_key_values=cache, use_cache=True, **places)
         logits = torch.cat([logits, rest.logits], dim=1)
     chances = logits.float().log_softmax(dim=-1).gather(2, words[..., None])[..., 0]
@@ -192,14 +198,14 @@ def log_likelihoods(
     return [[next(sums) for _ in mine] for mine in choices]
 
 
-def _places(known: Any, mask: Tensor, count: int) -> Batch:
+def _position_inputs(known: Any, mask: Tensor, count: int) -> Batch:
     """The mask, and positions of the last `count` tokens: padding takes none."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
     given = {"position_ids": positions} if "position_ids" in known else {}
     return {"attention_mask": mask, **given}
 
 
-def padded(rows: Sequence[Ids], padding: int, *, before: bool = False) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: Sequence[Ids], padding: int, *, before: bool = False) -> tuple[Tensor, Tensor]:
     """Rows of one length, and a mask with 1 at what is no padding."""
     side = "left" if before else "right"
     ids = [torch.tensor(row) for row in rows]

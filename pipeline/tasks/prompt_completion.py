@@ -12,15 +12,15 @@ from pipeline.tasks.base import Columns
 Ids = list[int]
 
 
-def token_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
+def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
     """The prompt and the completion of each row for a decoder, uncut.
 
     Their tokens are those of the whole text, split where the prompt ends, unless a token would lie
     across that. A prompt has at least the token that begins a text, and a completion ends in the
     one that ends it.
     """
-    end, chats = end_of_text(processor), rows["messages"][0] is not None
-    texts = chat_texts(rows["messages"], processor) if chats else _joined(rows)
+    end, chats = eos_token_id(processor), rows["messages"][0] is not None
+    texts = render_chats(rows["messages"], processor) if chats else _joined(rows)
     # A chat template writes the special tokens itself.
     prompts = _ids([prompt for prompt, _ in texts], processor, special=not chats)
     wholes = _ids([prompt + rest for prompt, rest in texts], processor, special=not chats)
@@ -31,11 +31,11 @@ def token_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
             completion = whole[len(prompt) :]
         else:
             completion = processor(rest, add_special_tokens=False)["input_ids"]
-        made.append((prompt or [begin], ended(completion, end, processor)))
+        made.append((prompt or [begin], ensure_eos(completion, end, processor)))
     return made
 
 
-def chat_texts(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
+def render_chats(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
     """What a chat's last answer follows, and that answer with what ends a turn.
 
     Raises:
@@ -82,7 +82,7 @@ def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
     return [ids[:-1] for ids in found] if special and probe[-1:] == [end] else found
 
 
-def ended(completion: Ids, end: int, processor: Any) -> Ids:
+def ensure_eos(completion: Ids, end: int, processor: Any) -> Ids:
     """The completion up to the end of text that it has, or with one."""
     if end in completion:
         last = len(completion) - completion[::-1].index(end)
@@ -91,7 +91,7 @@ def ended(completion: Ids, end: int, processor: Any) -> Ids:
     return [*completion, end]
 
 
-def end_of_text(processor: Any) -> int:
+def eos_token_id(processor: Any) -> int:
     """The token that ends a text.
 
     Raises:
@@ -104,17 +104,17 @@ def end_of_text(processor: Any) -> int:
     return int(processor.eos_token_id)
 
 
-def fitted(prompt: Ids, completion: Ids, *, length: int) -> tuple[Ids, Ids]:
+def truncate_pair(prompt: Ids, completion: Ids, *, length: int) -> tuple[Ids, Ids]:
     """Cut a row that is longer than `length` tokens.
 
     The prompt gives way first, in its middle: its start says what to do, its end is what the
     completion follows. It keeps a quarter of the length; then the completion loses its end.
     """
     completion = completion[: length - min(len(prompt), length // 4)]
-    return without_middle(prompt, length - len(completion)), completion
+    return truncate_middle(prompt, length - len(completion)), completion
 
 
-def without_middle(ids: Ids, length: int) -> Ids:
+def truncate_middle(ids: Ids, length: int) -> Ids:
     """At most `length` tokens, half from the start and half from the end."""
     if len(ids) <= length:
         return ids

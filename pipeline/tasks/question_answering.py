@@ -16,16 +16,22 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
-from pipeline.tasks.base import Batch, Columns, Found, Kind, objects
-from pipeline.tasks.context_windows import SHORTEST, Window, best_spans, span_loss, windows
-from pipeline.tasks.inference import check_finite, said
-from pipeline.tasks.schema import Form, Row, Template, as_lists, column
+from pipeline.tasks.base import Batch, Columns, Predictions, Task, object_array
+from pipeline.tasks.context_windows import (
+    MIN_WINDOW_TOKENS,
+    Window,
+    find_best_spans,
+    span_loss,
+    split_into_windows,
+)
+from pipeline.tasks.inference import check_finite, run_model
+from pipeline.tasks.schema import Row, RowSchema, Template, answers_as_lists, require_column
 
 _LABELS = ["no answer", "answer"]
 _CHUNK = 1000  # questions whose windows are in memory at a time
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Columns question, context and answers, or as data.text (both) and data.label name them.
 
     Raises:
@@ -35,17 +41,17 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
     text = section.text or ["question", "context"]
     if isinstance(text, str) or len(text) != 2:
         raise ConfigError(f"data.text must be the columns of question and context, got {text}")
-    question, context = (column(name, first, "data.text") for name in text)
-    answers = column(section.label or "answers", first, "data.label")
+    question, context = (require_column(name, first, "data.text") for name in text)
+    answers = require_column(section.label or "answers", first, "data.label")
 
     def clean(row: Row) -> Row:
         texts = {"question": row.get(question), "context": row.get(context)}
-        return texts | {"answers": as_lists(row.get(answers))}
+        return texts | {"answers": answers_as_lists(row.get(answers))}
 
     return clean
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: something is missing, or an answer is not where it should be."""
     texts, answers = [row["question"], row["context"]], row["answers"]
     if answers is None or None in texts:
@@ -90,8 +96,8 @@ def _some_unanswered(rows: Dataset) -> bool:
     return bool(pc.min(sizes).as_py() == 0)
 
 
-FORM = Form(
-    name="answer",
+SCHEMA = RowSchema(
+    kind="question-answering",
     features=Features(
         {
             "question": Value("string"),
@@ -99,16 +105,16 @@ FORM = Form(
             "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
         }
     ),
-    template=template,
-    wrong=wrong,
-    labels=classes,
-    fits=lambda names: {"question", "context", "answers"} <= {*names},
-    texts=("question", "context"),
-    together=("context",),
+    build_template=build_template,
+    find_error=find_error,
+    find_classes=classes,
+    matches_columns=lambda names: {"question", "context", "answers"} <= {*names},
+    identity_columns=("question", "context"),
+    group_columns=("context",),
 )
 
 
-class Answer(Kind):
+class QuestionAnswering(Task):
     """Where an answer begins and ends, by a head on every token.
 
     A context longer than `data.max_length` becomes windows. A row trains on the one that shows the
@@ -116,19 +122,21 @@ class Answer(Kind):
     question without an answer is taught as, and told by, the first token.
     """
 
-    name = "answer"
-    auto = AutoModelForQuestionAnswering
+    schema = SCHEMA
+    name = "question-answering"
+    model_class = AutoModelForQuestionAnswering
     task_type = "QUESTION_ANS"
     inputs = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
     metrics = ("squad_f1", "squad_em")
 
     @classmethod
-    def length(cls, asked: int, config: Any) -> int:
-        if asked < SHORTEST:
+    def max_length(cls, requested: int, config: Any) -> int:
+        if requested < MIN_WINDOW_TOKENS:
             raise ConfigError(
-                f"data.max_length must be at least {SHORTEST} for answers in a context, got {asked}"
+                f"data.max_length must be at least {MIN_WINDOW_TOKENS} for answers in a "
+                f"context, got {requested}"
             )
-        return asked
+        return requested
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """The window that each row trains on, and the answer's place in it."""
@@ -152,30 +160,30 @@ class Answer(Kind):
             made["label"] = [int(bool(answers["text"])) for answers in rows["answers"]]
         made["length"] = [len(part.begin) for part in chosen]
         sizes = zip(whole, made["length"], strict=True)
-        return made | {"lost": [max(len(ids) - kept, 0) for ids, kept in sizes]}
+        return made | {"num_truncated": [max(len(ids) - kept, 0) for ids, kept in sizes]}
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
         return DataCollatorWithPadding(processor)
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         """The best span of all windows of a row, or nothing where that scores more in each."""
         texts: list[str] = []
         loss = 0.0
-        for part in rows.select_columns([*FORM.features]).iter(_CHUNK):
+        for part in rows.select_columns([*SCHEMA.features]).iter(_CHUNK):
             found, lost = self._answers(model, part, processor, batch_size)
             texts += found
             loss += lost
-        right = objects([answers["text"] for answers in rows["answers"]])
-        return Found(labels=right, predictions=objects(texts), loss=loss / len(rows))
+        right = object_array([answers["text"] for answers in rows["answers"]])
+        return Predictions(labels=right, predictions=object_array(texts), loss=loss / len(rows))
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         """The right answers as a JSON list, and the one found."""
         right = [json.dumps(list(texts), ensure_ascii=False) for texts in found.labels]
         return pd.DataFrame({"label": right, "prediction": found.predictions})
 
     def _windows(self, rows: Columns, processor: Any) -> list[Window]:
         length = self.card.max_length
-        return windows(rows["question"], rows["context"], processor, length=length)
+        return split_into_windows(rows["question"], rows["context"], processor, length=length)
 
     def _answers(
         self, model: Any, rows: Columns, processor: Any, batch_size: int
@@ -186,12 +194,12 @@ class Answer(Kind):
         targets = {n: (first, last) for n, first, last in training_windows(rows, parts)}
         best, loss = [(float("-inf"), "")] * len(rows["question"]), 0.0
         nothing = [float("inf")] * len(best)
-        for numbers, _, output in said(self, model, fed, processor, batch_size=batch_size):
+        for numbers, _, output in run_model(self, model, fed, processor, batch_size=batch_size):
             here = [parts[number] for number in numbers]
             start, end = output.start_logits.float(), output.end_logits.float()
             check_finite((start + end).cpu().numpy(), [part.row for part in here])
             context = _padded([part.begin >= 0 for part in here], start)
-            spans = [*best_spans(start, end, context), start[:, 0] + end[:, 0]]
+            spans = [*find_best_spans(start, end, context), start[:, 0] + end[:, 0]]
             for part, (score, first, last, none) in zip(here, _rows(spans), strict=True):
                 text = rows["context"][part.row][part.begin[first] : part.end[last]].strip()
                 best[part.row] = max(best[part.row], (score, text), key=lambda pair: pair[0])

@@ -15,88 +15,93 @@ from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 
 Row = dict[str, Any]
-Rows = Callable[[], Iterator[Row]]  # starts anew at each call
+RowReader = Callable[[], Iterator[Row]]  # starts again at each call
 Template = Callable[[Row], Row | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Rows of a task as they were found, and what is known of them.
+class RawDataset:
+    """A data set as it was read, before its rows are cleaned.
 
     Attributes:
-        rows: of train, and of validation and test where there are such.
+        rows: readers of train, and of validation and test where these exist.
         origins: for the data card: what the rows were made from.
-        form: name of their form; None: by the columns.
-        template: a row as found -> a row of the form, None if it has no label; None: by the
-            columns that params.yaml names.
-        classes: in the order of their ids.
-        metric, metrics, select: the main one, all, and the one that validation chooses by.
-        most: rows taken from train at most, for a split that is missing.
-        together: column of the form whose equal values keep rows in one split; None: `group` where
-            rows have one, or the form's own.
-        hub_dataset: id and commit of a data set of the hub.
+        kind: name of the rows' schema; None: inferred from the columns.
+        template: maps a raw row to a row of the schema, or to None if it has no label; None: built
+            from the columns that params.yaml names.
+        classes: class names in the order of their ids.
+        metric: the main metric.
+        metrics: all reported metrics.
+        selection_metric: the metric by which validation selects a checkpoint.
+        max_drawn: rows drawn from train at most, for each split that is missing.
+        group_by: column of the schema whose equal values keep rows in one split; None: `group`
+            where rows have one, otherwise the schema's own.
+        hub_dataset: id and commit of a data set of the Hub.
         baseline: what a trivial method reaches.
-        neutral_prompt: what decoders compare with when they choose; None: nothing.
+        neutral_prompt: what decoders compare with when they score choices; None: nothing.
     """
 
-    rows: dict[str, Rows]
+    rows: dict[str, RowReader]
     origins: dict[str, Any]
-    form: str | None = None
+    kind: str | None = None
     template: Template | None = None
     classes: list[str] | None = None
     metric: str | None = None
     metrics: tuple[str, ...] = ()
-    select: str | None = None
-    most: int | None = None
-    together: str | None = None
+    selection_metric: str | None = None
+    max_drawn: int | None = None
+    group_by: str | None = None
     hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
     neutral_prompt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """The columns of a clean row, the same for every model.
+class RowSchema:
+    """The columns of a clean row of one task kind, the same for every model.
 
     Attributes:
-        name: as in data.kind.
-        features: the columns, with their types.
-        template: params.yaml's section and the first rows of train -> what makes a clean row of a
-            found one.
-        complete: a row that a template made -> the clean one, where more is to be found out.
-        wrong: why a clean row is bad, in two or three words; None if it is not.
-        labels: clean splits and the known classes -> the classes; [] where there are none.
-        label: column of what is a class, or a list of such; None: there is none.
-        fits: names of a file's columns -> whether they are this form's.
-        texts: columns that tell rows apart, for counting repeats.
-        together: columns whose equal values keep rows in one split; empty: those of `texts`.
-        place: what a clean row is called beside its number, where it has a name.
-        chunk: rows held in memory at a time.
+        kind: the task kind, as in data.kind.
+        features: the columns with their types.
+        build_template: params.yaml's section and the first rows of train -> a function that maps
+            a raw row to a row of this schema.
+        postprocess: completes a row that a template returned.
+        find_error: returns why a row is bad, in two or three words; None if it is not.
+        find_classes: splits and the classes that the source names -> class names; [] if none.
+        label_column: column of a class name or of a list of them; None: rows have no classes.
+        matches_columns: whether a file with these column names has rows of this schema.
+        identity_columns: columns that tell rows apart, for counting repeats.
+        group_columns: columns whose equal values keep rows in one split; empty: the identity
+            columns.
+        row_name: what a row is called in messages beside its number; None: nothing.
+        chunk_size: rows held in memory at a time.
+        model_requirement: which models can do the task, for the error message of one that can't.
     """
 
-    name: str
+    kind: str
     features: Features
-    template: Callable[[DataSection, Sequence[Row]], Template]
-    wrong: Callable[[Row], str | None]
-    complete: Callable[[Row], Row] = field(default=lambda row: row)
-    labels: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
+    build_template: Callable[[DataSection, Sequence[Row]], Template]
+    find_error: Callable[[Row], str | None]
+    postprocess: Callable[[Row], Row] = field(default=lambda row: row)
+    find_classes: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []
     )
-    label: str | None = None
-    fits: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
-    texts: tuple[str, ...]
-    together: tuple[str, ...] = ()
-    place: Callable[[Row], str | None] = field(default=lambda row: None)
-    chunk: int = 10_000
+    label_column: str | None = None
+    matches_columns: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
+    identity_columns: tuple[str, ...]
+    group_columns: tuple[str, ...] = ()
+    row_name: Callable[[Row], str | None] = field(default=lambda row: None)
+    chunk_size: int = 10_000
+    model_requirement: str = ""
 
 
-def column(name: str, rows: Sequence[Row], key: str) -> str:
-    """`name`, if any of the rows has such a column.
+def require_column(name: str, rows: Sequence[Row], key: str) -> str:
+    """Return `name` if any of the rows has such a column.
 
     Raises:
         DataError: none has; names the setting and the nearest column.
     """
-    names = columns(rows)
+    names = column_names(rows)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -104,13 +109,17 @@ def column(name: str, rows: Sequence[Row], key: str) -> str:
     return name
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
-    """Names of all columns, in the order of their first appearance."""
+def column_names(rows: Sequence[Row]) -> list[str]:
+    """Return the names of all columns, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def as_lists(answers: Any) -> Any:
-    """Lists of texts and of their places, from those, from one of each, or a list of pairs."""
+def answers_as_lists(answers: Any) -> Any:
+    """Return answers as {text: [...], answer_start: [...]}.
+
+    They come as such lists, as one text with its start, or as a list of {text, answer_start};
+    anything else is returned unchanged.
+    """
     names = ("text", "answer_start")
     if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
         return {name: [answer.get(name) for answer in answers] for name in names}
@@ -120,17 +129,17 @@ def as_lists(answers: Any) -> Any:
     return answers
 
 
-def in_a_line(error: BaseException) -> str:
-    """An exception of foreign code: its type and what it says."""
+def one_line(error: BaseException) -> str:
+    """Return the type and the message of another library's exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def ask(question: str) -> str:
-    """The prompt of a question: a model that writes would go on asking without the last word."""
+def question_prompt(question: str) -> str:
+    """Return a question as a prompt; without "Answer:" a decoder might continue the question."""
     return f"Question: {question.strip()}\nAnswer:"
 
 
-def text_key(texts: tuple[Any, ...]) -> int:
-    """A hash of a row's texts, the same in every process."""
+def hash_texts(texts: tuple[Any, ...]) -> int:
+    """Return a 64-bit hash of a row's texts, the same in every process."""
     digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, signed=True)

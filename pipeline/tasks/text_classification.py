@@ -11,30 +11,34 @@ import pandas as pd
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 from scipy.special import softmax
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+)
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
-from pipeline.tasks.base import Batch, Columns, Found, Kind, class_options
-from pipeline.tasks.inference import check_finite, in_row_order, said
-from pipeline.tasks.schema import Form, Row, Template, column, columns
+from pipeline.tasks.base import Batch, Columns, Predictions, Task, class_options
+from pipeline.tasks.inference import check_finite, restore_row_order, run_model
+from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """One or two columns of text and a label, as data.text and data.label say or as found."""
-    label = column(section.label or "label", first, "data.label")
+    label = require_column(section.label or "label", first, "data.label")
     text = [section.text] if isinstance(section.text, str) else section.text
     if text is None:
-        names = [name for name in columns(first) if name != label]
+        names = [name for name in column_names(first) if name != label]
         text = [name for name in names if labels.is_text([row.get(name) for row in first])]
         if len(text) not in (1, 2):
             raise DataError(
                 f"data.text auto needs one or two columns of text beside {label!r}, found "
                 f"{', '.join(text) or 'none'}; name them in data.text; "
-                f"columns: {', '.join(columns(first))}"
+                f"columns: {', '.join(column_names(first))}"
             )
-    text = [column(name, first, "data.text") for name in text]
+    text = [require_column(name, first, "data.text") for name in text]
     if len({*text, label}) < len(text) + 1:
         raise ConfigError(f"data.text and data.label must differ, got {text} and {label!r}")
 
@@ -46,7 +50,7 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
     return clean
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: a text or the label is missing or of another type."""
     texts = [text for text in (row["text"], row.get("text_pair")) if text is not None]
     if row["label"] is None:
@@ -56,7 +60,7 @@ def wrong(row: Row) -> str | None:
     return None if texts and all(map(str.strip, texts)) else "empty text"
 
 
-def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     """The classes of train, empty for a regression."""
     found = pc.value_counts(splits["train"].data.column("label")).to_pylist()
     names = labels.class_names({row["values"]: row["counts"] for row in found}, known)
@@ -65,8 +69,8 @@ def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     return names
 
 
-FORM = Form(
-    name="classify",
+SCHEMA = RowSchema(
+    kind="text-classification",
     features=Features(
         {
             "text": Value("string"),
@@ -75,11 +79,11 @@ FORM = Form(
             "group": Value("string"),  # rows of one question, where a measure counts these
         }
     ),
-    template=template,
-    wrong=wrong,
-    labels=classes,
-    label="label",
-    texts=("text", "text_pair"),
+    build_template=build_template,
+    find_error=find_error,
+    find_classes=find_classes,
+    label_column="label",
+    identity_columns=("text", "text_pair"),
 )
 
 
@@ -89,14 +93,19 @@ def _parts(processor: Any) -> bool:
     return bool(marks(pair=True) > marks(pair=False))
 
 
-class Classification(Kind):
+class TextClassification(Task):
     """A class for each row, by a head on the pooled or the last token."""
 
-    name = "classification"
-    auto = AutoModelForSequenceClassification
+    schema = SCHEMA
+    name = "text-classification"
+    model_class = AutoModelForSequenceClassification
     task_type = "SEQ_CLS"
     inputs = ("input_ids", "attention_mask", "token_type_ids", "label")
     metrics = ("accuracy", "f1", "mcc")
+
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return bool(classes)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Token ids of a text, or of a pair in one row; and the label's number."""
@@ -113,7 +122,7 @@ class Classification(Kind):
         return made | {
             "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),
             "length": kept,
-            "lost": [full - left for full, left in zip(sizes, kept, strict=True)],
+            "num_truncated": [full - left for full, left in zip(sizes, kept, strict=True)],
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
@@ -123,29 +132,29 @@ class Classification(Kind):
         found = class_options(self.card.labels)
         return found | {"problem_type": "single_label_classification"}
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         order: list[int] = []
         parts, loss = [], 0.0
-        for numbers, _, output in said(self, model, rows, processor, batch_size=batch_size):
+        for numbers, _, output in run_model(self, model, rows, processor, batch_size=batch_size):
             order += numbers
             parts.append(output.logits.float().cpu().numpy())
             loss += float(output.loss) * len(numbers)
-        logits = in_row_order(order, np.concatenate(parts))
+        logits = restore_row_order(order, np.concatenate(parts))
         check_finite(logits)
         found = self.found(np.asarray(rows["label"]), logits, loss / len(order))
         groups = np.asarray(rows["group"]) if "group" in rows.column_names else None
         return replace(found, groups=groups)
 
-    def found(self, truth: Any, logits: Any, loss: float) -> Found:
+    def found(self, truth: Any, logits: Any, loss: float) -> Predictions:
         """The likeliest class of each row, and each class's probability."""
-        return Found(
+        return Predictions(
             labels=truth,
             predictions=logits.argmax(axis=1),
             loss=loss,
             scores=softmax(logits, axis=1),
         )
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         names = np.asarray(self.card.labels)
         table = pd.DataFrame({"label": names[found.labels], "prediction": names[found.predictions]})
         for index, name in enumerate(names):
@@ -153,17 +162,21 @@ class Classification(Kind):
         return table
 
 
-class Regression(Classification):
+class TextRegression(TextClassification):
     """A number for each row."""
 
-    name = "regression"
+    name = "text-regression"
     metrics = ("pearson", "spearman")
+
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return not classes
 
     def model_options(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def found(self, truth: Any, logits: Any, loss: float) -> Found:
-        return Found(labels=truth, predictions=logits[:, 0], loss=loss)
+    def found(self, truth: Any, logits: Any, loss: float) -> Predictions:
+        return Predictions(labels=truth, predictions=logits[:, 0], loss=loss)
 
-    def table(self, found: Found) -> pd.DataFrame:
-        return Kind.table(self, found)
+    def table(self, found: Predictions) -> pd.DataFrame:
+        return Task.table(self, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,39 +14,42 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import GenerationSection
-from pipeline.tasks.base import IGNORED, Batch, Columns, Found, Kind, Values
-from pipeline.tasks.greedy_decoding import check_room, greedy_texts
-from pipeline.tasks.inference import check_finite, in_row_order, shown
+from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, Task, Values, is_decoder
+from pipeline.tasks.generation_schema import SCHEMA
+from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
+from pipeline.tasks.inference import check_finite, iter_batches, restore_row_order
 from pipeline.tasks.prompt_completion import (
     Ids,
-    chat_texts,
-    end_of_text,
-    ended,
-    fitted,
-    token_pairs,
+    ensure_eos,
+    eos_token_id,
+    render_chats,
+    tokenize_pairs,
+    truncate_pair,
 )
 from pipeline.tasks.schema import Row
 
 _BY_TEXT = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 
 
-class _Generation(Kind):
+class _Generation(Task):
     """What both kinds share: losses by token, and texts where a metric compares them.
 
     Validation goes by perplexity: it need not generate.
     """
 
-    fresh_head = False
+    schema = SCHEMA
+
+    new_head = False
     inputs = ("input_ids", "labels", "position_ids")
-    select = "perplexity"
+    selection_metric = "perplexity"
 
     @classmethod
-    def check(cls, metric: str, section: GenerationSection, config: Any) -> None:
-        check_room(config, section.max_new_tokens or 0)
+    def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
+        check_positions_left(config, section.max_new_tokens or 0)
         if metric in _BY_TEXT and section.max_new_tokens == 0:
             raise ConfigError(
                 f"evaluate.max_new_tokens must be above 0 for the metric {metric}, got 0"
@@ -57,7 +60,7 @@ class _Generation(Kind):
         """What the model answers, as token ids."""
 
     @abstractmethod
-    def says(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits for each position of a batch, and what is right there, -100 where nothing is."""
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
@@ -74,11 +77,11 @@ class _Generation(Kind):
 
         return collate
 
-    def facts(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """How long a completion gets; and no metrics of texts where nothing is asked."""
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
         found: dict[str, Any] = {"max_new_tokens": max(answers)}
-        if _plain(train):
+        if _has_no_prompts(train):
             if self.card.metric in _BY_TEXT:
                 raise DataError(
                     f"data.metric {self.card.metric} compares answers, but every prompt of "
@@ -87,15 +90,15 @@ class _Generation(Kind):
             found["metrics"] = tuple(name for name in self.card.metrics if name not in _BY_TEXT)
         return found
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
         asked, new = set(self.card.metrics) & set(_BY_TEXT), self.card.max_new_tokens
         texts = None
         if asked and new:
             prompts = self.prompts(rows)
-            texts = greedy_texts(model, prompts, processor, batch_size=batch_size, new=new)
-        return Found(
-            labels=np.array(references(rows), object),
+            texts = generate_greedily(model, prompts, processor, batch_size=batch_size, new=new)
+        return Predictions(
+            labels=np.array(reference_texts(rows), object),
             predictions=None if texts is None else np.array(texts, object),
             loss=float(tokens[:, 1].sum() / tokens[:, 0].sum()),
             tokens=tokens,
@@ -105,18 +108,18 @@ class _Generation(Kind):
         """Tokens of each row's completion, and their summed negative log-likelihood."""
         order: list[int] = []
         found: list[tuple[int, float]] = []
-        for numbers, batch in shown(self, model, rows, processor, batch_size=batch_size):
+        for numbers, batch in iter_batches(self, model, rows, processor, batch_size=batch_size):
             order += numbers
-            for logits, labels in zip(*self.says(model, batch), strict=True):
+            for logits, labels in zip(*self.logits_and_labels(model, batch), strict=True):
                 right = labels != IGNORED
                 # Row by row: in float32, the logits of a whole batch are its largest tensor.
                 loss = cross_entropy(logits[right].float(), labels[right], reduction="sum")
                 found.append((int(right.sum()), float(loss)))
-        values = in_row_order(order, np.array(found))
+        values = restore_row_order(order, np.array(found))
         check_finite(values)
         return values
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         columns = {"reference": found.labels}
         if found.predictions is not None:
             columns["prediction"] = found.predictions
@@ -125,57 +128,65 @@ class _Generation(Kind):
         return pd.DataFrame(columns)
 
 
-class Causal(_Generation):
+class CausalLM(_Generation):
     """A decoder goes on with a prompt; it learns from the completion's tokens only."""
 
-    name = "causal"
-    auto = AutoModelForCausalLM
+    name = "causal-lm"
+    model_class = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
     metrics = ("perplexity", "exact_match")
     optional = _BY_TEXT
-    packs = True
+    supports_packing = True
+
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return is_decoder(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Prompt and completion in one row; labels are the completion's tokens."""
-        made: Columns = {name: [] for name in ("input_ids", "labels", "length", "lost")}
-        for prompt, completion in token_pairs(rows, processor):
-            kept, rest = fitted(prompt, completion, length=self.card.max_length)
+        made: Columns = {name: [] for name in ("input_ids", "labels", "length", "num_truncated")}
+        for prompt, completion in tokenize_pairs(rows, processor):
+            kept, rest = truncate_pair(prompt, completion, length=self.card.max_length)
             made["input_ids"].append(kept + rest)
             made["labels"].append([IGNORED] * len(kept) + rest)
             made["length"].append(len(kept) + len(rest))
-            made["lost"].append(len(prompt) + len(completion) - len(kept) - len(rest))
+            made["num_truncated"].append(len(prompt) + len(completion) - len(kept) - len(rest))
         return made
 
     def prompts(self, rows: Dataset) -> list[Ids]:
         pairs = zip(rows["input_ids"], rows["labels"], strict=True)
         return [ids[: labels.count(IGNORED)] for ids, labels in pairs]
 
-    def says(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         labels = batch.pop("labels")
         return model(**batch).logits[:, :-1], labels[:, 1:]
 
 
-class Seq2Seq(_Generation):
+class Seq2SeqLM(_Generation):
     """An encoder reads the prompt, a decoder writes the completion."""
 
-    name = "seq2seq"
-    auto = AutoModelForSeq2SeqLM
+    name = "seq2seq-lm"
+    model_class = AutoModelForSeq2SeqLM
     task_type = "SEQ_2_SEQ_LM"
     metrics = ("rougeL", "rouge1", "rouge2", "exact_match", "perplexity")
     optional = ("final_number",)
 
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return bool(config.is_encoder_decoder)
+
     def encode(self, rows: Columns, processor: Any) -> Columns:
         """Prompt and completion, each of at most max_length tokens; both are cut at their end."""
-        most, end = self.card.max_length, end_of_text(processor)
+        most, end = self.card.max_length, eos_token_id(processor)
         if rows["messages"][0] is None:
             texts = list(zip(rows["prompt"], rows["completion"], strict=True))
         else:
-            texts = chat_texts(rows["messages"], processor)
+            texts = render_chats(rows["messages"], processor)
         prompts = [prompt for prompt, _ in texts]
         asked = processor(prompts, verbose=False)["input_ids"]
         kept = processor(prompts, truncation=True, max_length=most)["input_ids"]
         answers = processor(text_target=[text for _, text in texts], verbose=False)["input_ids"]
-        answers = [ended(answer, end, processor) for answer in answers]
+        answers = [ensure_eos(answer, end, processor) for answer in answers]
         sizes = [*map(len, kept)]
         return {
             "input_ids": kept,
@@ -183,36 +194,36 @@ class Seq2Seq(_Generation):
             "length": [
                 size + min(len(answer), most) for size, answer in zip(sizes, answers, strict=True)
             ],
-            "lost": [
+            "num_truncated": [
                 len(ids) - size + max(len(answer) - most, 0)
                 for ids, size, answer in zip(asked, sizes, answers, strict=True)
             ],
         }
 
-    def facts(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """How long a completion gets; there must be something to read."""
-        if _plain(train):
+        if _has_no_prompts(train):
             raise DataError(
                 "every prompt of train is empty, so an encoder has nothing to read; "
                 "take a decoder for model.name"
             )
-        return super().facts(train)
+        return super().train_statistics(train)
 
     def prompts(self, rows: Dataset) -> list[Ids]:
         return list(rows["input_ids"])
 
-    def says(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         return model(**batch).logits, batch["labels"]
 
 
-def references(rows: Dataset) -> list[str]:
+def reference_texts(rows: Dataset) -> list[str]:
     """The right completion of each row, as text."""
     if "completion" in rows.column_names:
         return list(rows["completion"])
     return [messages[-1]["content"] for messages in rows["messages"]]
 
 
-def _plain(rows: Dataset) -> bool:
+def _has_no_prompts(rows: Dataset) -> bool:
     """Whether no row has a prompt."""
     if "prompt" not in rows.column_names:
         return False

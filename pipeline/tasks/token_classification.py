@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+from transformers import (
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    PretrainedConfig,
+)
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
@@ -17,28 +21,32 @@ from pipeline.tasks.base import (
     IGNORED,
     Batch,
     Columns,
-    Found,
-    Kind,
+    Predictions,
+    Task,
     Values,
     class_options,
-    objects,
+    object_array,
 )
-from pipeline.tasks.inference import check_finite, said
-from pipeline.tasks.schema import Form, Row, Template, column, columns
+from pipeline.tasks.inference import check_finite, run_model
+from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
 
 OUTSIDE = "O"
 
 
-def template(section: DataSection, first: Sequence[Row]) -> Template:
+def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """A list of words and one of tags: tokens and tags (or ner_tags), or as data.text and .label.
 
     Raises:
         DataError: there is no such column.
     """
     named = section.text[0] if isinstance(section.text, list) else section.text
-    words = column(named or "tokens", first, "data.text")
-    usual = "ner_tags" if "tags" not in columns(first) and "ner_tags" in columns(first) else "tags"
-    tags = column(section.label or usual, first, "data.label")
+    words = require_column(named or "tokens", first, "data.text")
+    usual = (
+        "ner_tags"
+        if "tags" not in column_names(first) and "ner_tags" in column_names(first)
+        else "tags"
+    )
+    tags = require_column(section.label or usual, first, "data.label")
 
     def clean(row: Row) -> Row:
         found = row.get(tags)
@@ -49,7 +57,7 @@ def template(section: DataSection, first: Sequence[Row]) -> Template:
     return clean
 
 
-def wrong(row: Row) -> str | None:
+def find_error(row: Row) -> str | None:
     """Why a row is bad: words or tags are missing, no lists of text, or not as many."""
     words, tags = row["tokens"], row["tags"]
     if words is None or tags is None:
@@ -75,23 +83,24 @@ def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     return list(known or sorted(found, key=lambda name: name != OUTSIDE))
 
 
-FORM = Form(
-    name="tokens",
+SCHEMA = RowSchema(
+    kind="token-classification",
     features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
-    template=template,
-    wrong=wrong,
-    labels=classes,
-    label="tags",
-    fits=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
-    texts=("tokens",),
+    build_template=build_template,
+    find_error=find_error,
+    find_classes=classes,
+    label_column="tags",
+    matches_columns=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
+    identity_columns=("tokens",),
 )
 
 
-class Tags(Kind):
+class TokenClassification(Task):
     """A tag for each word, read off its first token."""
 
-    name = "tags"
-    auto = AutoModelForTokenClassification
+    schema = SCHEMA
+    name = "token-classification"
+    model_class = AutoModelForTokenClassification
     task_type = "TOKEN_CLS"
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
     metrics: tuple[str, ...] = ("token_accuracy",)
@@ -125,9 +134,9 @@ class Tags(Kind):
                 made[name].append(value)
         kept = [len(ids) for ids in cut["input_ids"]]
         lost = [len(ids) - size for ids, size in zip(whole, kept, strict=True)]
-        return made | {"length": kept, "lost": lost}
+        return made | {"length": kept, "num_truncated": lost}
 
-    def advice(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Numbers in place of tags do not say where an entity begins."""
         if not labels.are_numbers(self.card.labels):
             return []
@@ -139,13 +148,15 @@ class Tags(Kind):
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels)
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Found:
+    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         """A tag for every word; for those without a token O, or the first where there is no O."""
         names = np.asarray(self.card.labels)
         unseen = OUTSIDE if OUTSIDE in self.card.labels else str(names[0])
         truth, words = rows["tags"], rows["words"]
         found, loss = [[unseen] * len(tags) for tags in truth], 0.0
-        for numbers, batch, output in said(self, model, rows, processor, batch_size=batch_size):
+        for numbers, batch, output in run_model(
+            self, model, rows, processor, batch_size=batch_size
+        ):
             first = (batch["labels"] != IGNORED).cpu().numpy()
             logits = output.logits.float().cpu().numpy()
             check_finite(np.where(first[..., None], logits, 0.0), numbers)
@@ -153,26 +164,26 @@ class Tags(Kind):
                 for word, tag in zip(words[number], names[best[kept]].tolist(), strict=True):
                     found[number][word] = tag
             loss += float(output.loss) * len(numbers)
-        return Found(labels=objects(truth), predictions=objects(found), loss=loss / len(rows))
+        return Predictions(
+            labels=object_array(truth), predictions=object_array(found), loss=loss / len(rows)
+        )
 
-    def table(self, found: Found) -> pd.DataFrame:
+    def table(self, found: Predictions) -> pd.DataFrame:
         """Tags with a space between, one for each word."""
         return pd.DataFrame(
             {"label": _joined(found.labels), "prediction": _joined(found.predictions)}
         )
 
 
-class Entities(Tags):
+class EntityRecognition(TokenClassification):
     """Tags that begin and go on with entities: O, B-TYPE and I-TYPE."""
 
-    name = "entities"
+    name = "entity-recognition"
     metrics = ("entity_f1", "token_accuracy")
 
-
-def kind_for(names: Sequence[str]) -> type[Tags]:
-    """Entities are measured whole where the tags tell them."""
-    marked = all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names)
-    return Entities if marked else Tags
+    @classmethod
+    def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
+        return all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in classes)
 
 
 def first_tokens(

@@ -18,8 +18,8 @@ from pipeline.common.console import say
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
 from pipeline.metrics.scoring import higher_is_better, score
-from pipeline.tasks.base import Kind
-from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.base import Task
+from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor
 from pipeline.training.checkpoints import latest_complete_checkpoint
 
@@ -42,7 +42,7 @@ class TrainingData:
     """
 
     name: str
-    kind: Kind
+    kind: Task
     processor: Any
     train: Dataset
     validation: Dataset
@@ -102,7 +102,7 @@ def train(
         accumulation=settings.gradient_accumulation,
     )
     checkpoint, seconds = latest_complete_checkpoint(folder)
-    metric = data.kind.card.select
+    metric = data.kind.card.selection_metric
     monitor = TrainingMonitor(
         data.name, metric, budget=budget, patience=settings.early_stopping, seconds=seconds
     )
@@ -152,8 +152,8 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Loader:
-        loader: Loader = self.accelerator.prepare(self.train_loader)
-        return loader
+        build_dataloader: Loader = self.accelerator.prepare(self.train_loader)
+        return build_dataloader
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
@@ -235,10 +235,10 @@ def _train_loader(
     data: TrainingData, settings: FinetuneSection, *, batches: int, seed: int
 ) -> Loader:
     """Return a loader of exactly `batches` full, shuffled batches."""
-    rows = shuffled(
+    rows = shuffled_batches(
         token_counts(data.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    return loader(data.train, data.kind, data.processor, list(islice(rows, batches)))
+    return build_dataloader(data.train, data.kind, data.processor, list(islice(rows, batches)))

@@ -12,10 +12,11 @@ def data_card(**changes: Any) -> DataCard:
     entries = {
         "task": "files",
         "model": {"name": "base"},
-        "kind": "classification",
+        "kind": "text-classification",
+        "task_name": "text-classification",
         "labels": ["no", "yes"],
         "metrics": ["accuracy", "f1", "mcc"],
         "max_length": 16,
     } | changes
     main = entries.get("metric", entries["metrics"][0])
-    return DataCard.model_validate({"metric": main, "select": main} | entries)
+    return DataCard.model_validate({"metric": main, "selection_metric": main} | entries)

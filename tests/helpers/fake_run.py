@@ -174,7 +174,7 @@ def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
     counts = dict.fromkeys(labels, 1000)
     return data_card(
         task=params.data.task,
-        kind="classification" if labels else "regression",
+        task_name="text-classification" if labels else "text-regression",
         labels=labels,
         metrics=["accuracy", "f1"] if labels else ["pearson", "spearman"],
         max_length=64,

@@ -20,9 +20,9 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
-from pipeline.tasks.base import Kind
+from pipeline.tasks.base import Task
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 WORDS = ("<pad>", "<s>", "</s>", "?", ":", "<u>", "<a>")
 WORDS += tuple(f"w{number}" for number in range(50 - len(WORDS)))
@@ -106,7 +106,7 @@ def prepared(folder: Path) -> DataCard:
     return DataCard.read(Paths(folder).prepared)
 
 
-def loaded(folder: Path, card: DataCard) -> tuple[Kind, Any, Any]:
+def loaded(folder: Path, card: DataCard) -> tuple[Task, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
-    section, kind = load_params(folder / "params.yaml").model, kind_of(card)
+    section, kind = load_params(folder / "params.yaml").model, task_from_card(card)
     return kind, load_model(section, kind, 0)[0], load_processor(section, kind)

@@ -22,9 +22,9 @@ from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.tasks.batching import loader, shuffled, token_counts
+from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
 from pipeline.tasks.model_loading import load_model
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["[PAD]", "[UNK]", "good", "bad", *(f"w{number}" for number in range(60))]
@@ -49,7 +49,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def rows(count: int, *, seed: int, kind: str = "classification") -> Dataset:
+def rows(count: int, *, seed: int, task_name: str = "text-classification") -> Dataset:
     """Texts of several lengths that are good or bad."""
     draw, words = random.Random(seed), tokenizer()
     labels = [draw.randint(0, 1) for _ in range(count)]
@@ -60,15 +60,16 @@ def rows(count: int, *, seed: int, kind: str = "classification") -> Dataset:
     columns = dict(words(texts)) | {"text": texts}
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return Dataset.from_dict(
-        columns | {"label": [float(x) for x in labels] if kind == "regression" else labels}
+        columns
+        | {"label": [float(x) for x in labels] if task_name == "text-regression" else labels}
     )
 
 
-def card(kind: str = "classification") -> DataCard:
+def card(task_name: str = "text-classification") -> DataCard:
     """Return the data card of the workspace's rows."""
-    if kind == "regression":
-        return data_card(kind=kind, labels=[], metrics=["pearson", "spearman"])
-    return data_card(kind=kind)
+    if task_name == "text-regression":
+        return data_card(task_name=task_name, labels=[], metrics=["pearson", "spearman"])
+    return data_card(task_name=task_name)
 
 
 def set_params(folder: Path, **sections: Any) -> None:
@@ -82,17 +83,17 @@ def set_params(folder: Path, **sections: Any) -> None:
     yaml.dump(params, folder / "params.yaml")
 
 
-def workspace(folder: Path, *, kind: str = "classification") -> Path:
+def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
     """Everything that `finetune` reads, for the methods light and vanilla."""
     paths = Paths(folder)
     # As pretrained models come: without a task head.
     tiny_model(pad_token_id=0).base_model.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
     for seed, (split, count) in enumerate(SPLITS.items()):
-        rows(count, seed=seed, kind=kind).save_to_disk(paths.prepared / split)
-    card(kind).write(paths.prepared)
+        rows(count, seed=seed, task_name=task_name).save_to_disk(paths.prepared / split)
+    card(task_name).write(paths.prepared)
     set_params(folder)
-    scores = _scores(folder, kind)
+    scores = _scores(folder, task_name)
     scores.save(paths.scores)
     zero = dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
     cuts = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.25}
@@ -101,19 +102,19 @@ def workspace(folder: Path, *, kind: str = "classification") -> Path:
     return folder
 
 
-def base_model(folder: Path, kind: str = "classification") -> Any:
+def base_model(folder: Path, task_name: str = "text-classification") -> Any:
     """The workspace's unpruned model with a fresh head, as the stages load it."""
-    return load_model(load_params(folder / "params.yaml").model, kind_of(card(kind)), 0)
+    return load_model(load_params(folder / "params.yaml").model, task_from_card(card(task_name)), 0)
 
 
-def _scores(folder: Path, kind: str) -> Scores:
-    model, head = base_model(folder, kind)
+def _scores(folder: Path, task_name: str) -> Scores:
+    model, head = base_model(folder, task_name)
     torch.manual_seed(0)
-    found = rows(60, seed=0, kind=kind)
-    order = shuffled(token_counts(found), batch_size=8, seed=0, grouped=False)
+    found = rows(60, seed=0, task_name=task_name)
+    order = shuffled_batches(token_counts(found), batch_size=8, seed=0, grouped=False)
     return lightpeft.estimate(
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
-        loader(found, kind_of(card(kind)), tokenizer(), order),
+        build_dataloader(found, task_from_card(card(task_name)), tokenizer(), order),
         EstimationConfig(steps=4),
     )

@@ -21,7 +21,7 @@ from pipeline.data.catalog.registry import CATALOG
 from pipeline.presets import merge, preset_names, read_preset
 from pipeline.stages.estimate import lora_config
 from pipeline.tasks.model_loading import head_modules
-from pipeline.tasks.registry import FORMS, resolve
+from pipeline.tasks.registry import SCHEMAS, choose_task
 
 # model.name -> its tiny twin in helpers/architectures.py, and its size where it is published here.
 MODELS = {
@@ -66,15 +66,15 @@ def at(sections: dict, name: str) -> object:
 
 def kind_of(params: Params) -> type:
     entry, (twin, _) = CATALOG[params.data.task], MODELS[params.model.name]
-    return resolve(FORMS[entry.kind], entry.classes, ARCHITECTURES[twin].config())
+    return choose_task(SCHEMAS[entry.kind], entry.classes, ARCHITECTURES[twin].config())
 
 
 @cache
 def twin_scores(twin: str, kind: type, peft: object) -> object:
     """Random scores of a tiny model with the kind's head, for the PEFT method."""
     torch.manual_seed(0)
-    model = kind.auto.from_config(ARCHITECTURES[twin].config()).eval()
-    head = head_modules(model, set()) if kind.fresh_head else []
+    model = kind.model_class.from_config(ARCHITECTURES[twin].config()).eval()
+    head = head_modules(model, set()) if kind.new_head else []
     return random_scores(model, config=lora_config(peft, kind, head))
 
 

@@ -142,7 +142,7 @@ def _glue(
     group_by: str = "",
 ) -> DatasetSpec:
     return DatasetSpec(
-        kind="classify",
+        kind="text-classification",
         hub_id=_GLUE_ID,
         configuration=name,
         template=classification(*columns, classes=classes),
@@ -163,7 +163,7 @@ def _super(
     group_by: str = "",
 ) -> DatasetSpec:
     return DatasetSpec(
-        kind="classify" if classes else "choice",
+        kind="text-classification" if classes else "multiple-choice",
         hub_id=_SUPER_GLUE_ID,
         configuration=name,
         template=template,

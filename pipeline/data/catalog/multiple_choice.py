@@ -14,7 +14,7 @@ from pipeline.data.dataset_spec import (
     require_texts,
     with_label,
 )
-from pipeline.tasks.schema import Row, Template, ask
+from pipeline.tasks.schema import Row, Template, question_prompt
 
 _ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
@@ -31,7 +31,7 @@ def lettered_choices(question: str, *, stem: bool = False) -> Template:
         choices = require_object(row, "choices")
         letters, texts = (require_list(choices, name) for name in ("label", "text"))
         text = require_text(row, question)
-        prompt = text.strip() if stem else ask(text)
+        prompt = text.strip() if stem else question_prompt(text)
         label = letters.index(key) if key in letters else None
         return with_label({"prompt": prompt, "choices": texts}, label)
 
@@ -40,7 +40,10 @@ def lettered_choices(question: str, *, stem: bool = False) -> Template:
 
 def piqa(row: Row) -> Row | None:
     """Ask which of two solutions reaches the goal."""
-    question = {"prompt": ask(require_text(row, "goal")), "choices": [row["sol1"], row["sol2"]]}
+    question = {
+        "prompt": question_prompt(require_text(row, "goal")),
+        "choices": [row["sol1"], row["sol2"]],
+    }
     return with_label(question, parse_int(row["label"]))
 
 
@@ -48,7 +51,7 @@ def social_iqa(row: Row) -> Row | None:
     """Ask a question about a situation; labels are 1, 2 and 3."""
     context = require_text(row, "context").strip()
     question = {
-        "prompt": ask(f"{context} {require_text(row, 'question')}"),
+        "prompt": question_prompt(f"{context} {require_text(row, 'question')}"),
         "choices": [row[name] for name in ("answerA", "answerB", "answerC")],
         "group": context,
     }
@@ -104,7 +107,7 @@ def winogrande(row: Row) -> Row | None:
 def boolq(row: Row) -> Row | None:
     """Ask a yes-no question, published without its question mark, about a passage."""
     passage = require_text(row, "passage")
-    prompt = f"{passage}\n{ask(require_text(row, 'question').strip() + '?')}"
+    prompt = f"{passage}\n{question_prompt(require_text(row, 'question').strip() + '?')}"
     question = {"prompt": prompt, "choices": ["no", "yes"], "group": passage}
     return with_label(question, parse_int(row["answer"]))
 
@@ -118,7 +121,7 @@ def _multiple_choice(
 ) -> DatasetSpec:
     splits = _ALL_SPLITS if labelled_test else {"train": "train", "test": "validation"}
     return DatasetSpec(
-        kind="choice",
+        kind="multiple-choice",
         hub_id=hub_id,
         configuration=configuration,
         template=template,

@@ -3,7 +3,7 @@
 A data set is one `DatasetSpec`. Add yours here; or put it into a file of your own, which `prepare`
 reads with `data.task: FILE.py:NAME`; or, in a Python process that calls stages, register it:
 
-    register_dataset("jokes", DatasetSpec(kind="classify", hub_id="me/jokes", ...))
+    register_dataset("jokes", DatasetSpec(kind="text-classification", hub_id="me/jokes", ...))
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pipeline.data.dataset_spec import (
     require_text,
     with_label,
 )
-from pipeline.tasks.schema import Row, Template, as_lists, ask
+from pipeline.tasks.schema import Row, Template, answers_as_lists, question_prompt
 
 _ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}
@@ -36,7 +36,7 @@ def alpaca(row: Row) -> Row:
 
 def gsm8k(row: Row) -> Row:
     """Ask for the worked answer as published: its <<sums>>, and the final number after ####."""
-    return {"prompt": ask(require_text(row, "question")), "completion": row["answer"]}
+    return {"prompt": question_prompt(require_text(row, "question")), "completion": row["answer"]}
 
 
 def chat(row: Row) -> Row:
@@ -82,7 +82,7 @@ def _tag(tag: object, classes: tuple[str, ...]) -> str:
 def squad(row: Row) -> Row:
     """Keep SQuAD's columns; an unanswerable question of SQuAD 2 has empty lists."""
     texts = {key: row[key] for key in ("question", "context")}
-    return {"id": row.get("id")} | texts | {"answers": as_lists(row["answers"])}
+    return {"id": row.get("id")} | texts | {"answers": answers_as_lists(row["answers"])}
 
 
 def labelled_image(image: str, label: str, classes: tuple[str, ...]) -> Template:
@@ -102,7 +102,7 @@ def _summarization(
     revision: str | None = None,
 ) -> DatasetSpec:
     return DatasetSpec(
-        kind="generate",
+        kind="text-generation",
         hub_id=hub_id,
         configuration=configuration,
         revision=revision,
@@ -117,7 +117,7 @@ def _images(
     hub_id: str, image: str, label: str, *, classes: tuple[str, ...], splits: dict[str, str]
 ) -> DatasetSpec:
     return DatasetSpec(
-        kind="image",
+        kind="image-classification",
         hub_id=hub_id,
         template=labelled_image(image, label, classes),
         classes=classes,
@@ -129,7 +129,7 @@ def _images(
 
 def _question_answering(hub_id: str) -> DatasetSpec:
     return DatasetSpec(
-        kind="answer",
+        kind="question-answering",
         hub_id=hub_id,
         template=squad,
         metric=_SQUAD_METRICS[0],
@@ -145,14 +145,14 @@ _CIFAR10_CLASSES = (
 GENERATION = {
     # Only train is published: validation and test are drawn from it.
     "alpaca": DatasetSpec(
-        kind="generate",
+        kind="text-generation",
         hub_id="tatsu-lab/alpaca",
         template=alpaca,
         metric="perplexity",
         splits={"train": "train"},
     ),
     "gsm8k": DatasetSpec(
-        kind="generate",
+        kind="text-generation",
         hub_id="openai/gsm8k",
         configuration="main",
         template=gsm8k,
@@ -161,7 +161,7 @@ GENERATION = {
         splits=_TRAIN_TEST,
     ),
     "no_robots": DatasetSpec(
-        kind="generate",
+        kind="text-generation",
         hub_id="HuggingFaceH4/no_robots",
         template=chat,
         metric="perplexity",
@@ -175,7 +175,7 @@ GENERATION = {
 }
 TOKENS = {
     "conll2003": DatasetSpec(
-        kind="tokens",
+        kind="token-classification",
         hub_id="eriktks/conll2003",
         revision=_PARQUET_BRANCH,
         template=tagged_tokens("ner_tags", _CONLL_TAGS),

@@ -12,7 +12,7 @@ from pipeline.data.docstrings.choice import build_choice, name_prompt
 from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
 from pipeline.data.readers import Table, table_rows
-from pipeline.tasks.schema import Source
+from pipeline.tasks.schema import RawDataset
 
 _OVERLAP = "word and character overlap, logistic regression"
 
@@ -22,7 +22,7 @@ class BuiltinTask:
     """A task made from docstrings.
 
     Attributes:
-        form: name of the rows' schema.
+        kind: name of the rows' schema.
         build: maps a seed to tables by split, and to the versions of the libraries read.
         classes: class names in the order of their ids; None: sorted by name, or no classes.
         baseline: name of a simple method, and a function of train and test tables that returns its
@@ -30,7 +30,7 @@ class BuiltinTask:
         neutral_prompt: see `DatasetSpec`.
     """
 
-    form: str
+    kind: str
     build: Callable[[int], tuple[dict[str, Table], dict[str, str]]]
     classes: tuple[str, ...] | None = None
     baseline: tuple[str, Callable[[Table, Table], float]] | None = None
@@ -39,27 +39,27 @@ class BuiltinTask:
 
 BUILTIN_TASKS = {
     "docstrings": BuiltinTask(
-        form="classify",
+        kind="text-classification",
         build=name_matching.build_name_matching,
         classes=name_matching.LABELS,
         baseline=(_OVERLAP, baseline_accuracy),
     ),
     "docstrings-library": BuiltinTask(
-        form="classify",
+        kind="text-classification",
         build=build_library,
         baseline=("words, logistic regression", library_baseline),
     ),
     "docstrings-choice": BuiltinTask(
-        form="choice",
+        kind="multiple-choice",
         build=build_choice,
         baseline=(_OVERLAP, choice_baseline),
         neutral_prompt=name_prompt(""),
     ),
-    "docstrings-lm": BuiltinTask(form="generate", build=build_lm),
+    "docstrings-lm": BuiltinTask(kind="text-generation", build=build_lm),
 }
 
 
-def build_task(name: str, *, seed: int) -> Source:
+def build_task(name: str, *, seed: int) -> RawDataset:
     """Return the rows of a built-in task, with the accuracy of its baseline."""
     task = BUILTIN_TASKS[name]
     tables, versions = task.build(seed)
@@ -68,10 +68,10 @@ def build_task(name: str, *, seed: int) -> Source:
         method, measure_accuracy = task.baseline
         accuracy = round(measure_accuracy(tables["train"], tables["test"]), 4)
         baseline = Baseline(name=method, accuracy=accuracy)
-    return Source(
+    return RawDataset(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
         origins=versions,
-        form=task.form,
+        kind=task.schema,
         template=dict,
         classes=list(task.classes) if task.classes else None,
         baseline=baseline,

@@ -27,7 +27,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
 
 def test_a_card_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
-        data_card().kind = "regression"  # type: ignore[misc]
+        data_card().kind = "text-regression"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

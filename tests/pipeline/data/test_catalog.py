@@ -10,29 +10,37 @@ from pipeline.common.errors import ConfigError
 from pipeline.data.catalog import registry as catalog
 from pipeline.data.catalog.registry import CATALOG, register_dataset
 from pipeline.data.dataset_spec import DatasetSpec, RowError
-from pipeline.metrics.definitions import MEASURES
-from pipeline.tasks.registry import FORMS
+from pipeline.metrics.definitions import METRICS
+from pipeline.tasks.registry import SCHEMAS
 
 ROWS = CLASSIFY | SUPER | OTHERS
 COLUMNS = {
-    "classify": [{"text", "text_pair", "label"}, {"text", "text_pair", "label", "group"}],
-    "choice": [
+    "text-classification": [
+        {"text", "text_pair", "label"},
+        {"text", "text_pair", "label", "group"},
+    ],
+    "multiple-choice": [
         {"prompt", "choices", "label"},
         {"prompt", "choices", "label", "group"},
         {"prompt", "choices", "label", "answers", "group"},
     ],
-    "generate": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
-    "tokens": [{"tokens", "tags"}],
-    "answer": [{"id", "question", "context", "answers"}],
-    "image": [{"image", "label"}],
+    "text-generation": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
+    "token-classification": [{"tokens", "tags"}],
+    "question-answering": [{"id", "question", "context", "answers"}],
+    "image-classification": [{"image", "label"}],
 }
 
-TEXTS = ("classify", "choice", "generate")
+TEXTS = ("text-classification", "multiple-choice", "text-generation")
 MAY_BE_EMPTY = [("alpaca", "input", None), ("alpaca", "input", " "), ("hellaswag", "ctx_b", " ")]
 
 
 def spec(**changed) -> DatasetSpec:
-    fixed = {"kind": "classify", "hub_id": "me/jokes", "metric": "f1", "classes": ("dull", "good")}
+    fixed = {
+        "kind": "text-classification",
+        "hub_id": "me/jokes",
+        "metric": "f1",
+        "classes": ("dull", "good"),
+    }
     return DatasetSpec(**fixed | {"template": dict} | changed)
 
 
@@ -47,7 +55,7 @@ def test_a_row_of_the_hub_becomes_a_row_of_the_kind(name):
 
     assert made == expected
     assert set(made) in COLUMNS[CATALOG[name].kind]
-    if CATALOG[name].kind == "choice":
+    if CATALOG[name].kind == "multiple-choice":
         assert 0 <= made["label"] < len(made["choices"])
     if CATALOG[name].classes:
         assert set(made.get("tags", [made.get("label")])) <= set(CATALOG[name].classes)
@@ -77,13 +85,13 @@ def test_a_row_without_its_label_is_none(name, unlabelled):
 
 @pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind in TEXTS])
 def test_a_missing_or_blank_text_is_a_bad_row_and_no_word_of_it(name):
-    (row, expected), form = ROWS[name], FORMS[CATALOG[name].kind]
+    (row, expected), schema = ROWS[name], SCHEMAS[CATALOG[name].kind]
     texts = [column for column, value in row.items() if isinstance(value, str)]
     for column, value in itertools.product(texts, (None, " ")):
         with contextlib.suppress(RowError):
             made = CATALOG[name].template(row | {column: value})
             known = made in (None, expected) or (name, column, value) in MAY_BE_EMPTY
-            assert known or form.wrong(form.complete(made)), (column, value)
+            assert known or schema.find_error(schema.postprocess(made)), (column, value)
 
 
 def test_every_task_is_measured_by_known_measures_and_fits_its_kind():
@@ -92,7 +100,7 @@ def test_every_task_is_measured_by_known_measures_and_fits_its_kind():
             task.metric,
             task.selection_metric or task.metric,
             *task.metrics,
-        } <= MEASURES.keys(), name
+        } <= METRICS.keys(), name
         assert task.metrics[0] == task.metric, name
         assert {"train"} <= set(task.splits) <= {"train", "validation", "test"}, name
 
@@ -173,13 +181,13 @@ def test_a_question_of_squad_2_without_an_answer_keeps_empty_lists():
 
     made = CATALOG["squad_v2"].template(row)
     assert made["answers"] == {"text": [], "answer_start": []}
-    assert MEASURES["squad_f1"]([made["answers"]["text"]], [""]) == 1
+    assert METRICS["squad_f1"]([made["answers"]["text"]], [""]) == 1
 
 
 def test_a_chosen_entity_is_measured_against_all_names_of_the_right_one():
     made = CATALOG["super_glue/record"].template(SUPER["super_glue/record"][0])
     scores = [
-        MEASURES["record_f1"]([made["answers"]], [made["choices"][chosen]]) for chosen in range(3)
+        METRICS["record_f1"]([made["answers"]], [made["choices"][chosen]]) for chosen in range(3)
     ]
 
     assert scores == [0, 1, 1]
@@ -220,20 +228,32 @@ def test_a_task_can_be_registered_from_outside(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"kind": "poem"}, r"kind must be one of classify.*got 'poem'"),
-        ({"metric": "bleu"}, "of kind classify must be among accuracy, .*; got bleu"),
+        ({"kind": "poem"}, r"kind must be one of text-classification.*got 'poem'"),
+        ({"metric": "bleu"}, "of kind text-classification must be among accuracy, .*; got bleu"),
         ({"metrics": ("accuracy",)}, "f1 is not among metrics"),
-        ({"metric": "squad_f1"}, "of kind classify must be among accuracy, .*; got squad_f1"),
-        ({"metrics": ("f1", "pearson")}, "of kind classify must be among .*; got pearson"),
+        (
+            {"metric": "squad_f1"},
+            "of kind text-classification must be among accuracy, .*; got squad_f1",
+        ),
+        (
+            {"metrics": ("f1", "pearson")},
+            "of kind text-classification must be among .*; got pearson",
+        ),
         ({"selection_metric": "perplexity"}, "got perplexity"),
         ({"metric": "pearson"}, "metric pearson is for regression, so classes must be empty"),
         (
             {"metric": "pearson", "classes": (), "metrics": ("pearson", "f1")},
             "of regression must be among pearson, spearman; got f1",
         ),
-        ({"kind": "choice", "metric": "pearson"}, "of kind choice must be among .*; got pearson"),
+        (
+            {"kind": "multiple-choice", "metric": "pearson"},
+            "of kind multiple-choice must be among .*; got pearson",
+        ),
         ({"classes": ("a", "a")}, "classes must differ"),
-        ({"kind": "image", "classes": ()}, "kind image needs classes"),
+        (
+            {"kind": "image-classification", "classes": ()},
+            "kind image-classification needs classes",
+        ),
         ({"splits": {"test": "test"}}, r"splits must be train.*got test"),
         ({"splits": {"train": "train", "dev": "dev"}}, "splits must be train"),
     ],

@@ -75,7 +75,7 @@ def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
     source = load_hub_id("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
     splits, _ = three_splits(
-        tables, source.origins, SplitSpec(stratify_by="label", max_rows=source.most, seed=0)
+        tables, source.origins, SplitSpec(stratify_by="label", max_rows=source.max_drawn, seed=0)
     )
 
     assert {name: len(table["label"]) for name, table in splits.items()} == {
@@ -209,11 +209,12 @@ def test_a_revision_of_rows_that_are_not_the_hub_s_is_refused(settings):
 CARD = DataCard(
     task="glue/mrpc",
     model=ModelOrigin(name="minilm"),
-    kind="classification",
+    kind="text-classification",
+    task_name="text-classification",
     labels=("a", "b"),
     metric="f1",
     metrics=("f1",),
-    select="f1",
+    selection_metric="f1",
     max_length=16,
     hub_dataset=HubDataset(id="nyu-mll/glue", requested_revision="main", revision=COMMIT),
 )

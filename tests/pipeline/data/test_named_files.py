@@ -49,7 +49,7 @@ def test_values_that_do_not_fit_a_template_are_bad_rows(tmp_path):
 
 def test_columns_of_a_named_task_are_its_own(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.kind must be auto with data\.task: glue/sst2"):
-        read(tmp_path, task="glue/sst2", kind="choice")
+        read(tmp_path, task="glue/sst2", kind="multiple-choice")
 
 
 def test_rows_of_one_question_stay_a_group(tmp_path):

@@ -17,7 +17,9 @@ def template(row):
     return {"text": row["joke"], "text_pair": None, "label": ["flat", "funny"][row["laughs"] > 2]}
 
 def jokes(template=template):
-    return DatasetSpec(kind="classify", template=template, classes=("flat", "funny"), metric="f1")
+    return DatasetSpec(
+        kind="text-classification", template=template, classes=("flat", "funny"), metric="f1"
+    )
 
 JOKES = jokes()
 """
@@ -60,7 +62,7 @@ def test_an_own_file_may_import_what_is_beside_it(own, tmp_path):
         ("x = (", r"own\.py:JOKES: SyntaxError: '\(' was never closed \(own\.py, line 1\)"),
         ("import no_such", "JOKES: ModuleNotFoundError: No module named 'no_such'"),
         (
-            f"{OWN}DatasetSpec(kind='classify')",
+            f"{OWN}DatasetSpec(kind='text-classification')",
             "JOKES: TypeError: .* missing 2 required keyword-only",
         ),
         (OWN.replace("f1", "bleu"), "JOKES: metric.* must be among accuracy, .*got bleu"),
@@ -117,7 +119,8 @@ def test_a_template_that_does_not_work_is_one_line(own, body, message):
 
 def test_whole_numbers_of_an_own_task_are_scores_or_classes_as_its_metric_says(own):
     scores = (
-        "DatasetSpec(kind='classify', template=lambda row: template(row) | {'label': row['laughs']}"
+        "DatasetSpec(kind='text-classification', "
+        "template=lambda row: template(row) | {'label': row['laughs']}"
     )
 
     assert own(f"{OWN}\nJOKES = {scores}, metric='spearman')").classes == []

@@ -14,7 +14,7 @@ from helpers.run_stages import run_stages
 from pipeline.common.errors import ConfigError
 from pipeline.data.packing import PACKABLE, pack, pack_bins
 from pipeline.tasks.base import IGNORED
-from pipeline.tasks.batching import loader
+from pipeline.tasks.batching import build_dataloader
 
 DECODERS = [name for name, made in ARCHITECTURES.items() if made.kind == "decoder"]
 
@@ -92,7 +92,7 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
         kind, network, words = loaded(folder, card)
         rows = load_from_disk("data/prepared/train")
         sizes.append((card.splits["train"].rows, len(rows)))
-        batch = next(iter(loader(rows, kind, words, [list(range(len(rows)))])))
+        batch = next(iter(build_dataloader(rows, kind, words, [list(range(len(rows)))])))
         loss = network(**batch).loss
         loss.backward()
         losses.append(loss)
@@ -116,7 +116,7 @@ def test_every_stage_runs_on_packed_rows(tmp_path, monkeypatch):
 
 def test_packing_is_refused_where_rows_would_see_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(workspace(tmp_path / "t5", "t5", copying(40), data={"packing": True}))
-    with pytest.raises(ConfigError, match="must be false for a task of the kind seq2seq"):
+    with pytest.raises(ConfigError, match="must be false for seq2seq-lm"):
         prepared(tmp_path / "t5")
     monkeypatch.chdir(workspace(tmp_path / "opt", "opt", copying(40), data={"packing": True}))
     with pytest.raises(ConfigError, match=r"must be false for model type 'opt'.*gpt2"):

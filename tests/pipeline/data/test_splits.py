@@ -95,7 +95,7 @@ def test_choices_on_one_passage_or_prompt_stay_in_one_split(tmp_path, text):
         "label": [0] * 200,
     }
     train = jsonl(tmp_path / "c.jsonl", **columns)
-    found = read(tmp_path, train=train, text=text, kind="choice").splits
+    found = read(tmp_path, train=train, text=text, kind="multiple-choice").splits
 
     places = sides(found, "group" if len(text) == 2 else "prompt")
     assert len(places) == (50 if len(text) == 2 else 100)
@@ -166,8 +166,10 @@ def test_rows_that_all_belong_together_cannot_be_split(tmp_path: Path):
 
 
 def test_a_task_keeps_rows_together_by_a_column_of_its_kind(tmp_path, monkeypatch):
-    spec = DatasetSpec(kind="generate", template=dict, metric="perplexity", group_by="text")
+    spec = DatasetSpec(kind="text-generation", template=dict, metric="perplexity", group_by="text")
     monkeypatch.setitem(CATALOG, "mine", spec)
     train = jsonl(tmp_path / "a.jsonl", prompt=["x"] * 20, completion=["y"] * 20)
-    with pytest.raises(ConfigError, match="group_by must be a column of the kind generate, one"):
+    with pytest.raises(
+        ConfigError, match="group_by must be a column of the kind text-generation, one"
+    ):
         read(tmp_path, task="mine", train=train)

@@ -1,4 +1,4 @@
-"""Each measure against values worked out by hand, and the ways to put rows together."""
+"""Each metric against values worked out by hand, and the ways to put rows together."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.metrics.definitions import MEASURES, find_measure
+from pipeline.metrics.definitions import METRICS, find_metric
 
 GROUPED = ("multirc_f1a", "multirc_em")
 
@@ -16,51 +16,51 @@ def test_f1_is_of_class_one_and_the_macro_mean_over_classes_that_occur():
     labels, predictions = [1, 1, 1, 0, 0], [1, 1, 0, 0, 1]
 
     # Class 1: 2 true positives, 1 false positive, 1 false negative. Class 0: 1, 1 and 1.
-    assert MEASURES["f1"](labels, predictions) == pytest.approx(2 / 3)
-    assert MEASURES["f1_macro"](labels, predictions) == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert find_measure("f1", classes=3)([0, 0, 1, 1], [0, 0, 1, 0]) == pytest.approx(11 / 15)
-    assert find_measure("f1", classes=2) is MEASURES["f1"]
+    assert METRICS["f1"](labels, predictions) == pytest.approx(2 / 3)
+    assert METRICS["f1_macro"](labels, predictions) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert find_metric("f1", classes=3)([0, 0, 1, 1], [0, 0, 1, 0]) == pytest.approx(11 / 15)
+    assert find_metric("f1", classes=2) is METRICS["f1"]
 
 
 @pytest.mark.parametrize("name", ["f1", "mcc", "pearson", "spearman"])
 def test_what_is_undefined_counts_as_zero(name):
-    assert MEASURES[name]([0, 0, 0], [0, 0, 0]) == 0
-    assert MEASURES[name]([0, 1, 1], [0, 0, 0]) == 0
+    assert METRICS[name]([0, 0, 0], [0, 0, 0]) == 0
+    assert METRICS[name]([0, 1, 1], [0, 0, 0]) == 0
 
 
 def test_correlations_see_order_and_distance():
     labels = np.arange(1.0, 9.0)
 
-    assert MEASURES["spearman"](labels, np.exp(labels)) == pytest.approx(1)
-    assert 0 < MEASURES["pearson"](labels, np.exp(labels)) < 0.9
-    assert MEASURES["mcc"]([0, 1, 1, 0], [1, 0, 0, 1]) == -1
-    assert MEASURES["accuracy"](np.array([0, 1, 2, 1]), np.array([0, 2, 2, 1])) == 0.75
+    assert METRICS["spearman"](labels, np.exp(labels)) == pytest.approx(1)
+    assert 0 < METRICS["pearson"](labels, np.exp(labels)) < 0.9
+    assert METRICS["mcc"]([0, 1, 1, 0], [1, 0, 0, 1]) == -1
+    assert METRICS["accuracy"](np.array([0, 1, 2, 1]), np.array([0, 2, 2, 1])) == 0.75
 
 
 def test_multirc_counts_answers_over_all_questions_and_questions_that_are_all_right():
     groups = ["q1", "q1", "q2", "q1", "q2"]
     labels, predictions = [1, 0, 1, 1, 0], [1, 0, 0, 1, 1]
 
-    f1a = MEASURES["multirc_f1a"](labels, predictions, groups)
+    f1a = METRICS["multirc_f1a"](labels, predictions, groups)
     assert f1a == pytest.approx(f1_score(labels, predictions)) == pytest.approx(2 / 3)
-    assert MEASURES["multirc_em"](labels, predictions, groups) == 0.5
-    assert MEASURES["multirc_em"].statistics(labels, predictions, groups).shape == (2, 1)
+    assert METRICS["multirc_em"](labels, predictions, groups) == 0.5
+    assert METRICS["multirc_em"].compute_statistics(labels, predictions, groups).shape == (2, 1)
 
 
 def test_exact_match_forgives_space_at_the_ends_only():
     labels, predictions = ["Paris", "Paris", "a b"], [" Paris\n", "paris", "a  b"]
 
-    assert MEASURES["exact_match"](labels, predictions) == pytest.approx(1 / 3)
+    assert METRICS["exact_match"](labels, predictions) == pytest.approx(1 / 3)
 
 
 def test_rouge_counts_words_pairs_and_the_longest_common_order():
     label, prediction = ["The cat sat on the mat."], ["on the mat, THE CAT slept"]
 
     # Five of six words; of five pairs "the cat", "on the", "the mat"; "on the mat" in order.
-    assert MEASURES["rouge1"](label, prediction) == pytest.approx(5 / 6)
-    assert MEASURES["rouge2"](label, prediction) == pytest.approx(3 / 5)
-    assert MEASURES["rougeL"](label, prediction) == pytest.approx(3 / 6)
-    assert MEASURES["rougeL"](label, ["..."]) == 0
+    assert METRICS["rouge1"](label, prediction) == pytest.approx(5 / 6)
+    assert METRICS["rouge2"](label, prediction) == pytest.approx(3 / 5)
+    assert METRICS["rougeL"](label, prediction) == pytest.approx(3 / 6)
+    assert METRICS["rougeL"](label, ["..."]) == 0
 
 
 def test_entity_f1_counts_whole_entities_over_all_rows():
@@ -68,18 +68,18 @@ def test_entity_f1_counts_whole_entities_over_all_rows():
     predictions = [["B-PER", "I-PER", "O", "B-ORG"], ["B-ORG", "I-ORG"], ["I-PER"]]
 
     # Four entities, four predicted (wrong type, merged, invented), one right.
-    assert MEASURES["entity_f1"](labels, predictions) == pytest.approx(2 * 1 / (4 + 4))
-    assert MEASURES["entity_f1"](labels, labels) == 1
-    assert MEASURES["entity_f1"]([["O"]], [["O"]]) == 0
-    assert MEASURES["token_accuracy"](labels, predictions) == pytest.approx(4 / 7)
+    assert METRICS["entity_f1"](labels, predictions) == pytest.approx(2 * 1 / (4 + 4))
+    assert METRICS["entity_f1"](labels, labels) == 1
+    assert METRICS["entity_f1"]([["O"]], [["O"]]) == 0
+    assert METRICS["token_accuracy"](labels, predictions) == pytest.approx(4 / 7)
 
 
 def test_perplexity_weighs_tokens_not_rows():
     tokens, losses = [3, 1], [3 * math.log(2), math.log(32)]
 
-    assert MEASURES["perplexity"](tokens, losses) == pytest.approx(4)
-    assert MEASURES["perplexity"]([1], [1e6]) == math.inf
-    assert [name for name in MEASURES if not MEASURES[name].higher_is_better] == ["perplexity"]
+    assert METRICS["perplexity"](tokens, losses) == pytest.approx(4)
+    assert METRICS["perplexity"]([1], [1e6]) == math.inf
+    assert [name for name in METRICS if not METRICS[name].higher_is_better] == ["perplexity"]
 
 
 def test_values_of_drawn_rows_equal_those_of_their_statistics():
@@ -94,34 +94,34 @@ def test_values_of_drawn_rows_equal_those_of_their_statistics():
     }
     kinds |= dict.fromkeys(("squad_f1", "record_f1", "record_em"), kinds["squad_em"])
     kinds |= dict.fromkeys(("exact_match", "final_number", "rouge1", "rouge2", "rougeL"), texts)
-    for name in MEASURES.keys() - set(GROUPED):
+    for name in METRICS.keys() - set(GROUPED):
         labels, predictions = kinds.get(name, numbers)
-        measure = MEASURES[name]
+        metric = METRICS[name]
         drawn = [[side[row] for row in rows] for side in (labels, predictions)]
 
-        resampled = measure.value(measure.statistics(labels, predictions)[rows])
-        assert resampled == pytest.approx(measure(*drawn)), name
+        resampled = metric.aggregate(metric.compute_statistics(labels, predictions)[rows])
+        assert resampled == pytest.approx(metric(*drawn)), name
 
 
 def test_interval_is_seeded_and_draws_questions_whole():
     labels = np.tile([0, 1], 100)
     predictions = np.where(np.random.default_rng(0).random(200) < 0.8, labels, 1 - labels)
-    measure = MEASURES["multirc_em"]
-    counts = measure.statistics(labels, predictions, np.arange(200) // 4)
+    metric = METRICS["multirc_em"]
+    counts = metric.compute_statistics(labels, predictions, np.arange(200) // 4)
 
-    found = measure.interval(counts, resamples=200, seed=1)
-    assert found == measure.interval(counts, resamples=200, seed=1)
-    assert found[0] < measure.value(counts) < found[1]
+    found = metric.compute_interval(counts, resamples=200, seed=1)
+    assert found == metric.compute_interval(counts, resamples=200, seed=1)
+    assert found[0] < metric.aggregate(counts) < found[1]
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_a_measure_over_questions_needs_their_ids(name):
     with pytest.raises(DataError, match=f"{name} needs the group of each row"):
-        MEASURES[name]([1], [1])
+        METRICS[name]([1], [1])
 
 
 def test_lengths_that_differ_and_unknown_names_are_refused():
     with pytest.raises(DataError, match=r"accuracy needs as many predictions as labels.*\[1, 2\]"):
-        MEASURES["accuracy"]([1, 2], [1])
-    with pytest.raises(ConfigError, match=r"metric 'bleu' is not known; known: accuracy, f1"):
-        find_measure("bleu")
+        METRICS["accuracy"]([1, 2], [1])
+    with pytest.raises(ConfigError, match=r"metric 'bleu' must be one of accuracy, f1"):
+        find_metric("bleu")

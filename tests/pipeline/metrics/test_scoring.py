@@ -1,20 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.data_cards import data_card
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
+from pipeline.metrics import definitions
 from pipeline.metrics import scoring as metrics
-from pipeline.tasks.base import Found
+from pipeline.tasks.base import Predictions
 from pipeline.tasks.inference import check_finite
 
 BINARY = data_card(metric="mcc")
 THREE = data_card(metric="mcc", labels=["a", "b", "c"])
-VALUES = data_card(kind="regression", labels=[], metrics=["pearson", "spearman"])
+VALUES = data_card(task_name="text-regression", labels=[], metrics=["pearson", "spearman"])
 
 
-def found(labels: np.ndarray, predictions: np.ndarray) -> Found:
-    return Found(labels=labels, predictions=predictions, loss=0.0)
+def found(labels: np.ndarray, predictions: np.ndarray) -> Predictions:
+    return Predictions(labels=labels, predictions=predictions, loss=0.0)
 
 
 def score(card: DataCard, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -23,8 +26,9 @@ def score(card: DataCard, labels: np.ndarray, predictions: np.ndarray) -> dict[s
 
 def interval(
     card: DataCard, labels: np.ndarray, predictions: np.ndarray, **drawn: int
-) -> list[float]:
-    return metrics.interval(card, found(labels, predictions), **drawn)
+) -> tuple[float, float]:
+    statistics = metrics.ExampleStatistics.compute(card, found(labels, predictions))
+    return statistics.interval(card.metric, **drawn)
 
 
 def noisy(rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +88,8 @@ def test_interval_is_seeded_and_holds_the_value():
     low, high = interval(BINARY, labels, predictions, resamples=200, seed=1)
 
     assert low < score(BINARY, labels, predictions)["mcc"] < high
-    assert [low, high] == interval(BINARY, labels, predictions, resamples=200, seed=1)
-    assert [low, high] != interval(BINARY, labels, predictions, resamples=200, seed=2)
+    assert (low, high) == interval(BINARY, labels, predictions, resamples=200, seed=1)
+    assert (low, high) != interval(BINARY, labels, predictions, resamples=200, seed=2)
 
 
 def test_interval_of_accuracy_is_the_binomial_one():
@@ -101,8 +105,8 @@ def test_interval_of_accuracy_is_the_binomial_one():
 def test_interval_of_a_constant_model_is_a_point():
     labels = np.array([0, 1] * 20)
 
-    assert interval(BINARY, labels, np.zeros(40, int), resamples=20, seed=0) == [0, 0]
-    assert interval(VALUES, labels * 1.0, np.zeros(40), resamples=20, seed=0) == [0, 0]
+    assert interval(BINARY, labels, np.zeros(40, int), resamples=20, seed=0) == (0, 0)
+    assert interval(VALUES, labels * 1.0, np.zeros(40), resamples=20, seed=0) == (0, 0)
 
 
 def test_an_output_that_is_not_a_number_names_its_row():
@@ -110,3 +114,29 @@ def test_an_output_that_is_not_a_number_names_its_row():
 
     with pytest.raises(PipelineError, match=r"row 1 is not a number; lower finetune\.lr"):
         check_finite(logits)
+
+
+def test_texts_are_compared_once_for_all_values_and_intervals(monkeypatch):
+    calls = []
+
+    def counted(label: str, prediction: str) -> tuple[float, float, float]:
+        calls.append(label)
+        return 0.1 * len(label), 0.2, 0.3
+
+    keys = ("rouge1", "rouge2", "rougeL")
+    for column, key in enumerate(keys):
+        metric = replace(definitions.METRICS[key], per_example=counted)
+        assert definitions.METRICS[key].aggregate(np.eye(3)[[column]]) == 1
+        monkeypatch.setitem(definitions.METRICS, key, metric)
+    card = data_card(task_name="seq2seq-lm", labels=[], metrics=keys)
+    texts = np.array(["a", "bb", "cc"], object)
+
+    statistics = metrics.ExampleStatistics.compute(card, found(texts, texts))
+
+    assert statistics.values() == {
+        "rouge1": pytest.approx(0.5 / 3),
+        "rouge2": pytest.approx(0.2),
+        "rougeL": pytest.approx(0.3),
+    }
+    assert statistics.interval("rougeL", resamples=10, seed=0) == pytest.approx((0.3, 0.3))
+    assert calls == ["a", "bb", "cc"]

@@ -8,9 +8,8 @@ from pipeline.common.errors import DataError
 from pipeline.metrics.text_matching import (
     bio_spans,
     final_number,
-    same_number,
-    squad_em,
-    squad_f1,
+    is_same_number,
+    squad_scores,
 )
 
 
@@ -35,9 +34,9 @@ def test_the_final_number_is_what_follows_the_mark_or_comes_last(text, number):
 
 
 def test_numbers_are_compared_by_value_and_no_number_is_never_right():
-    assert same_number("#### 1,000", "That makes $1000.00.") == 1
-    assert same_number("#### 10", "100") == 0
-    assert same_number("none", "none") == 0
+    assert is_same_number("#### 1,000", "That makes $1000.00.") == 1
+    assert is_same_number("#### 10", "100") == 0
+    assert is_same_number("none", "none") == 0
 
 
 @pytest.mark.parametrize(
@@ -58,8 +57,7 @@ def test_numbers_are_compared_by_value_and_no_number_is_never_right():
 def test_squad_forgives_case_punctuation_articles_and_takes_the_nearest(
     answers, prediction, match, f1
 ):
-    assert squad_em(answers, prediction) == match
-    assert squad_f1(answers, prediction) == pytest.approx(f1)
+    assert squad_scores(answers, prediction) == pytest.approx((match, f1))
 
 
 def test_entities_are_read_as_the_conll_script_reads_them():

@@ -16,7 +16,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 
-KIND = {"bert": "choice", "llama": "likelihood"}
+KIND = {"bert": "multiple-choice", "llama": "multiple-choice-lm"}
 
 
 @pytest.fixture(scope="module", params=KIND)
@@ -42,7 +42,7 @@ def read(path: Path) -> dict:
 def test_the_model_decides_how_it_chooses(space, model):
     card = read(space / "data" / "prepared" / "card.json")
 
-    assert (card["kind"], card["labels"], card["metric"]) == (KIND[model], [], "accuracy")
+    assert (card["task_name"], card["labels"], card["metric"]) == (KIND[model], [], "accuracy")
     assert [card["splits"][name]["rows"] for name in card["splits"]] == [72, 9, 9]
 
 

@@ -13,14 +13,14 @@ import lightpeft
 from lightpeft.core.errors import CheckpointError
 from pipeline.common.paths import Paths
 from pipeline.stages import evaluate, finetune
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 PATHS = Paths()
 
 
-@pytest.fixture(scope="module", params=["classification", "regression"])
+@pytest.fixture(scope="module", params=["text-classification", "text-regression"])
 def space(request, tmp_path_factory):
-    folder = workspace(tmp_path_factory.mktemp("space"), kind=request.param)
+    folder = workspace(tmp_path_factory.mktemp("space"), task_name=request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for method in ("light", "vanilla"):
@@ -35,7 +35,7 @@ def _there(space, monkeypatch):
 
 
 def kind(space: Path) -> str:
-    return json.loads((space / "data" / "prepared" / "card.json").read_text())["kind"]
+    return json.loads((space / "data" / "prepared" / "card.json").read_text())["task_name"]
 
 
 def result(space: Path, method: str) -> tuple[dict, pd.DataFrame]:
@@ -51,7 +51,7 @@ def test_metrics_and_predictions_are_of_the_same_rows(space):
     assert table["row"].tolist() == [*range(len(test))]
     low, high = found["interval"]
     assert low <= found[found["metric"]] <= high
-    if kind(space) == "regression":
+    if kind(space) == "text-regression":
         assert table["label"].tolist() == test["label"]
         assert found["pearson"] == pytest.approx(table.label.corr(table.prediction), rel=1e-4)
         assert found["confusion"] is None
@@ -63,7 +63,7 @@ def test_metrics_and_predictions_are_of_the_same_rows(space):
 
 
 def test_outputs_are_in_row_order_whatever_the_batches(space):
-    asked = kind_of(card(kind(space)))
+    asked = task_from_card(card(kind(space)))
     model = lightpeft.load(base_model(space, asked.name)[0], "artifacts/models/light")
     test = load_from_disk("data/prepared/test")
     one, many = (asked.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))

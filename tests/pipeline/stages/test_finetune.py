@@ -25,7 +25,7 @@ import lightpeft
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.paths import Paths
 from pipeline.stages import finetune
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
@@ -132,7 +132,7 @@ def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
     validation = load_from_disk("data/prepared/validation")
     model = lightpeft.load(base_model(space)[0], out)
-    said = kind_of(card()).predict(model, validation, tokenizer(), batch_size=7)
+    said = task_from_card(card()).predict(model, validation, tokenizer(), batch_size=7)
 
     found = (said.predictions == said.labels).mean()
     assert found == float(curve_of(out)[-1]["validation_metric"]) > 0.9

@@ -25,10 +25,10 @@ def result(space: Path, method: str) -> dict:
 def test_every_stage_runs_and_measures_losses_and_texts(space):
     card = json.loads((space / "data" / "prepared" / "card.json").read_text())
     found = result(space, "light")
-    seq2seq = card["kind"] == "seq2seq"
+    seq2seq = card["task_name"] == "seq2seq-lm"
 
     assert card["metric"] == ("rougeL" if seq2seq else "perplexity")
-    assert card["select"] == "perplexity"
+    assert card["selection_metric"] == "perplexity"
     assert set(card["metrics"]) <= set(found)
     assert set(found["lifted"]) == set(card["metrics"])
     low, high = found["interval"]

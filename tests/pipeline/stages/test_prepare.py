@@ -66,7 +66,7 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
     card = read_json(PATHS.prepared / "card.json", DataError)
 
     assert (card["kind"], card["labels"], card["metric"]) == (
-        "classification",
+        "text-classification",
         ["0", "1"],
         "accuracy",
     )
@@ -94,8 +94,8 @@ def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
         "input_ids",
         "attention_mask",
         "length",
-        "lost",
-        "key",
+        "num_truncated",
+        "text_hash",
     ]
     for row in split:
         assert row["input_ids"] == words(row["text"])["input_ids"][:16]

@@ -3,15 +3,15 @@ from itertools import islice
 import torch
 from helpers.stage_workspace import card, rows, tokenizer
 
-from pipeline.tasks.batching import by_length, loader, shuffled
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.batching import build_dataloader, length_sorted_batches, shuffled_batches
+from pipeline.tasks.registry import task_from_card
 
-KIND = kind_of(card())
+KIND = task_from_card(card())
 LENGTHS = [length % 13 + 1 for length in range(200)]
 
 
 def first(count: int, *, lengths=LENGTHS, seed=0, grouped=False, batch_size=8) -> list[list[int]]:
-    drawn = shuffled(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
+    drawn = shuffled_batches(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
     return list(islice(drawn, count))
 
 
@@ -49,7 +49,7 @@ def test_less_data_than_a_batch_is_repeated():
 
 
 def test_evaluation_takes_every_row_once_longest_first():
-    groups = by_length(LENGTHS, batch_size=32)
+    groups = length_sorted_batches(LENGTHS, batch_size=32)
 
     assert sorted(row for group in groups for row in group) == [*range(200)]
     assert [LENGTHS[row] for group in groups for row in group] == sorted(LENGTHS, reverse=True)
@@ -57,7 +57,7 @@ def test_evaluation_takes_every_row_once_longest_first():
 
 def test_a_batch_is_padded_to_its_own_longest_row():
     data, words = rows(20, seed=0), tokenizer()
-    batch = next(iter(loader(data, KIND, words, [[3, 4]])))
+    batch = next(iter(build_dataloader(data, KIND, words, [[3, 4]])))
     lengths = [len(data[row]["input_ids"]) for row in (3, 4)]
 
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
@@ -67,16 +67,22 @@ def test_a_batch_is_padded_to_its_own_longest_row():
 
 
 def test_regression_labels_stay_decimals():
-    kind = kind_of(card("regression"))
-    batch = next(iter(loader(rows(4, seed=0, kind="regression"), kind, tokenizer(), [[0, 1]])))
+    kind = task_from_card(card("text-regression"))
+    batch = next(
+        iter(
+            build_dataloader(
+                rows(4, seed=0, task_name="text-regression"), kind, tokenizer(), [[0, 1]]
+            )
+        )
+    )
 
     assert batch["labels"].dtype == torch.float32
 
 
 def test_drawing_batches_leaves_the_training_s_random_state_alone():
     state = torch.get_rng_state()
-    order = shuffled(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
-    drawn = loader(rows(20, seed=0), KIND, tokenizer(), order)
+    order = shuffled_batches(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
+    drawn = build_dataloader(rows(20, seed=0), KIND, tokenizer(), order)
     seen = [batch["input_ids"].shape[0] for batch in islice(drawn, 12)]
 
     assert seen == [4] * 12

@@ -10,7 +10,7 @@ from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks import generation_schema as generate
 from pipeline.tasks import text_classification as classify
-from pipeline.tasks.registry import form_of
+from pipeline.tasks.registry import infer_schema
 
 TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
 
@@ -21,7 +21,7 @@ def made(folder, row: dict, **settings) -> dict:
     write_rows(path, [row])
     files = dict.fromkeys(("train", "validation", "test"), str(path))
     task = read(folder, **files, **settings)
-    assert task.schema is generate.FORM
+    assert task.schema is generate.SCHEMA
     assert task.classes == []
     return {name: value for name, value in task.splits["train"][0].items() if value is not None}
 
@@ -54,15 +54,17 @@ def test_columns_of_the_usual_names_become_prompt_and_completion(tmp_path, row, 
 )
 def test_messages_are_a_chat_as_a_list_or_as_json(tmp_path, value):
     assert made(tmp_path, {"messages": value}) == {"messages": TURNS}
-    assert made(tmp_path, {"talk": value}, kind="generate", text="talk") == {"messages": TURNS}
+    assert made(tmp_path, {"talk": value}, kind="text-generation", text="talk") == {
+        "messages": TURNS
+    }
 
 
 def test_columns_can_be_named(tmp_path):
     row = {"document": "long", "summary": "short", "label": 1}
 
-    both = made(tmp_path, row, kind="generate", text="document", label="summary")
+    both = made(tmp_path, row, kind="text-generation", text="document", label="summary")
     assert both == {"prompt": "long", "completion": "short"}
-    plain = made(tmp_path, row, kind="generate", text="document")
+    plain = made(tmp_path, row, kind="text-generation", text="document")
     assert plain == {"prompt": "", "completion": "long"}
 
 
@@ -79,14 +81,16 @@ def test_columns_can_be_named(tmp_path):
     ],
 )
 def test_a_file_with_labels_or_choices_is_not_for_generation(names):
-    assert form_of(section(train="x"), [dict.fromkeys(names, "x")]) is not generate.FORM
+    assert infer_schema(section(train="x"), [dict.fromkeys(names, "x")]) is not generate.SCHEMA
 
 
 def test_columns_that_are_named_are_a_classification_s_unless_the_kind_says_otherwise():
     first = [{"question": "2 + 2?", "answer": "yes"}]
 
-    assert form_of(section(train="x"), first) is generate.FORM
-    assert form_of(section(train="x", text="question", label="answer"), first) is classify.FORM
+    assert infer_schema(section(train="x"), first) is generate.SCHEMA
+    assert (
+        infer_schema(section(train="x", text="question", label="answer"), first) is classify.SCHEMA
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_columns_that_are_named_are_a_classification_s_unless_the_kind_says_othe
     ],
 )
 def test_bad_rows_have_a_reason(row, reason):
-    assert generate.wrong(row) == reason
+    assert generate.find_error(row) == reason
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_bad_rows_have_a_reason(row, reason):
     ],
 )
 def test_a_template_leaves_what_is_no_text_to_the_count_of_bad_rows(row):
-    assert generate.wrong(generate.layout(list(row))(row)) == "text of another type"
+    assert generate.find_error(generate.match_layout(list(row))(row)) == "text of another type"
 
 
 def test_bad_rows_are_counted_and_named(tmp_path):
@@ -151,4 +155,4 @@ def test_columns_that_make_no_task_are_one_line(tmp_path, settings, error, messa
     write_rows(path, [{"document": "long", "summary": "short"}] * 20)
 
     with pytest.raises(error, match=message):
-        read(tmp_path, train=str(path), kind="generate", **settings)
+        read(tmp_path, train=str(path), kind="text-generation", **settings)

@@ -20,7 +20,7 @@ from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.image_classification import as_stored, digest, pixels
 from pipeline.tasks.model_loading import load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 SIDE = 16
 DATA = {"train": "images"}
@@ -73,7 +73,7 @@ def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     )
 
     assert (card["kind"], card["labels"], card["metric"]) == (
-        "image",
+        "image-classification",
         ["dark", "light"],
         "accuracy",
     )
@@ -93,7 +93,14 @@ def test_prepared_rows_hold_paths_and_no_pixels(space):
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/train")
 
-    assert set(rows.column_names) == {"image", "label", "digest", "length", "lost", "key"}
+    assert set(rows.column_names) == {
+        "image",
+        "label",
+        "digest",
+        "length",
+        "num_truncated",
+        "text_hash",
+    }
     assert all(row["image"]["bytes"] is None for row in rows)
     assert all(Path(row["image"]["path"]).parts[0] == "images" for row in rows)
     assert (Path("data/prepared") / "tokenizer" / "preprocessor_config.json").is_file()
@@ -101,7 +108,10 @@ def test_prepared_rows_hold_paths_and_no_pixels(space):
 
 def test_a_batch_is_what_the_models_own_processor_makes(space):
     prepare.main(Paths())
-    rows, kind = load_from_disk("data/prepared/test"), kind_of(DataCard.read(Paths().prepared))
+    rows, kind = (
+        load_from_disk("data/prepared/test"),
+        task_from_card(DataCard.read(Paths().prepared)),
+    )
     processor = load_processor(load_params().model, kind)
 
     batch = kind.collator(processor)([rows[number] for number in range(3)])

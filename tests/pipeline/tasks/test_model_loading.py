@@ -21,10 +21,10 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks import model_loading as models
 from pipeline.tasks.model_loading import head_modules, load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 LABELS = ("no", "yes", "maybe")
-KIND = kind_of(data_card(labels=LABELS))
+KIND = task_from_card(data_card(labels=LABELS))
 
 
 def named(name: object, dtype: str = "float32") -> ModelSection:
@@ -41,7 +41,9 @@ def body(folder: Path, family: str = "bert", **options: Any) -> Path:
 def test_the_built_in_model_loads_without_network_and_noise(capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model, head = load_model(named("minilm", "auto"), kind_of(data_card(max_length=512)), 0)
+        model, head = load_model(
+            named("minilm", "auto"), task_from_card(data_card(max_length=512)), 0
+        )
         ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
 
     assert (model.config.model_type, head) == ("bert", ["classifier"])
@@ -72,7 +74,7 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    kind = kind_of(data_card(kind="regression", labels=[]))
+    kind = task_from_card(data_card(task_name="text-regression", labels=[]))
     model, _ = load_model(named(body(tmp_path)), kind, 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
@@ -146,10 +148,10 @@ def test_the_dtype_is_as_asked(tmp_path):
 @pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 38)])
 def test_rows_longer_than_the_model_are_refused(tmp_path, family, longest):
     body(tmp_path, family)
-    load_model(named(tmp_path), kind_of(data_card(max_length=longest)), 0)
+    load_model(named(tmp_path), task_from_card(data_card(max_length=longest)), 0)
 
     with pytest.raises(ConfigError, match=f"data.max_length must be at most {longest}"):
-        load_model(named(tmp_path), kind_of(data_card(max_length=longest + 1)), 0)
+        load_model(named(tmp_path), task_from_card(data_card(max_length=longest + 1)), 0)
 
 
 def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from experiments.byte_pairs import train_tokenizer
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 
 WORDS = ["<s>", "</s>", "<unk>", "good", "bad", *(f"w{number}" for number in range(20))]
 SIZES: dict[str, Any] = {
@@ -79,7 +79,7 @@ def test_logits_do_not_depend_on_the_padding(tmp_path, family, side, padding):
     """`padding` is what the model's files say, which is not what its tokenizer pads with."""
     section = saved(tmp_path, family, pad_token_id=padding)
     tokenizer(padding_side=side).save_pretrained(tmp_path / "base")
-    kind = kind_of(CARD)
+    kind = task_from_card(CARD)
     words, (model, head) = load_processor(section, kind), load_model(section, kind, 0)
     model.get_base_model = lambda: model
 
@@ -96,8 +96,8 @@ def test_the_head_reads_the_last_token_of_the_text(tmp_path, family):
     section = saved(tmp_path, family)
     tokenizer().save_pretrained(tmp_path / "base")
     words, (model, _) = (
-        load_processor(section, kind_of(CARD)),
-        load_model(section, kind_of(CARD), 0),
+        load_processor(section, task_from_card(CARD)),
+        load_model(section, task_from_card(CARD), 0),
     )
     batch = words(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
@@ -140,7 +140,7 @@ def test_the_texts_of_a_pair_do_not_run_into_each_other(around, seen):
         )
     columns = {"text": ["a b"], "text_pair": ["c d"], "label": ["no"]}
 
-    found = kind_of(data_card(labels=["no"], max_length=32)).encode(columns, words)
+    found = task_from_card(data_card(labels=["no"], max_length=32)).encode(columns, words)
 
     assert words.decode(found["input_ids"][0]) == seen
 
@@ -150,4 +150,4 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_one_line(tmp_path):
     tokenizer(eos_token=None).save_pretrained(tmp_path / "base")
 
     with pytest.raises(ConfigError, match="has a tokenizer without padding token"):
-        load_processor(section, kind_of(CARD))
+        load_processor(section, task_from_card(CARD))

@@ -19,17 +19,17 @@ from lightpeft.profiling.random_batches import make_random_batch
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.data.loading import LoadedDataset, read_dataset
-from pipeline.tasks.batching import loader
-from pipeline.tasks.multiple_choice import FORM, Choice, template
-from pipeline.tasks.multiple_choice_lm import Likelihood
-from pipeline.tasks.registry import resolve
+from pipeline.tasks.batching import build_dataloader
+from pipeline.tasks.multiple_choice import SCHEMA, MultipleChoice, build_template
+from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM
+from pipeline.tasks.registry import choose_task
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 
 
 def cleaned(row: dict, **changes: object) -> dict:
     """A clean row of a found one, as the settings say."""
-    return template(section(**changes), [row])(row)
+    return build_template(section(**changes), [row])(row)
 
 
 def read(folder: Path, name: str, **changes: object) -> LoadedDataset:
@@ -48,9 +48,9 @@ def model():
     return get_peft_model(bert, lora(task_type=None, modules_to_save=["classifier"])).eval()
 
 
-def encoded(rows: list[dict], *, most: int = 16) -> tuple[Choice, Dataset]:
+def encoded(rows: list[dict], *, most: int = 16) -> tuple[MultipleChoice, Dataset]:
     """The kind, and rows as prepare leaves them."""
-    kind = Choice(data_card(max_length=most))
+    kind = MultipleChoice(data_card(max_length=most))
     clean = [{"prompt": row["question"]} | row for row in rows]
     columns = {name: [row[name] for row in clean] for name in ("prompt", "choices", "label")}
     return kind, Dataset.from_dict(columns | kind.encode(columns, tokenizer()))
@@ -80,7 +80,7 @@ def test_two_columns_make_one_prompt(tmp_path):
     assert cleaned(row, **asked)["prompt"] == "It rains.\nQuestion: Why?\nAnswer:"
     assert cleaned(row, **asked)["group"] == "It rains."
     assert cleaned(row, text=["question", "passage"], label="gold")["prompt"] == "Why? It rains."
-    assert FORM.wrong(cleaned(row | {"question": " "}, **asked)) == "empty prompt"
+    assert SCHEMA.find_error(cleaned(row | {"question": " "}, **asked)) == "empty prompt"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_two_columns_make_one_prompt(tmp_path):
     ],
 )
 def test_bad_rows_have_a_reason(changes, reason):
-    assert FORM.wrong(GOOD | changes) == reason
+    assert SCHEMA.find_error(GOOD | changes) == reason
 
 
 def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
@@ -109,7 +109,7 @@ def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
     write(tmp_path / "a.jsonl", rows)
     found = read(tmp_path, "a.jsonl", max_bad_rows=0.1)
 
-    assert found.schema is FORM
+    assert found.schema is SCHEMA
     assert found.classes == []
     assert found.dropped == {"train: fewer than two choices": DroppedRows(rows=1, first=31)}
     assert sum(len(split) for split in found.splits.values()) == 30
@@ -140,12 +140,17 @@ def test_columns_that_do_not_fit_are_one_line(row, changes, error, message):
 
 
 def test_the_model_decides_and_one_that_can_not_is_refused():
-    kinds = {"bert": Choice, "modernbert": Choice, "llama": Likelihood, "opt": Likelihood}
+    kinds = {
+        "bert": MultipleChoice,
+        "modernbert": MultipleChoice,
+        "llama": MultipleChoiceLM,
+        "opt": MultipleChoiceLM,
+    }
     for name, kind in kinds.items():
-        assert resolve(FORM, [], transformers.AutoConfig.for_model(name)) is kind
+        assert choose_task(SCHEMA, [], transformers.AutoConfig.for_model(name)) is kind
     for name in ("t5", "bart", "vit"):
-        with pytest.raises(ConfigError, match=f"model type '{name}' can't choose"):
-            resolve(FORM, [], transformers.AutoConfig.for_model(name))
+        with pytest.raises(ConfigError, match=f"'{name}' does not support .*multiple-choice"):
+            choose_task(SCHEMA, [], transformers.AutoConfig.for_model(name))
 
 
 def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
@@ -155,7 +160,7 @@ def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
 
     assert first == "w1 w1 w1 w5 w6 w7 w8 w9 w2 w3"
     assert second == "w5 w6 w7 w8 w9 w4 w4 w4 w4 w4"
-    assert (rows[0]["length"], rows[0]["lost"]) == (10, 27)
+    assert (rows[0]["length"], rows[0]["num_truncated"]) == (10, 27)
 
 
 def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
@@ -164,7 +169,7 @@ def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
     first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
     assert (first, second) == ("good bad w2 w3 w4 w5 w6 w7", "good bad w2")
-    assert (rows[0]["length"], rows[0]["lost"]) == (8, 2)
+    assert (rows[0]["length"], rows[0]["num_truncated"]) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -188,25 +193,27 @@ def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types)
     words.backend_tokenizer.post_processor = made
     words.model_input_names = [*words.model_input_names, *names]
     row = {"prompt": ["w5 w6 w7 w8 w9"], "choices": [["w2 w3", "w4"]], "label": [0]}
-    found = Choice(data_card(max_length=8)).encode(row, words)
+    found = MultipleChoice(data_card(max_length=8)).encode(row, words)
 
     assert words.decode(found["input_ids"][0][0]) == text
     assert found["attention_mask"][0][0] == [1] * 8
     assert ("token_type_ids" in found) == (types is not None)
     assert types is None or found["token_type_ids"][0][0] == types
-    assert (found["length"], found["lost"]) == ([8], [2 if types else 3])
+    assert (found["length"], found["num_truncated"]) == ([8], [2 if types else 3])
 
 
 def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused():
     slow = type("Slow", (), {"is_fast": False})()
 
     with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
-        Choice(data_card(max_length=8)).encode({"prompt": [], "choices": [], "label": []}, slow)
+        MultipleChoice(data_card(max_length=8)).encode(
+            {"prompt": [], "choices": [], "label": []}, slow
+        )
 
 
 def test_a_batch_is_as_wide_as_its_longest_row():
     kind, rows = encoded(questions(6))
-    batch = next(iter(loader(rows, kind, tokenizer(), [[*range(6)]])))
+    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[*range(6)]])))
     counts = [len(choices) for choices in rows["choices"]]
     blank = batch["attention_mask"].sum(dim=2) == 1
 
@@ -228,7 +235,7 @@ def test_what_a_model_says_of_a_row_does_not_depend_on_its_batch(model):
 
 def test_training_gives_a_finite_loss_and_gradient_with_blank_choices(model):
     kind, rows = encoded(questions(6))
-    batch = next(iter(loader(rows, kind, tokenizer(), [[*range(6)]])))
+    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[*range(6)]])))
     loss = model(**batch).loss
     loss.backward()
 
@@ -258,9 +265,9 @@ def test_where_several_choices_are_right_texts_are_compared():
 def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(model):
     question = {"prompt": ["w1"], "choices": [["w2", "w3", "w4", "w5"]], "label": [2]}
     question["answers"] = [["w4", "w2"]]
-    kind = Choice(data_card(max_length=16))
+    kind = MultipleChoice(data_card(max_length=16))
     rows = Dataset.from_dict(question | kind.encode(question, tokenizer()))
-    batch = next(iter(loader(rows, kind, tokenizer(), [[0]])))
+    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[0]])))
 
     assert [tokenizer().decode(ids) for ids in batch["input_ids"][0]] == ["w1 w3", "w1 w4", "w1 w5"]
     assert batch["labels"].tolist() == [1]

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.tasks.multiple_choice_lm import Likelihood, log_likelihoods, split
+from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM, score_choices, tokenize_choices
 
 DECODERS = {
     "llama": {},
@@ -60,9 +60,9 @@ def characters(*, whole: str = "", before: str = "", behind: str = "") -> PreTra
     )
 
 
-def encoded(rows: list[dict], *, most: int = 32) -> tuple[Likelihood, Dataset]:
+def encoded(rows: list[dict], *, most: int = 32) -> tuple[MultipleChoiceLM, Dataset]:
     """The kind, and rows as prepare leaves them."""
-    kind = Likelihood(data_card(max_length=most))
+    kind = MultipleChoiceLM(data_card(max_length=most))
     columns = {name: [row[name] for row in rows] for name in ("choices", "label")}
     columns["prompt"] = [row["question"] for row in rows]
     return kind, Dataset.from_dict(columns | kind.encode(columns, tokenizer()))
@@ -74,7 +74,7 @@ def test_running_a_prompt_once_gives_what_a_pass_for_every_choice_gives(name):
     model = tiny_decoder(name.partition(",")[0], **DECODERS[name])
     model.config.use_cache = False  # as load_model leaves it
     prompts, choices = [*map(ids, PROMPTS)], [[*map(ids, sizes)] for sizes in CHOICES]
-    found = log_likelihoods(model, prompts, choices, padding=0)
+    found = score_choices(model, prompts, choices, padding=0)
 
     for prompt, mine, values in zip(prompts, choices, found, strict=True):
         wanted = [alone(model, prompt, choice) for choice in mine]
@@ -87,8 +87,8 @@ def test_a_prompt_runs_once_whatever_the_number_of_its_choices():
     model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    log_likelihoods(model, [ids(5), ids(7)], [[ids(3)] * 4, [ids(1)] * 2], padding=0)
-    log_likelihoods(model, [ids(5)], [[ids(1)] * 3], padding=0)
+    score_choices(model, [ids(5), ids(7)], [[ids(3)] * 4, [ids(1)] * 2], padding=0)
+    score_choices(model, [ids(5)], [[ids(1)] * 3], padding=0)
 
     assert seen == [(2, 7), (6, 2), (1, 5)]
 
@@ -115,7 +115,7 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
     _, rows = encoded(questions(20))
     rows = concatenate_datasets([rows, rows])  # each choice comes again, when it is known
     neutral = WORDS[4]
-    kind = Likelihood(data_card(max_length=32, neutral_prompt=neutral))
+    kind = MultipleChoiceLM(data_card(max_length=32, neutral_prompt=neutral))
     model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
     one, many = (kind.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
     before = tokenizer()(neutral)["input_ids"]
@@ -135,13 +135,13 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
 
 def test_choices_fit_behind_a_long_neutral_prompt_too():
     rows = {"prompt": ["w1"], "choices": [["w2 " * 30, "w3"]], "label": [0]}
-    kind = Likelihood(data_card(max_length=12, neutral_prompt="w4 " * 5))
+    kind = MultipleChoiceLM(data_card(max_length=12, neutral_prompt="w4 " * 5))
     made = kind.encode(rows, tokenizer())
 
     assert list(map(len, made["choice_ids"][0])) == [7, 1]
-    assert made["lost"] == [30 - 7]
+    assert made["num_truncated"] == [30 - 7]
 
-    kind = Likelihood(data_card(max_length=12, neutral_prompt="w4 " * 7))
+    kind = MultipleChoiceLM(data_card(max_length=12, neutral_prompt="w4 " * 7))
     with pytest.raises(ConfigError, match=r"neutral_prompt must be at most 6 tokens.*got 7"):
         kind.encode(rows, tokenizer())
 
@@ -169,7 +169,7 @@ def test_only_the_right_choice_is_taught():
     ],
 )
 def test_prompt_and_choice_are_the_tokens_of_one_text(words, prompt, start, first):
-    before, (after, other) = split(prompt, ["cd", "ce"], words)
+    before, (after, other) = tokenize_choices(prompt, ["cd", "ce"], words)
 
     assert "".join(words.convert_ids_to_tokens(before)) == start
     assert "".join(words.convert_ids_to_tokens(after)) == first
@@ -184,18 +184,18 @@ def test_texts_without_tokens_are_one_line(prompt, choice, message):
     words = characters()
     words.backend_tokenizer.normalizer = normalizers.Replace("-", "")
     with pytest.raises(DataError, match=message):
-        split(prompt, [choice], words)
+        tokenize_choices(prompt, [choice], words)
 
 
 def test_of_a_long_row_the_start_of_the_prompt_is_cut_behind_its_first_token():
-    kind, words = Likelihood(data_card(max_length=10)), characters(before="^")
+    kind, words = MultipleChoiceLM(data_card(max_length=10)), characters(before="^")
     rows = {"prompt": ["abcdefgh?", "abc"], "choices": [["gg", "gh"], ["a" * 20, "b"]]}
     found = kind.encode(rows | {"label": [0, 1]}, words)
     texts = [words.convert_ids_to_tokens(prompt) for prompt in found["prompt_ids"]]
 
     assert ["".join(text) for text in texts] == ["^defgh?", "^abc"]
     assert [[len(choice) for choice in row] for row in found["choice_ids"]] == [[3, 3], [6, 2]]
-    assert (found["length"], found["lost"]) == ([10, 10], [3, 15])
+    assert (found["length"], found["num_truncated"]) == ([10, 10], [3, 15])
 
 
 def test_a_tokenizer_without_offsets_is_refused():
@@ -203,6 +203,6 @@ def test_a_tokenizer_without_offsets_is_refused():
         is_fast = False
 
     with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
-        Likelihood(data_card(max_length=16)).encode(
+        MultipleChoiceLM(data_card(max_length=16)).encode(
             {"prompt": [], "choices": [], "label": []}, Slow()
         )

@@ -14,8 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED
-from pipeline.tasks.prompt_completion import chat_texts, fitted, token_pairs, without_middle
-from pipeline.tasks.text_generation import Causal, Seq2Seq
+from pipeline.tasks.prompt_completion import (
+    render_chats,
+    tokenize_pairs,
+    truncate_middle,
+    truncate_pair,
+)
+from pipeline.tasks.text_generation import CausalLM, Seq2SeqLM
 
 END = ids("</s>")
 TURNS = [
@@ -25,7 +30,7 @@ TURNS = [
     {"role": "assistant", "content": "w5 w6"},
 ]
 
-KINDS = (Causal, Seq2Seq)
+KINDS = (CausalLM, Seq2SeqLM)
 
 
 def pairs(*rows: tuple[str, str]) -> dict:
@@ -61,13 +66,13 @@ def bytes_tokenizer(*, begins: bool, ends: bool) -> PreTrainedTokenizerFast:
 
 
 def test_only_the_completion_and_the_end_of_text_are_learned_from():
-    kind = Causal(data_card(max_length=16))
+    kind = CausalLM(data_card(max_length=16))
     made = kind.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), tokenizer())
 
     assert made["input_ids"] == [ids("w1 w2 w3 </s>"), ids("</s> w4 w5 </s>")]
     assert made["labels"] == [[IGNORED] * 2 + ids("w3 </s>"), [IGNORED, *ids("w4 w5 </s>")]]
     assert made["length"] == [4, 4]
-    assert made["lost"] == [0, 0]
+    assert made["num_truncated"] == [0, 0]
 
 
 def test_a_cue_is_for_decoders_only():
@@ -79,7 +84,7 @@ def test_a_cue_is_for_decoders_only():
 
 
 def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
-    kind = Causal(data_card(max_length=16))
+    kind = CausalLM(data_card(max_length=16))
     made = kind.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
     rows = [{name: made[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     batch = kind.collator(tokenizer())(rows)
@@ -99,7 +104,9 @@ def test_prompt_and_completion_are_the_tokens_of_the_whole_text(begins, ends):
     texts = [("Answer:", "42"), ("Answer:\n", "42"), ("", "abab"), ("ab", " ab"), ("x ", "y")]
     wholes = ["Answer: 42", "Answer:\n42", "abab", "ab ab", "x y"]
 
-    for (prompt, completion), whole in zip(token_pairs(pairs(*texts), words), wholes, strict=True):
+    for (prompt, completion), whole in zip(
+        tokenize_pairs(pairs(*texts), words), wholes, strict=True
+    ):
         inner = words(whole, add_special_tokens=False)["input_ids"]
         starts = begins or prompt == [0]  # a text without a prompt begins with the token for it
         assert prompt + completion == [0] * starts + inner + [1]
@@ -108,7 +115,7 @@ def test_prompt_and_completion_are_the_tokens_of_the_whole_text(begins, ends):
 
 def test_a_token_across_the_end_of_the_prompt_is_split_there():
     words = bytes_tokenizer(begins=False, ends=False)
-    (prompt, completion), *_ = token_pairs(pairs(("ab\n\n", "\n\nab")), words)
+    (prompt, completion), *_ = tokenize_pairs(pairs(("ab\n\n", "\n\nab")), words)
 
     assert len(words("\n\n\n\n")["input_ids"]) < len(words("\n\n")["input_ids"]) * 2
     assert prompt == words("ab\n\n")["input_ids"]  # as it is when the model is asked
@@ -116,7 +123,7 @@ def test_a_token_across_the_end_of_the_prompt_is_split_there():
 
 
 def test_a_chat_s_last_answer_is_learned_from_with_what_ends_its_turn():
-    kind = Causal(data_card(max_length=20))
+    kind = CausalLM(data_card(max_length=20))
     made = kind.encode(chats(TURNS, TURNS[:2]), tokenizer())
 
     prompt = ids("<u> w1 w2 </s> <a> w3 </s> <u> w4 </s> <a>")
@@ -129,21 +136,21 @@ def test_a_template_that_writes_an_answer_otherwise_keeps_its_prompt():
     words = tokenizer()
     words.chat_template = words.chat_template.replace("%}<a>{%", "%}<a> : {%")
 
-    assert chat_texts([TURNS[:2]], words) == [("<u> w1 w2 </s>\n<a> : ", "w3")]
+    assert render_chats([TURNS[:2]], words) == [("<u> w1 w2 </s>\n<a> : ", "w3")]
 
 
 def test_chats_need_a_template_that_takes_them():
     words = tokenizer()
     words.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match=r"chat template of model.name refuses a row: roles must"):
-        token_pairs(chats(TURNS), words)
+        tokenize_pairs(chats(TURNS), words)
 
     words.chat_template = None
     with pytest.raises(ConfigError, match=r"tokenizer of model.name has no chat template"):
-        token_pairs(chats(TURNS), words)
+        tokenize_pairs(chats(TURNS), words)
 
 
-@pytest.mark.parametrize("kind", [Causal, Seq2Seq])
+@pytest.mark.parametrize("kind", [CausalLM, Seq2SeqLM])
 def test_a_tokenizer_without_an_end_of_text_is_refused(kind):
     words = tokenizer(eos_token=None)
     with pytest.raises(ConfigError, match="no end-of-text token"):
@@ -151,13 +158,13 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(kind):
 
 
 def test_a_long_prompt_loses_its_middle_and_a_long_completion_its_end():
-    assert without_middle([*range(9)], 4) == [0, 1, 7, 8]
-    assert without_middle([*range(9)], 3) == [0, 1, 8]
-    assert without_middle([*range(9)], 1) == [0]
-    assert fitted([*range(20)], [50, 51], length=8) == ([0, 1, 2, 17, 18, 19], [50, 51])
+    assert truncate_middle([*range(9)], 4) == [0, 1, 7, 8]
+    assert truncate_middle([*range(9)], 3) == [0, 1, 8]
+    assert truncate_middle([*range(9)], 1) == [0]
+    assert truncate_pair([*range(20)], [50, 51], length=8) == ([0, 1, 2, 17, 18, 19], [50, 51])
     # A quarter of the length is the prompt's, if it needs it.
-    assert fitted([*range(20)], [*range(50, 70)], length=8) == ([0, 19], [*range(50, 56)])
-    assert fitted([1], [*range(50, 70)], length=8) == ([1], [*range(50, 57)])
+    assert truncate_pair([*range(20)], [*range(50, 70)], length=8) == ([0, 19], [*range(50, 56)])
+    assert truncate_pair([1], [*range(50, 70)], length=8) == ([1], [*range(50, 57)])
 
 
 def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
@@ -165,9 +172,9 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
     for length in (8, 9, 31):
         sizes = [(draw.randint(1, 40), draw.randint(1, 40)) for _ in range(200)]
         rows = pairs(*((" ".join(["w1"] * a), " ".join(["w2"] * b)) for a, b in sizes))
-        made = Causal(data_card(max_length=length)).encode(rows, tokenizer())
+        made = CausalLM(data_card(max_length=length)).encode(rows, tokenizer())
         for (a, b), row, labels, lost in zip(
-            sizes, made["input_ids"], made["labels"], made["lost"], strict=True
+            sizes, made["input_ids"], made["labels"], made["num_truncated"], strict=True
         ):
             learned = len(labels) - labels.count(IGNORED)
             assert len(row) == len(labels) == min(a + b + 1, length) == a + b + 1 - lost
@@ -177,14 +184,14 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
 
 
 def test_seq2seq_reads_the_prompt_and_learns_the_completion():
-    kind = Seq2Seq(data_card(max_length=4))
+    kind = Seq2SeqLM(data_card(max_length=4))
     rows = pairs(("w1 w2 w3 w4 w5 w6", "w7"), ("w1", "w2 w3 w4 w5 w6"))
     made = kind.encode(rows, tokenizer())
 
     assert made["input_ids"] == [ids("w1 w2 w3 w4"), ids("w1")]
     assert made["labels"] == [ids("w7 </s>"), ids("w2 w3 w4 w5")]
     assert made["length"] == [6, 5]
-    assert made["lost"] == [2, 2]
+    assert made["num_truncated"] == [2, 2]
     batch = kind.collator(tokenizer())(
         [{name: made[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     )

@@ -21,9 +21,9 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
-from pipeline.tasks.context_windows import best_spans, windows
-from pipeline.tasks.question_answering import Answer, training_windows, wrong
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.context_windows import find_best_spans, split_into_windows
+from pipeline.tasks.question_answering import QuestionAnswering, find_error, training_windows
+from pipeline.tasks.registry import task_from_card
 
 FILES = {"train": "train.jsonl", "test": "test.json"}
 
@@ -86,7 +86,7 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
         predictions(),
     )
 
-    assert (card["kind"], card["metrics"]) == ("answer", ["squad_f1", "squad_em"])
+    assert (card["kind"], card["metrics"]) == ("question-answering", ["squad_f1", "squad_em"])
     assert card["labels"] == (["no answer", "answer"] if unanswered else [])
     assert found["rows"] == len(table) == 20
     assert found["confusion"] is None
@@ -101,7 +101,7 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
 
 def test_windows_show_every_token_and_overlap():
     context = " ".join(f"w{number % 60}" for number in range(100))
-    parts = windows(["good " * 40, "bad"], [context, "w1 w2"], tokenizer(), length=32)
+    parts = split_into_windows(["good " * 40, "bad"], [context, "w1 w2"], tokenizer(), length=32)
 
     assert [part.row for part in parts] == [0] * 12 + [1]
     asked = [sum(part.begin < 0) for part in parts]
@@ -120,7 +120,7 @@ def test_a_row_trains_on_the_window_with_the_most_around_its_answer():
     answer = {"text": ["good bad"], "answer_start": [context.index("good")]}
     rows = {"question": ["w1"] * 2, "context": [context] * 2}
     rows["answers"] = [answer, {"text": [], "answer_start": []}]
-    made = Answer(data_card(labels=["no answer", "answer"], max_length=32)).encode(
+    made = QuestionAnswering(data_card(labels=["no answer", "answer"], max_length=32)).encode(
         rows, tokenizer()
     )
 
@@ -129,14 +129,14 @@ def test_a_row_trains_on_the_window_with_the_most_around_its_answer():
     assert min(ends[0] - 1, 31 - ends[1]) >= 4
     assert (made["start_positions"][1], made["end_positions"][1]) == (0, 0)
     assert made["input_ids"][1][1:] == tokenizer()(context)["input_ids"][:31]
-    assert (made["label"], made["length"], made["lost"]) == ([1, 0], [32, 32], [69, 69])
+    assert (made["label"], made["length"], made["num_truncated"]) == ([1, 0], [32, 32], [69, 69])
 
 
 def test_an_answer_longer_than_its_window_is_taught_as_far_as_it_is_seen():
     context = " ".join(["good"] * 60)
     rows = {"question": ["w1"], "context": [context]}
     rows["answers"] = [{"text": [context], "answer_start": [0]}]
-    parts = windows(rows["question"], rows["context"], tokenizer(), length=32)
+    parts = split_into_windows(rows["question"], rows["context"], tokenizer(), length=32)
 
     assert training_windows(rows, parts) == [(0, 1, 31)]
 
@@ -145,7 +145,7 @@ def test_the_best_span_is_the_one_that_a_search_of_all_finds():
     draw = torch.Generator().manual_seed(0)
     start, end = torch.randn(2, 5, 50, generator=draw).unbind()
     context = torch.rand(5, 50, generator=draw) > 0.3
-    score, first, last = best_spans(start, end, context)
+    score, first, last = find_best_spans(start, end, context)
 
     for row in range(5):
         inside = np.flatnonzero(context[row]).tolist()
@@ -180,7 +180,7 @@ def test_every_window_of_a_row_is_read(space, classes, size):
     card = DataCard.read(Paths().prepared).model_copy(update={"labels": tuple(classes)})
     test = load_from_disk("data/prepared/test")
 
-    found = kind_of(card).predict(Says(), test, tokenizer(), batch_size=size)
+    found = task_from_card(card).predict(Says(), test, tokenizer(), batch_size=size)
 
     assert found.labels.tolist() == [["good bad"] * (n % 3 > 0) for n in range(9)]
     answered = [said == "good bad" for said in found.predictions]
@@ -221,7 +221,7 @@ def test_a_bad_row_says_why(change, reason):
     row = {"question": "Who?", "context": "Ann saw Bob.", "answers": {"text": ["Bob", "Ann"]}}
     row["answers"]["answer_start"] = [8, 0]
 
-    assert wrong(row | change) == reason
+    assert find_error(row | change) == reason
 
 
 def test_questions_without_an_answer_need_some_in_train(space):
@@ -242,4 +242,4 @@ def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
         prepare.main(Paths())
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
-        Answer(data_card(labels=[], max_length=32)).encode({}, object())
+        QuestionAnswering(data_card(labels=[], max_length=32)).encode({}, object())

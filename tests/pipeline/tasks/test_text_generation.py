@@ -17,16 +17,16 @@ from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.metrics.scoring import higher_is_better, interval, score
+from pipeline.metrics.scoring import ExampleStatistics, higher_is_better, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare
 from pipeline.tasks import greedy_decoding as greedy
-from pipeline.tasks.base import IGNORED, Found
-from pipeline.tasks.registry import kind_of, resolve
-from pipeline.tasks.text_generation import Causal
+from pipeline.tasks.base import IGNORED, Predictions
+from pipeline.tasks.registry import choose_task, task_from_card
+from pipeline.tasks.text_generation import CausalLM
 
-PERPLEXITY = data_card(kind="causal", labels=[], metrics=["perplexity", "exact_match"])
+PERPLEXITY = data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt", "t5", "bart"])
@@ -74,9 +74,9 @@ def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
 def test_texts_are_the_likeliest_tokens_one_by_one_whatever_the_batch(ready):
     kind, network, words, rows = ready
     prompts = kind.prompts(rows)
-    made = greedy.greedy_texts(network, prompts, words, batch_size=4, new=5)
+    made = greedy.generate_greedily(network, prompts, words, batch_size=4, new=5)
 
-    assert made == greedy.greedy_texts(network, prompts, words, batch_size=1, new=5)
+    assert made == greedy.generate_greedily(network, prompts, words, batch_size=1, new=5)
     assert len(set(made)) > 1
     for prompt, text in zip(prompts[:3], made, strict=False):
         assert text == one_by_one(network, prompt, words, new=5)
@@ -98,13 +98,13 @@ def one_by_one(network, prompt, words, *, new: int) -> str:
 
 
 def test_an_infinite_perplexity_is_one_line_that_names_it():
-    said = Found(
+    said = Predictions(
         labels=np.array(["a", "b"]),
         predictions=None,
         loss=900.0,
         tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
     )
-    kind = kind_of(PERPLEXITY)
+    kind = task_from_card(PERPLEXITY)
     with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
         measure(kind, said, resamples=10, seed=0)
 
@@ -113,22 +113,24 @@ def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
     draw = np.random.default_rng(0)
     tokens = draw.integers(1, 9, size=200)
     losses = tokens * draw.uniform(1, 2, size=200)
-    found = Found(
+    found = Predictions(
         labels=np.array(["x"] * 200, object),
         predictions=None,
         loss=0.0,
         tokens=np.stack([tokens, losses], axis=1),
     )
     value = math.exp(losses.sum() / tokens.sum())
-    low, high = interval(PERPLEXITY, found, resamples=200, seed=0)
+    low, high = ExampleStatistics.compute(PERPLEXITY, found).interval(
+        "perplexity", resamples=200, seed=0
+    )
 
     assert score(PERPLEXITY, found) == {"perplexity": pytest.approx(value)}
     assert value * 0.9 < low < value < high < value * 1.1
     assert not higher_is_better("perplexity")
     assert higher_is_better("rougeL")
-    by_text = PERPLEXITY.model_copy(update={"metric": "exact_match"})
+    statistics = ExampleStatistics.compute(PERPLEXITY, found)
     with pytest.raises(DataError, match="exact_match can't be measured"):
-        interval(by_text, found, resamples=10, seed=0)
+        statistics.interval("exact_match", resamples=10, seed=0)
 
 
 def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypatch):
@@ -142,13 +144,16 @@ def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypat
         asked.append(1)
         return ["w1"] * 6
 
-    monkeypatch.setattr("pipeline.tasks.text_generation.greedy_texts", answer)
+    monkeypatch.setattr("pipeline.tasks.text_generation.generate_greedily", answer)
     rows, network = load_from_disk("data/prepared/validation"), wrap(network, kind)
 
-    assert (card.metric, card.select) == ("rougeL", "perplexity")
+    assert (card.metric, card.selection_metric) == (
+        "rougeL",
+        "perplexity",
+    )
     kind.for_validation().predict(network, rows, words, batch_size=8)
     assert not asked
-    by_text = Causal(card.model_copy(update={"select": "rougeL"})).for_validation()
+    by_text = CausalLM(card.model_copy(update={"selection_metric": "rougeL"})).for_validation()
     found = by_text.predict(network, rows, words, batch_size=8)
     assert score(by_text.card, found).keys() == {"rougeL"}
     assert asked
@@ -160,12 +165,12 @@ def test_a_prompt_leaves_room_for_what_is_generated(tmp_path, monkeypatch):
     kind, network, words = loaded(folder, prepared(folder))
     network = wrap(network, kind)
 
-    made = greedy.greedy_texts(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
+    made = greedy.generate_greedily(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
     assert len(made) == 2
     short = [*range(3, 13), *range(23, 33)]  # 20 of 32 positions
-    assert made[0] == greedy.greedy_texts(network, [short], words, batch_size=1, new=12)[0]
+    assert made[0] == greedy.generate_greedily(network, [short], words, batch_size=1, new=12)[0]
     with pytest.raises(ConfigError, match=r"evaluate\.max_new_tokens must be below 32.*got 32"):
-        greedy.greedy_texts(network, [[7]], words, batch_size=1, new=32)
+        greedy.generate_greedily(network, [[7]], words, batch_size=1, new=32)
 
 
 def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
@@ -210,11 +215,11 @@ class _Config:
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "deberta-v2", "vit"])
 def test_an_encoder_can_t_generate(model_type):
-    from pipeline.tasks.generation_schema import FORM
+    from pipeline.tasks.generation_schema import SCHEMA
 
-    with pytest.raises(ConfigError, match=f"type '{model_type}' can't generate text: .*decoder"):
-        resolve(FORM, [], _Config(model_type))
-    assert resolve(FORM, [], _Config("qwen3")) is Causal
+    with pytest.raises(ConfigError, match=f"'{model_type}' does not support .*text-gen.*decoder"):
+        choose_task(SCHEMA, [], _Config(model_type))
+    assert choose_task(SCHEMA, [], _Config("qwen3")) is CausalLM
 
 
 def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch):
@@ -226,7 +231,7 @@ def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch
     config = AutoConfig.from_pretrained(folder / "base")
     AutoModel.from_config(config).save_pretrained(folder / "base")
 
-    with pytest.raises(ConfigError, match=r"no weights for lm_head\.weight.*kind causal trains no"):
+    with pytest.raises(ConfigError, match=r"no weights for lm_head\.weight.*causal-lm trains no"):
         loaded(folder, card)
 
 

@@ -13,14 +13,19 @@ from helpers.run_stages import params, predictions, read, run_stages
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from ruamel.yaml import YAML
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
-from pipeline.tasks.registry import kind_of
-from pipeline.tasks.token_classification import Entities, Tags, first_tokens, kind_for
+from pipeline.tasks.registry import choose_task, task_from_card
+from pipeline.tasks.token_classification import (
+    SCHEMA,
+    EntityRecognition,
+    TokenClassification,
+    first_tokens,
+)
 
 NAMES = ["O", "B-X", "I-X"]
 
@@ -73,7 +78,7 @@ def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch)
         predictions(),
     )
 
-    assert (card["kind"], card["labels"]) == ("entities", NAMES)
+    assert (card["task_name"], card["labels"]) == ("entity-recognition", NAMES)
     assert (card["metric"], card["metrics"]) == ("entity_f1", ["entity_f1", "token_accuracy"])
     words = sum(card["splits"]["test"]["labels"].values())
     assert found["rows"] == len(table) == card["splits"]["test"]["rows"] == 30
@@ -92,7 +97,7 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
-    kind, model = kind_of(DataCard.read(Paths().prepared)), _says(1)
+    kind, model = task_from_card(DataCard.read(Paths().prepared)), _says(1)
 
     found = kind.predict(model, rows, tokenizer(), batch_size=7)
 
@@ -136,11 +141,11 @@ def test_the_first_token_of_a_word_carries_its_tag_and_no_other():
 
 def test_encoded_rows_agree_with_word_ids():
     words = tokenizer()
-    kind = Entities(data_card(labels=NAMES, max_length=8))
+    kind = EntityRecognition(data_card(labels=NAMES, max_length=8))
     made = kind.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
 
     assert made["labels"] == [[1, 2, 0]]
-    assert (made["words"], made["length"], made["lost"]) == ([[0, 1, 2]], [3], [0])
+    assert (made["words"], made["length"], made["num_truncated"]) == ([[0, 1, 2]], [3], [0])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -149,13 +154,13 @@ def test_tags_are_padded_with_their_tokens(side):
     words.padding_side = side
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [1] * n} for n in (2, 4)]
 
-    batch = Tags(data_card(labels=NAMES, max_length=8)).collator(words)(rows)
+    batch = TokenClassification(data_card(labels=NAMES, max_length=8)).collator(words)(rows)
 
     np.testing.assert_array_equal(batch["labels"] == -100, batch["input_ids"] == 0)
 
 
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
-    kind = Entities(data_card(labels=NAMES, max_length=8))
+    kind = EntityRecognition(data_card(labels=NAMES, max_length=8))
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
         kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
@@ -214,7 +219,7 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rewrite(space, test="auto", metric="entity_f1")
     with pytest.raises(
-        ConfigError, match=r"auto or one of token_accuracy .* kind tags, got entity"
+        ConfigError, match=r"auto or one of token_accuracy .* token-classification, got entity"
     ):
         prepare.main(Paths())
 
@@ -223,7 +228,7 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
 
     card = read("data/prepared/card.json")
     assert (card["kind"], card["labels"], card["metrics"]) == (
-        "tags",
+        "token-classification",
         [str(number) for number in range(11)],
         ["token_accuracy"],
     )
@@ -245,6 +250,10 @@ def test_one_tag_is_no_task(space):
         prepare.main(Paths())
 
 
+def chosen(names: list[str]) -> type:
+    return choose_task(SCHEMA, names, AutoConfig.for_model("bert"))
+
+
 def test_tags_tell_entities_if_all_begin_or_go_on_with_one():
-    assert kind_for(NAMES) is Entities
-    assert kind_for(["O", "NOUN"]) is kind_for(["O", "S-X"]) is Tags
+    assert chosen(NAMES) is EntityRecognition
+    assert chosen(["O", "NOUN"]) is chosen(["O", "S-X"]) is TokenClassification

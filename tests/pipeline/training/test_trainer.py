@@ -25,7 +25,7 @@ from lightpeft.modeling.adapters import adapter_state_dict
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.tasks.registry import kind_of
+from pipeline.tasks.registry import task_from_card
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +51,7 @@ def train(
             module.p = dropout
     data = training.TrainingData(
         name="test",
-        kind=kind_of(card()),
+        kind=task_from_card(card()),
         processor=tokenizer(),
         train=rows(SPLITS["train"], seed=0),
         validation=rows(SPLITS["validation"], seed=1),

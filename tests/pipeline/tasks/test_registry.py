@@ -1,0 +1,37 @@
+"""One registry of tasks; the names of their kinds are those that params.yaml may name."""
+
+import pytest
+from transformers import AutoConfig
+
+from pipeline.common.errors import ConfigError
+from pipeline.common.params import DataSection
+from pipeline.common.task_kinds import TASK_KINDS, check_task_kind
+from pipeline.data.dataset_spec import METRICS_BY_KIND
+from pipeline.tasks.registry import SCHEMAS, TASKS, choose_task
+
+
+def test_every_kind_of_params_yaml_has_a_schema_and_tasks():
+    assert tuple(SCHEMAS) == TASK_KINDS
+    assert {task.schema.kind for task in TASKS.values()} == set(TASK_KINDS)
+    assert set(METRICS_BY_KIND) == set(TASK_KINDS)
+    assert all(kind in str(DataSection.model_fields["kind"].description) for kind in TASK_KINDS)
+
+
+@pytest.mark.parametrize("kind", TASK_KINDS)
+def test_a_model_without_any_head_is_refused_by_each_kind_that_needs_one(kind):
+    config = AutoConfig.for_model("vit")
+    tasks = [task for task in TASKS.values() if task.schema.kind == kind]
+    if any(task.supports(["a", "b"], config) for task in tasks):
+        assert choose_task(SCHEMAS[kind], ["a", "b"], config) in tasks
+    else:
+        with pytest.raises(ConfigError, match=rf"'vit' does not support data\.kind {kind}, .*such"):
+            choose_task(SCHEMAS[kind], ["a", "b"], config)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("classify", "text-classification"), ("tokens", "token-classification")],
+)
+def test_a_former_name_is_refused_with_the_new_one(old, new):
+    with pytest.raises(ConfigError, match=f"^data.kind {old} is now {new}$"):
+        check_task_kind(old)
