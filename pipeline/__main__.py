@@ -84,7 +84,7 @@ def report() -> None:
 def table() -> None:
     """Print metrics.json as a table."""
     load_params()
-    import_module("pipeline.report.table").main(Paths())
+    print(import_module("pipeline.report.table").comparison_table(Paths()))
 
 
 @app.command()

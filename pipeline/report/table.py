@@ -11,19 +11,14 @@ from pipeline.common.paths import Paths
 
 # Key in metrics.json, title, format. Keys that no method has are left out.
 _COLUMNS = (
-    ("base_parameters", "base params", "{:,}"),
+    ("base_parameters", "base\nparams", "{:,}"),
     ("trainable_parameters", "trainable", "{:,}"),
     *(
-        (f"{phase}_{quantity}", f"{phase} {title}", "{:.2f}x")
+        (f"{phase}_{quantity}", f"{phase}\n{title}", "{:.2f}x")
         for quantity, title in (("speedup", "speed-up"), ("memory_ratio", "memory"))
         for phase in ("train", "inference", "prefill", "decode")
     ),
 )
-
-
-def main(paths: Paths) -> None:
-    """Print the comparison table."""
-    print(comparison_table(paths))
 
 
 def comparison_table(paths: Paths) -> str:

@@ -24,7 +24,6 @@ def main(paths: Paths) -> None:
         (paths.plots / f"{name}.png").write_bytes(picture.png)
     paths.report.write_text(page, encoding="utf-8")
     write_json(paths.metrics, results.summarize())
-    say("report", f"wrote {paths.report}")
     for line in results.card.describe_newer_data():
         say("report", line)
-    print(comparison_table(paths))
+    say("report", f"wrote {paths.report}\n{comparison_table(paths)}")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
 from lightpeft.pruning import checkpoint as adapter_checkpoint
-from pipeline.common.console import say
+from pipeline.common.console import device, say
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
 from pipeline.metrics.scoring import higher_is_better, score
@@ -182,11 +182,11 @@ def _precision(dtype: torch.dtype) -> dict[str, Any]:
     Raises:
         ConfigError: float16 without a GPU.
     """
-    on_gpu = torch.cuda.is_available()
-    if dtype == torch.float16 and not on_gpu:
+    on_cpu = device().type == "cpu"
+    if dtype == torch.float16 and on_cpu:
         raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
     return {
-        "use_cpu": not on_gpu,
+        "use_cpu": on_cpu,
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
     }

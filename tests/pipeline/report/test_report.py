@@ -278,10 +278,12 @@ def test_a_truncated_input_is_one_line(tmp_path):
 
 
 def test_the_table_is_aligned_and_has_a_row_per_method(usual):
-    header, rule, *lines = comparison_table(Paths(usual)).splitlines()
+    header, units, rule, *lines = comparison_table(Paths(usual)).splitlines()
 
+    assert header.split()[:3] == ["method", "test_accuracy", "base"]
+    assert units.split()[0] == "params"
     assert [line.split()[0] for line in lines] == ["light", "vanilla", "random"]
-    assert len({len(line) for line in (header, rule, *lines)}) == 1
+    assert len({len(line) for line in (rule, *lines)}) == 1
     assert "0.7712 [0.7532, 0.7893]" in lines[0]
     assert "1.74x" in lines[0]
 
