@@ -121,6 +121,15 @@ def test_the_page_shows_where_model_and_data_come_from(tmp_path):
     assert re.search(r"sympy\s*1\.14", text)
 
 
+def test_the_page_shows_the_revision_of_a_hub_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.common.data_card.describe_newer_commit", lambda *_, **__: None)
+    paths = write_run(tmp_path)
+    origin = {"id": "nyu-mll/glue", "revision": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"}
+    change(paths.prepared / "card.json", hub_dataset=origin)
+
+    assert all(value in Page(tell(paths)).text for value in origin.values())
+
+
 def test_the_page_stands_alone(page):
     linked = [
         value
