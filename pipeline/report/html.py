@@ -71,7 +71,7 @@ def _origins(card: DataCard) -> dict[str, Any]:
     """Return what model and data were read from, with their revisions on the hub if known."""
     entries = card.as_json()
     origins = {key: entries[key] for key in ("model", "hub_dataset") if key in entries}
-    return origins | entries["sources"]
+    return {**origins, **entries["sources"]}
 
 
 def _data_uri(picture: Picture) -> str:
