@@ -19,7 +19,7 @@ Step = Callable[[], Any]
 def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """Return a function that runs forward, backward and AdamW; sets training mode.
 
-    Trainable weights are cast to float32, whatever dtype the frozen base has, as in fine-tuning.
+    Trainable weights are cast to float32, as in fine-tuning.
     """
     trainable = cast_trainable_to_float32(model)
     # lr 0 leaves the weights as they are; a step takes the same time as with any other.

@@ -71,6 +71,20 @@ class Timing(_Artefact):
     warm: bool
 
 
+class EstimationTiming(_Artefact):
+    """Duration of the estimation.
+
+    Attributes:
+        seconds: wall time.
+        steps: optimizer steps.
+        steps_per_second: their ratio.
+    """
+
+    seconds: float
+    steps: int
+    steps_per_second: float
+
+
 class Evaluation(_Artefact):
     """Quality of a method on the test split.
 

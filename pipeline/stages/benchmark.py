@@ -7,8 +7,6 @@ text. On a CPU, memory is measured in a process of its own for each method.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import transformers
@@ -20,9 +18,9 @@ from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, 
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation_cost
 from lightpeft.pruning import checkpoint
+from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.console import device, say
 from pipeline.common.data_card import DataCard
-from pipeline.common.files import read_json
 from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model
@@ -32,20 +30,22 @@ from pipeline.tasks.registry import task_from_card
 def main(*, paths: Paths) -> None:
     """Measure all methods, and what the estimation phase cost."""
     transformers.logging.set_verbosity_error()
-    params, place = BenchmarkParams.load(paths.params), device()
+    params, target = BenchmarkParams.load(paths.params), device()
 
     def measure_memory(method: str) -> PeakMemory:
-        measure = partial(_measure_memory, paths, method, place)
-        return measure() if place.type == "cuda" else run_in_subprocess(measure)
+        measure = partial(_measure_memory, paths, method, target)
+        return measure() if target.type == "cuda" else run_in_subprocess(measure)
 
     result = compare(
-        {method: partial(load_trained_model, paths, method, place) for method in params.methods},
+        {method: partial(load_trained_model, paths, method, target) for method in params.methods},
         ProfilingSettings(**params.benchmark.model_dump()),
-        measure_memory=measure_memory if can_measure_memory(place) else None,
+        measure_memory=measure_memory if can_measure_memory(target) else None,
         progress=partial(say, "benchmark"),
     )
-    finetune = {method: _read_timing(paths.timing(method)) for method in params.methods}
-    estimation = estimation_cost(_read_timing(paths.estimate_timing), finetune)
+    finetune: dict[str, Timing] = {
+        method: Timing.load(paths.timing(method)) for method in params.methods
+    }
+    estimation = estimation_cost(EstimationTiming.load(paths.estimate_timing), finetune)
     result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
     for method, measured in result.methods.items():
         for batch_size, speedup in measured.speedups["training"].items():
@@ -53,19 +53,15 @@ def main(*, paths: Paths) -> None:
             say("benchmark", text)
 
 
-def load_trained_model(paths: Paths, method: str, place: torch.device) -> PeftModel:
+def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftModel:
     """Load what fine-tuning saved, the adapter trainable."""
     params = BenchmarkParams.load(paths.params)
     base, _ = load_model(params.model, task_from_card(DataCard.read(paths.prepared)), params.seed)
-    return checkpoint.load(base, paths.model(method), trainable=True).to(place)
+    return checkpoint.load(base, paths.model(method), trainable=True).to(target)
 
 
-def _measure_memory(paths: Paths, method: str, place: torch.device) -> PeakMemory:
+def _measure_memory(paths: Paths, method: str, target: torch.device) -> PeakMemory:
     transformers.logging.set_verbosity_error()  # in a fresh process nobody has set it yet
     settings = ProfilingSettings(**BenchmarkParams.load(paths.params).benchmark.model_dump())
-    make_model = partial(load_trained_model, paths, method, place)
-    return measure_peak_memory(make_model, settings, device=place)
-
-
-def _read_timing(path: Path) -> SimpleNamespace:
-    return SimpleNamespace(**read_json(path))
+    make_model = partial(load_trained_model, paths, method, target)
+    return measure_peak_memory(make_model, settings, device=target)

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
+from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.pruning import checkpoint as adapter_checkpoint
 from pipeline.common.console import device, say
 from pipeline.common.errors import ConfigError
@@ -91,11 +92,9 @@ def train(
             f"finetune.steps counts the estimation's {data.estimation_steps} steps "
             f"and must be more, got {settings.steps}"
         )
-    # Trained weights keep float32 whatever dtype the frozen base has. peft casts its adapters
-    # when it creates them, but not a task head, and not after a model was cast as a whole.
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    # peft casts its adapters when it creates them, but not a task head, and not after a model
+    # was cast as a whole.
+    cast_trainable_to_float32(model)
     budget = StepBudget(
         estimation_steps=data.estimation_steps,
         batches=batches,

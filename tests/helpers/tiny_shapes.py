@@ -1,4 +1,4 @@
-"""The benchmark's shapes with their proportions kept and everything else made tiny."""
+"""Tiny versions of the benchmark's models, with the same ratios of heads and layers."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ _TOKENS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_i
 
 
 def tiny_shape(name: str) -> ModelSize:
-    """A named shape, tiny; query heads share keys and values where they do in the real one."""
-    shape = MODEL_SIZES[name]
-    known = shape.sizes
-    sizes = known | {key: size for key, size in _SIZES.items() if key in known} | _TOKENS
-    if "num_key_value_heads" in known:
-        shared = known["num_key_value_heads"] < known["num_attention_heads"]
+    """Return a listed model, tiny; query heads share keys and values where the real ones do."""
+    size = MODEL_SIZES[name]
+    real = size.sizes
+    sizes = real | {key: tiny for key, tiny in _SIZES.items() if key in real} | _TOKENS
+    if "num_key_value_heads" in real:
+        shared = real["num_key_value_heads"] < real["num_attention_heads"]
         sizes["num_key_value_heads"] = 4 if shared else 8
-    if "pad_token_id" in known:  # ModernBERT's is one of its last tokens
-        sizes["pad_token_id"] = min(known["pad_token_id"], _SIZES["vocab_size"] - 1)
-    return ModelSize(kind=shape.kind, sizes=sizes)
+    if "pad_token_id" in real:  # ModernBERT's is one of its last tokens
+        sizes["pad_token_id"] = min(real["pad_token_id"], _SIZES["vocab_size"] - 1)
+    return ModelSize(kind=size.kind, sizes=sizes)
 
 
 def length_of(name: str) -> int:
-    """Tokens a row that a tiny shape is fed here."""
+    """Return the tokens a row of a tiny model."""
     return tiny_shape(name).length if MODEL_SIZES[name].kind == "image" else LENGTH
 
 
-def tiny_drawn(name: str, method: str, **options: Any) -> PeftModel:
-    """The benchmark's model of a shape that is tiny already, weights and adapters of order 1."""
+def tiny_method_model(name: str, method: str, **options: Any) -> PeftModel:
+    """Build the benchmark's model of a size that is tiny already, all weights of order 1."""
     config = BenchmarkConfig(shape=name, ratio=0.5, length=length_of(name), **options)
     model = build_method_model(config, method, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                drawn = torch.randn(weight.shape, generator=generator)
-                weight.copy_(drawn * weight.shape[-1] ** -0.5)
+                noise = torch.randn(weight.shape, generator=generator)
+                weight.copy_(noise * weight.shape[-1] ** -0.5)
     return model.eval()

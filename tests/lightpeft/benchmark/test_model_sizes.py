@@ -1,4 +1,4 @@
-"""Named shapes: as large as what was published, and built at once, whole and in place."""
+"""Random models have the size of their checkpoint, and repeat for a seed."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from lightpeft.benchmark.random_models import MODEL_CLASSES, build_random_model,
 from lightpeft.core.errors import ModelError
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-# What the published checkpoints have: encoders with a head of two classes, ViT with its thousand.
+# Parameters of the published checkpoints: encoders with two classes, ViT with 1,000.
 PARAMETERS = {
     "bert-base": 109_483_778,
     "bert-large": 335_143_938,
@@ -37,7 +37,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", MODEL_SIZES)
-def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
+def test_a_model_has_as_many_parameters_as_its_checkpoint(name):
     model = build_random_model(name, dtype=torch.bfloat16, device=META)
 
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
@@ -45,7 +45,7 @@ def test_a_named_shape_has_the_parameters_of_its_checkpoint(name):
     assert lightpeft.inspect_model(model).heads
 
 
-def test_gemma_is_the_published_one_without_its_vision():
+def test_gemma_3_is_the_published_size_without_the_vision_tower():
     text = MODEL_SIZES["gemma-3-4b"].sizes
     vision = {"image_size": 896, "patch_size": 14, "hidden_size": 1152, "num_hidden_layers": 27}
     vision |= {"num_attention_heads": 16, "intermediate_size": 4304, "vision_use_head": False}
@@ -53,13 +53,13 @@ def test_gemma_is_the_published_one_without_its_vision():
     with torch.device("meta"):
         model = transformers.Gemma3ForConditionalGeneration(config)
 
-    whole = sum(p.numel() for p in model.parameters())
-    assert whole == 4_300_079_472
-    assert PARAMETERS["gemma-3-4b"] == whole - 416_866_032 - 2_950_272
+    total = sum(p.numel() for p in model.parameters())
+    assert total == 4_300_079_472
+    assert PARAMETERS["gemma-3-4b"] == total - 416_866_032 - 2_950_272
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_shape_is_built_whole_the_same_again_and_leaves_the_seed_alone(name, monkeypatch):
+def test_a_random_model_repeats_and_leaves_the_global_seed_alone(name, monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -74,7 +74,7 @@ def test_a_shape_is_built_whole_the_same_again_and_leaves_the_seed_alone(name, m
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_no_weight_is_as_the_library_makes_it(name, monkeypatch):
+def test_buffers_and_tied_weights_are_as_transformers_makes_them(name, monkeypatch):
     shape = tiny_shape(name)
     monkeypatch.setitem(MODEL_SIZES, name, shape)
     config = transformers.AutoConfig.for_model(**shape.sizes)
@@ -91,7 +91,7 @@ def test_what_is_no_weight_is_as_the_library_makes_it(name, monkeypatch):
 
 
 @pytest.mark.parametrize(("free", "enough"), [(2 * 22_713_986 * 4 - 1, False), (2**40, True)])
-def test_a_shape_that_does_not_fit_is_refused_before_it_is_built(free, enough, monkeypatch):
+def test_a_model_that_does_not_fit_is_refused_before_it_is_built(free, enough, monkeypatch):
     monkeypatch.setattr(random_models, "get_free_memory", lambda device: free)
     if enough:
         check_free_memory("minilm", dtype=torch.float32, device=CPU)
@@ -102,5 +102,5 @@ def test_a_shape_that_does_not_fit_is_refused_before_it_is_built(free, enough, m
 
 def test_free_memory_is_read_where_it_can_be():
     assert random_models.get_free_memory(META) is None
-    found = random_models.get_free_memory(CPU)
-    assert found is None or 2**20 < found < 2**50
+    free = random_models.get_free_memory(CPU)
+    assert free is None or 2**20 < free < 2**50

@@ -37,7 +37,7 @@ def _peak(inference):
     return PeakMemory(model_bytes=2**20, phase_bytes=phases, batch_size=3, how="test")
 
 
-def test_the_command_compares_a_shape_and_writes_a_table_and_json(
+def test_the_command_compares_two_models_and_writes_a_table_and_json(
     tiny_bert, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(run, "run_in_subprocess", lambda function: _peak(2**21))
@@ -70,7 +70,7 @@ def test_memory_without_a_ratio_is_shown(tiny_bert, monkeypatch, capsys):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch, tmp_path, capsys):
+def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
     monkeypatch.setattr(run, "can_measure_memory", lambda device: False)
     argv = ["--shape", name, "--batch-sizes", "1,3", "--rounds", "3", "--warmup", "0"]
@@ -100,7 +100,7 @@ def test_every_kind_of_shape_is_measured_in_its_phases(name, dtype, monkeypatch,
         assert lines[-1].split()[:4] == ["pruned", "KV", "cache", "3"]
 
 
-def test_images_are_as_long_as_they_are_and_texts_128_tokens():
+def test_default_length_is_128_tokens_or_that_of_the_images():
     assert {MODEL_SIZES[name].length for name in MODEL_SIZES if name != "vit-base"} == {128}
     assert MODEL_SIZES["vit-base"].length == 197
 
@@ -113,13 +113,13 @@ def test_images_are_as_long_as_they_are_and_texts_128_tokens():
         MemoryError(),
     ],
 )
-def test_a_full_device_is_one_line(error, monkeypatch):
+def test_out_of_memory_is_one_line(error, monkeypatch):
     monkeypatch.setattr(run, "compare", lambda *a, **k: (_ for _ in ()).throw(error))
     with pytest.raises(LightPeftError, match=r"^out of memory: minilm in float32 on cpu, .* 32; u"):
         main(["--shape", "minilm", "--device", "cpu"])
 
 
-def test_another_failure_is_not_called_a_full_device(monkeypatch):
+def test_another_failure_is_not_called_out_of_memory(monkeypatch):
     error = RuntimeError("shapes cannot be multiplied")
     monkeypatch.setattr(run, "compare", lambda *a, **k: (_ for _ in ()).throw(error))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -182,8 +182,8 @@ def test_cuda_without_cuda_is_refused():
     ("accelerator", "chosen"), [("mps", "mps"), ("xpu", "xpu"), ("cuda", "cuda"), (None, "cpu")]
 )
 def test_the_accelerator_is_used_where_there_is_one(accelerator, chosen, monkeypatch):
-    found = accelerator and torch.device(accelerator)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    current = accelerator and torch.device(accelerator)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: current)
 
     assert run.choose_device("auto") == torch.device(chosen)
     assert run.choose_device("cpu") == torch.device("cpu")
@@ -198,7 +198,7 @@ def test_the_command_ends_with_one_line_and_code_1():
     done = _run("--shape", "huge")
 
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]  # torchao, where it is installed, logs before
+    last = done.stderr.splitlines()[-1]  # torchao logs before, where it is installed
     assert last.startswith("error: no shape 'huge'; shapes: bert-base, ")
     assert "Traceback" not in done.stderr
 

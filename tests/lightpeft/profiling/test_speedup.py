@@ -31,7 +31,7 @@ def test_break_even_is_never_without_a_speedup_and_not_before_estimation_ends():
     assert break_even_steps(estimate_step=0.5, steps=10, pruned=0.5, vanilla=1.0) == 10
 
 
-def test_fraction_of_the_estimation_is_of_lights_whole_training():
+def test_fraction_of_the_estimation_is_of_lights_training_time():
     light = SimpleNamespace(seconds=150.0, steps=300)
     random = SimpleNamespace(seconds=1.0, steps=1)
     vanilla = SimpleNamespace(seconds=400.0, steps=400)

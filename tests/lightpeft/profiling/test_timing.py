@@ -5,7 +5,7 @@ import torch
 import transformers
 from helpers.architectures import ARCHITECTURES
 from helpers.tiny_models import lora, tiny_config, tiny_model, tiny_scores
-from helpers.tiny_shapes import KINDS, length_of, tiny_drawn, tiny_shape
+from helpers.tiny_shapes import KINDS, length_of, tiny_method_model, tiny_shape
 from peft import get_peft_model
 
 import lightpeft
@@ -27,23 +27,23 @@ def _pruned():
     return lightpeft.prune(model, plan, scores)
 
 
-def test_every_method_takes_its_turn_in_every_round_and_each_goes_first_in_turn():
-    taken = []
-    calls = {name: partial(taken.append, name) for name in "abc"}
+def test_every_round_runs_every_step_and_rotates_the_order():
+    executed = []
+    steps = {name: partial(executed.append, name) for name in "abc"}
 
-    seconds = time_interleaved(calls, warmup=1, rounds=5)
+    seconds = time_interleaved(steps, warmup=1, rounds=5)
 
-    rounds = ["".join(taken[start : start + 3]) for start in range(0, len(taken), 3)]
+    rounds = ["".join(executed[start : start + 3]) for start in range(0, len(executed), 3)]
     assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
     assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 5)
 
 
-def test_the_device_is_waited_for_before_and_after_every_call():
+def test_the_device_is_synchronized_before_and_after_every_step():
     events = []
-    calls = {"a": partial(events.append, "call")}
-    time_interleaved(calls, warmup=0, rounds=2, synchronize=partial(events.append, "wait"))
+    steps = {"a": partial(events.append, "step")}
+    time_interleaved(steps, warmup=0, rounds=2, synchronize=partial(events.append, "synchronize"))
 
-    assert events == ["wait", "call", "wait"] * 2
+    assert events == ["synchronize", "step", "synchronize"] * 2
 
 
 def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
@@ -69,7 +69,7 @@ def test_an_inference_step_is_in_evaluation_mode_without_gradients():
     assert seen == [(False, False)]
 
 
-def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
+def test_trainable_weights_are_cast_to_float32_and_frozen_ones_are_not():
     model = _pruned().to(torch.bfloat16)
 
     make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
@@ -79,7 +79,7 @@ def test_weights_of_16_bits_are_trained_as_in_fine_tuning():
 
 
 @pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
-def test_random_rows_are_as_long_as_the_model_takes_and_hold_no_padding(family, limit):
+def test_random_rows_fill_all_positions_and_hold_no_padding(family, limit):
     model = tiny_model(family)
     batch = make_random_batch(model, batch_size=5, length=limit)
     assert (batch["input_ids"] != model.config.pad_token_id).all()
@@ -109,7 +109,7 @@ def test_random_rows_have_labels_for_a_regression_too():
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "llama"])
 @pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
-def test_heads_on_every_token_have_labels_of_their_own(family, head):
+def test_labels_follow_the_head(family, head):
     auto = getattr(transformers, f"AutoModelFor{head}")
     task = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}[head]
     model = auto.from_config(tiny_config(family))
@@ -124,17 +124,17 @@ def test_heads_on_every_token_have_labels_of_their_own(family, head):
     else:
         assert shapes["start_positions"] == shapes["end_positions"] == (3,)
         assert "labels" not in batch
-    model.register_forward_pre_hook(lambda *seen: given.update(seen[-1]), with_kwargs=True)
-    given: dict = {}
+    model.register_forward_pre_hook(lambda *seen: inputs.update(seen[-1]), with_kwargs=True)
+    inputs: dict = {}
     make_inference_step(model, batch)()
-    assert given.keys() == {"input_ids", "attention_mask"}
+    assert inputs.keys() == {"input_ids", "attention_mask"}
     make_training_step(model, batch)()
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_has_its_batches_and_its_phases(name, monkeypatch):
+def test_batches_and_phases_follow_the_kind_of_model(name, monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
-    model, length = tiny_drawn(name, "pruned"), length_of(name)
+    model, length = tiny_method_model(name, "pruned"), length_of(name)
     batch = make_random_batch(model, batch_size=2, length=length)
 
     assert model_kind(model) == MODEL_SIZES[name].kind
@@ -149,9 +149,9 @@ def test_every_kind_has_its_batches_and_its_phases(name, monkeypatch):
     assert model(**batch).loss.isfinite()
 
 
-def test_training_of_what_generates_fills_no_cache(monkeypatch):
+def test_training_a_generative_model_fills_no_cache(monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", tiny_shape("opt-1.3b"))
-    model, caches = tiny_drawn("opt-1.3b", "pruned"), []
+    model, caches = tiny_method_model("opt-1.3b", "pruned"), []
     model.register_forward_hook(lambda *seen: caches.append(seen[-1].past_key_values))
 
     make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
@@ -166,8 +166,8 @@ def test_training_of_what_generates_fills_no_cache(monkeypatch):
         ("vit-base", 64, "benchmark.length must be 5 for this model, whose images of 32 x 32"),
     ],
 )
-def test_rows_that_a_kind_cannot_take_are_refused(name, length, message, monkeypatch):
+def test_a_length_that_the_model_cannot_take_is_refused(name, length, message, monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
 
     with pytest.raises(ModelError, match=message):
-        make_random_batch(tiny_drawn(name, "vanilla"), batch_size=1, length=length)
+        make_random_batch(tiny_method_model(name, "vanilla"), batch_size=1, length=length)

@@ -8,7 +8,7 @@ from pipeline.common.console import device
     ("accelerator", "chosen"), [("mps", "mps"), ("xpu", "xpu"), ("cuda", "cuda"), (None, "cpu")]
 )
 def test_the_accelerator_is_used_where_there_is_one(accelerator, chosen, monkeypatch):
-    found = accelerator and torch.device(accelerator)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    current = accelerator and torch.device(accelerator)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: current)
 
     assert device() == torch.device(chosen)

@@ -19,12 +19,12 @@ def run(tmp_path, monkeypatch):
     """A workspace in which both methods are fine-tuned, as far as the benchmark can tell."""
     folder, paths = workspace(tmp_path), Paths(tmp_path)
     scores = Scores.load(paths.scores)
-    write_json(paths.estimate_timing, {"seconds": 3.0, "steps": 4})
+    write_json(paths.estimate_timing, {"seconds": 3.0, "steps": 4, "steps_per_second": 1.333})
     for method in METHODS:
         model, _ = base_model(folder)
         plan = PruningPlan.load(paths.plan(method))
         lightpeft.save(lightpeft.prune(model, plan, scores), paths.model(method))
-        timing = {"seconds": 5.0 if method == "light" else 12.0, "steps": 20}
+        timing = {"seconds": 5.0 if method == "light" else 12.0, "steps": 20, "warm": False}
         write_json(paths.timing(method), timing)
     text = (folder / "params.yaml").read_text().replace("- random", "")
     (folder / "params.yaml").write_text(text)
