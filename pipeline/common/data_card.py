@@ -25,10 +25,14 @@ class ModelOrigin(_Record):
 
     Attributes:
         name: as in params.yaml.
+        requested_revision: branch, tag or commit of params.yaml; None: what the hub had.
+        revision: the commit that was loaded; None for a local model.
         files: digest of a local model's files; None for a model of the hub.
     """
 
     name: str
+    requested_revision: str | None = None
+    revision: str | None = None
     files: str | None = None
 
 
@@ -175,17 +179,23 @@ class DataCard(_Record):
         """Return what the file holds."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-    def describe_newer_data(self) -> list[str]:
-        """Return a line if the hub has other rows now than those that were prepared."""
-        if self.hub_dataset is None:
-            return []
-        line = describe_newer_commit(
-            self.hub_dataset.id,
-            commit=self.hub_dataset.revision,
-            revision=self.hub_dataset.requested_revision,
-            repo_type="dataset",
-        )
-        return [line] if line else []
+    def describe_newer_commits(self) -> list[str]:
+        """Return a line each if the hub has another model or other rows now than were prepared."""
+        used: list[tuple[str, str, ModelOrigin | HubDataset]] = [
+            ("model", self.model.name, self.model)
+        ]
+        if self.hub_dataset is not None:
+            used.append(("dataset", self.hub_dataset.id, self.hub_dataset))
+        lines = [
+            describe_newer_commit(
+                name,
+                commit=origin.revision,
+                revision=origin.requested_revision,
+                repo_type=repo_type,
+            )
+            for repo_type, name, origin in used
+        ]
+        return [line for line in lines if line]
 
     def describe_repeats(self) -> list[str]:
         """Return a line that counts the rows that repeat train; no line if none does."""

@@ -20,14 +20,14 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from pipeline.common.console import say
-from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
+from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.tasks.base import Columns, Task, Values
-from pipeline.tasks.model_loading import check_lengths, files_digest, load_config, load_processor
+from pipeline.tasks.model_loading import check_lengths, describe_origin, load_config, load_processor
 from pipeline.tasks.registry import choose_task, task_from_card
 from pipeline.tasks.schema import hash_texts
 
@@ -108,7 +108,7 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: 
     return DataCard(
         task=params.data.task,
         # Later stages depend on the card: they run again when a local model's files change.
-        model=ModelOrigin(name=params.model.name, files=files_digest(params.model.name)),
+        model=describe_origin(params.model, config),
         kind=kind.schema.kind,
         task_name=kind.name,
         labels=tuple(task.classes),

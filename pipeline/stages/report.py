@@ -24,6 +24,6 @@ def main(paths: Paths) -> None:
         (paths.plots / f"{name}.png").write_bytes(picture.png)
     paths.report.write_text(page, encoding="utf-8")
     write_json(paths.metrics, results.summarize())
-    for line in results.card.describe_newer_data():
+    for line in results.card.describe_newer_commits():
         say("report", line)
     say("report", f"wrote {paths.report}\n{comparison_table(paths)}")

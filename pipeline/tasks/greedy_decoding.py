@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from pipeline.common.errors import ConfigError
 from pipeline.tasks.batching import length_sorted_batches
 from pipeline.tasks.inference import inference_mode
+from pipeline.tasks.model_loading import max_positions
 from pipeline.tasks.prompt_completion import Ids, truncate_middle
 
 
@@ -29,7 +31,7 @@ def generate_greedily(
     with inference_mode(model) as place:
         for numbers in length_sorted_batches([len(ids) for ids in prompts], batch_size=batch_size):
             batch = _batch([prompts[number] for number in numbers], processor, model)
-            inputs = {name: value.to(place) for name, value in batch.items()}
+            inputs = send_to_device(batch, place)
             made = model.generate(**inputs, generation_config=settings)
             if not model.config.is_encoder_decoder:
                 made = made[:, batch["input_ids"].shape[1] :]
@@ -65,19 +67,21 @@ def _with_room(model: Any, prompts: Sequence[Ids], new: int) -> list[Ids]:
     Raises:
         ConfigError: not even without a prompt.
     """
-    limit = check_positions_left(model.config, new)
+    limit = check_positions_left(model.config, new, model)
     if limit is None or model.config.is_encoder_decoder:
         return list(prompts)
     return [truncate_middle(ids, limit - new) for ids in prompts]
 
 
-def check_positions_left(config: Any, new: int) -> int | None:
-    """How many positions a model has, if their number is limited.
+def check_positions_left(
+    config: PretrainedConfig, new: int, model: PreTrainedModel | None = None
+) -> int | None:
+    """Return how many positions a model has; None: their number is not limited.
 
     Raises:
-        ConfigError: not more than `new` tokens to generate.
+        ConfigError: not more than the `new` tokens to generate.
     """
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = max_positions(config, model)
     if limit is not None and new >= limit:
         raise ConfigError(
             f"evaluate.max_new_tokens must be below {limit}, which model.name has positions for, "

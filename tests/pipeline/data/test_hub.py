@@ -231,24 +231,24 @@ def test_a_run_with_an_older_commit_than_the_hub_s_is_told_once(monkeypatch):
     monkeypatch.setattr(offline, "_answers", lambda url: True)
     monkeypatch.setattr(offline.HfApi, "repo_info", repo_info)
 
-    assert CARD.describe_newer_data() == [
+    assert CARD.describe_newer_commits() == [
         "dataset nyu-mll/glue: this run uses commit aaaaaaaaaaaa, the hub has bbbbbbbbbbbb now; "
         "to read it: dvc repro --force prepare"
     ]
     assert looked_up == [("nyu-mll/glue", "main", "dataset")]
     monkeypatch.setattr(offline.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
-    assert CARD.describe_newer_data() == []
+    assert CARD.describe_newer_commits() == []
 
 
 def test_a_run_without_the_hub_is_told_nothing_of_commits(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(offline, "_answers", lambda url: False)
-    assert CARD.describe_newer_data() == []
+    assert CARD.describe_newer_commits() == []
 
     def fail(*_, **__):
         raise OSError("the hub is down")
 
     monkeypatch.setattr(offline, "_answers", lambda url: True)
     monkeypatch.setattr(offline.HfApi, "repo_info", fail)
-    assert CARD.describe_newer_data() == []
-    assert CARD.model_copy(update={"hub_dataset": None}).describe_newer_data() == []
+    assert CARD.describe_newer_commits() == []
+    assert CARD.model_copy(update={"hub_dataset": None}).describe_newer_commits() == []

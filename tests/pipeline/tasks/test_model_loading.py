@@ -3,6 +3,7 @@
 import shutil
 import time
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,61 @@ def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
             load(named("roberta-large"), KIND)
         assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20
+
+
+def test_a_revision_of_the_hub_is_loaded_and_recorded(monkeypatch, tmp_path):
+    asked, commit = [], "c" * 40
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options.get("revision"))
+        config = tiny_config("bert")
+        config._commit_hash = commit
+        return config
+
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", load)
+    monkeypatch.setattr(models, "offline_if_unreachable", lambda: nullcontext(False))
+    section = ModelSection(name="me/model", revision="v1", dtype="float32")
+    origin = models.describe_origin(section, models.load_config(section))
+
+    assert (origin.requested_revision, origin.revision, origin.files) == ("v1", commit, None)
+    # Later stages load the commit of the card, whatever the branch holds then.
+    prepared = task_from_card(data_card(model=origin.model_dump()))
+    assert models._revision(section, prepared) == commit
+    assert models._revision(section, KIND) == "v1"
+    assert asked == ["v1"]
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    section = ModelSection(name=str(body(tmp_path)), revision="v1", dtype="float32")
+    with pytest.raises(ConfigError, match=r"model\.revision must be auto for .*, got v1"):
+        load_model(section, KIND, 0)
+
+
+def test_an_unchanged_file_is_hashed_once(monkeypatch):
+    hashed = []
+    models._hash_version.cache_clear()
+    monkeypatch.setattr(models, "file_hash", lambda path: hashed.append(path) or models._SHA256)
+    for _ in range(3):
+        models.files_digest("minilm")
+
+    assert len(hashed) == len(set(hashed))
+    models._hash_version.cache_clear()
+
+
+@pytest.mark.parametrize("bug", [KeyError("x"), TypeError("x"), AttributeError("x")])
+def test_a_bug_is_not_told_as_a_model_that_cannot_be_loaded(monkeypatch, tmp_path, bug):
+    def fail(*_: Any, **__: Any) -> None:
+        raise bug
+
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", fail)
+    with pytest.raises(type(bug)):
+        models.load_config(named(body(tmp_path)))
+
+
+@pytest.mark.parametrize(("family", "positions"), [("bert", 40), ("roberta", 38), ("llama", None)])
+def test_positions_are_counted_without_those_that_no_token_has(tmp_path, family, positions):
+    model = AutoModel.from_config(tiny_config(family))
+
+    assert models.count_position_embeddings(model) == positions
+    if positions:
+        assert models.max_positions(model.config, model) == positions
