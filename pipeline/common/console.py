@@ -9,14 +9,14 @@ import transformers
 
 
 def say(stage: str, text: str) -> None:
-    """One line of progress, seen at once also through a pipe."""
+    """Print a line of progress without buffering, also through a pipe."""
     print(f"[{stage}] {text}", flush=True)
 
 
 class Progress:
-    """A line every few seconds: stage, step, what is measured, time left.
+    """Prints a line every few seconds: stage, step, measured values, time left.
 
-    Where nobody knows the number of steps, `count` tells how many there were.
+    If the number of steps is not known, `count` prints how many are done.
     """
 
     def __init__(self, stage: str, steps: int, every: float = 5.0) -> None:
@@ -33,7 +33,7 @@ class Progress:
         say(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
 
     def count(self, done: int, what: str) -> None:
-        """So many `what` until now."""
+        """Print that `done` items of `what` are done, if the last line is some seconds old."""
         now = time.monotonic()
         if now - self.last >= self.every:
             self.last = now
@@ -47,5 +47,5 @@ def device() -> torch.device:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch; choose deterministic kernels where there are any."""
+    """Seed Python, NumPy and torch."""
     transformers.set_seed(seed)

@@ -14,7 +14,7 @@ SECONDS = 5.0
 
 @contextmanager
 def offline_if_unreachable() -> Iterator[bool]:
-    """Inside, the hub's client works from its cache alone if the hub doesn't answer; says which."""
+    """Switch the hub's client to its cache if the hub can't be reached; yield whether it is."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
     try:
@@ -24,7 +24,7 @@ def offline_if_unreachable() -> Iterator[bool]:
 
 
 def advice(what: str, *, local: str) -> str:
-    """What to do without a network."""
+    """Return what to do if something is not in the cache and there is no network."""
     return (
         f"{what} is not in the hub's cache and the hub can't be reached; {local}, "
         f"or fill the cache on a connected machine and set HF_HOME to it"
@@ -63,7 +63,7 @@ def describe_newer_commit(
 
 
 def _answers(url: str) -> bool:
-    """Whether a server is there, whatever it says; proxies of the environment are used."""
+    """Return whether a server answers, with an error or not; uses the environment's proxies."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
     except urllib.error.HTTPError as error:

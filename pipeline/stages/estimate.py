@@ -20,7 +20,7 @@ from pipeline.tasks.registry import task_from_card
 
 
 def lora_config(section: PeftSection, kind: Task, head: list[str]) -> LoraConfig:
-    """The PEFT method of params.yaml; `head` names the fresh modules that are trained whole."""
+    """Return the LoRA config of params.yaml; `head` names the new modules, trained in full."""
     return LoraConfig(
         task_type=kind.task_type,
         r=section.r,
@@ -33,7 +33,7 @@ def lora_config(section: PeftSection, kind: Task, head: list[str]) -> LoraConfig
 
 
 def main(paths: Paths) -> None:
-    """Write scores and warm weights, and apart from them the duration."""
+    """Write scores and trained weights, and to a file of its own the duration."""
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
     kind = task_from_card(DataCard.read(data))

@@ -26,7 +26,7 @@ from pipeline.tasks.registry import task_from_card
 
 
 def main(method: str, paths: Paths) -> None:
-    """Measure one method on the test split, and its adapter lifted to the unpruned base."""
+    """Measure one method on the test split, and its adapter expanded on the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
     kind, size = task_from_card(_card(data, params.evaluate)), params.evaluate.batch_size
@@ -37,7 +37,7 @@ def main(method: str, paths: Paths) -> None:
     said = kind.predict(model, rows, processor, batch_size=size)
     found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
     found |= sizes(model) | {"lifted": None}
-    del base, model  # the uncut base takes their place in memory
+    del base, model  # frees memory for the unpruned base
     if params.evaluate.lifted:
         whole = lifted(params.model, kind, folder, seed=params.seed)
         there = kind.predict(whole, rows, processor, batch_size=size)
@@ -50,13 +50,13 @@ def main(method: str, paths: Paths) -> None:
 
 
 def _card(data: Path, section: EvaluateSection) -> DataCard:
-    """The data card, with as many tokens to generate as params.yaml asks for."""
+    """Return the data card, with `max_new_tokens` of params.yaml if it is set."""
     card, asked = DataCard.read(data), section.max_new_tokens
     return card if asked is None else card.model_copy(update={"max_new_tokens": asked})
 
 
 def measure(kind: Task, said: Predictions, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Every metric, the main one's interval, and for classes the confusion matrix.
+    """Return every metric, the interval of the main one, and for classes the confusion matrix.
 
     Raises:
         DataError: a metric is not finite, as the perplexity of a model that diverged.
@@ -78,7 +78,7 @@ def measure(kind: Task, said: Predictions, *, resamples: int, seed: int) -> dict
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
-    """The values, if JSON can hold them."""
+    """Return the values; refuse NaN and infinity, which JSON can't hold."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise DataError(f"test {name} must be finite, got {value}; lower finetune.lr")
@@ -86,7 +86,7 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 def lifted(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> PeftModel:
-    """The unpruned base with the adapter at full size, loaded as anybody's stock peft would."""
+    """Return the unpruned base with the expanded adapter, loaded by stock peft."""
     base, _ = load_model(section, kind, seed)
     with tempfile.TemporaryDirectory() as full:
         checkpoint.expand_adapter(folder, full)
@@ -94,9 +94,9 @@ def lifted(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> Pef
 
 
 def sizes(model: PeftModel) -> dict[str, int]:
-    """Parameters that run: those fine-tuning trained (PEFT modules, task head), and the others."""
+    """Count the parameters in use: trained ones (PEFT modules, task head), and the others."""
     trained = sum(weight.numel() for weight in adapter_state_dict(model).values())
-    # peft keeps the head as it was before training beside the trained one; it does not run.
+    # peft also keeps the untrained copy of the head, which is not used.
     everything = sum(
         weight.numel() for name, weight in model.named_parameters() if "original_module" not in name
     )

@@ -49,8 +49,8 @@ def main(method: str, paths: Paths) -> None:
     folder = checkpoint_folder(f"finetune-{method}", inputs, _decisive(params))
     with locked(folder):
         kind = task_from_card(DataCard.read(data))
-        # An uncut model has nothing to carry over: it starts fresh and gets every step. The
-        # estimation's steps count for the others even where `warm_start` drops their weights.
+        # An unpruned model starts from initial weights and is trained for all steps. For the
+        # others, the estimation's steps count even if `warm_start: false` drops its weights.
         warm = params.finetune.warm_start and not cut.is_identity
         training_data = TrainingData(
             name=f"finetune {method}",
@@ -80,7 +80,7 @@ def _code() -> list[Path]:
 
 
 def _decisive(params: FinetuneParams) -> dict[str, Any]:
-    """What decides the weights besides the input files."""
+    """Return what determines the weights besides the input files."""
     return {
         "seed": params.seed,
         "model": params.model.model_dump(),

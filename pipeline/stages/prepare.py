@@ -1,7 +1,7 @@
-"""Stage `prepare`: a task -> encoded rows in three splits, with a data card.
+"""Stage `prepare`: a data set -> encoded rows in three splits, with a data card.
 
-Rows go from file to file in pieces, so memory does not grow with their number (except where a
-source lies in memory as a whole: SQuAD's own JSON, the built-in tasks).
+Rows are streamed from file to file, so memory does not grow with their number (except for SQuAD's
+own JSON and the built-in tasks, which are read into memory).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.tasks.model_loading import check_lengths, describe_origin, load_co
 from pipeline.tasks.registry import choose_task, task_from_card
 from pipeline.tasks.schema import hash_texts
 
-_ROWS_PER_PROCESS = 50_000  # fewer are done before another process has started
+_ROWS_PER_PROCESS = 50_000  # for fewer, starting a process takes longer than it saves
 
 
 def main(paths: Paths) -> None:
@@ -89,7 +89,7 @@ def write_prepared(part: Path, params: PrepareParams) -> DataCard:
 
 
 def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: Any) -> DataCard:
-    """What is known before any row is encoded."""
+    """Return the data card without what depends on encoded rows."""
     source = task.source
     metrics = list(source.metrics or kind.metrics)
     metric = params.data.metric or source.metric or metrics[0]
@@ -107,7 +107,7 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: 
     metrics = [*dict.fromkeys((*metrics, metric))]
     return DataCard(
         task=params.data.task,
-        # Later stages depend on the card: they run again when a local model's files change.
+        # Later stages depend on the card, so they run again if a local model's files change.
         model=describe_origin(params.model, config),
         kind=kind.schema.kind,
         task_name=kind.name,
@@ -125,7 +125,7 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: 
 
 
 def _check_packing(kind: type[Task], model_type: str) -> None:
-    """Refuse to pack where rows would see each other, or have one label each."""
+    """Refuse packing if packed rows would attend to each other, or have one label each."""
     if not kind.supports_packing:
         raise ConfigError(f"data.packing must be false for {kind.name}")
     check_packable(model_type)
@@ -134,7 +134,7 @@ def _check_packing(kind: type[Task], model_type: str) -> None:
 def _encoded(
     rows: Dataset, kind: Task, processor: Any, *, texts: tuple[str, ...], name: str
 ) -> Dataset:
-    """The rows with the model's inputs beside their texts, and a hash of the texts."""
+    """Return the rows with the model's inputs and a hash of their texts as further columns."""
 
     def encode(columns: Columns) -> Columns:
         keys = zip(*(columns[column] for column in texts), strict=True)
@@ -150,13 +150,13 @@ def _encoded(
         batched=True,
         num_proc=processes if processes > 1 else None,
         remove_columns=empty,
-        new_fingerprint=name,  # the same rows are the same bytes
+        new_fingerprint=name,  # so that equal rows give equal bytes
         desc=f"[prepare] encoding {name}",
     )
 
 
 def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
-    """What the card says of one split: lengths, what was cut off, and the rows of each class."""
+    """Return the statistics of a split: lengths, truncated rows, rows per class."""
     lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "num_truncated")
     counts = _class_counts(rows, len(classes)) if classes else ()
     return SplitStatistics(
@@ -173,22 +173,22 @@ def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
 
 
 def numbers(rows: Dataset, column: str) -> Values:
-    """A column as it lies in the table of all rows; `datasets` would make a list of it first."""
+    """Return a column as an array, without the list that `datasets` would make first."""
     return rows.data.column(column).to_numpy()
 
 
 def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
-    """How often each class occurs, whether a row has one or a list of them."""
+    """Count the rows (or tags, where a row has a list of them) of each class."""
     found = rows.data.column("label").combine_chunks()
     flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
     return np.bincount(flat.to_numpy(), minlength=classes)
 
 
 def check_truncated(split: SplitStatistics, section: DataSection, name: str) -> None:
-    """Stop if more rows are cut than may be.
+    """Refuse a split with too many truncated rows.
 
     Raises:
-        DataError: names the counts, and a length that would do.
+        DataError: names the counts and both settings.
     """
     if split.truncated > section.max_truncated * split.rows:
         raise DataError(
@@ -199,7 +199,7 @@ def check_truncated(split: SplitStatistics, section: DataSection, name: str) -> 
 
 
 def repeats(keys: dict[str, Values]) -> dict[str, int]:
-    """Rows of validation and test whose texts are in train too: their scores are too good."""
+    """Count the rows of validation and test that repeat a row of train."""
     others = ("validation", "test")
     return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}
 
