@@ -230,9 +230,10 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     for name, linear in shape.linears.items():
         module, block = model.get_submodule(name), shape.block_of[name].path
         weight: Tensor = dequantize_module_weight(module).detach().float()
-        turned = (linear.pruned_dim == "in") != isinstance(module, Conv1D)
-        own = (weight.T if turned else weight).square().sum(dim=1)
-        squares[block] = squares.get(block, torch.zeros(())) + sum_per_unit(linear, own).cpu()
+        transposed = (linear.pruned_dim == "in") != isinstance(module, Conv1D)
+        squared_norms = (weight.T if transposed else weight).square().sum(dim=1)
+        units = sum_per_unit(linear, squared_norms).cpu()
+        squares[block] = squares.get(block, torch.zeros(())) + units
     return {block: total.sqrt() for block, total in squares.items()}
 
 

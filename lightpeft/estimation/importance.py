@@ -107,11 +107,11 @@ class ImportanceTracker:
         config = getattr(model, "config", None)
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         width = max(layer.r["default"] for layer in self._layers.values())
-        places: dict[torch.device, dict[int, LoraLayer]] = {}
+        by_device: dict[torch.device, dict[int, LoraLayer]] = {}
         for index, layer in enumerate(self._layers.values()):
-            places.setdefault(layer.lora_A["default"].weight.device, {})[index] = layer
+            by_device.setdefault(layer.lora_A["default"].weight.device, {})[index] = layer
         self._sums = [
-            _DeviceAccumulator(device, width, layers=own) for device, own in places.items()
+            _DeviceAccumulator(device, width, layers=layers) for device, layers in by_device.items()
         ]
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
         self._counted = 0

@@ -42,12 +42,8 @@ class Family:
         >>> lightpeft.register_family("my-model", lightpeft.Family(**attention, **ffn))
 
     Example:
-        >>> family = lightpeft.Family(
-        ...     qkv_proj=("self_attn.q", "self_attn.k", "self_attn.v"),
-        ...     attn_out_proj="self_attn.o",
-        ...     ffn_in_proj=("mlp.gate", "mlp.up"),
-        ...     ffn_out_proj="mlp.down",
-        ... )
+        >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}
+        >>> family = lightpeft.Family(**attention, ffn_in_proj=("fc1",), ffn_out_proj="fc2")
     """
 
     qkv_proj: tuple[str, ...]
@@ -254,10 +250,8 @@ def register_family(model_type: str, *families: Family) -> None:
         >>> lightpeft.register_family("olmo", *FAMILIES["llama"])  # named as Llama's
 
     Example:
-        >>> family = lightpeft.Family(
-        ...     qkv_proj=("q", "k", "v"), attn_out_proj="o",
-        ...     ffn_in_proj=("gate", "up"), ffn_out_proj="down",
-        ... )
+        >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}
+        >>> family = lightpeft.Family(**attention, ffn_in_proj=("fc1",), ffn_out_proj="fc2")
         >>> lightpeft.register_family("my_model", family)
     """
     if not isinstance(model_type, str) or not model_type:
