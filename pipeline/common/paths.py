@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +85,18 @@ class Paths:
     def report(self) -> Path:
         """The report page."""
         return self.root / "results" / "report.html"
+
+    def remove_other_methods(self, methods: Iterable[str]) -> None:
+        """Remove what former methods left: a stage that depends on all of them would hash it."""
+        keep = {*methods, self.estimate_timing.stem}
+        for output in (self._plans("x"), self.model("x"), self.timing("x"), self._results("x")):
+            for path in output.parent.glob("*"):
+                if path.stem in keep:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def _plans(self, method: str) -> Path:
         return self.root / "artifacts" / "plans" / method

@@ -31,6 +31,9 @@ def main(*, paths: Paths) -> None:
     """Measure all methods, and what the estimation phase cost."""
     transformers.logging.set_verbosity_error()
     params, target = BenchmarkParams.load(paths.params), device()
+    # DVC hashes this stage's dependencies when it has ended: a method that was taken off `methods`
+    # leaves no trace.
+    paths.remove_other_methods(params.methods)
 
     def measure_memory(method: str) -> PeakMemory:
         measure = partial(_measure_memory, paths, method, target)
