@@ -146,7 +146,7 @@ class RowCleaner:
 
     def _apply_template(self, row: Row) -> Row:
         try:
-            made = self.template(row)
+            template_row = self.template(row)
         except KeyError as error:
             values = [value for value in row.values() if isinstance(value, str | int)]
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
@@ -156,11 +156,11 @@ class RowCleaner:
             raise _BadRow(_UNFIT_VALUE, str(error)) from error
         except ValueError as error:
             raise _BadRow(_UNFIT_VALUE, one_line(error)) from error
-        if made is None:
+        if template_row is None:
             raise _BadRow("no label")
-        if not isinstance(made, dict):
-            raise TypeError(f"it must return a dict or None, got {made!r}")
-        clean_row = self.schema.postprocess(made)
+        if not isinstance(template_row, dict):
+            raise TypeError(f"it must return a dict or None, got {template_row!r}")
+        clean_row = self.schema.postprocess(template_row)
         reason = self.schema.find_error(clean_row)
         if reason is None and _has_lone_surrogate(clean_row):
             reason = "text with an unpaired surrogate"

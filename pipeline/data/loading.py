@@ -120,8 +120,8 @@ def _find_classes(
     regression = schema.kind == "text-classification" and (
         (source.metric or section.metric) in REGRESSION_METRICS
     )
-    known = [] if regression and source.classes is None else source.classes
-    classes = schema.find_classes(tables, known)
+    spec_classes = [] if regression and source.classes is None else source.classes
+    classes = schema.find_classes(tables, spec_classes)
     if schema.label_column and not classes and source.metric not in (None, *REGRESSION_METRICS):
         raise DataError(
             f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
