@@ -71,7 +71,7 @@ def build_task(name: str, *, seed: int) -> RawDataset:
     return RawDataset(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
         origins=versions,
-        kind=task.schema,
+        kind=task.kind,
         template=dict,
         classes=list(task.classes) if task.classes else None,
         baseline=baseline,
