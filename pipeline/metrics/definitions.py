@@ -38,6 +38,7 @@ from pipeline.metrics.text_matching import (
     squad_scores,
 )
 
+Examples = Sequence[Any] | NDArray[Any]  # one entry an example
 Statistics = NDArray[np.float64]
 
 
@@ -65,9 +66,9 @@ class Metric:
 
     def compute_statistics(
         self,
-        labels: Sequence[Any],
-        predictions: Sequence[Any],
-        groups: Sequence[Hashable] | None = None,
+        labels: Examples,
+        predictions: Examples,
+        groups: Examples | None = None,
     ) -> Statistics:
         """Return the counts of each example: shape `(examples, counts)`, or `(groups, counts)`.
 
@@ -85,9 +86,9 @@ class Metric:
 
     def __call__(
         self,
-        labels: Sequence[Any],
-        predictions: Sequence[Any],
-        groups: Sequence[Hashable] | None = None,
+        labels: Examples,
+        predictions: Examples,
+        groups: Examples | None = None,
     ) -> float:
         """Return the value over all examples."""
         return self.aggregate(self.compute_statistics(labels, predictions, groups))
@@ -120,7 +121,7 @@ def find_metric(name: str, *, classes: int = 2) -> Metric:
 
 
 def _collect_groups(
-    name: str, pairs: Iterable[tuple[Any, Any]], groups: Sequence[Hashable] | None
+    name: str, pairs: Iterable[tuple[Any, Any]], groups: Examples | None
 ) -> Iterable[tuple[Any, Any]]:
     """Yield the labels and the predictions of each group, in the order of their first row."""
     if groups is None:

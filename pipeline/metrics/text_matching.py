@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from pipeline.common.errors import DataError
 
@@ -62,8 +63,8 @@ def squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]
     """
     from torchmetrics.functional.text import squad
 
-    target = {"id": "", "answers": {"text": list(answers) or [""]}}
-    scores = squad({"id": "", "prediction_text": prediction}, target)
+    reference: Any = {"id": "", "answers": {"text": list(answers) or [""]}}
+    scores = squad({"id": "", "prediction_text": prediction}, reference)
     return float(scores["exact_match"]) / 100, float(scores["f1"]) / 100
 
 

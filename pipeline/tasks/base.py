@@ -35,16 +35,16 @@ IGNORED = -100  # transformers' label of what is not in the loss
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a model said about rows, in the order of the rows.
+    """The predictions of a model, in the order of the rows.
 
     Attributes:
-        labels: what is right, one entry a row.
-        predictions: what the model said, one entry a row; None: it was not asked to generate.
+        labels: one entry a row.
+        predictions: one entry a row; None: the model was not asked to generate.
         loss: mean over the rows, or over the tokens where the model generates.
-        scores: a share per class or choice, shape (rows, classes), where the kind has such.
-        groups: which rows are measured together, where a metric asks for it.
+        scores: probability of each class or choice, shape (rows, classes), if the task has these.
+        groups: group of each row, where a metric counts groups.
         tokens: tokens of the right text and their summed negative log-likelihood, shape (rows, 2),
-            where the model generates.
+            for text generation.
     """
 
     labels: Values
@@ -55,18 +55,18 @@ class Predictions:
     tokens: Values | None = None
 
     def supports(self, metric: str) -> bool:
-        """Whether the metric can be computed."""
+        """Return whether the metric can be computed."""
         return all(side is not None for side in self._metric_inputs(metric))
 
     def metric_inputs(self, metric: str) -> tuple[Values, Values]:
-        """What the metric compares, one entry a row.
+        """Return the labels and predictions that the metric compares, one entry a row.
 
         Raises:
-            DataError: it needs what the model was not asked for.
+            DataError: it needs predictions that the model was not asked for.
         """
         first, second = self._metric_inputs(metric)
         if first is None or second is None:
-            raise DataError(f"{metric} can't be measured: the model did not say what it needs")
+            raise DataError(f"{metric} can't be measured: the model was not asked to generate")
         return first, second
 
     def _metric_inputs(self, metric: str) -> tuple[Values | None, Values | None]:
@@ -76,22 +76,23 @@ class Predictions:
 
 
 class Task(ABC):
-    """One kind of task, with the data card of its rows.
+    """One way to model rows of a schema, bound to the data card of prepared rows.
 
     Attributes:
-        name: as in the data card.
-        auto: transformers' Auto class of the model.
-        processor: transformers' Auto class of what makes rows out of texts or images.
+        schema: of the rows, before they are encoded.
+        name: as in the data card's `task_name`.
+        model_class: transformers' Auto class of the model.
+        processor_class: transformers' Auto class of the tokenizer or image processor.
         processor_options: keyword arguments of its `from_pretrained`.
         task_type: peft's name.
-        one_length: whether every row is as long, as images are.
-        fresh_head: whether the model gets a new head, which is trained and saved whole.
-        inputs: columns of the prepared rows that a batch is made from, where there are such.
-        metrics: all that are measured, the default main one first.
-        optional: further ones, measured where data.metric names one.
-        select: the metric by which validation chooses; None: the main one.
-        packs: whether data.packing may put several rows in one.
-        neutral: whether it can compare with data.neutral_prompt.
+        fixed_length: whether all rows have the same length, as images have.
+        new_head: whether the model gets a new head, which is trained and saved completely.
+        inputs: columns of the prepared rows that a batch is made from, if they exist.
+        metrics: all metrics, the default main one first.
+        optional: further metrics that data.metric may name.
+        selection_metric: the metric by which validation selects a checkpoint; None: the main one.
+        supports_packing: whether data.packing may put several rows in one.
+        supports_neutral_prompt: whether scores can be corrected by data.neutral_prompt.
     """
 
     schema: ClassVar[RowSchema]
@@ -120,55 +121,55 @@ class Task(ABC):
 
     @classmethod
     def max_length(cls, requested: int, config: Any) -> int:
-        """Tokens that a row may have: `data.max_length`, unless the model's inputs are of one size.
+        """Return the tokens that a row may have: data.max_length, unless the model fixes it.
 
         Raises:
-            ConfigError: it is too short for this kind.
+            ConfigError: it is too short for this task.
         """
         return requested
 
     @classmethod
     def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
-        """Whether a model of this config can be measured by the metric with these settings.
+        """Check that the metric can be computed for a model of this config with these settings.
 
         Raises:
-            ConfigError: it can't.
+            ConfigError: it can't be.
         """
         return
 
     @abstractmethod
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Clean rows -> the model's inputs, `length` (tokens) and `lost` (tokens cut off).
+        """Encode clean rows: the model's inputs, `length` (tokens) and `num_truncated` (tokens).
 
-        Nothing is padded. Called with some hundred rows at a time, in several processes.
+        Rows are not padded. Called with some hundred rows at a time, in several processes.
         """
 
     @abstractmethod
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        """Encoded rows -> a padded batch with labels: keyword arguments of the model."""
+        """Return a function that turns encoded rows into a padded batch of the model's inputs."""
 
     @abstractmethod
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
-        """What the model says about rows it did not train on."""
+        """Run the model on encoded rows and return its predictions and loss."""
 
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
 
     def warnings(self) -> list[str]:
-        """Lines for whoever prepares such rows."""
+        """Return lines for the log of the stage prepare."""
         return []
 
     def for_validation(self) -> Task:
-        """The same kind, of which only what validation chooses by is measured."""
+        """Return the same task with the selection metric as its only metric."""
         return type(self)(self.card.model_copy(update={"metrics": (self.card.selection_metric,)}))
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of `from_pretrained` that the task decides."""
+        """Return keyword arguments of `from_pretrained` that depend on the task."""
         return {}
 
     def table(self, found: Predictions) -> pd.DataFrame:
-        """One row per test row: what is right, and what the model said."""
+        """Return a table with the label and the prediction of each row."""
         return pd.DataFrame({"label": found.labels, "prediction": found.predictions})
 
 
@@ -185,7 +186,7 @@ def is_decoder(config: PretrainedConfig) -> bool:
 
 
 def class_options(names: Sequence[str]) -> dict[str, Any]:
-    """What a model is told of its classes."""
+    """Return the entries of a model's configuration that describe its classes."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -194,7 +195,7 @@ def class_options(names: Sequence[str]) -> dict[str, Any]:
 
 
 def object_array(rows: Sequence[Any]) -> Values:
-    """Lists or texts, one entry a row, whatever their lengths."""
+    """Return lists or texts as an array with one entry a row."""
     found = np.empty(len(rows), dtype=object)
     for number, row in enumerate(rows):  # at once, lists of one length would become a matrix
         found[number] = row

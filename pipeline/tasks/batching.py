@@ -1,4 +1,4 @@
-"""Rows -> padded batches. Which rows go together depends on nothing but lengths and a seed."""
+"""Padded batches of rows. Which rows share a batch depends only on lengths and a seed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _WINDOW = 50
 def build_dataloader(
     dataset: Dataset, kind: Task, processor: Any, rows: Iterable[list[int]]
 ) -> DataLoader[dict[str, Any]]:
-    """Batches of the given rows, each padded to its longest; labels under `labels`."""
+    """Return batches of the given rows, each padded to its longest row, with `labels`."""
     names = [name for name in kind.inputs if name in dataset.column_names]
     return DataLoader(
         dataset.select_columns(names),
         batch_sampler=rows,
         collate_fn=kind.collator(processor),
-        # A generator of its own: making an iterator must not draw from the training's.
+        # A separate generator: creating an iterator must not draw from the training's.
         generator=torch.Generator(),
     )
 
 
 def token_counts(dataset: Dataset) -> list[int]:
-    """Tokens of each row."""
+    """Return the number of tokens of each row."""
     counts: list[int] = dataset.with_format("numpy")["length"][:].tolist()
     return counts
 
@@ -39,10 +39,10 @@ def token_counts(dataset: Dataset) -> list[int]:
 def shuffled_batches(
     lengths: Sequence[int], *, batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:
-    """Row numbers of full batches without end; a pass over the data flows into the next.
+    """Yield row numbers of full batches endlessly; one pass over the data continues in the next.
 
-    With `grouped`, rows of about one length share a batch. Batches are shuffled afterwards:
-    transformers' own grouping goes from the longest to the shortest, again and again.
+    With `grouped`, rows of similar length share a batch, and batches are shuffled afterwards:
+    transformers' own grouping runs from the longest to the shortest, again and again.
     """
     generator = torch.Generator().manual_seed(seed)
     size = batch_size * (_WINDOW if grouped else 1)
@@ -59,6 +59,6 @@ def shuffled_batches(
 
 
 def length_sorted_batches(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
-    """Row numbers of batches that hold every row once, longest first: memory runs out early."""
+    """Return row numbers of batches, longest rows first: if memory runs out, it does at once."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,4 +1,4 @@
-"""Long contexts in windows that overlap, and the best answer that a model sees in each."""
+"""Split long contexts into overlapping windows, and find the best answer in each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-MAX_ANSWER_TOKENS = 30  # tokens of an answer
-MIN_WINDOW_TOKENS = (
-    32  # tokens of a window: half of them may be the question's, a quarter is overlap
-)
+MAX_ANSWER_TOKENS = 30
+# Half of the tokens may be the question's, and a quarter is overlap.
+MIN_WINDOW_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +23,8 @@ class Window:
 
     Attributes:
         row: the question's number.
-        begin, end: where each token lies in the context; -1 for all that is none of it.
-        inputs: the model's, by name.
+        begin, end: characters of the context that each token covers; -1 for other tokens.
+        inputs: of the model, by name.
     """
 
     row: int
@@ -34,7 +33,7 @@ class Window:
     inputs: dict[str, list[int]]
 
     def target(self, start: int, stop: int) -> tuple[int, int, int, int]:
-        """The tokens of an answer, as far as they are here.
+        """Locate an answer's tokens in this window.
 
         Returns:
             Characters of the answer in this window, the fewest tokens of context on either side
@@ -52,12 +51,12 @@ class Window:
 def split_into_windows(
     questions: Sequence[str], contexts: Sequence[str], processor: Any, *, length: int
 ) -> list[Window]:
-    """All windows of each question, in order; they overlap by a quarter of `length` tokens.
+    """Return all windows of each question, in order; they overlap by a quarter of `length` tokens.
 
-    A question is cut at half of `length`, so that there is room for its context.
+    A question is truncated to half of `length`.
     """
     made = processor(
-        _cut(questions, processor, length // 2),
+        _truncate(questions, processor, length // 2),
         list(contexts),
         truncation="only_second",
         max_length=length,
@@ -76,7 +75,7 @@ def split_into_windows(
     return found
 
 
-def _cut(texts: Sequence[str], processor: Any, most: int) -> list[str]:
+def _truncate(texts: Sequence[str], processor: Any, most: int) -> list[str]:
     made = processor(
         list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
@@ -86,7 +85,7 @@ def _cut(texts: Sequence[str], processor: Any, most: int) -> list[str]:
 
 
 def find_best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best answer in each window: every span of up to LONGEST tokens of context is looked at.
+    """Return the best span of up to MAX_ANSWER_TOKENS tokens of context in each window.
 
     Args:
         start: logits of where it begins, shape (windows, tokens).
@@ -107,7 +106,7 @@ def find_best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor
 
 
 def span_loss(start: Tensor, end: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy of first and last token, shape (windows,); as models compute it."""
+    """Return the mean cross entropy of first and last token, as models do, shape (windows,)."""
     losses = [
         functional.cross_entropy(logits, target[:, side], reduction="none")
         for side, logits in enumerate((start, end))

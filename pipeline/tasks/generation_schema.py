@@ -1,4 +1,4 @@
-"""Texts to generate: a prompt and its completion, or a chat that an assistant ends."""
+"""The schema of text generation: a prompt and its completion, or a chat."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHERS = {"label", "choices", "context"}
 
 
 def pair_template(prompt: str | None, completion: str) -> Template:
-    """A template for a column of prompts (None: all are empty) and one of completions."""
+    """Return a template for a column of prompts (None: all are empty) and one of completions."""
 
     def build_template(row: Row) -> Row:
         return _row("" if prompt is None else row.get(prompt), row.get(completion))
@@ -33,7 +33,7 @@ def pair_template(prompt: str | None, completion: str) -> Template:
 
 
 def chat_template(messages: str) -> Template:
-    """A template for a column of chats: lists of {role, content}, or such lists as JSON."""
+    """Return a template for a column of chats: lists of {role, content}, or such lists as JSON."""
 
     def build_template(row: Row) -> Row:
         found, read = row.get(messages), read_chat(row.get(messages))
@@ -43,7 +43,7 @@ def chat_template(messages: str) -> Template:
 
 
 def instruction_template(row: Row) -> Row:
-    """An instruction, its input if it has one, and the output."""
+    """Map an instruction, its input if it has one, and the output."""
     asked, given = row.get("instruction"), row.get("input") or ""
     if not isinstance(asked, str) or not isinstance(given, str):
         return _row(given if isinstance(asked, str) else asked, row.get("output"))
@@ -53,7 +53,7 @@ def instruction_template(row: Row) -> Row:
 
 
 def question_template(row: Row) -> Row:
-    """A question and its answer."""
+    """Map a question and its answer."""
     asked = row.get("question")
     if isinstance(asked, str):
         asked = question_prompt(asked)
@@ -74,7 +74,7 @@ _LAYOUTS: dict[tuple[str, ...], Template] = {
 
 
 def match_layout(names: Sequence[str]) -> Template | None:
-    """The template for a file with columns of these names; None if they mean something else."""
+    """Return the template for a file with these columns; None if they are of another schema."""
     if list(names) == ["text"]:
         return pair_template(None, "text")
     if _OTHERS & set(names):
@@ -83,7 +83,7 @@ def match_layout(names: Sequence[str]) -> Template | None:
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """By the columns that data.text and data.label name, or as found.
+    """Build a template from the columns that data.text and data.label name, or from the names.
 
     data.label holds completions, data.text their prompts; alone, data.text holds chats or plain
     text.
@@ -114,7 +114,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 
 def read_chat(value: Any) -> list[dict[str, str]] | None:
-    """The messages of a chat, {role, content} each; None if it is none."""
+    """Return the messages of a chat, {role, content} each; None if the value is no chat."""
     try:
         messages = json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -127,7 +127,7 @@ def read_chat(value: Any) -> list[dict[str, str]] | None:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: prompt, completion or last turn is missing, or of another type."""
+    """Return why a row is bad: prompt, completion or last turn is missing, or of another type."""
     if row.get("messages") is not None:
         return _wrong_chat(row["messages"])
     prompt, completion = row.get("prompt"), row.get("completion")

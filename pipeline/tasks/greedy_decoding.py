@@ -1,4 +1,4 @@
-"""What a model writes when it takes the likeliest token each time."""
+"""Greedy decoding: generate the most probable token at each step."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from pipeline.tasks.prompt_completion import Ids, truncate_middle
 def generate_greedily(
     model: Any, prompts: Sequence[Ids], processor: Any, *, batch_size: int, new: int
 ) -> list[str]:
-    """At most `new` tokens for each prompt, as text, up to what ends a text.
+    """Generate at most `new` tokens for each prompt, up to an end-of-text token; return texts.
 
-    Prompts of about one length share a batch, and a KV cache holds what was read. A prompt that
-    leaves no room for `new` tokens loses its middle.
+    Prompts of similar length share a batch, with a KV cache. A prompt that leaves no room for
+    `new` tokens loses its middle.
     """
     settings = _settings(model, processor, new)
-    prompts = _with_room(model, prompts, new)
+    prompts = _truncate_prompts(model, prompts, new)
     texts = [""] * len(prompts)
     with inference_mode(model) as place:
         for numbers in length_sorted_batches([len(ids) for ids in prompts], batch_size=batch_size):
             batch = _batch([prompts[number] for number in numbers], processor, model)
             inputs = send_to_device(batch, place)
-            made = model.generate(**inputs, generation_config=settings)
+            output = model.generate(**inputs, generation_config=settings)
             if not model.config.is_encoder_decoder:
-                made = made[:, batch["input_ids"].shape[1] :]
-            said = processor.batch_decode(made, skip_special_tokens=True)
-            for number, text in zip(numbers, said, strict=True):
+                output = output[:, batch["input_ids"].shape[1] :]
+            decoded = processor.batch_decode(output, skip_special_tokens=True)
+            for number, text in zip(numbers, decoded, strict=True):
                 texts[number] = text.strip()
     return texts
 
 
 def _settings(model: Any, processor: Any, new: int) -> GenerationConfig:
-    """Greedy, whatever the checkpoint's own settings are, but with its ends of text too."""
+    """Return settings of greedy decoding: of the checkpoint's own, only the end-of-text tokens."""
     ends = model.generation_config.eos_token_id
     ends = {*ends} if isinstance(ends, list) else {ends} - {None}
     return GenerationConfig(
@@ -61,11 +61,11 @@ def _settings(model: Any, processor: Any, new: int) -> GenerationConfig:
     )
 
 
-def _with_room(model: Any, prompts: Sequence[Ids], new: int) -> list[Ids]:
-    """Prompts that leave the model positions for `new` tokens, where it has a limited number.
+def _truncate_prompts(model: Any, prompts: Sequence[Ids], new: int) -> list[Ids]:
+    """Return prompts that leave positions for `new` tokens, if the model limits their number.
 
     Raises:
-        ConfigError: not even without a prompt.
+        ConfigError: an empty prompt leaves too few.
     """
     limit = check_positions_left(model.config, new, model)
     if limit is None or model.config.is_encoder_decoder:
@@ -91,9 +91,9 @@ def check_positions_left(
 
 
 def _batch(prompts: list[Ids], processor: Any, model: Any) -> dict[str, Tensor]:
-    """Padded in front, so that each prompt ends where its completion starts.
+    """Pad prompts on the left, so that each ends where its completion starts.
 
-    An encoder's prompts may be padded behind as well as in front; behind is what it has seen.
+    An encoder's prompts are padded on the right, as in training.
     """
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), processor.pad_token_id)

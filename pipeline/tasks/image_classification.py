@@ -1,4 +1,4 @@
-"""A class for an image. Pixels are made when a batch is; until then files stay as they are."""
+"""Image classification. Files are decoded when a batch is made, and stored as they are before."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _IMAGES = 500  # in memory at a time
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """Columns image and label, or as data.text and data.label name them.
+    """Build a template for the columns image and label, or those that params.yaml names.
 
-    An image is a path, bytes, or both as `datasets` has them. A path is from where the pipeline
-    runs, and only the path is kept.
+    An image is a path, bytes, or both as `datasets` has them. A path is relative to the
+    folder that the pipeline runs in, and only the path is stored.
 
     Raises:
         ConfigError: data.text names two columns.
@@ -49,8 +49,8 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     return lambda row: {"image": row.get(image), "label": row.get(label)}
 
 
-def complete(row: Row) -> Row:
-    """The image as it is stored, the label as text, and what tells images apart."""
+def add_digest(row: Row) -> Row:
+    """Return the row with its image as it is stored, its label as text, and the image's digest."""
     image = as_stored(row["image"])
     return {
         "image": image,
@@ -60,7 +60,7 @@ def complete(row: Row) -> Row:
 
 
 def as_stored(image: Any) -> dict[str, Any] | None:
-    """Bytes or a path, whichever there is; None if there is neither."""
+    """Return an image as {bytes, path}, one of which may be None; None if both are."""
     if isinstance(image, bytes | str | Path):
         image = {"bytes" if isinstance(image, bytes) else "path": image}
     if not isinstance(image, dict) or not (image.get("bytes") or image.get("path")):
@@ -70,11 +70,11 @@ def as_stored(image: Any) -> dict[str, Any] | None:
 
 
 def digest(image: dict[str, Any]) -> str | None:
-    """A hash of an image's file; None if it can't be read to its end."""
+    """Return a hash of an image's file; None if it can't be decoded completely."""
     try:
         data = image["bytes"] or Path(image["path"]).read_bytes()
         with _opened(io.BytesIO(data)) as file:
-            file.draft("RGB", (1, 1))  # where that is faster: all of the file is read anyway
+            file.draft("RGB", (1, 1))  # decodes JPEG faster; the whole file is read anyway
             file.load()
     except _DAMAGE:
         return None
@@ -82,7 +82,7 @@ def digest(image: dict[str, Any]) -> str | None:
 
 
 def pixels(image: dict[str, Any]) -> Image.Image:
-    """The image upright, in three colours.
+    """Return the image upright, in RGB.
 
     Raises:
         DataError: it was readable at the stage `prepare`, and is not now.
@@ -93,12 +93,12 @@ def pixels(image: dict[str, Any]) -> Image.Image:
     except _DAMAGE as error:
         raise DataError(
             f"{image['path']} can't be read any more ({error}); run the stage prepare again"
-        ) from None
+        ) from error
 
 
 @contextmanager
 def _opened(source: Any) -> Iterator[Image.Image]:
-    """An open image; what pillow thinks of odd tags in it is kept quiet."""
+    """Open an image, without pillow's warnings about its tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(source) as file:
@@ -106,19 +106,20 @@ def _opened(source: Any) -> Iterator[Image.Image]:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: label or image are missing, or it can't be read."""
+    """Return why a row is bad: label or image are missing, or the image can't be read."""
     if row["label"] is None or row["image"] is None:
         return "no label" if row["label"] is None else "no image"
     return None if row["digest"] else "damaged or missing image"
 
 
-def place(row: Row) -> str | None:
-    """The path of a row's image, if it has one."""
-    return row["image"] and row["image"]["path"]
+def get_path(row: Row) -> str | None:
+    """Return the path of a row's image, if it has one."""
+    path: str | None = row["image"] and row["image"]["path"]
+    return path
 
 
-def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The classes of train.
+def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """Return the classes of train.
 
     Raises:
         DataError: the labels are decimals, or make no classes.
@@ -139,19 +140,19 @@ SCHEMA = RowSchema(
         }
     ),
     build_template=build_template,
-    postprocess=complete,
+    postprocess=add_digest,
     find_error=find_error,
-    find_classes=classes,
+    find_classes=find_classes,
     label_column="label",
     matches_columns=lambda names: "image" in names,
     identity_columns=("digest",),
-    row_name=place,
+    row_name=get_path,
     chunk_size=_IMAGES,
 )
 
 
 def image_tokens(config: Any) -> int:
-    """Tokens that a model makes of an image: its patches and one more.
+    """Return how many tokens a model makes of an image: its patches and one more.
 
     Raises:
         ConfigError: it reads no images, or not in square patches.
@@ -163,13 +164,13 @@ def image_tokens(config: Any) -> int:
 
 
 class ImageClassification(classify.TextClassification):
-    """A class for each image."""
+    """Predict a class for each image."""
 
     schema = SCHEMA
     name = "image-classification"
     model_class = AutoModelForImageClassification
     processor_class = AutoImageProcessor
-    # The same pixels whether torchvision is there or not.
+    # The same pixels whether torchvision is installed or not.
     processor_options: ClassVar[dict[str, Any]] = {"backend": "pil"}
     task_type = None
     fixed_length = True
@@ -184,7 +185,7 @@ class ImageClassification(classify.TextClassification):
         return image_tokens(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """The label's number; the image stays as it is."""
+        """Convert the label to its id; the image stays as it is."""
         count = len(rows["label"])
         return {
             "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),

@@ -18,21 +18,21 @@ from pipeline.tasks.batching import build_dataloader, length_sorted_batches, tok
 
 
 def run_model(
-    kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+    task: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yield row numbers, their batch, and its outputs."""
-    for numbers, batch in iter_batches(kind, model, rows, processor, batch_size=batch_size):
+    for numbers, batch in iter_batches(task, model, rows, processor, batch_size=batch_size):
         yield numbers, batch, model(**batch)
 
 
 def iter_batches(
-    kind: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+    task: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yield row numbers and batches on the model's device, longest first, in inference mode."""
     order = length_sorted_batches(token_counts(rows), batch_size=batch_size)
-    made = build_dataloader(rows, kind, processor, order)
+    batches = build_dataloader(rows, task, processor, order)
     with inference_mode(model) as place:
-        for numbers, batch in zip(order, made, strict=True):
+        for numbers, batch in zip(order, batches, strict=True):
             yield numbers, send_to_device(batch, place)
 
 

@@ -1,4 +1,4 @@
-"""What the values of a label column mean: classes or scores. And what counts as text."""
+"""Interpret the values of a label column as classes or as numbers, and recognize text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEARLY_ALL = 0.95
 
 
 def is_missing(value: Any) -> bool:
-    """None, a blank text, or NaN."""
+    """Return whether a value is None, a blank text, or NaN."""
     return (
         value is None
         or (isinstance(value, str) and not value.strip())
@@ -27,7 +27,7 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str | None:
-    """A label as text, whatever type it came in; None if there is none.
+    """Return a label as text, whatever its type; None if it is missing.
 
     Raises:
         DataError: it is a list or the like.
@@ -40,16 +40,16 @@ def as_text(value: Any) -> str | None:
 
 
 def is_text(values: Sequence[Any]) -> bool:
-    """Whether a column holds text: nearly all are strings, which are not all numbers."""
+    """Return whether a column holds text: nearly all are strings, not all of them numbers."""
     present = [value for value in values if not is_missing(value)]
     texts = [value for value in present if isinstance(value, str)]
     return len(texts) >= _NEARLY_ALL * len(present) and any(_number(text) is None for text in texts)
 
 
 def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
-    """The classes of a train split in the order of their ids; empty if the labels are decimals.
+    """Return the classes of a train split in the order of their ids; empty if labels are floats.
 
-    Whole numbers go by size, all else by name. `counts` says how many rows have
+    Integers are sorted by size, everything else by name. `counts` says how many rows have
     each label, `known` is an order that the source brings.
     """
     if known is not None:
@@ -76,18 +76,18 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names as text, or by size where all are whole numbers."""
+    """Sort names as text, or by size where all are integers."""
     found = list(names)
     return sorted(found, key=int if are_numbers(found) else None)
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers."""
+    """Return whether all names are integers."""
     return all(isinstance(_number(name), int) for name in names)
 
 
 def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list[int] | list[float]:
-    """Labels as class ids, or as scores where there are no classes."""
+    """Return labels as class ids, or as numbers where there are no classes."""
     if classes:
         ids = {name: index for index, name in enumerate(classes)}
         names = [value if value in ids else _name(value) for value in values]
@@ -104,7 +104,7 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
 
 
 def unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
-    """Those that are none of the classes, or no numbers where there are no classes."""
+    """Return the values that are none of the classes, or no numbers where there are no classes."""
     if not classes:
         return [value for value in values if _number(value) is None]
     known = set(classes)
@@ -112,12 +112,12 @@ def unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
 
 
 def distinct(column: pa.ChunkedArray) -> list[Any]:
-    """The different values of a column, or of the lists in it."""
+    """Return the distinct values of a column, or of the lists in it."""
     return list({v: None for part in column.chunks for v in pc.unique(_flat(part)).to_pylist()})
 
 
 def rows_with(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[np.bool_], Any]:
-    """Which rows of a column are or hold one of the values, and the first of them that is there."""
+    """Return which rows equal or contain one of the values, and the first such value."""
     masks, first = [], None
     for part in column.chunks:
         flat, listed = _flat(part), pa.types.is_list(part.type)
@@ -136,13 +136,13 @@ def _flat(part: pa.Array) -> pa.Array:
 
 
 def _name(value: Any) -> str:
-    """A class's name: 1, `1` and ` 1` are one class."""
+    """Return a class's name: 1, `1` and ` 1` are one class."""
     number = _number(value)
     return str(number) if isinstance(number, int) else str(value).strip()
 
 
 def _number(value: Any) -> int | float | None:
-    """A whole number, a finite decimal, or None for anything else."""
+    """Return an integer, a finite float, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     for read in (int, float):
@@ -152,6 +152,6 @@ def _number(value: Any) -> int | float | None:
             continue
         try:
             return number if math.isfinite(number) else None
-        except OverflowError:  # a whole number beyond any float is no label
+        except OverflowError:  # an integer beyond any float is no label
             return None
     return None

@@ -68,8 +68,8 @@ def load_processor(section: ModelSource, task: Task) -> Any:
     """Load what makes the model's inputs: a tokenizer, or for images an image processor.
 
     A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
-    on the right, where padding moves no token from its position, which some models count from the
-    left whatever they are told to ignore.
+    on the right, where padding moves no token from its position: some models count positions from
+    the left, whatever the attention mask.
 
     Raises:
         ConfigError: not there, not reachable, damaged, or with nothing to pad with.
@@ -194,18 +194,19 @@ def _hash_version(path: Path, modified_ns: int, size: int) -> str:
 
 
 def head_modules(model: PreTrainedModel, fresh: Set[str]) -> list[str]:
-    """Names of the modules to train and save whole.
+    """Return the names of the modules to train and save completely.
 
-    Those beside the pretrained body, and the largest whose weights are all in `fresh`.
+    These are the modules outside the pretrained body, and the largest ones whose weights are all
+    in `fresh`.
     """
-    found: list[str] = []
+    heads: list[str] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        own = [f"{name}.{key}" for key, _ in module.named_parameters()]
-        beside = "." not in name and name != model.base_model_prefix
-        if name and own and not inside and (beside or fresh >= set(own)):
-            found.append(name)
-    return found
+        inside = any(name.startswith(f"{outer}.") for outer in heads)
+        weights = [f"{name}.{key}" for key, _ in module.named_parameters()]
+        outside = "." not in name and name != model.base_model_prefix
+        if name and weights and not inside and (outside or fresh >= set(weights)):
+            heads.append(name)
+    return heads
 
 
 def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
@@ -231,7 +232,7 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
 
 @contextmanager
 def _hub(folder: Path | None) -> Iterator[bool]:
-    """The hub is asked whether it is there only where it is needed."""
+    """Check whether the hub can be reached, only where it is needed."""
     if folder is not None:
         yield False
         return
@@ -240,7 +241,7 @@ def _hub(folder: Path | None) -> Iterator[bool]:
 
 
 def _folder(name: str) -> Path | None:
-    """Where the model lies on this machine; None for a hub id."""
+    """Return the folder of a local model; None for a Hub id."""
     if name == MINILM:
         return _minilm()
     folder = Path(name).expanduser()
@@ -254,7 +255,7 @@ def _folder(name: str) -> Path | None:
 
 
 def _minilm() -> Path:
-    """The folder of the built-in model, its weights checked against what was published."""
+    """Return the folder of the built-in model, with weights checked against the published ones."""
     spec = importlib.util.find_spec(_PACKAGE.split("==")[0].replace("-", "_"))
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     weights = folder / "model.safetensors" if folder else None
@@ -304,7 +305,7 @@ def max_positions(config: PretrainedConfig, model: PreTrainedModel | None = None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, no report of fresh weights: they are expected, and returned."""
+    """Hide progress bars and the report of new weights: they are expected, and returned."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Which of several choices fits a prompt: its rows, and encoders with a head that compares."""
+"""Multiple choice: the schema of its rows, and encoders with a multiple-choice head."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _PROMPTS = ("prompt", _QUESTION)
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """A prompt, `choices` (a list, in CSV and TSV a JSON list), and the right one's number.
+    """Build a template for a prompt, `choices` (in CSV a JSON list) and the right one's index.
 
     Two columns of data.text, such as a passage and a question, become one prompt, and a column
-    `question` at its end is asked as named tasks ask. Labels count from 0; letters count from A.
+    `question` at its end is formatted as in the named tasks. Labels are indices, or letters from A.
     """
     require_column(_CHOICES, first, "data.kind multiple-choice")
     label = require_column(section.label or "label", first, "data.label")
@@ -51,7 +51,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         parts = ["" if row.get(name) is None else row[name] for name in text]
         bad = [part for part in parts if not (isinstance(part, str) and part.strip())]
         return {
-            "prompt": bad[0] if bad else _joined(parts, asked=text[-1] == _QUESTION),
+            "prompt": bad[0] if bad else _joined(parts, question=text[-1] == _QUESTION),
             "choices": _listed(row.get(_CHOICES)),
             "label": _number(row.get(label)),
             "group": parts[0] if len(parts) == 2 and not bad else None,
@@ -60,10 +60,10 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     return clean
 
 
-def _joined(parts: Sequence[str], *, asked: bool) -> str:
-    """One prompt; a question stands on a line of its own."""
+def _joined(parts: Sequence[str], *, question: bool) -> str:
+    """Return one prompt, with a question on its own line."""
     texts = [part.strip() for part in parts]
-    return "\n".join([*texts[:-1], question_prompt(texts[-1])]) if asked else " ".join(texts)
+    return "\n".join([*texts[:-1], question_prompt(texts[-1])]) if question else " ".join(texts)
 
 
 def _prompt(first: Sequence[Row], label: str) -> str:
@@ -80,7 +80,7 @@ def _prompt(first: Sequence[Row], label: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """Choices as texts; what is no list stays as it is, and is a bad row."""
+    """Return choices as texts; a value that is no list is returned as it is, for `find_error`."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -94,7 +94,7 @@ def _listed(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A label as a number; what is none stays as it is, and is a bad row."""
+    """Return a label as an index; any other value is returned as it is, for `find_error`."""
     if labels.is_missing(value):
         return None
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def _number(value: Any) -> Any:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: a field is missing, empty or of another type, or no choice is right."""
+    """Return why a row is bad: a field is missing, empty or of another type, or no choice right."""
     prompt, choices, label = row["prompt"], row["choices"], row["label"]
     if not isinstance(prompt, str):
         return "prompt of another type"
@@ -149,21 +149,26 @@ SCHEMA = RowSchema(
 
 
 class ChoiceTask(Task):
-    """What every kind of choosing says: the number of the best choice, and a share for each."""
+    """A task that predicts the index of the best choice, and a probability of each."""
 
     schema = SCHEMA
 
     metrics = ("accuracy",)
 
-    def found(self, rows: Dataset, values: Values, loss: float) -> Predictions:
-        """Values of the choices, shape (rows, most choices) and -inf where there is none -> Found.
+    def to_predictions(self, rows: Dataset, values: Values, loss: float) -> Predictions:
+        """Return the predictions for scores of the choices.
 
-        Where rows have `answers`, labels are these and predictions the texts of choices.
+        Where rows have `answers`, labels are these and predictions are texts of choices.
+
+        Args:
+            rows: the prepared rows.
+            values: score of each choice, shape (rows, most choices), -inf where a row has fewer.
+            loss: mean over the rows.
         """
-        there = np.arange(values.shape[1]) < choice_counts(rows)[:, None]
-        check_finite(np.where(there, values, 0.0))
+        exists = np.arange(values.shape[1]) < choice_counts(rows)[:, None]
+        check_finite(np.where(exists, values, 0.0))
         best, right = values.argmax(axis=1), np.asarray(rows["label"])
-        shares = np.where(there, softmax(values, axis=1), np.nan)
+        shares = np.where(exists, softmax(values, axis=1), np.nan)
         if "answers" in rows.column_names:
             right = np.fromiter(rows["answers"], object, len(rows))
             picked = zip(rows["choices"], best, strict=True)
@@ -171,7 +176,7 @@ class ChoiceTask(Task):
         return Predictions(labels=right, predictions=best, loss=loss, scores=shares)
 
     def table(self, found: Predictions) -> pd.DataFrame:
-        """Label and prediction, and each choice's share, blank where there is no such choice."""
+        """Return label, prediction and each choice's probability, blank where a row has fewer."""
         table = super().table(found)
         if found.scores is not None:
             for number, shares in enumerate(found.scores.T):
@@ -180,20 +185,20 @@ class ChoiceTask(Task):
 
 
 def choice_counts(rows: Dataset) -> Values:
-    """How many choices each row has."""
+    """Return the number of choices of each row."""
     return np.fromiter(map(len, rows["choices"]), np.int64, len(rows))
 
 
 class MultipleChoice(ChoiceTask):
-    """The best of pairs of the prompt and each choice, compared by a head on the pooled token.
+    """Score pairs of the prompt and each choice with a head on the pooled token.
 
-    Of a pair that is too long, the prompt loses its start, as a question stands behind its passage.
-    A choice loses its end only where it takes more than half of the room for both.
+    In a pair that is too long, the prompt loses its start, since a question follows its passage. A
+    choice loses its end only where it takes more than half of the room for both.
 
-    A batch has as many choices a row as its longest row. Those that a row lacks are blank, a single
-    padding token. In training they are wrong choices like others, only easy ones to know; when a
-    model is measured they take no part. Other right choices, where rows have `answers`, are not
-    `trainable`: left out of training, which would count them as wrong.
+    All rows of a batch have the same number of choices: missing ones are a single padding token.
+    In training they count as wrong choices, which are easy to recognize; in evaluation they are
+    ignored. Where rows have several right choices (`answers`), those that are not the label are
+    not `trainable`: training would count them as wrong.
     """
 
     name = "multiple-choice"
@@ -206,7 +211,7 @@ class MultipleChoice(ChoiceTask):
         return config.model_type in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Per row a list of pairs; `length` and `lost` are of the longest."""
+        """Tokenize the pairs of each row; `length` and `num_truncated` are of the longest."""
         if not processor.is_fast:
             raise ConfigError(
                 f"{type(processor).__name__} can't tell which text a token is from, so a long "
@@ -236,7 +241,7 @@ class MultipleChoice(ChoiceTask):
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        """Pads pairs to one length, and rows to one number of choices."""
+        """Return a function that pads pairs to one length, and rows to one number of choices."""
         pad = DataCollatorForMultipleChoice(processor)
         blank = {"input_ids": [processor.pad_token_id], "attention_mask": [1]}
         blank |= {"token_type_ids": [0], "label": []}
@@ -244,12 +249,15 @@ class MultipleChoice(ChoiceTask):
         def collate(rows: list[Row]) -> Batch:
             rows = [_drop_untrained(row) for row in rows]
             most = max(len(row["input_ids"]) for row in rows)
-            return pad([_pad_choices(row, blank, most - len(row["input_ids"])) for row in rows])
+            lacking = [most - len(row["input_ids"]) for row in rows]
+            padded = [_pad_choices(row, blank, n) for row, n in zip(rows, lacking, strict=True)]
+            batch: Batch = pad(padded)
+            return batch
 
         return collate
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
-        """The loss is the cross-entropy over a row's own choices."""
+        """Predict the best choice; the loss is the cross-entropy over the choices of each row."""
         counts = choice_counts(rows)
         logits = np.full((len(rows), counts.max()), -np.inf)
         every = rows.remove_columns("trainable")
@@ -258,11 +266,11 @@ class MultipleChoice(ChoiceTask):
             logits[numbers, : values.shape[1]] = values
         logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
         right = logits[np.arange(len(rows)), np.asarray(rows["label"])]
-        return self.found(rows, logits, float((logsumexp(logits, axis=1) - right).mean()))
+        return self.to_predictions(rows, logits, float((logsumexp(logits, axis=1) - right).mean()))
 
 
 def kept_tokens(parts: Sequence[int | None], most: int) -> list[int]:
-    """Numbers of the tokens that stay where `most` may.
+    """Return the indices of the tokens that are kept, at most `most`.
 
     The prompt loses its start, but keeps half of the room that special tokens leave; then the
     choice loses its end.
@@ -291,7 +299,7 @@ def _trainable_choices(choices: list[str], label: int, answers: list[str] | None
 
 
 def _drop_untrained(row: Row) -> Row:
-    """The row with the choices that it trains on; without the column `trainable`, these are all."""
+    """Return the row with the choices to train on; all without the column `trainable`."""
     trainable = row.get("trainable", [True] * len(row["input_ids"]))
     kept = [number for number, so in enumerate(trainable) if so]
     return {

@@ -1,4 +1,4 @@
-"""Choosing by decoders: how likely is each choice as what follows the prompt?"""
+"""Multiple choice by decoders: the log-likelihood of each choice after the prompt."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from pipeline.tasks.multiple_choice import ChoiceTask, choice_counts
 from pipeline.tasks.schema import Row
 
 Ids = list[int]
-_Known = dict[tuple[int, ...], float]  # tokens of a text -> its log-likelihood
+_LogLikelihoods = dict[tuple[int, ...], float]  # by the tokens of a text
 
 
 class MultipleChoiceLM(ChoiceTask):
-    """The choice whose tokens have the highest mean log-likelihood after the prompt.
+    """Predict the choice whose tokens have the highest mean log-likelihood after the prompt.
 
-    With a neutral prompt it is the choice that the prompt makes more likely by the largest factor:
-    the log-likelihood after the prompt less that after the neutral one (PMI_DC in Holtzman et al.
-    2021, Surface form competition). A text that is likely anyway is then no better for it.
+    With a neutral prompt, the score is the log-likelihood after the prompt minus that after the
+    neutral prompt (PMI_DC in Holtzman et al. 2021, Surface form competition), which corrects for
+    texts that are likely after any prompt.
 
-    Training is on the tokens of the right choice alone. Prompt and choice are tokenized as the one
-    text that they make, with a space between, or nothing after a newline. Of a row that is too
-    long, the start of the prompt is cut, behind the token that starts every text.
+    Training uses the tokens of the right choice only. Prompt and choice are tokenized as one text,
+    with a space between, or nothing after a newline. In a row that is too long, the prompt loses
+    its start, except for the token that starts every text.
     """
 
     name = "multiple-choice-lm"
@@ -49,7 +49,7 @@ class MultipleChoiceLM(ChoiceTask):
         return is_decoder(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Tokens of prompts and of choices; `length` and `lost` are of the longest choice."""
+        """Tokenize prompts and choices; `length` and `num_truncated` are of the longest choice."""
         if not processor.is_fast:
             raise ConfigError(
                 f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
@@ -69,82 +69,85 @@ class MultipleChoiceLM(ChoiceTask):
         return made
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        """Prompts with their right choice, padded behind; prompts have no label."""
+        """Return a function that joins prompts with right choices; only these have labels."""
 
         def collate(rows: list[Row]) -> Batch:
             right = [row["choice_ids"][row["label"]] for row in rows]
             both = [row["prompt_ids"] + ids for row, ids in zip(rows, right, strict=True)]
             ids, mask = pad_rows(both, processor.pad_token_id)
             starts = torch.tensor([len(row["prompt_ids"]) for row in rows])[:, None]
-            taught = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
-            labels = ids.masked_fill(~taught, IGNORED)
+            trained = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
+            labels = ids.masked_fill(~trained, IGNORED)
             return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
         return collate
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
-        """The loss is as in training: the mean over all tokens of all right choices."""
+        """Predict the best choice; the loss is the mean over the tokens of all right choices."""
         values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
-        asked, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
-        neutral, anyway = self._neutral_ids(rows[0]["choices"], processor), _Known()
-        likely = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
+        inputs, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
+        neutral, prior = self._neutral_ids(rows[0]["choices"], processor), _LogLikelihoods()
+        log_likelihood_fn = partial(
+            score_choices, model.get_base_model(), padding=processor.pad_token_id
+        )
         with inference_mode(model):
             for numbers in length_sorted_batches(token_counts(rows), batch_size=batch_size):
-                batch = asked[numbers]
-                sums = likely(batch["prompt_ids"], batch["choice_ids"])
+                batch = inputs[numbers]
+                sums = log_likelihood_fn(batch["prompt_ids"], batch["choice_ids"])
                 every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
-                if neutral and (new := [[*ids] for ids in every if ids not in anyway]):
-                    anyway |= zip(map(tuple, new), *likely([neutral], [new]), strict=True)
-                for row, mine, choices, right in zip(
+                if neutral and (new := [[*ids] for ids in every if ids not in prior]):
+                    (prior_sums,) = log_likelihood_fn([neutral], [new])
+                    prior |= zip(map(tuple, new), prior_sums, strict=True)
+                for row, row_sums, choices, right in zip(
                     numbers, sums, batch["choice_ids"], batch["label"], strict=True
                 ):
                     values[row, : len(choices)] = [
-                        total - anyway[tuple(ids)] if neutral else total / len(ids)
-                        for total, ids in zip(mine, choices, strict=True)
+                        total - prior[tuple(ids)] if neutral else total / len(ids)
+                        for total, ids in zip(row_sums, choices, strict=True)
                     ]
-                    loss, tokens = loss - mine[right], tokens + len(choices[right])
-        return self.found(rows, values, loss / tokens)
+                    loss, tokens = loss - row_sums[right], tokens + len(choices[right])
+        return self.to_predictions(rows, values, loss / tokens)
 
     def _neutral_ids(self, choices: Sequence[str], processor: Any) -> Ids:
-        """Tokens of the neutral prompt before one of the choices; none if there is no such prompt.
+        """Return the tokens of the neutral prompt; none if the task has no such prompt.
 
         Raises:
-            ConfigError: they leave choices less than half of the room.
+            ConfigError: they leave choices less than half of data.max_length.
         """
         prompt, most = (self.card.neutral_prompt or "").rstrip(" "), self.card.max_length
-        found = tokenize_choices(prompt, choices, processor)[0] if prompt else []
-        if len(found) > most // 2:
+        ids = tokenize_choices(prompt, choices, processor)[0] if prompt else []
+        if len(ids) > most // 2:
             raise ConfigError(
                 f"data.neutral_prompt must be at most {most // 2} tokens, half of data.max_length, "
-                f"got {len(found)}"
+                f"got {len(ids)}"
             )
-        return found
+        return ids
 
 
 def tokenize_choices(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
-    """Tokens that all choices have before them, and the tokens of each choice.
+    """Return the tokens of the prompt, and the tokens of each choice after it.
 
-    A choice starts where its text does, or the joint before it. Where a tokenizer merges across
-    this seam, all choices start at the last token that is whole and the same for all.
+    A choice starts at its text, or at the space before it. Where a token spans both prompt and
+    choice, all choices start after the last token that they share.
 
     Raises:
         DataError: the prompt has no token, or a choice has none.
     """
-    joint = "" if prompt.endswith("\n") else " "
-    told = processor(
-        [f"{prompt}{joint}{choice}" for choice in choices],
+    separator = "" if prompt.endswith("\n") else " "
+    encoded = processor(
+        [f"{prompt}{separator}{choice}" for choice in choices],
         return_offsets_mapping=True,
         verbose=False,
     )
     starts, ends = [], []
-    for spans in told["offset_mapping"]:
-        # Special tokens span nothing, so one behind the text belongs to neither.
-        behind = [place for place, (_, end) in enumerate(spans) if end > len(prompt)]
-        if not behind:
+    for spans in encoded["offset_mapping"]:
+        # Special tokens span no characters, so one after the text belongs to neither.
+        after = [token for token, (_, end) in enumerate(spans) if end > len(prompt)]
+        if not after:
             raise DataError(f"a choice of {choices} has no token")
-        starts.append(behind[0])
-        ends.append(behind[-1] + 1)
-    ids = told["input_ids"]
+        starts.append(after[0])
+        ends.append(after[-1] + 1)
+    ids = encoded["input_ids"]
     start = min(starts)
     while len({tuple(row[:start]) for row in ids}) > 1:
         start -= 1
@@ -156,9 +159,9 @@ def tokenize_choices(prompt: str, choices: Sequence[str], processor: Any) -> tup
 def truncate(
     prompt: Ids, choices: list[Ids], most: int, processor: Any, *, neutral: int = 0
 ) -> tuple[Ids, list[Ids]]:
-    """At most `most` tokens: the prompt loses its start, then choices lose their end.
+    """Truncate to `most` tokens: the prompt loses its start, then choices lose their end.
 
-    Choices also fit behind a prompt of `neutral` tokens.
+    Choices also fit after a prompt of `neutral` tokens.
     The prompt keeps the token that starts every text, and half of the room if choices are long.
     """
     room = max(most - max(map(len, choices)), most // 2)
@@ -171,10 +174,10 @@ def truncate(
 def score_choices(
     model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]], *, padding: int
 ) -> list[list[float]]:
-    """Summed log-likelihood of each choice's tokens after its prompt.
+    """Return the summed log-likelihood of each choice's tokens after its prompt.
 
-    Prompts run once: their keys and values are there for all of their choices, which run together,
-    without their last token. Prompts are padded before, so that choices go on without a gap.
+    Each prompt runs once: its cached keys and values serve all of its choices, which run together
+    without their last token. Prompts are padded on the left, so that choices follow without a gap.
     """
     ids, mask = (part.to(model.device) for part in pad_rows(prompts, padding, before=True))
     known = inspect.signature(model.forward).parameters
@@ -182,8 +185,8 @@ def score_choices(
     prompted = model(
         input_ids=ids, use_cache=True, **_position_inputs(known, mask, len(ids[0])), **last
     )
-    owners = [number for number, mine in enumerate(choices) for _ in mine]
-    every = [ids for mine in choices for ids in mine]
+    owners = [number for number, texts in enumerate(choices) for _ in texts]
+    every = [ids for texts in choices for ids in texts]
     owner = torch.tensor(owners, device=model.device)
     words, real = (part.to(model.device) for part in pad_rows(every, padding))
     logits = prompted.logits[:, -1:][owner]
@@ -193,20 +196,20 @@ def score_choices(
         places = _position_inputs(known, torch.cat([mask[owner], real[:, :-1]], dim=1), more)
         rest = model(input_ids=words[:, :-1], past_key_values=cache, use_cache=True, **places)
         logits = torch.cat([logits, rest.logits], dim=1)
-    chances = logits.float().log_softmax(dim=-1).gather(2, words[..., None])[..., 0]
-    sums = iter((chances * real).sum(dim=1).tolist())
-    return [[next(sums) for _ in mine] for mine in choices]
+    log_probabilities = logits.float().log_softmax(dim=-1).gather(2, words[..., None])[..., 0]
+    sums = iter((log_probabilities * real).sum(dim=1).tolist())
+    return [[next(sums) for _ in texts] for texts in choices]
 
 
 def _position_inputs(known: Any, mask: Tensor, count: int) -> Batch:
-    """The mask, and positions of the last `count` tokens: padding takes none."""
+    """Return the mask, and the positions of the last `count` tokens, not counting padding."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
     given = {"position_ids": positions} if "position_ids" in known else {}
     return {"attention_mask": mask, **given}
 
 
 def pad_rows(rows: Sequence[Ids], padding: int, *, before: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of one length, and a mask with 1 at what is no padding."""
+    """Return rows padded to one length, and a mask with 0 at padding."""
     side = "left" if before else "right"
     ids = [torch.tensor(row) for row in rows]
     pad = torch.nn.utils.rnn.pad_sequence

@@ -1,4 +1,4 @@
-"""Prompts and completions, or chats -> token ids, and what is cut where they are too long."""
+"""Tokenize prompts and completions, or chats, and truncate them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ids = list[int]
 
 
 def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
-    """The prompt and the completion of each row for a decoder, uncut.
+    """Return the tokens of prompt and completion of each row for a decoder, not truncated.
 
     Their tokens are those of the whole text, split where the prompt ends, unless a token would lie
     across that. A prompt has at least the token that begins a text, and a completion ends in the
@@ -36,7 +36,7 @@ def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
 
 
 def render_chats(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
-    """What a chat's last answer follows, and that answer with what ends a turn.
+    """Return the text before a chat's last answer, and that answer with the end of its turn.
 
     Raises:
         ConfigError: the tokenizer has no chat template.
@@ -64,7 +64,7 @@ def _chat_text(messages: Any, processor: Any) -> tuple[str, str]:
 
 
 def _joined(rows: Columns) -> list[tuple[str, str]]:
-    """Prompts with cues; completions with the space before them, but at a start or a new line."""
+    """Return prompts with cues, and completions after a space unless one is not needed."""
     cues = rows.get("cue") or [None] * len(rows["prompt"])
     prompts = [f"{prompt}{cue or ''}" for prompt, cue in zip(rows["prompt"], cues, strict=True)]
     pairs = zip(prompts, rows["completion"], strict=True)
@@ -75,7 +75,7 @@ def _joined(rows: Columns) -> list[tuple[str, str]]:
 
 
 def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
-    """Token ids without an end of text, which some tokenizers add and most don't."""
+    """Return token ids without the end-of-text token that some tokenizers add."""
     end = processor.eos_token_id
     probe = processor("a", add_special_tokens=special)["input_ids"]
     found = processor(texts, add_special_tokens=special, verbose=False)["input_ids"]
@@ -83,7 +83,7 @@ def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
 
 
 def ensure_eos(completion: Ids, end: int, processor: Any) -> Ids:
-    """The completion up to the end of text that it has, or with one."""
+    """Return the completion up to its end-of-text token, which is added if there is none."""
     if end in completion:
         last = len(completion) - completion[::-1].index(end)
         if not processor.decode(completion[last:]).strip():  # a chat's newline between turns
@@ -92,7 +92,7 @@ def ensure_eos(completion: Ids, end: int, processor: Any) -> Ids:
 
 
 def eos_token_id(processor: Any) -> int:
-    """The token that ends a text.
+    """Return the id of the end-of-text token.
 
     Raises:
         ConfigError: the tokenizer has none.
@@ -105,17 +105,17 @@ def eos_token_id(processor: Any) -> int:
 
 
 def truncate_pair(prompt: Ids, completion: Ids, *, length: int) -> tuple[Ids, Ids]:
-    """Cut a row that is longer than `length` tokens.
+    """Truncate a row that is longer than `length` tokens.
 
-    The prompt gives way first, in its middle: its start says what to do, its end is what the
-    completion follows. It keeps a quarter of the length; then the completion loses its end.
+    The prompt is truncated first, in its middle: its start is the instruction, its end is what
+    the completion follows. It keeps a quarter of the length; then the completion loses its end.
     """
     completion = completion[: length - min(len(prompt), length // 4)]
     return truncate_middle(prompt, length - len(completion)), completion
 
 
 def truncate_middle(ids: Ids, length: int) -> Ids:
-    """At most `length` tokens, half from the start and half from the end."""
+    """Return at most `length` tokens, half from the start and half from the end."""
     if len(ids) <= length:
         return ids
     head = (length + 1) // 2

@@ -1,4 +1,4 @@
-"""Answers that stand in a text: extractive question answering, as SQuAD has it."""
+"""Extractive question answering, as in SQuAD: the answer is a span of the context."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHUNK = 1000  # questions whose windows are in memory at a time
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """Columns question, context and answers, or as data.text (both) and data.label name them.
+    """Build a template for question, context and answers, or the columns params.yaml names.
 
     Raises:
         ConfigError: data.text names one column only.
@@ -52,7 +52,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: something is missing, or an answer is not where it should be."""
+    """Return why a row is bad: a field is missing, or an answer is not at its start."""
     texts, answers = [row["question"], row["context"]], row["answers"]
     if answers is None or None in texts:
         return "no answers" if answers is None else "no question or context"
@@ -76,8 +76,8 @@ def _wrong_answers(answers: Any, context: str) -> str | None:
     return None
 
 
-def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """Whether there may be no answer: both classes if train has such questions, or none.
+def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """Return the classes "no answer" and "answer" if train has unanswered questions, or none.
 
     Raises:
         DataError: another split has them, and train has none to learn it from.
@@ -107,7 +107,7 @@ SCHEMA = RowSchema(
     ),
     build_template=build_template,
     find_error=find_error,
-    find_classes=classes,
+    find_classes=find_classes,
     matches_columns=lambda names: {"question", "context", "answers"} <= {*names},
     identity_columns=("question", "context"),
     group_columns=("context",),
@@ -115,11 +115,11 @@ SCHEMA = RowSchema(
 
 
 class QuestionAnswering(Task):
-    """Where an answer begins and ends, by a head on every token.
+    """Predict where an answer begins and ends with a head on every token.
 
-    A context longer than `data.max_length` becomes windows. A row trains on the one that shows the
-    most of its first answer and of what surrounds it; of a test row every window is read. A
-    question without an answer is taught as, and told by, the first token.
+    A context longer than `data.max_length` becomes windows. A row trains on the one that holds
+    the most of its first answer and of its surroundings; for a test row every window is read. No
+    answer is represented by the first token.
     """
 
     schema = SCHEMA
@@ -139,7 +139,7 @@ class QuestionAnswering(Task):
         return requested
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """The window that each row trains on, and the answer's place in it."""
+        """Tokenize the window that each row trains on, and locate the answer in it."""
         if not getattr(processor, "is_fast", False):
             raise ConfigError(
                 f"answers in a context need a fast tokenizer, which says where a token comes from; "
@@ -147,15 +147,15 @@ class QuestionAnswering(Task):
             )
         whole = processor(rows["question"], rows["context"], verbose=False)["input_ids"]
         parts = self._windows(rows, processor)
-        taught = training_windows(rows, parts)
-        chosen = [parts[number] for number, _, _ in taught]
+        trained = training_windows(rows, parts)
+        chosen = [parts[number] for number, _, _ in trained]
         made: Columns = {
             name: [part.inputs[name] for part in chosen]
             for name in self.inputs
             if name in chosen[0].inputs
         }
-        made["start_positions"] = [first for _, first, _ in taught]
-        made["end_positions"] = [last for _, _, last in taught]
+        made["start_positions"] = [first for _, first, _ in trained]
+        made["end_positions"] = [last for _, _, last in trained]
         if self.card.labels:
             made["label"] = [int(bool(answers["text"])) for answers in rows["answers"]]
         made["length"] = [len(part.begin) for part in chosen]
@@ -163,10 +163,11 @@ class QuestionAnswering(Task):
         return made | {"num_truncated": [max(len(ids) - kept, 0) for ids, kept in sizes]}
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        return DataCollatorWithPadding(processor)
+        collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
+        return collate
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
-        """The best span of all windows of a row, or nothing where that scores more in each."""
+        """Predict the best span of all windows of a row; no answer if it scores more in each."""
         texts: list[str] = []
         loss = 0.0
         for part in rows.select_columns([*SCHEMA.features]).iter(_CHUNK):
@@ -177,7 +178,7 @@ class QuestionAnswering(Task):
         return Predictions(labels=right, predictions=object_array(texts), loss=loss / len(rows))
 
     def table(self, found: Predictions) -> pd.DataFrame:
-        """The right answers as a JSON list, and the one found."""
+        """Return the right answers as a JSON list, and the predicted one."""
         right = [json.dumps(list(texts), ensure_ascii=False) for texts in found.labels]
         return pd.DataFrame({"label": right, "prediction": found.predictions})
 
@@ -188,7 +189,7 @@ class QuestionAnswering(Task):
     def _answers(
         self, model: Any, rows: Columns, processor: Any, batch_size: int
     ) -> tuple[list[str], float]:
-        """Answers to some questions, and the sum of their losses."""
+        """Return the predicted answers of some questions, and the sum of their losses."""
         parts = self._windows(rows, processor)
         fed = Dataset.from_list([part.inputs | {"length": len(part.begin)} for part in parts])
         targets = {n: (first, last) for n, first, last in training_windows(rows, parts)}
@@ -211,9 +212,9 @@ class QuestionAnswering(Task):
 
 
 def training_windows(rows: Columns, parts: Sequence[Window]) -> list[tuple[int, int, int]]:
-    """For each row the number of the window it trains on, and where the answer begins and ends.
+    """Return for each row the window to train on, and the answer's first and last token.
 
-    Of a question without an answer the first window and its first token.
+    For a question without an answer, these are the first window and its first token.
     """
     best: list[tuple[int, int, int, int, int]] = [(-1, 0, 0, 0, 0)] * len(rows["question"])
     for number, part in enumerate(parts):
@@ -226,7 +227,7 @@ def training_windows(rows: Columns, parts: Sequence[Window]) -> list[tuple[int, 
 
 
 def _padded(rows: Sequence[NDArray[np.bool_]], like: torch.Tensor) -> torch.Tensor:
-    """Rows of some length as one tensor, false where the logits `like` are of padding."""
+    """Return rows as one tensor of the shape of `like`, padded with False."""
     made = np.zeros(tuple(like.shape), bool)
     for number, row in enumerate(rows):
         made[number, : len(row)] = row
@@ -243,10 +244,10 @@ def _loss(
     tokens: torch.Tensor,
     targets: Sequence[tuple[int, int] | None],
 ) -> float:
-    """The sum over the windows that rows train on; padding counts for nothing."""
-    taught = [number for number, target in enumerate(targets) if target]
-    if not taught:
+    """Return the sum over the windows to train on, without padding."""
+    trained = [number for number, target in enumerate(targets) if target]
+    if not trained:
         return 0.0
-    target = torch.tensor([targets[number] for number in taught], device=start.device)
-    ends = (x[taught].masked_fill(~tokens[taught], float("-inf")) for x in (start, end))
-    return float(span_loss(*ends, target).sum())
+    target = torch.tensor([targets[number] for number in trained], device=start.device)
+    first, last = (x[trained].masked_fill(~tokens[trained], float("-inf")) for x in (start, end))
+    return float(span_loss(first, last, target).sum())

@@ -1,10 +1,10 @@
-"""Classes or scores for a text or a pair of texts: classification and regression."""
+"""Classification and regression of a text or a pair of texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from pipeline.tasks.schema import Row, RowSchema, Template, column_names, requir
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """One or two columns of text and a label, as data.text and data.label say or as found."""
+    """Build a template for one or two columns of text and a label, named or inferred."""
     label = require_column(section.label or "label", first, "data.label")
     text = [section.text] if isinstance(section.text, str) else section.text
     if text is None:
@@ -51,7 +51,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: a text or the label is missing or of another type."""
+    """Return why a row is bad: a text or the label is missing or of another type."""
     texts = [text for text in (row["text"], row.get("text_pair")) if text is not None]
     if row["label"] is None:
         return "no label"
@@ -61,7 +61,7 @@ def find_error(row: Row) -> str | None:
 
 
 def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The classes of train, empty for a regression."""
+    """Return the classes of train; empty for regression."""
     found = pc.value_counts(splits["train"].data.column("label")).to_pylist()
     names = labels.class_names({row["values"]: row["counts"] for row in found}, known)
     if names and len(found) < 2:
@@ -76,7 +76,7 @@ SCHEMA = RowSchema(
             "text": Value("string"),
             "text_pair": Value("string"),
             "label": Value("string"),
-            "group": Value("string"),  # rows of one question, where a measure counts these
+            "group": Value("string"),  # rows of one question, for metrics over questions
         }
     ),
     build_template=build_template,
@@ -87,31 +87,33 @@ SCHEMA = RowSchema(
 )
 
 
-def _parts(processor: Any) -> bool:
-    """Whether the tokenizer puts something between the two texts of a pair, as encoders' do."""
+def _separates_pairs(processor: Any) -> bool:
+    """Return whether the tokenizer puts a token between two texts, as encoders' do."""
     marks = processor.num_special_tokens_to_add
     return bool(marks(pair=True) > marks(pair=False))
 
 
 class TextClassification(Task):
-    """A class for each row, by a head on the pooled or the last token."""
+    """Predict a class for each row with a head on the pooled or the last token."""
 
     schema = SCHEMA
     name = "text-classification"
     model_class = AutoModelForSequenceClassification
-    task_type = "SEQ_CLS"
-    inputs = ("input_ids", "attention_mask", "token_type_ids", "label")
-    metrics = ("accuracy", "f1", "mcc")
+    task_type: ClassVar[str | None] = "SEQ_CLS"
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "label")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "mcc")
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return bool(classes)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Token ids of a text, or of a pair in one row; and the label's number."""
+        """Tokenize a text, or a pair in one row, and convert the label to its id."""
         texts, seconds = [rows["text"]], rows["text_pair"]
         if seconds[0] is not None:
-            texts.append(seconds if _parts(processor) else [f"\n{text}" for text in seconds])
+            texts.append(
+                seconds if _separates_pairs(processor) else [f"\n{text}" for text in seconds]
+            )
         whole, longest = processor(*texts, verbose=False), self.card.max_length
         sizes = [len(ids) for ids in whole["input_ids"]]
         # Most batches need no second pass, which takes as long as the first.
@@ -126,11 +128,11 @@ class TextClassification(Task):
         }
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        return DataCollatorWithPadding(processor)
+        collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
+        return collate
 
     def model_options(self) -> dict[str, Any]:
-        found = class_options(self.card.labels)
-        return found | {"problem_type": "single_label_classification"}
+        return class_options(self.card.labels) | {"problem_type": "single_label_classification"}
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         order: list[int] = []
@@ -141,12 +143,12 @@ class TextClassification(Task):
             loss += float(output.loss) * len(numbers)
         logits = restore_row_order(order, np.concatenate(parts))
         check_finite(logits)
-        found = self.found(np.asarray(rows["label"]), logits, loss / len(order))
+        predictions = self.to_predictions(np.asarray(rows["label"]), logits, loss / len(order))
         groups = np.asarray(rows["group"]) if "group" in rows.column_names else None
-        return replace(found, groups=groups)
+        return replace(predictions, groups=groups)
 
-    def found(self, truth: Any, logits: Any, loss: float) -> Predictions:
-        """The likeliest class of each row, and each class's probability."""
+    def to_predictions(self, truth: Any, logits: Any, loss: float) -> Predictions:
+        """Return the most probable class of each row, and the probability of each class."""
         return Predictions(
             labels=truth,
             predictions=logits.argmax(axis=1),
@@ -157,13 +159,14 @@ class TextClassification(Task):
     def table(self, found: Predictions) -> pd.DataFrame:
         names = np.asarray(self.card.labels)
         table = pd.DataFrame({"label": names[found.labels], "prediction": names[found.predictions]})
-        for index, name in enumerate(names):
-            table[f"score {name}"] = found.scores[:, index]
+        if found.scores is not None:
+            for index, name in enumerate(names):
+                table[f"score {name}"] = found.scores[:, index]
         return table
 
 
 class TextRegression(TextClassification):
-    """A number for each row."""
+    """Predict a number for each row."""
 
     name = "text-regression"
     metrics = ("pearson", "spearman")
@@ -175,7 +178,7 @@ class TextRegression(TextClassification):
     def model_options(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def found(self, truth: Any, logits: Any, loss: float) -> Predictions:
+    def to_predictions(self, truth: Any, logits: Any, loss: float) -> Predictions:
         return Predictions(labels=truth, predictions=logits[:, 0], loss=loss)
 
     def table(self, found: Predictions) -> pd.DataFrame:

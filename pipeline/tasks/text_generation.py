@@ -1,4 +1,4 @@
-"""Models that write texts: decoders that go on with a prompt, and encoder-decoders."""
+"""Text generation by decoders, which continue a prompt, and by encoder-decoders."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _BY_TEXT = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 
 
 class _Generation(Task):
-    """What both kinds share: losses by token, and texts where a metric compares them.
+    """What both tasks share: token losses, and generated texts where a metric compares texts.
 
-    Validation goes by perplexity: it need not generate.
+    Validation selects by perplexity, which needs no generation.
     """
 
     schema = SCHEMA
@@ -57,11 +57,11 @@ class _Generation(Task):
 
     @abstractmethod
     def prompts(self, rows: Dataset) -> list[Ids]:
-        """What the model answers, as token ids."""
+        """Return the prompts as token ids."""
 
     @abstractmethod
     def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits for each position of a batch, and what is right there, -100 where nothing is."""
+        """Return the logits at each position of a batch, and the labels; -100 for none."""
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
         padding = {"input_ids": processor.pad_token_id, "labels": IGNORED}
@@ -78,17 +78,17 @@ class _Generation(Task):
         return collate
 
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
-        """How long a completion gets; and no metrics of texts where nothing is asked."""
+        """Return the longest completion's length; without prompts, no metrics of texts."""
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
-        found: dict[str, Any] = {"max_new_tokens": max(answers)}
+        entries: dict[str, Any] = {"max_new_tokens": max(answers)}
         if _has_no_prompts(train):
             if self.card.metric in _BY_TEXT:
                 raise DataError(
                     f"data.metric {self.card.metric} compares answers, but every prompt of "
                     "train is empty; take perplexity"
                 )
-            found["metrics"] = tuple(name for name in self.card.metrics if name not in _BY_TEXT)
-        return found
+            entries["metrics"] = tuple(name for name in self.card.metrics if name not in _BY_TEXT)
+        return entries
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
@@ -105,7 +105,7 @@ class _Generation(Task):
         )
 
     def _losses(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Values:
-        """Tokens of each row's completion, and their summed negative log-likelihood."""
+        """Return the tokens of each row's completion, and their summed negative log-likelihood."""
         order: list[int] = []
         found: list[tuple[int, float]] = []
         for numbers, batch in iter_batches(self, model, rows, processor, batch_size=batch_size):
@@ -129,7 +129,7 @@ class _Generation(Task):
 
 
 class CausalLM(_Generation):
-    """A decoder goes on with a prompt; it learns from the completion's tokens only."""
+    """Continue a prompt with a decoder, trained on the completion's tokens only."""
 
     name = "causal-lm"
     model_class = AutoModelForCausalLM
@@ -143,7 +143,7 @@ class CausalLM(_Generation):
         return is_decoder(config)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Prompt and completion in one row; labels are the completion's tokens."""
+        """Tokenize prompt and completion as one row; labels are the completion's tokens."""
         made: Columns = {name: [] for name in ("input_ids", "labels", "length", "num_truncated")}
         for prompt, completion in tokenize_pairs(rows, processor):
             kept, rest = truncate_pair(prompt, completion, length=self.card.max_length)
@@ -163,7 +163,7 @@ class CausalLM(_Generation):
 
 
 class Seq2SeqLM(_Generation):
-    """An encoder reads the prompt, a decoder writes the completion."""
+    """Generate the completion with a decoder from a prompt that an encoder reads."""
 
     name = "seq2seq-lm"
     model_class = AutoModelForSeq2SeqLM
@@ -201,7 +201,7 @@ class Seq2SeqLM(_Generation):
         }
 
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
-        """How long a completion gets; there must be something to read."""
+        """Return the length of the longest completion; refuse rows without prompts."""
         if _has_no_prompts(train):
             raise DataError(
                 "every prompt of train is empty, so an encoder has nothing to read; "
@@ -217,14 +217,14 @@ class Seq2SeqLM(_Generation):
 
 
 def reference_texts(rows: Dataset) -> list[str]:
-    """The right completion of each row, as text."""
+    """Return the right completion of each row as text."""
     if "completion" in rows.column_names:
         return list(rows["completion"])
     return [messages[-1]["content"] for messages in rows["messages"]]
 
 
 def _has_no_prompts(rows: Dataset) -> bool:
-    """Whether no row has a prompt."""
+    """Return whether no row has a prompt."""
     if "prompt" not in rows.column_names:
         return False
     return not pc.any(pc.greater(pc.utf8_length(rows.data.column("prompt")), 0)).as_py()
@@ -236,7 +236,7 @@ def _padded(rows: list[Row], name: str, value: int) -> Tensor:
 
 
 def _positions(rows: list[Row]) -> Tensor:
-    """Of packed rows; padding behind them is a row of its own."""
+    """Return the positions of packed rows; padding after them is numbered as another row."""
     longest = max(len(row["position_ids"]) for row in rows)
     return torch.tensor(
         [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ OUTSIDE = "O"
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """A list of words and one of tags: tokens and tags (or ner_tags), or as data.text and .label.
+    """Build a template for lists of words and tags: tokens and tags (or ner_tags), or as named.
 
     Raises:
         DataError: there is no such column.
@@ -58,7 +58,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 
 def find_error(row: Row) -> str | None:
-    """Why a row is bad: words or tags are missing, no lists of text, or not as many."""
+    """Return why a row is bad: words or tags are missing, no lists of text, or not as many."""
     words, tags = row["tokens"], row["tags"]
     if words is None or tags is None:
         return "no tokens" if words is None else "no tags"
@@ -71,8 +71,8 @@ def find_error(row: Row) -> str | None:
     return None if any(map(str.strip, words)) else "empty text"
 
 
-def classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
-    """The tags of train by name, O first; numbers by size.
+def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
+    """Return the tags of train sorted by name, O first, or by size if they are numbers.
 
     Raises:
         DataError: train has one tag only.
@@ -88,7 +88,7 @@ SCHEMA = RowSchema(
     features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
     build_template=build_template,
     find_error=find_error,
-    find_classes=classes,
+    find_classes=find_classes,
     label_column="tags",
     matches_columns=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
     identity_columns=("tokens",),
@@ -96,20 +96,20 @@ SCHEMA = RowSchema(
 
 
 class TokenClassification(Task):
-    """A tag for each word, read off its first token."""
+    """Predict a tag for each word, at its first token."""
 
     schema = SCHEMA
     name = "token-classification"
     model_class = AutoModelForTokenClassification
     task_type = "TOKEN_CLS"
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
-    metrics: tuple[str, ...] = ("token_accuracy",)
+    metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Token ids of the words with a space between.
+        """Tokenize the words joined by spaces.
 
-        A word's first token carries its tag; `words` says which words have one: a word that is cut
-        off has none, nor has one of characters that the tokenizer drops.
+        A word's first token carries its tag. `words` lists the words that have a token: words that
+        are truncated, or consist of characters that the tokenizer drops, have none.
         """
         if not getattr(processor, "is_fast", False):
             raise ConfigError(
@@ -137,23 +137,24 @@ class TokenClassification(Task):
         return made | {"length": kept, "num_truncated": lost}
 
     def warnings(self) -> list[str]:
-        """Numbers in place of tags do not say where an entity begins."""
+        """Return a line if tags are numbers, which do not tell where an entity begins."""
         if not labels.are_numbers(self.card.labels):
             return []
         return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
 
     def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        return DataCollatorForTokenClassification(processor)
+        collate: Callable[[list[Row]], Batch] = DataCollatorForTokenClassification(processor)
+        return collate
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels)
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
-        """A tag for every word; for those without a token O, or the first where there is no O."""
+        """Predict a tag for every word; words without a token get O, or the first tag without O."""
         names = np.asarray(self.card.labels)
-        unseen = OUTSIDE if OUTSIDE in self.card.labels else str(names[0])
+        default = OUTSIDE if OUTSIDE in self.card.labels else str(names[0])
         truth, words = rows["tags"], rows["words"]
-        found, loss = [[unseen] * len(tags) for tags in truth], 0.0
+        found, loss = [[default] * len(tags) for tags in truth], 0.0
         for numbers, batch, output in run_model(
             self, model, rows, processor, batch_size=batch_size
         ):
@@ -169,14 +170,12 @@ class TokenClassification(Task):
         )
 
     def table(self, found: Predictions) -> pd.DataFrame:
-        """Tags with a space between, one for each word."""
-        return pd.DataFrame(
-            {"label": _joined(found.labels), "prediction": _joined(found.predictions)}
-        )
+        """Return tags joined by spaces, one for each word."""
+        return pd.DataFrame({"label": _join(found.labels), "prediction": _join(found.predictions)})
 
 
 class EntityRecognition(TokenClassification):
-    """Tags that begin and go on with entities: O, B-TYPE and I-TYPE."""
+    """Token classification with BIO tags: O, B-TYPE and I-TYPE."""
 
     name = "entity-recognition"
     metrics = ("entity_f1", "token_accuracy")
@@ -189,7 +188,7 @@ class EntityRecognition(TokenClassification):
 def first_tokens(
     words: Sequence[str], places: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[int]]:
-    """The words that have a token, and the first token of each.
+    """Return the indices of the words that have a token, and the first token of each.
 
     Args:
         words: of a text in which one space stands between them.
@@ -209,5 +208,5 @@ def first_tokens(
     return seen, first
 
 
-def _joined(rows: Values) -> list[str]:
-    return [" ".join(tags) for tags in rows]
+def _join(rows: Values | None) -> list[str]:
+    return [" ".join(tags) for tags in ([] if rows is None else rows)]

@@ -249,13 +249,13 @@ def test_a_model_that_says_no_number_is_an_error(model):
     broken[2, 0] = np.nan
 
     with pytest.raises(PipelineError, match="row 2 is not a number"):
-        kind.found(rows, broken, 0.0)
+        kind.to_predictions(rows, broken, 0.0)
 
 
 def test_where_several_choices_are_right_texts_are_compared():
     kind, rows = encoded(questions(2))
     rows = rows.add_column("answers", [["a", "b"], ["c"]])
-    said = kind.found(rows, np.eye(2, 5), 0.0)
+    said = kind.to_predictions(rows, np.eye(2, 5), 0.0)
 
     assert said.labels.tolist() == [["a", "b"], ["c"]]
     assert said.predictions.tolist() == [rows["choices"][0][0], rows["choices"][1][1]]
