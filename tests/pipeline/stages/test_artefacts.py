@@ -74,7 +74,7 @@ def _unsupported(paths: Paths) -> tuple[str, ...]:
         (_truncated_plan, "artifacts/plans/light/plan.json is not readable JSON"),
         (_foreign_weights, f"artifacts/models/light/{WEIGHTS} was not saved with the plan"),
         (_damaged_rows, "data/prepared/train is damaged or missing"),
-        (_emptied_card, "data/prepared/card.json lacks task, model, kind, labels, metric, metrics"),
+        (_emptied_card, "data/prepared/card.json lacks task, model, kind, task_name, labels"),
         (_unsupported, "model type 'ctrl' is not supported; supported: "),
     ],
 )
