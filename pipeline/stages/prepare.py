@@ -174,7 +174,8 @@ def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
 
 def numbers(rows: Dataset, column: str) -> Values:
     """Return a column as an array, without the list that `datasets` would make first."""
-    return rows.data.column(column).to_numpy()
+    values: Values = rows.data.column(column).to_numpy()
+    return values
 
 
 def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
