@@ -177,7 +177,7 @@ def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
     try:
         change(clone, "finetune", steps=600, save_every=20)
         running = start(clone, "dvc", "repro", "finetune@light")
-        while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/whole.json")]:
+        while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/complete.json")]:
             assert running.poll() is None
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGKILL)
