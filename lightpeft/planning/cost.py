@@ -142,7 +142,7 @@ def _matmul(weights: int, *, backward: int) -> PartCost:
 
 
 def _adapter(inputs: int, outputs: int, *, rank: int, needs_input_grad: bool) -> PartCost:
-    """A LoRA pair: forward and weight gradients 2r(n + m) each, 2rm into A, 2rn to the input."""
+    """Count a LoRA pair: forward and weight gradients 2r(n + m) each, 2rm to A, 2rn to input."""
     forward = 2 * rank * (inputs + outputs)
     backward = forward + 2 * rank * outputs + (2 * rank * inputs if needs_input_grad else 0)
     return PartCost(training_flops_per_token=forward + backward, inference_flops_per_token=forward)

@@ -14,7 +14,7 @@ SECONDS = 5.0
 
 @contextmanager
 def offline_if_unreachable() -> Iterator[bool]:
-    """Switch the hub's client to its cache if the hub can't be reached; yield whether it is."""
+    """Switch the hub's client to its cache if the hub can't be reached; yield if it can't."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
     try:

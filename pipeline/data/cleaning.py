@@ -191,7 +191,7 @@ def drop_unknown_labels(
 
 
 def _has_lone_surrogate(row: Row) -> bool:
-    """Whether a text holds half of a UTF-16 surrogate pair, which no file can store."""
+    """Return whether a text has half of a UTF-16 surrogate pair, which no file can store."""
     for value in row.values():
         if isinstance(value, str) and not value.isascii():
             try:

@@ -36,7 +36,7 @@ def read_conll(path: Path) -> Iterator[Row]:
 
 
 def is_squad(path: Path) -> bool:
-    """Whether a JSON file starts like SQuAD's: articles under `data`, each with paragraphs."""
+    """Return whether a JSON file starts like SQuAD's: `data` with articles of paragraphs."""
     with path.open(encoding="utf-8-sig") as file:
         return bool(_SQUAD.match(file.read(_INSPECTED_CHARACTERS)))
 

@@ -180,7 +180,7 @@ def _name(number: int | None, classes: list[str]) -> str | None:
 
 
 def _unlabelled(rows: Dataset, label: str) -> bool:
-    """Whether no row has a label, or -1 in every row."""
+    """Return whether no row has a label other than -1."""
     if label not in rows.column_names:
         return False  # the schema may have no labels; otherwise it reports the missing column
     is_scalar = getattr(rows.features[label], "dtype", None) in _SCALAR_TYPES
