@@ -1,43 +1,86 @@
-"""What every stage shares: progress, device and seeds."""
+"""What every stage shares: log lines, progress, device and seeds."""
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 
 import torch
 import transformers
+from tqdm import tqdm
+
+_LOGGER = logging.getLogger("pipeline")
 
 
-def say(stage: str, text: str) -> None:
-    """Print a line of progress without buffering, also through a pipe."""
-    print(f"[{stage}] {text}", flush=True)
+class _StdoutHandler(logging.Handler):
+    """Write lines to what is stdout at that time, above a progress bar if one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _configure() -> None:
+    if not _LOGGER.handlers:
+        _LOGGER.addHandler(_StdoutHandler())
+        _LOGGER.setLevel(logging.INFO)
+
+
+_configure()
+
+
+def log(stage: str, text: str) -> None:
+    """Log a line of a stage; it is seen at once, also through a pipe."""
+    _LOGGER.info("[%s] %s", stage, text)
 
 
 class Progress:
-    """Prints a line every few seconds: stage, step, measured values, time left.
+    """A progress bar in a terminal; through a pipe, a line every few seconds.
 
-    If the number of steps is not known, `count` prints how many are done.
+    Args:
+        stage: name, and method if there is one.
+        steps: their number; 0 if it is not known.
+        every: seconds between lines.
     """
 
     def __init__(self, stage: str, steps: int, every: float = 5.0) -> None:
         self.stage, self.steps, self.every = stage, steps, every
         self.start = self.last = time.monotonic()
+        self.bar: tqdm[None] | None = None
 
     def __call__(self, step: int, **values: float) -> None:
+        """Show the step that has been reached, with what was measured and the time left."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if sys.stdout.isatty():
+            self._show(step, shown)
+            return
         now = time.monotonic()
         if now - self.last < self.every and step < self.steps:
             return
         self.last = now
         left = (now - self.start) / max(step, 1) * (self.steps - step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        say(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
+        log(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
 
-    def count(self, done: int, what: str) -> None:
-        """Print that `done` items of `what` are done, if the last line is some seconds old."""
+    def count(self, done: int, unit: str) -> None:
+        """Show how many units have been processed, where their total is not known."""
+        if sys.stdout.isatty():
+            self._show(done, unit)
+            return
         now = time.monotonic()
         if now - self.last >= self.every:
             self.last = now
-            say(self.stage, f"{done:,} {what}")
+            log(self.stage, f"{done:,} {unit}")
+
+    def _show(self, done: int, text: str) -> None:
+        if self.bar is None:
+            self.bar = tqdm(
+                total=self.steps or None, desc=f"[{self.stage}]", file=sys.stdout, mininterval=0.1
+            )
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.steps and done >= self.steps:
+            self.bar.close()
 
 
 def device() -> torch.device:
@@ -47,5 +90,9 @@ def device() -> torch.device:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and torch.
+
+    On a CPU the same seed gives the same bytes. On a GPU some kernels add in an order that
+    varies, and results differ in the last digits.
+    """
     transformers.set_seed(seed)

@@ -19,7 +19,7 @@ from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import EstimationTiming, Timing
-from pipeline.common.console import device, say
+from pipeline.common.console import device, log
 from pipeline.common.data_card import DataCard
 from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
@@ -43,7 +43,7 @@ def main(*, paths: Paths) -> None:
         {method: partial(load_trained_model, paths, method, target) for method in params.methods},
         ProfilingSettings(**params.benchmark.model_dump()),
         measure_memory=measure_memory if can_measure_memory(target) else None,
-        progress=partial(say, "benchmark"),
+        progress=partial(log, "benchmark"),
     )
     finetune: dict[str, Timing] = {
         method: Timing.load(paths.timing(method)) for method in params.methods
@@ -53,7 +53,7 @@ def main(*, paths: Paths) -> None:
     for method, measured in result.methods.items():
         for batch_size, speedup in measured.speedups["training"].items():
             text = f"{method}: training {speedup.median:.2f}x with batches of {batch_size}"
-            say("benchmark", text)
+            log("benchmark", text)
 
 
 def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftModel:

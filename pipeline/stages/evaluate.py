@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from lightpeft.modeling.adapters import adapter_state_dict
 from lightpeft.pruning import checkpoint
-from pipeline.common.console import say
+from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_json
@@ -46,7 +46,7 @@ def main(method: str, paths: Paths) -> None:
     _write_predictions(paths.predictions(method), kind.table(said))
     write_json(paths.evaluation(method), found)
     metric = kind.card.metric
-    say(f"evaluate {method}", f"test {metric} {found[metric]:.4f}")
+    log(f"evaluate {method}", f"test {metric} {found[metric]:.4f}")
 
 
 def _card(data: Path, section: EvaluateSection) -> DataCard:

@@ -15,7 +15,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
-from pipeline.common.console import say, seed_everything
+from pipeline.common.console import log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.params import FinetuneParams
@@ -70,7 +70,7 @@ def main(method: str, paths: Paths) -> None:
         timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
         write_json(paths.timing(method), timing)
         delete_checkpoints(folder)
-    say(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
+    log(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
 
 
 def _code() -> list[Path]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from pipeline.common.console import say
+from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection, PrepareParams
@@ -44,7 +44,7 @@ def main(paths: Paths) -> None:
         shutil.rmtree(place, ignore_errors=True)
         (Path(part) / "made").rename(place)
     for line in _lines(card):
-        say("prepare", line)
+        log("prepare", line)
 
 
 def write_prepared(part: Path, params: PrepareParams) -> DataCard:

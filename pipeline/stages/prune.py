@@ -12,7 +12,7 @@ from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
-from pipeline.common.console import device, say
+from pipeline.common.console import device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_json
 from pipeline.common.paths import Paths
@@ -62,11 +62,11 @@ def main(method: str, paths: Paths) -> None:
     plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
     if params.prune.verify and not plan.is_identity:
         difference = verified(params, plan, paths.prepared)
-        say(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
+        log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
     plan.save(paths.plan(method))
     table = cost_table(plan, scores)
     write_json(paths.cost(method), table)
     before, after = (table[key]["total"]["parameters"] for key in ("before", "after"))
-    say(f"prune {method}", f"{before:,} -> {after:,} parameters")
+    log(f"prune {method}", f"{before:,} -> {after:,} parameters")
     for note in plan.notes:
-        say(f"prune {method}", note)
+        log(f"prune {method}", note)

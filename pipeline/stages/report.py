@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.common.console import say
+from pipeline.common.console import log
 from pipeline.common.files import write_json
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
@@ -25,5 +25,5 @@ def main(paths: Paths) -> None:
     paths.report.write_text(page, encoding="utf-8")
     write_json(paths.metrics, results.summarize())
     for line in results.card.describe_newer_commits():
-        say("report", line)
-    say("report", f"wrote {paths.report}\n{comparison_table(paths)}")
+        log("report", line)
+    log("report", f"wrote {paths.report}\n{comparison_table(paths)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline.common.console import Progress, say
+from pipeline.common.console import Progress, log
 from pipeline.common.errors import TrainingError
 from pipeline.metrics.scoring import higher_is_better
 from pipeline.training.checkpoints import mark_complete
@@ -118,7 +118,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Print the validation metric, and stop the training if it no longer improves."""
         batch = self.budget.to_batches(state.global_step) - self.first_batch
         value = metrics[f"eval_{self.metric}"]
-        say(self.name, f"step {batch}: validation {self.metric} {value:.4f}")
+        log(self.name, f"step {batch}: validation {self.metric} {value:.4f}")
         control.should_training_stop |= self._has_converged(state.log_history)
 
     def on_save(

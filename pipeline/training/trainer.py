@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.pruning import checkpoint as adapter_checkpoint
-from pipeline.common.console import device, say
+from pipeline.common.console import device, log
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
 from pipeline.metrics.scoring import higher_is_better, score
@@ -120,7 +120,7 @@ def train(
         callbacks=[monitor],
     )
     if checkpoint is not None:
-        say(data.name, f"resuming from {checkpoint}")
+        log(data.name, f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     curve = monitor.curve(trainer.state.log_history)
     steps = int(curve[-1]["step"]) - data.estimation_steps

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common.console import say
+from pipeline.common.console import log
 from pipeline.common.errors import DataError
 
 STANDARD_LIBRARY = "python"
@@ -108,7 +108,7 @@ def read_library(library: str) -> dict[Pair, str]:
                 if pair not in signatures:
                     signatures[pair] = format_signature(node)
     if unparsable:
-        say(
+        log(
             "prepare",
             f"source files of {library} that can't be parsed, skipped: {len(unparsable)} "
             f"(first: {unparsable[0].relative_to(root)})",
