@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.common.errors import ConfigError, DataError, PipelineError
+from pipeline.common.text import one_line
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -31,10 +32,10 @@ def read_json(path: Path, error: type[PipelineError] = DataError) -> Any:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} does not exist; dvc repro makes it") from None
+    except FileNotFoundError as cause:
+        raise error(f"{path} does not exist; dvc repro makes it") from cause
     except (ValueError, OSError, RecursionError) as cause:
-        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from None
+        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from cause
     if not isinstance(value, dict):
         raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value
@@ -48,11 +49,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         raw = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; run from the folder that holds it") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; run from the folder that holds it") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not readable YAML: {reason}") from None
+        raise ConfigError(f"{path} is not readable YAML: {one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections, got {type(raw).__name__}")
     return raw

@@ -30,8 +30,8 @@ from pipeline.common.params import (
     Ratio,
     Seed,
     StageParams,
-    validate,
 )
+from pipeline.common.validation import validate
 
 
 class EstimateSection(EstimationConfig):

@@ -14,10 +14,10 @@ from pipeline.common.params import (
     FinetuneParams,
     PrepareParams,
     StageParams,
-    section_of,
 )
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import EstimateParams, Params, PruneParams
+from pipeline.common.validation import section_of
 
 PARAMS = {
     "prepare": PrepareParams,

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.common.errors import ConfigError
-from pipeline.common.params import section_of
 from pipeline.common.pruning_params import Params, load_params
+from pipeline.common.validation import section_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "params.yaml"
