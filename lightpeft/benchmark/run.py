@@ -211,8 +211,8 @@ def _check_length(shape: str, length: int) -> None:
     size = MODEL_SIZES[shape]
     if size.kind == "image" and length != size.length:
         raise ConfigError(
-            f"--length must be {size.length} for {shape}, whose images are as many "
-            f"tokens, got {length}; leave it out"
+            f"--length must be {size.length} for {shape}, because its images have "
+            f"{size.length} tokens, got {length}; leave it out"
         )
     limit = max_batch_length(make_config(shape), size.kind)
     if limit is not None and length > limit:

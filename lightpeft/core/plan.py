@@ -112,7 +112,7 @@ class PruningPlan:
         if len(set(sizes)) > 1:
             raise PlanError(
                 f"{block.path} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
-                f"every group that is kept must keep as many"
+                f"all kept KV groups must keep the same number of query heads"
             )
 
     def _kv_group_sizes(self, block: Block) -> list[int]:

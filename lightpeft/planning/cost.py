@@ -134,7 +134,7 @@ def _block_flops(
 
 
 def _matmul(weights: int, *, backward: int) -> PartCost:
-    """Return the FLOPs of a product per token: forward, and so many times as many backward."""
+    """Return the FLOPs of a product per token: once forward, `backward` times as many backward."""
     forward = 2 * weights
     return PartCost(
         training_flops_per_token=forward * (1 + backward), inference_flops_per_token=forward

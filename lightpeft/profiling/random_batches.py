@@ -140,8 +140,8 @@ def _make_image_batch(
     side, tokens = config.image_size, count_image_tokens(config)
     if length != tokens:
         raise ModelError(
-            f"benchmark.length must be {tokens} for this model, whose images of "
-            f"{side} x {side} are as many tokens, got {length}"
+            f"benchmark.length must be {tokens} for this model, because its images of "
+            f"{side} x {side} have {tokens} tokens, got {length}"
         )
     pixels = torch.randn(batch_size, config.num_channels, side, side, generator=generator)
     return {"pixel_values": pixels, "labels": _make_class_labels(config, batch_size)}

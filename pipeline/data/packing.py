@@ -35,7 +35,7 @@ def check_packable(model_type: str) -> None:
 
 
 def pack_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Distribute rows over bins by best-fit decreasing.
+    """Assign rows to bins by best-fit decreasing.
 
     Args:
         lengths: tokens of each row, at most `capacity`.

@@ -111,7 +111,7 @@ class Task(ABC):
     supports_neutral_prompt: ClassVar[bool] = False
 
     def __init__(self, card: DataCard) -> None:
-        """Bind a kind to a data card, which has statistics only when the rows are prepared."""
+        """Bind a task to a data card; it has statistics only once the rows are prepared."""
         self.card = card
 
     @classmethod

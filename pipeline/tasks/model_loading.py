@@ -67,7 +67,7 @@ def _revision(section: ModelSource, task: Task) -> str | None:
 def load_processor(section: ModelSource, task: Task) -> Any:
     """Load what makes the model's inputs: a tokenizer, or for images an image processor.
 
-    A tokenizer without a padding token, as many decoders have, pads with its end of text. All pad
+    A tokenizer without a padding token, as many decoders have, pads with its EOS token. All pad
     on the right, where padding moves no token from its position: some models count positions from
     the left, whatever the attention mask.
 
@@ -151,15 +151,15 @@ def check_lengths(params: PrepareParams, longest: int | None, exact: int | None 
     """Refuse rows that the model has no positions for, before anything is trained.
 
     `benchmark.length` decides no result of an earlier stage, but would stop the run at its end.
-    It is `exact` tokens where every row has as many.
+    `exact`: tokens of every row, if they have a fixed length.
 
     Raises:
         ConfigError: names the setting.
     """
     if exact is not None and params.benchmark.length != exact:
         raise ConfigError(
-            f"benchmark.length must be {exact} for model.name {params.model.name}, whose images "
-            f"are as many tokens, got {params.benchmark.length}"
+            f"benchmark.length must be {exact} for model.name {params.model.name}, because "
+            f"its images have {exact} tokens, got {params.benchmark.length}"
         )
     lengths = {
         "data.max_length": params.data.max_length,

@@ -287,13 +287,13 @@ def kept_tokens(parts: Sequence[int | None], most: int) -> list[int]:
 
 
 def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """A value for every choice -> a list of them for every row."""
+    """Return the values of all choices as one list per row."""
     every = iter(values)
     return [[next(every) for _ in range(count)] for count in counts]
 
 
 def _trainable_choices(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
-    """Which choices a row trains on: all but those that are right beside the labelled one."""
+    """Return which choices are trained on: all but further correct ones."""
     others = {*(answers or ())} - {choices[label]}
     return [choice not in others for choice in choices]
 

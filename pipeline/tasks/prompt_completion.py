@@ -15,9 +15,9 @@ Ids = list[int]
 def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
     """Return the tokens of prompt and completion of each row for a decoder, not truncated.
 
-    Their tokens are those of the whole text, split where the prompt ends, unless a token would lie
-    across that. A prompt has at least the token that begins a text, and a completion ends in the
-    one that ends it.
+    The whole text is tokenized and split where the prompt ends; if a token spans the boundary, both
+    are tokenized separately. A prompt has at least the BOS token, and a completion ends in the EOS
+    token.
     """
     end, chats = eos_token_id(processor), rows["messages"][0] is not None
     texts = render_chats(rows["messages"], processor) if chats else _joined(rows)
@@ -58,7 +58,7 @@ def _chat_text(messages: Any, processor: Any) -> tuple[str, str]:
         messages[:-1], tokenize=False, add_generation_prompt=True
     )
     whole = processor.apply_chat_template(messages, tokenize=False)
-    # Some templates write a last turn in another way than the prompt for it says.
+    # Some templates render the last turn differently from its prompt.
     begun = whole.startswith(prompt)
     return prompt, whole.removeprefix(prompt) if begun else messages[-1]["content"]
 

@@ -176,7 +176,7 @@ class Seq2SeqLM(_Generation):
         return bool(config.is_encoder_decoder)
 
     def encode(self, rows: Columns, processor: Any) -> Columns:
-        """Prompt and completion, each of at most max_length tokens; both are cut at their end."""
+        """Return prompt and completion, each truncated at its end to max_length tokens."""
         most, end = self.card.max_length, eos_token_id(processor)
         if rows["messages"][0] is None:
             texts = list(zip(rows["prompt"], rows["completion"], strict=True))

@@ -163,7 +163,11 @@ def test_training_a_generative_model_fills_no_cache(monkeypatch):
     ("name", "length", "message"),
     [
         ("opt-1.3b", 40, "benchmark.length must be at most 39 for this model, got 40"),
-        ("vit-base", 64, "benchmark.length must be 5 for this model, whose images of 32 x 32"),
+        (
+            "vit-base",
+            64,
+            "benchmark.length must be 5 for this model, because its images of 32 x 32",
+        ),
     ],
 )
 def test_a_length_that_the_model_cannot_take_is_refused(name, length, message, monkeypatch):

@@ -207,7 +207,9 @@ def test_rows_with_bytes_need_no_folder(space):
 
 def test_what_does_not_fit_is_one_line(space):
     params(space, data=DATA)
-    with pytest.raises(ConfigError, match=r"benchmark\.length must be 17 for model\.name base, wh"):
+    with pytest.raises(
+        ConfigError, match=r"benchmark\.length must be 17 for model\.name base, because"
+    ):
         prepare.main(Paths())
 
     params(space, data=DATA | {"text": ["image", "label"]}, **LENGTH)
