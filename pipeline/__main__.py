@@ -82,9 +82,13 @@ def report() -> None:
 
 @app.command()
 def table() -> None:
-    """Print metrics.json as a table."""
+    """Print metrics.json as a table, and whether the hub has newer inputs than the run used."""
     load_params()
     print(import_module("pipeline.report.table").comparison_table(Paths()))
+    if Paths().prepared.exists():  # also if DVC had nothing to run
+        card = import_module("pipeline.common.data_card").DataCard.read(Paths().prepared)
+        for line in card.describe_newer_commits():
+            print(line)
 
 
 @app.command()

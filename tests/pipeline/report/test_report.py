@@ -9,6 +9,8 @@ from dvc_render.vega import VegaRenderer
 from helpers.fake_run import REPOSITORY, tell, write_run
 
 from lightpeft.core.errors import LightPeftError
+from pipeline.__main__ import run
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.report.table import comparison_table
@@ -295,6 +297,16 @@ def test_the_table_is_aligned_and_has_a_row_per_method(usual):
     assert len({len(line) for line in (rule, *lines)}) == 1
     assert "0.7712 [0.7532, 0.7893]" in lines[0]
     assert "1.74x" in lines[0]
+
+
+def test_the_table_of_a_cached_run_says_if_the_hub_has_another_commit(usual, monkeypatch, capsys):
+    monkeypatch.chdir(usual)
+    monkeypatch.setattr(DataCard, "describe_newer_commits", lambda card: ["the hub has bbbb now"])
+
+    run("table")
+
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "the hub has bbbb now"
 
 
 def test_the_table_finds_the_metric_wherever_it_stands(tmp_path):
