@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from helpers.architectures import ARCHITECTURES
 from helpers.data_cards import data_card
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config, tiny_model
@@ -18,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from lightpeft.profiling.random_batches import max_sequence_length
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks import model_loading as models
@@ -261,3 +264,12 @@ def test_positions_are_counted_without_those_that_no_token_has(tmp_path, family,
     assert models.count_position_embeddings(model) == positions
     if positions:
         assert models.max_positions(model.config, model) == positions
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "whisper"])
+def test_library_and_pipeline_agree_on_the_positions_of_a_model(name):
+    config = ARCHITECTURES[name].config()
+    with torch.device("meta"):
+        model = getattr(transformers, ARCHITECTURES[name].model)._from_config(config)
+
+    assert models.max_positions(config, model) == max_sequence_length(config)
