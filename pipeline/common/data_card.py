@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
+from pipeline.common.text import one_line
 
 _FILE = "card.json"
 
@@ -226,7 +227,7 @@ def read_rows(data: Path, split: str) -> Dataset:
     try:
         return load_from_disk(str(data / split))
     except (OSError, ValueError, ArrowException) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(
             f"{data / split} is damaged or missing ({reason}); run the stage prepare again"
         ) from error

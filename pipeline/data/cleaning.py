@@ -18,7 +18,7 @@ from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
-from pipeline.tasks.schema import Row, RowSchema, Template, one_line
+from pipeline.tasks.schema import Row, RowSchema, Template, describe_exception
 
 _UNFIT_VALUE = "a value that does not fit"
 
@@ -141,7 +141,8 @@ class RowCleaner:
         except Exception as error:
             name = getattr(self.template, "__qualname__", repr(self.template))
             raise DataError(
-                f"data.task {self.task}: template {name} fails on {where}: {one_line(error)}"
+                f"data.task {self.task}: template {name} fails on {where}: "
+                f"{describe_exception(error)}"
             ) from error
 
     def _apply_template(self, row: Row) -> Row:
@@ -151,11 +152,11 @@ class RowCleaner:
             values = [value for value in row.values() if isinstance(value, str | int)]
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
                 raise _BadRow(f"no {error}", f"which has {', '.join(row)}") from error
-            raise _BadRow(_UNFIT_VALUE, one_line(error)) from error
+            raise _BadRow(_UNFIT_VALUE, describe_exception(error)) from error
         except RowError as error:
             raise _BadRow(_UNFIT_VALUE, str(error)) from error
         except ValueError as error:
-            raise _BadRow(_UNFIT_VALUE, one_line(error)) from error
+            raise _BadRow(_UNFIT_VALUE, describe_exception(error)) from error
         if template_row is None:
             raise _BadRow("no label")
         if not isinstance(template_row, dict):

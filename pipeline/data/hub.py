@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Image
 from pipeline.common.data_card import HubDataset
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
+from pipeline.common.text import one_line
 from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import RawDataset, Row, RowReader
 
@@ -120,7 +121,7 @@ def _load(
             if offline:
                 local = "use data.task: files with local paths"
                 raise DataError(advice(f"data.task {task}", local=local)) from error
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise DataError(f"data.task {task} can't be loaded: {reason}") from error
     commit = _find_commit(splits)
     if revision and _COMMIT.fullmatch(revision) and commit not in (None, revision):

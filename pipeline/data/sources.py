@@ -19,7 +19,7 @@ from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.data.docstrings.builtin_tasks import BUILTIN_TASKS, build_task
 from pipeline.data.readers import find_reader, read_rows
 from pipeline.data.splits import SPLITS
-from pipeline.tasks.schema import RawDataset, RowReader, one_line
+from pipeline.tasks.schema import RawDataset, RowReader, describe_exception
 
 
 def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
@@ -112,7 +112,7 @@ def _load_user_spec(task: str) -> DatasetSpec | None:
     except PipelineError as error:
         raise ConfigError(f"data.task {task}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"data.task {task}: {one_line(error)}") from error
+        raise ConfigError(f"data.task {task}: {describe_exception(error)}") from error
     if not isinstance(spec, DatasetSpec):
         raise ConfigError(f"data.task {task}: {file} defines no DatasetSpec named {name!r}")
     return spec

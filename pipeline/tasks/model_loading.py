@@ -23,6 +23,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.files import file_hash
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.common.params import ModelSection, ModelSource, PrepareParams
+from pipeline.common.text import one_line
 from pipeline.tasks.base import Task
 
 MINILM = "minilm"
@@ -226,7 +227,7 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
             if folder is None and offline:
                 local = "use model.name: minilm, give the path of a folder"
                 raise ConfigError(advice(f"model.name {name}", local=local)) from error
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ConfigError(f"model.name {name} can't be loaded: {reason}") from error
 
 

@@ -13,6 +13,7 @@ from datasets import Dataset, Features
 from pipeline.common.data_card import Baseline, HubDataset
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
+from pipeline.common.text import one_line
 
 Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
@@ -129,9 +130,9 @@ def answers_as_lists(answers: Any) -> Any:
     return answers
 
 
-def one_line(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """Return the type and the message of another library's exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
 
 
 def question_prompt(question: str) -> str:
