@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.common.errors import PipelineError
-from pipeline.common.files import read_json
+from pipeline.common.files import read_json, write_json
 
 
 class _Artefact(BaseModel):
@@ -17,7 +24,7 @@ class _Artefact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> Self:
         """Read the file.
 
         Raises:
@@ -32,6 +39,10 @@ class _Artefact(BaseModel):
             raise PipelineError(
                 f"{path} is damaged ({key}: {first['msg']}); run its stage again"
             ) from error
+
+    def write(self, path: Path) -> None:
+        """Write the file, which `read` reads."""
+        write_json(path, self.model_dump(mode="json"))
 
 
 class PartCost(_Artefact):
@@ -96,9 +107,9 @@ class Evaluation(_Artefact):
         interval: limits of the main metric's 95 % interval.
         labels: class names; empty where there are no classes.
         confusion: rows of each true class (outer list) by predicted class; None: no classes.
-        lifted: metrics of the adapter at full size on the unpruned model; None: not measured.
         base_parameters: without the trained ones.
         trainable_parameters: of PEFT modules and task head.
+        lifted: metrics of the adapter at full size on the unpruned model; None: not measured.
     """
 
     split: str
@@ -108,9 +119,9 @@ class Evaluation(_Artefact):
     interval: tuple[float, float]
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...] | None
-    lifted: dict[str, float] | None
     base_parameters: int
     trainable_parameters: int
+    lifted: dict[str, float] | None
 
     @model_validator(mode="before")
     @classmethod
@@ -119,3 +130,10 @@ class Evaluation(_Artefact):
             return raw
         metrics = {key: value for key, value in raw.items() if key not in cls.model_fields}
         return {key: raw[key] for key in raw if key not in metrics} | {"metrics": metrics}
+
+    @model_serializer(mode="wrap")
+    def _spread_metrics(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        spread: dict[str, Any] = {}
+        for key, value in serialize(self).items():
+            spread |= value if key == "metrics" else {key: value}
+        return spread

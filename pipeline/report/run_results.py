@@ -150,10 +150,10 @@ def _load_method(paths: Paths, name: str) -> MethodResults:
     return MethodResults(
         name=name,
         plan=PruningPlan.load(paths.plan(name)),
-        cost=PlanCost.load(paths.cost(name)),
+        cost=PlanCost.read(paths.cost(name)),
         curve=_read_curve(paths.curve(name)),
-        seconds=Timing.load(paths.timing(name)).seconds,
-        evaluation=Evaluation.load(paths.evaluation(name)),
+        seconds=Timing.read(paths.timing(name)).seconds,
+        evaluation=Evaluation.read(paths.evaluation(name)),
     )
 
 

@@ -33,7 +33,7 @@ def comparison_table(paths: Paths) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
     rows = []
     for name, values in methods.items():
-        evaluation = Evaluation.load(paths.evaluation(name))
+        evaluation = Evaluation.read(paths.evaluation(name))
         low, high = evaluation.interval
         metric = f"test_{evaluation.metric}"
         rows.append(

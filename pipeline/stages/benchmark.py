@@ -46,9 +46,9 @@ def main(*, paths: Paths) -> None:
         progress=partial(log, "benchmark"),
     )
     finetune: dict[str, Timing] = {
-        method: Timing.load(paths.timing(method)) for method in params.methods
+        method: Timing.read(paths.timing(method)) for method in params.methods
     }
-    estimation = estimation_cost(EstimationTiming.load(paths.estimate_timing), finetune)
+    estimation = estimation_cost(EstimationTiming.read(paths.estimate_timing), finetune)
     result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
     for method, measured in result.methods.items():
         for batch_size, speedup in measured.speedups["training"].items():
@@ -64,7 +64,7 @@ def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftM
 
 
 def _measure_memory(paths: Paths, method: str, target: torch.device) -> PeakMemory:
-    transformers.logging.set_verbosity_error()  # in a fresh process nobody has set it yet
+    transformers.logging.set_verbosity_error()  # a fresh process starts with the default verbosity
     settings = ProfilingSettings(**BenchmarkParams.load(paths.params).benchmark.model_dump())
     make_model = partial(load_trained_model, paths, method, target)
     return measure_peak_memory(make_model, settings, device=target)

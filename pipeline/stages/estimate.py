@@ -7,9 +7,9 @@ import time
 from peft import LoraConfig
 
 from lightpeft.estimation.estimate import estimate
+from pipeline.common.artefacts import EstimationTiming
 from pipeline.common.console import Progress, device, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
-from pipeline.common.files import write_json
 from pipeline.common.params import PeftSection
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import EstimateParams
@@ -54,9 +54,9 @@ def main(paths: Paths) -> None:
     )
     seconds = time.monotonic() - start
     scores.save(paths.scores)
-    timing = {
-        "seconds": round(seconds, 3),
-        "steps": section.steps,
-        "steps_per_second": round(section.steps / seconds, 3),
-    }
-    write_json(paths.estimate_timing, timing)
+    timing = EstimationTiming(
+        seconds=round(seconds, 3),
+        steps=section.steps,
+        steps_per_second=round(section.steps / seconds, 3),
+    )
+    timing.write(paths.estimate_timing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import transformers
@@ -13,10 +12,10 @@ from peft import PeftModel
 
 from lightpeft.modeling.adapters import adapter_state_dict
 from lightpeft.pruning import checkpoint
+from pipeline.common.artefacts import Evaluation
 from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
-from pipeline.common.files import write_json
 from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import ExampleStatistics, confusion, score
@@ -34,47 +33,66 @@ def main(method: str, paths: Paths) -> None:
     base, _ = load_model(params.model, kind, params.seed)
     kind.check_metric(kind.card.metric, params.evaluate, base.config)
     model = checkpoint.load(base, folder)
-    said = kind.predict(model, rows, processor, batch_size=size)
-    found = measure(kind, said, resamples=params.evaluate.bootstrap, seed=params.seed)
-    found |= sizes(model) | {"lifted": None}
+    predictions = kind.predict(model, rows, processor, batch_size=size)
+    evaluation = measure(
+        kind,
+        predictions,
+        count_parameters(model),
+        resamples=params.evaluate.bootstrap,
+        seed=params.seed,
+    )
     del base, model  # frees memory for the unpruned base
     if params.evaluate.lifted:
-        whole = lifted(params.model, kind, folder, seed=params.seed)
-        there = kind.predict(whole, rows, processor, batch_size=size)
-        found["lifted"] = score(kind.card, there)
-        _finite({f"{name} of the lifted adapter": value for name, value in found["lifted"].items()})
-    _write_predictions(paths.predictions(method), kind.table(said))
-    write_json(paths.evaluation(method), found)
-    metric = kind.card.metric
-    log(f"evaluate {method}", f"test {metric} {found[metric]:.4f}")
+        expanded_model = load_expanded_model(params.model, kind, folder, seed=params.seed)
+        expanded_predictions = kind.predict(expanded_model, rows, processor, batch_size=size)
+        lifted = score(kind.card, expanded_predictions)
+        _finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
+        evaluation = evaluation.model_copy(update={"lifted": lifted})
+    _write_predictions(paths.predictions(method), kind.table(predictions))
+    evaluation.write(paths.evaluation(method))
+    metric = evaluation.metric
+    log(f"evaluate {method}", f"test {metric} {evaluation.metrics[metric]:.4f}")
 
 
 def _card(data: Path, section: EvaluateSection) -> DataCard:
     """Return the data card, with `max_new_tokens` of params.yaml if it is set."""
-    card, asked = DataCard.read(data), section.max_new_tokens
-    return card if asked is None else card.model_copy(update={"max_new_tokens": asked})
+    card, limit = DataCard.read(data), section.max_new_tokens
+    return card if limit is None else card.model_copy(update={"max_new_tokens": limit})
 
 
-def measure(kind: Task, said: Predictions, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure(
+    kind: Task, predictions: Predictions, parameters: dict[str, int], *, resamples: int, seed: int
+) -> Evaluation:
     """Return every metric, the interval of the main one, and for classes the confusion matrix.
+
+    Args:
+        kind: the task.
+        predictions: for the test split.
+        parameters: what `count_parameters` returned.
+        resamples, seed: of the bootstrap.
 
     Raises:
         DataError: a metric is not finite, as the perplexity of a model that diverged.
     """
     card = kind.card
-    statistics = ExampleStatistics.compute(card, said)
+    statistics = ExampleStatistics.compute(card, predictions)
     values = _finite(statistics.values())
     limits = statistics.interval(card.metric, resamples=resamples, seed=seed)
     _finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
-    return {
-        "split": "test",
-        "rows": len(said.labels),
-        "metric": card.metric,
-        **values,
-        "interval": limits,
-        "labels": card.labels,
-        "confusion": confusion(card, said) if card.labels and said.scores is not None else None,
-    }
+    matrix = None
+    if card.labels and predictions.scores is not None:
+        matrix = tuple(map(tuple, confusion(card, predictions)))
+    return Evaluation(
+        split="test",
+        rows=len(predictions.labels),
+        metric=card.metric,
+        metrics=values,
+        interval=limits,
+        labels=card.labels,
+        confusion=matrix,
+        **parameters,
+        lifted=None,
+    )
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
@@ -85,15 +103,15 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
-def lifted(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> PeftModel:
-    """Return the unpruned base with the expanded adapter, loaded by stock peft."""
+def load_expanded_model(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> PeftModel:
+    """Load the unpruned base with the expanded adapter, by stock peft."""
     base, _ = load_model(section, kind, seed)
     with tempfile.TemporaryDirectory() as full:
         checkpoint.expand_adapter(folder, full)
         return PeftModel.from_pretrained(base, full)
 
 
-def sizes(model: PeftModel) -> dict[str, int]:
+def count_parameters(model: PeftModel) -> dict[str, int]:
     """Count the parameters in use: trained ones (PEFT modules, task head), and the others."""
     trained = sum(weight.numel() for weight in adapter_state_dict(model).values())
     # peft also keeps the untrained copy of the head, which is not used.

@@ -15,9 +15,9 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
+from pipeline.common.artefacts import Timing
 from pipeline.common.console import log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
-from pipeline.common.files import write_json
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -67,8 +67,8 @@ def main(method: str, paths: Paths) -> None:
         checkpoint.save(model, paths.model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
         curve.to_csv(paths.curve(method), index=False, lineterminator="\n")
-        timing = {"seconds": round(trained.seconds, 3), "steps": trained.steps, "warm": warm}
-        write_json(paths.timing(method), timing)
+        timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)
+        timing.write(paths.timing(method))
         delete_checkpoints(folder)
     log(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -12,9 +11,9 @@ from lightpeft.planning.cost import cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
+from pipeline.common.artefacts import PartCost, PlanCost
 from pipeline.common.console import device, log
 from pipeline.common.data_card import DataCard, read_rows
-from pipeline.common.files import write_json
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
 from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
@@ -25,18 +24,19 @@ _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
-def cost_table(plan: PruningPlan, scores: Scores) -> dict[str, Any]:
-    """Parameters and FLOPs by part, of the whole model and of what the plan keeps."""
+def cost_table(plan: PruningPlan, scores: Scores) -> PlanCost:
+    """Count parameters and FLOPs by part, before and after pruning."""
     head = sum(weight.numel() for name, weight in scores.adapter.items() if "lora_" not in name)
-    return {
-        "length": COST_LENGTH,
-        "before": _cost(plan, plan.unpruned_counts, head),
-        "after": _cost(plan, plan.counts, head),
-    }
+    return PlanCost(
+        length=COST_LENGTH,
+        before=_cost(plan, plan.unpruned_counts, head),
+        after=_cost(plan, plan.counts, head),
+    )
 
 
-def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, Any]:
-    return cost(plan.shape, counts, length=COST_LENGTH).with_trained_head(head).as_dict()
+def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCost]:
+    table = cost(plan.shape, counts, length=COST_LENGTH).with_trained_head(head)
+    return {part: PartCost(**numbers) for part, numbers in table.as_dict().items()}
 
 
 def verified(params: PruneParams, plan: PruningPlan, data: Path) -> float:
@@ -65,8 +65,8 @@ def main(method: str, paths: Paths) -> None:
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
     plan.save(paths.plan(method))
     table = cost_table(plan, scores)
-    write_json(paths.cost(method), table)
-    before, after = (table[key]["total"]["parameters"] for key in ("before", "after"))
+    table.write(paths.cost(method))
+    before, after = (costs["total"].parameters for costs in (table.before, table.after))
     log(f"prune {method}", f"{before:,} -> {after:,} parameters")
     for note in plan.notes:
         log(f"prune {method}", note)

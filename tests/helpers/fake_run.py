@@ -22,9 +22,9 @@ from lightpeft.core.benchmark_result import (
 )
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.scores import Scores
-from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
 from lightpeft.planning.make_plan import make_plan
+from pipeline.common.artefacts import Evaluation, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params, load_params
@@ -64,10 +64,10 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     for method in params.methods:
         plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
         plan.save(paths.plan(method))
-        write_json(paths.cost(method), cost_table(plan, scores))
+        cost_table(plan, scores).write(paths.cost(method))
         _write_training(paths, method)
         quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
-        write_json(paths.evaluation(method), quality)
+        quality.write(paths.evaluation(method))
     _benchmark(params).save(paths.benchmark)
     return paths
 
@@ -148,24 +148,25 @@ def _write_training(paths: Paths, method: str) -> None:
             writer.writerow({"step": step, "loss": _loss(step) + len(method) / 200, "lr": 1e-3})
             if step % 100 == 0:
                 writer.writerow({"step": step, "validation_metric": QUALITY[method] - 20 / step})
-    timing = {"seconds": 61.5, "steps": 400 - first, "warm": first > 0}
-    write_json(paths.timing(method), timing)
+    Timing(seconds=61.5, steps=400 - first, warm=first > 0).write(paths.timing(method))
 
 
-def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> dict[str, Any]:
-    found = {metric: value, "f1" if labels else "spearman": value - 0.01}
+def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> Evaluation:
+    metrics = {metric: value, "f1" if labels else "spearman": value - 0.01}
     count = len(labels)
-    return found | {
-        "split": "test",
-        "rows": 2000,
-        "metric": metric,
-        "interval": [value - 0.018, value + 0.018],
-        "confusion": [[90 if i == j else 10 for j in range(count)] for i in range(count)] or None,
-        "labels": list(labels),
-        "lifted": {name: number - 0.05 for name, number in found.items()} if light else None,
-        "base_parameters": 17_000_123 if light else 22_713_216,
-        "trainable_parameters": 890_000 if light else 1_180_000,
-    }
+    confusion = tuple(tuple(90 if i == j else 10 for j in range(count)) for i in range(count))
+    return Evaluation(
+        split="test",
+        rows=2000,
+        metric=metric,
+        metrics=metrics,
+        interval=(value - 0.018, value + 0.018),
+        labels=labels,
+        confusion=confusion or None,
+        base_parameters=17_000_123 if light else 22_713_216,
+        trainable_parameters=890_000 if light else 1_180_000,
+        lifted={name: number - 0.05 for name, number in metrics.items()} if light else None,
+    )
 
 
 def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.common.artefacts import Evaluation
 from pipeline.common.errors import PipelineError
+from pipeline.common.files import write_json
 
 EVALUATION: dict[str, Any] = {
     "split": "test",
@@ -16,9 +17,9 @@ EVALUATION: dict[str, Any] = {
     "interval": [0.75, 0.85],
     "labels": ["no", "yes"],
     "confusion": [[10, 2], [4, 14]],
-    "lifted": None,
     "base_parameters": 1000,
     "trainable_parameters": 100,
+    "lifted": None,
 }
 
 
@@ -30,11 +31,18 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def test_keys_that_are_no_attribute_are_metrics(tmp_path):
-    evaluation = Evaluation.load(write(tmp_path))
+    evaluation = Evaluation.read(write(tmp_path))
 
     assert evaluation.metrics == {"accuracy": 0.8, "f1": 0.7}
     assert evaluation.interval == (0.75, 0.85)
     assert evaluation.confusion == ((10, 2), (4, 14))
+
+
+def test_what_was_read_is_written_with_the_same_bytes(tmp_path):
+    write_json(tmp_path / "before.json", EVALUATION)
+    Evaluation.read(tmp_path / "before.json").write(tmp_path / "after.json")
+
+    assert (tmp_path / "after.json").read_bytes() == (tmp_path / "before.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -42,9 +50,9 @@ def test_keys_that_are_no_attribute_are_metrics(tmp_path):
 )
 def test_a_damaged_evaluation_is_one_line_with_its_key(tmp_path, change, key):
     with pytest.raises(PipelineError, match=rf"^\S+eval\.json is damaged \({key}: [^\n]*$"):
-        Evaluation.load(write(tmp_path, **change))
+        Evaluation.read(write(tmp_path, **change))
 
 
 def test_a_missing_evaluation_is_one_line(tmp_path):
     with pytest.raises(PipelineError, match=r"^\S+eval\.json does not exist[^\n]*$"):
-        Evaluation.load(tmp_path / "eval.json")
+        Evaluation.read(tmp_path / "eval.json")

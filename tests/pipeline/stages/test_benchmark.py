@@ -6,8 +6,8 @@ import lightpeft
 from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, PeakMemory
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.serialization import write_json
 from lightpeft.profiling.memory import can_measure_memory
+from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.paths import Paths
 from pipeline.stages import benchmark
 
@@ -19,13 +19,13 @@ def run(tmp_path, monkeypatch):
     """A workspace in which both methods are fine-tuned, as far as the benchmark can tell."""
     folder, paths = workspace(tmp_path), Paths(tmp_path)
     scores = Scores.load(paths.scores)
-    write_json(paths.estimate_timing, {"seconds": 3.0, "steps": 4, "steps_per_second": 1.333})
+    EstimationTiming(seconds=3.0, steps=4, steps_per_second=1.333).write(paths.estimate_timing)
     for method in METHODS:
         model, _ = base_model(folder)
         plan = PruningPlan.load(paths.plan(method))
         lightpeft.save(lightpeft.prune(model, plan, scores), paths.model(method))
-        timing = {"seconds": 5.0 if method == "light" else 12.0, "steps": 20, "warm": False}
-        write_json(paths.timing(method), timing)
+        seconds = 5.0 if method == "light" else 12.0
+        Timing(seconds=seconds, steps=20, warm=False).write(paths.timing(method))
     text = (folder / "params.yaml").read_text().replace("- random", "")
     (folder / "params.yaml").write_text(text)
     monkeypatch.chdir(folder)

@@ -53,9 +53,10 @@ def test_the_cost_table_falls_in_every_part_that_is_cut(section):
     table = cost_table(
         make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0.5)), scores
     )
-    before, after = table["before"], table["after"]
+    before, after = table.before, table.after
 
     for part in ("attention", "feed_forward", "adapter", "total"):
-        for column, value in after[part].items():
-            assert value < before[part][column] or before[part][column] == 0
+        for column, value in after[part].model_dump().items():
+            unpruned = getattr(before[part], column)
+            assert value < unpruned or unpruned == 0
     assert before["embeddings"] == after["embeddings"]

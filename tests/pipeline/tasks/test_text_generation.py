@@ -106,7 +106,7 @@ def test_an_infinite_perplexity_is_one_line_that_names_it():
     )
     kind = task_from_card(PERPLEXITY)
     with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
-        measure(kind, said, resamples=10, seed=0)
+        measure(kind, said, {}, resamples=10, seed=0)
 
 
 def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
