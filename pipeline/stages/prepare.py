@@ -36,19 +36,19 @@ _ROWS_PER_PROCESS = 50_000  # for fewer, starting a process takes longer than it
 
 def main(paths: Paths) -> None:
     """Prepare the data that params.yaml names."""
-    params, place = PrepareParams.load(paths.params), paths.prepared
+    params, out = PrepareParams.load(paths.params), paths.prepared
     datasets.disable_progress_bars()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as part:
-        card = write_prepared(Path(part), params)
-        shutil.rmtree(place, ignore_errors=True)
-        (Path(part) / "made").rename(place)
-    for line in _lines(card):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        card = write_prepared(Path(scratch), params)
+        shutil.rmtree(out, ignore_errors=True)
+        (Path(scratch) / "prepared").rename(out)
+    for line in _summary_lines(card):
         log("prepare", line)
 
 
-def write_prepared(part: Path, params: PrepareParams) -> DataCard:
-    """Write splits, tokenizer and card into the folder `made` of an empty folder.
+def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
+    """Write splits, tokenizer and card into the folder `prepared` of an empty folder.
 
     Returns:
         The card.
@@ -56,35 +56,35 @@ def write_prepared(part: Path, params: PrepareParams) -> DataCard:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
-    task = read_dataset(params.data, part, seed=params.seed)
+    task = read_dataset(params.data, scratch, seed=params.seed)
     config = load_config(params.model)
-    kind_class = choose_task(task.schema, task.classes, config)
+    task_class = choose_task(task.schema, task.classes, config)
     if params.data.packing:
-        _check_packing(kind_class, config.model_type)
-    card = _card(params, task, kind_class, config)
-    kind = kind_class(card)
+        _check_packing(task_class, config.model_type)
+    card = _card(params, task, task_class, config)
+    kind = task_class(card)
     processor = load_processor(params.model, kind)
     exact = card.max_length if kind.fixed_length else None
     check_lengths(params, getattr(processor, "model_max_length", None), exact)
-    made, keys = part / "made", {}
+    out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
-    further: dict[str, Any] = {}
+    more_of_card: dict[str, Any] = {}
     for split, rows in task.splits.items():
         encoded = _encoded(rows, kind, processor, texts=task.schema.identity_columns, name=split)
         splits[split] = describe(encoded, task.classes)
         check_truncated(splits[split], params.data, split)
-        keys[split] = numbers(encoded, "text_hash")
+        text_hashes[split] = numbers(encoded, "text_hash")
         if split == "train":
-            further = kind.train_statistics(encoded)
+            more_of_card = kind.train_statistics(encoded)
             if params.data.packing:
-                encoded = pack(encoded, part / "packed.arrow", length=params.data.max_length)
+                encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)
                 packed = {"packed": len(encoded)}
                 splits[split] = splits[split].model_copy(update=packed)
-        encoded.save_to_disk(made / split)
-    further |= {"splits": splits, "repeats_of_train": repeats(keys)}
-    card = card.model_copy(update=further)
-    processor.save_pretrained(made / "tokenizer")
-    card.write(made)
+        encoded.save_to_disk(out / split)
+    more_of_card |= {"splits": splits, "repeats_of_train": repeats(text_hashes)}
+    card = card.model_copy(update=more_of_card)
+    processor.save_pretrained(out / "tokenizer")
+    card.write(out)
     return card
 
 
@@ -93,10 +93,10 @@ def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: 
     source = task.source
     metrics = list(source.metrics or kind.metrics)
     metric = params.data.metric or source.metric or metrics[0]
-    known = dict.fromkeys((*metrics, *kind.optional))
-    if metric not in known:
+    allowed = dict.fromkeys((*metrics, *kind.optional))
+    if metric not in allowed:
         raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(known)} for {kind.name}, got {metric}"
+            f"data.metric must be auto or one of {', '.join(allowed)} for {kind.name}, got {metric}"
         )
     kind.check_metric(metric, params.evaluate, config)
     neutral = params.data.neutral_prompt or source.neutral_prompt
@@ -143,8 +143,8 @@ def _encoded(
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
         datasets.enable_progress_bars()
-    names, whole = rows.column_names, rows.data
-    empty = [column for column in names if whole.column(column).null_count == len(whole)]
+    names, table = rows.column_names, rows.data
+    empty = [column for column in names if table.column(column).null_count == len(table)]
     return rows.map(
         encode,
         batched=True,
@@ -180,8 +180,8 @@ def numbers(rows: Dataset, column: str) -> Values:
 
 def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
     """Count the rows (or tags, where a row has a list of them) of each class."""
-    found = rows.data.column("label").combine_chunks()
-    flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
+    labels = rows.data.column("label").combine_chunks()
+    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
     return np.bincount(flat.to_numpy(), minlength=classes)
 
 
@@ -205,7 +205,7 @@ def repeats(keys: dict[str, Values]) -> dict[str, int]:
     return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}
 
 
-def _lines(card: DataCard) -> list[str]:
+def _summary_lines(card: DataCard) -> list[str]:
     lines = [
         f"{name}: {split.rows:,} rows, {split.mean_tokens} tokens, "
         f"{split.truncated:,} cut at {card.max_length}"
