@@ -9,24 +9,14 @@ import sys
 
 import pytest
 import transformers
-from helpers.stage_workspace import ROOT, set_params, tokenizer, workspace
+from helpers.stage_workspace import ROOT, set_params, tokenizer
 
 from lightpeft.core.errors import ModelError
 from pipeline.common.paths import Paths
 from pipeline.stages import finetune, prune
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return workspace(tmp_path_factory.mktemp("space"))
-
-
-@pytest.fixture(autouse=True)
-def _there(space, monkeypatch):
-    monkeypatch.chdir(space)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+pytestmark = pytest.mark.usefixtures("in_space")
 
 
 def _foreign_plan(paths: Paths) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from helpers.stage_workspace import (
     card,
     set_params,
     tokenizer,
-    workspace,
 )
 from safetensors.torch import load_file
 
@@ -29,17 +28,7 @@ from pipeline.tasks.registry import task_from_card
 
 PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return workspace(tmp_path_factory.mktemp("space"))
-
-
-@pytest.fixture(autouse=True)
-def _there(space, monkeypatch):
-    monkeypatch.chdir(space)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+pytestmark = pytest.mark.usefixtures("in_space")
 
 
 def copy_plan(method: str, name: str) -> None:

@@ -13,7 +13,6 @@ from helpers.stage_workspace import (
     rows,
     set_params,
     tokenizer,
-    workspace,
 )
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -29,11 +28,6 @@ from pipeline.tasks.registry import task_from_card
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return workspace(tmp_path_factory.mktemp("space"))
 
 
 def train(
