@@ -1,151 +1,22 @@
-"""Multiple choice: the schema of its rows, and encoders with a multiple-choice head."""
+"""Multiple choice by encoders with a multiple-choice head."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import DataSection
-from pipeline.tasks import labels
+from pipeline.common.errors import ConfigError
 from pipeline.tasks.base import Batch, Columns, Predictions, Task, Values
 from pipeline.tasks.inference import check_finite, run_model
-from pipeline.tasks.schema import (
-    Row,
-    RowSchema,
-    Template,
-    column_names,
-    question_prompt,
-    require_column,
-)
-
-_CHOICES = "choices"
-_QUESTION = "question"
-_PROMPTS = ("prompt", _QUESTION)
-
-
-def build_template(section: DataSection, first: Sequence[Row]) -> Template:
-    """Build a template for a prompt, `choices` (in CSV a JSON list) and the right one's index.
-
-    Two columns of data.text, such as a passage and a question, become one prompt, and a column
-    `question` at its end is formatted as in the named tasks. Labels are indices, or letters from A.
-    """
-    require_column(_CHOICES, first, "data.kind multiple-choice")
-    label = require_column(section.label or "label", first, "data.label")
-    text = [section.text] if isinstance(section.text, str) else section.text
-    text = [require_column(name, first, "data.text") for name in text or [_prompt(first, label)]]
-    if len({*text, label, _CHOICES}) < len(text) + 2:
-        raise ConfigError(
-            f"data.text, data.label and {_CHOICES} must differ, got {text} and {label!r}"
-        )
-
-    def clean(row: Row) -> Row:
-        parts = ["" if row.get(name) is None else row[name] for name in text]
-        bad = [part for part in parts if not (isinstance(part, str) and part.strip())]
-        return {
-            "prompt": bad[0] if bad else _joined(parts, question=text[-1] == _QUESTION),
-            "choices": _listed(row.get(_CHOICES)),
-            "label": _number(row.get(label)),
-            "group": parts[0] if len(parts) == 2 and not bad else None,
-        }
-
-    return clean
-
-
-def _joined(parts: Sequence[str], *, question: bool) -> str:
-    """Return one prompt, with a question on its own line."""
-    texts = [part.strip() for part in parts]
-    return "\n".join([*texts[:-1], question_prompt(texts[-1])]) if question else " ".join(texts)
-
-
-def _prompt(first: Sequence[Row], label: str) -> str:
-    names = [name for name in column_names(first) if name not in (_CHOICES, label)]
-    texts = [name for name in names if labels.is_text([row.get(name) for row in first])]
-    found = [name for name in _PROMPTS if name in texts][:1] or texts
-    if len(found) != 1:
-        raise DataError(
-            f"data.text auto needs a column {' or '.join(_PROMPTS)}, or one column of text beside "
-            f"{_CHOICES} and {label!r}, found {', '.join(found) or 'none'}; name it in data.text; "
-            f"columns: {', '.join(column_names(first))}"
-        )
-    return found[0]
-
-
-def _listed(value: Any) -> Any:
-    """Return choices as texts; a value that is no list is returned as it is, for `find_error`."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    if not isinstance(value, list):
-        return value
-    return [
-        str(choice).strip() if isinstance(choice, str | int | float) else choice for choice in value
-    ]
-
-
-def _number(value: Any) -> Any:
-    """Return a label as an index; any other value is returned as it is, for `find_error`."""
-    if labels.is_missing(value):
-        return None
-    if isinstance(value, str):
-        name = value.strip()
-        if name.isdecimal():
-            return int(name)
-        return ord(name) - ord("A") if len(name) == 1 and "A" <= name <= "Z" else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def find_error(row: Row) -> str | None:
-    """Return why a row is bad: a field is missing, empty or of another type, or no choice right."""
-    prompt, choices, label = row["prompt"], row["choices"], row["label"]
-    if not isinstance(prompt, str):
-        return "prompt of another type"
-    if choices is not None and not isinstance(choices, list):
-        return "choices that are no list"
-    found = {
-        "empty prompt": not prompt.strip(),
-        "no choices": choices is None,
-        "fewer than two choices": len(choices or ()) < 2,
-        "choice of another type": not all(isinstance(choice, str) for choice in choices or ()),
-        "empty choice": not all(str(choice).strip() for choice in choices or ()),
-        "no label": label is None,
-        "label of another type": type(label) is not int,
-        "label out of range": type(label) is int and not 0 <= label < len(choices or ()),
-    }
-    return next((reason for reason, so in found.items() if so), None)
-
-
-SCHEMA = RowSchema(
-    kind="multiple-choice",
-    features=Features(
-        {
-            "prompt": Value("string"),
-            "choices": List(Value("string")),
-            "label": Value("int64"),
-            "answers": List(Value("string")),  # texts, where several choices are right
-            "group": Value("string"),  # rows of one passage, or about the same two options
-        }
-    ),
-    build_template=build_template,
-    find_error=find_error,
-    matches_columns=lambda names: _CHOICES in names,
-    identity_columns=("prompt", "choices", "answers"),
-    group_columns=("prompt",),
-    model_requirement=(
-        "an encoder with a multiple-choice head in transformers, such as bert, or a decoder, "
-        "such as llama"
-    ),
-)
+from pipeline.tasks.multiple_choice_schema import SCHEMA
+from pipeline.tasks.schema import Row
 
 
 class ChoiceTask(Task):

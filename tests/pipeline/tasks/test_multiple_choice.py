@@ -20,8 +20,9 @@ from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.tasks.batching import build_dataloader
-from pipeline.tasks.multiple_choice import SCHEMA, MultipleChoice, build_template
+from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM
+from pipeline.tasks.multiple_choice_schema import SCHEMA, build_template
 from pipeline.tasks.registry import choose_task
 
 GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
