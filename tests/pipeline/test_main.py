@@ -33,7 +33,15 @@ def test_missing_arguments_are_one_line_that_names_them(folder):
 
 @pytest.mark.parametrize(
     "words",
-    [["prepare", "x"], ["prune", "light", "x"], ["finetune"], ["table", "x"], ["--foo"], []],
+    [
+        ["prepare", "x"],
+        ["prune", "light", "x"],
+        ["finetune"],
+        ["report", "x", "y"],
+        ["table", "x"],
+        ["--foo"],
+        [],
+    ],
 )
 def test_wrong_arguments_are_one_line(folder, words):
     with pytest.raises(SystemExit, match=r"^error: \w.*; see python -m pipeline --help$"):

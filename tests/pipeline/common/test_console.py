@@ -71,3 +71,10 @@ def test_the_same_seed_draws_the_same_numbers_everywhere():
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
     assert draw() == draw()
+
+
+def test_seeding_promises_deterministic_kernels_only_if_it_chooses_them():
+    seed_everything(3)
+
+    promised = "deterministic" in (seed_everything.__doc__ or "")
+    assert promised == torch.are_deterministic_algorithms_enabled()

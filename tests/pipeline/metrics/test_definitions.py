@@ -25,7 +25,8 @@ def test_f1_is_of_class_one_and_the_macro_mean_over_classes_that_occur():
 @pytest.mark.parametrize("name", ["f1", "mcc", "pearson", "spearman"])
 def test_what_is_undefined_counts_as_zero(name):
     assert METRICS[name]([0, 0, 0], [0, 0, 0]) == 0
-    assert METRICS[name]([0, 1, 1], [0, 0, 0]) == 0
+    assert METRICS[name]([0, 1, 1], np.zeros(3, np.float32)) == 0
+    assert name == "f1" or METRICS[name]([0, 1, 1], [1, 1, 1]) == 0
 
 
 def test_correlations_see_order_and_distance():
@@ -103,15 +104,38 @@ def test_values_of_drawn_rows_equal_those_of_their_statistics():
         assert resampled == pytest.approx(metric(*drawn)), name
 
 
-def test_interval_is_seeded_and_draws_questions_whole():
-    labels = np.tile([0, 1], 100)
-    predictions = np.where(np.random.default_rng(0).random(200) < 0.8, labels, 1 - labels)
-    metric = METRICS["multirc_em"]
-    counts = metric.compute_statistics(labels, predictions, np.arange(200) // 4)
+def predict_four_of_five(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels, and predictions of which about a fifth are wrong."""
+    labels = np.tile([0, 1], rows // 2)
+    right = np.random.default_rng(0).random(rows) < 0.8
+    return labels, np.where(right, labels, 1 - labels)
 
-    found = metric.compute_interval(counts, resamples=200, seed=1)
-    assert found == metric.compute_interval(counts, resamples=200, seed=1)
-    assert found[0] < metric.aggregate(counts) < found[1]
+
+@pytest.mark.parametrize("name", ["mcc", "multirc_em"])
+def test_interval_is_seeded_and_holds_the_value(name):
+    metric = METRICS[name]
+    counts = metric.compute_statistics(*predict_four_of_five(200), np.arange(200) // 4)
+    low, high = metric.compute_interval(counts, resamples=200, seed=1)
+
+    assert low < metric.aggregate(counts) < high
+    assert (low, high) == metric.compute_interval(counts, resamples=200, seed=1)
+    assert (low, high) != metric.compute_interval(counts, resamples=200, seed=2)
+
+
+def test_interval_of_accuracy_is_the_binomial_one():
+    counts = METRICS["accuracy"].compute_statistics(*predict_four_of_five(1000))
+    low, high = METRICS["accuracy"].compute_interval(counts, resamples=1000, seed=0)
+    accuracy = METRICS["accuracy"].aggregate(counts)
+
+    expected = 2 * 1.96 * (accuracy * (1 - accuracy) / 1000) ** 0.5
+    assert high - low == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["mcc", "pearson", "spearman"])
+def test_interval_of_a_constant_model_is_a_point(name):
+    counts = METRICS[name].compute_statistics([0, 1] * 20, [0] * 40)
+
+    assert METRICS[name].compute_interval(counts, resamples=20, seed=0) == (0, 0)
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from ruamel.yaml import YAML
 from transformers import AutoTokenizer
 
 from lightpeft.core.serialization import read_json
+from pipeline.common.data_card import DataCard, HubDataset
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
+from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.stages import prepare
 
 PATHS = Paths()
@@ -81,6 +84,19 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
         assert said["truncated"] == sum(len(text.split()) > 16 for text in split["text"])
         assert said["mean_tokens"] == pytest.approx(sum(lengths) / rows, abs=0.01)
     assert "[prepare] train: 80 rows" in capsys.readouterr().out
+
+
+def test_the_card_names_the_commit_of_the_hub_that_rows_came_from(workspace, monkeypatch):
+    origin = HubDataset(id="owner/name", requested_revision="main", revision="c" * 40)
+
+    def read_from_hub(*arguments: Any, **options: Any) -> LoadedDataset:
+        dataset = read_dataset(*arguments, **options)
+        return replace(dataset, source=replace(dataset.source, hub_dataset=origin))
+
+    monkeypatch.setattr(prepare, "read_dataset", read_from_hub)
+    prepare.main(PATHS)
+
+    assert DataCard.read(PATHS.prepared).hub_dataset == origin
 
 
 def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
