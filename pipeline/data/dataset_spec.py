@@ -28,23 +28,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.common.errors import ConfigError
-from pipeline.tasks.schema import Row, Template
+from pipeline.tasks.registry import SCHEMAS
+from pipeline.tasks.schema import Row, RowSchema, Template
 
 _SPLITS = ("train", "validation", "test")
 # Most public data sets hide the labels of their test rows: the validation rows serve as test.
 _VALIDATION_AS_TEST = {"train": "train", "test": "validation"}
-_CLASS_METRICS = ("accuracy", "f1", "f1_macro", "mcc")
-_TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
-METRICS_BY_KIND = {
-    "text-classification": (*_CLASS_METRICS, "multirc_f1a", "multirc_em"),
-    "multiple-choice": (*_CLASS_METRICS, "record_em", "record_f1"),
-    "text-generation": (*_TEXT_METRICS, "perplexity"),
-    "token-classification": ("entity_f1", "token_accuracy"),
-    "question-answering": ("squad_f1", "squad_em"),
-    "image-classification": _CLASS_METRICS,
-}
-REGRESSION_METRICS = ("pearson", "spearman")  # of text-classification, where labels are numbers
-_KINDS_WITH_CLASSES = ("token-classification", "image-classification")
 
 
 class RowError(ValueError):
@@ -56,7 +45,7 @@ class DatasetSpec:
     """A named data set.
 
     Attributes:
-        kind: task kind, one of `METRICS_BY_KIND`.
+        kind: task kind, as in data.kind.
         hub_id: id on the hub; empty: rows come from the files that data.train etc. name.
         configuration: configuration of the data set, where it has several.
         revision: branch to read where data.revision is auto: `refs/convert/parquet` where the main
@@ -93,17 +82,16 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         """Fill in `metrics` and validate the fields."""
-        if self.kind not in METRICS_BY_KIND:
-            raise ConfigError(
-                f"kind must be one of {', '.join(METRICS_BY_KIND)}, got {self.kind!r}"
-            )
+        if self.kind not in SCHEMAS:
+            raise ConfigError(f"kind must be one of {', '.join(SCHEMAS)}, got {self.kind!r}")
+        schema = SCHEMAS[self.kind]
         object.__setattr__(self, "metrics", self.metrics or (self.metric,))
-        self._check_metrics()
+        self._check_metrics(schema)
         if self.metric not in self.metrics:
             raise ConfigError(f"metric {self.metric} is not among metrics {self.metrics}")
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"classes must differ, got {self.classes}")
-        if self.kind in _KINDS_WITH_CLASSES and not self.classes:
+        if schema.label_column and not schema.regression_metrics and not self.classes:
             raise ConfigError(f"kind {self.kind} needs classes")
         if "train" not in self.splits or not set(self.splits) <= set(_SPLITS):
             raise ConfigError(
@@ -111,12 +99,12 @@ class DatasetSpec:
                 f"got {', '.join(self.splits) or 'none'}"
             )
 
-    def _check_metrics(self) -> None:
+    def _check_metrics(self, schema: RowSchema) -> None:
         """Refuse metrics that do not fit the kind's labels and predictions."""
-        regression = self.kind == "text-classification" and self.metric in REGRESSION_METRICS
+        regression = self.metric in schema.regression_metrics
         if regression and self.classes:
             raise ConfigError(f"metric {self.metric} is for regression, so classes must be empty")
-        allowed = REGRESSION_METRICS if regression else METRICS_BY_KIND[self.kind]
+        allowed = schema.regression_metrics if regression else schema.metrics
         for name in filter(None, (self.metric, self.selection_metric, *self.metrics)):
             if name not in allowed:
                 raise ConfigError(

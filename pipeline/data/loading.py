@@ -17,7 +17,6 @@ from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_labels
-from pipeline.data.dataset_spec import REGRESSION_METRICS
 from pipeline.data.sources import resolve_source
 from pipeline.data.splits import SplitSpec, three_splits
 from pipeline.tasks.registry import SCHEMAS, infer_schema
@@ -117,12 +116,11 @@ def _find_classes(
     Raises:
         DataError: the labels are neither classes nor numbers, or do not fit the main metric.
     """
-    regression = schema.kind == "text-classification" and (
-        (source.metric or section.metric) in REGRESSION_METRICS
-    )
+    regression = (source.metric or section.metric) in schema.regression_metrics
     spec_classes = [] if regression and source.classes is None else source.classes
     classes = schema.find_classes(tables, spec_classes)
-    if schema.label_column and not classes and source.metric not in (None, *REGRESSION_METRICS):
+    numeric = source.metric is None or source.metric in schema.regression_metrics
+    if schema.label_column and not classes and not numeric:
         raise DataError(
             f"data.task {section.task} is measured by {source.metric}, which needs classes, but "
             "labels of train are decimals"

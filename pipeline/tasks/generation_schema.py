@@ -151,6 +151,7 @@ def _wrong_chat(messages: Any) -> str | None:
     return None if turns[-1]["content"].strip() else "empty completion"
 
 
+TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 _TEXT = Value("string")
 SCHEMA = RowSchema(
     kind="text-generation",
@@ -162,6 +163,7 @@ SCHEMA = RowSchema(
             "messages": List({"role": _TEXT, "content": _TEXT}),
         }
     ),
+    metrics=(*TEXT_METRICS, "perplexity"),
     build_template=build_template,
     find_error=find_error,
     matches_columns=lambda names: match_layout(names) is not None,

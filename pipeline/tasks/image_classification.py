@@ -21,7 +21,7 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns
-from pipeline.tasks.schema import Row, RowSchema, Template, require_column
+from pipeline.tasks.schema import CLASS_METRICS, Row, RowSchema, Template, require_column
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
@@ -139,6 +139,7 @@ SCHEMA = RowSchema(
             "digest": Value("string"),
         }
     ),
+    metrics=CLASS_METRICS,
     build_template=build_template,
     postprocess=add_digest,
     find_error=find_error,

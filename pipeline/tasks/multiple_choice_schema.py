@@ -12,6 +12,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.schema import (
+    CLASS_METRICS,
     Row,
     RowSchema,
     Template,
@@ -132,6 +133,7 @@ SCHEMA = RowSchema(
             "group": Value("string"),  # rows of one passage, or about the same two options
         }
     ),
+    metrics=(*CLASS_METRICS, "record_em", "record_f1"),
     build_template=build_template,
     find_error=find_error,
     matches_columns=lambda names: _CHOICES in names,

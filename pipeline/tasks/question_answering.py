@@ -105,6 +105,7 @@ SCHEMA = RowSchema(
             "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
         }
     ),
+    metrics=("squad_f1", "squad_em"),
     build_template=build_template,
     find_error=find_error,
     find_classes=find_classes,
@@ -127,7 +128,7 @@ class QuestionAnswering(Task):
     model_class = AutoModelForQuestionAnswering
     task_type = "QUESTION_ANS"
     inputs = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
-    metrics = ("squad_f1", "squad_em")
+    metrics = SCHEMA.metrics
 
     @classmethod
     def max_length(cls, requested: int, config: Any) -> int:

@@ -19,6 +19,8 @@ Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
 Template = Callable[[Row], Row | None]
 
+CLASS_METRICS = ("accuracy", "f1", "f1_macro", "mcc")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
@@ -64,6 +66,8 @@ class RowSchema:
     Attributes:
         kind: the task kind, as in data.kind.
         features: the columns with their types.
+        metrics: those that a data set may be measured by, whichever task its rows are modelled as.
+        regression_metrics: those of labels that are numbers; empty: labels never are.
         build_template: params.yaml's section and the first rows of train -> a function that maps
             a raw row to a row of this schema.
         postprocess: completes a row that a template returned.
@@ -81,6 +85,8 @@ class RowSchema:
 
     kind: str
     features: Features
+    metrics: tuple[str, ...]
+    regression_metrics: tuple[str, ...] = ()
     build_template: Callable[[DataSection, Sequence[Row]], Template]
     find_error: Callable[[Row], str | None]
     postprocess: Callable[[Row], Row] = field(default=lambda row: row)

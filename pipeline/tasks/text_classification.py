@@ -22,7 +22,14 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.base import Batch, Columns, Predictions, Task, class_options
 from pipeline.tasks.inference import check_finite, restore_row_order, run_model
-from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
+from pipeline.tasks.schema import (
+    CLASS_METRICS,
+    Row,
+    RowSchema,
+    Template,
+    column_names,
+    require_column,
+)
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
@@ -79,6 +86,8 @@ SCHEMA = RowSchema(
             "group": Value("string"),  # rows of one question, for metrics over questions
         }
     ),
+    metrics=(*CLASS_METRICS, "multirc_f1a", "multirc_em"),
+    regression_metrics=("pearson", "spearman"),
     build_template=build_template,
     find_error=find_error,
     find_classes=find_classes,
@@ -169,7 +178,7 @@ class TextRegression(TextClassification):
     """Predict a number for each row."""
 
     name = "text-regression"
-    metrics = ("pearson", "spearman")
+    metrics = SCHEMA.regression_metrics
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

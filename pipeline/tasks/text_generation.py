@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Pretrained
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import GenerationSection
 from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, Task, Values, is_decoder
-from pipeline.tasks.generation_schema import SCHEMA
+from pipeline.tasks.generation_schema import SCHEMA, TEXT_METRICS
 from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
 from pipeline.tasks.inference import check_finite, iter_batches, restore_row_order
 from pipeline.tasks.prompt_completion import (
@@ -31,8 +31,6 @@ from pipeline.tasks.prompt_completion import (
     truncate_pair,
 )
 from pipeline.tasks.schema import Row
-
-_BY_TEXT = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 
 
 class _Generation(Task):
@@ -50,7 +48,7 @@ class _Generation(Task):
     @classmethod
     def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
         check_positions_left(config, section.max_new_tokens or 0)
-        if metric in _BY_TEXT and section.max_new_tokens == 0:
+        if metric in TEXT_METRICS and section.max_new_tokens == 0:
             raise ConfigError(
                 f"evaluate.max_new_tokens must be above 0 for the metric {metric}, got 0"
             )
@@ -82,17 +80,17 @@ class _Generation(Task):
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
         entries: dict[str, Any] = {"max_new_tokens": max(answers)}
         if _has_no_prompts(train):
-            if self.card.metric in _BY_TEXT:
+            if self.card.metric in TEXT_METRICS:
                 raise DataError(
                     f"data.metric {self.card.metric} compares answers, but every prompt of "
                     "train is empty; take perplexity"
                 )
-            entries["metrics"] = tuple(name for name in self.card.metrics if name not in _BY_TEXT)
+            entries["metrics"] = tuple(m for m in self.card.metrics if m not in TEXT_METRICS)
         return entries
 
     def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
-        asked, new = set(self.card.metrics) & set(_BY_TEXT), self.card.max_new_tokens
+        asked, new = set(self.card.metrics) & set(TEXT_METRICS), self.card.max_new_tokens
         texts = None
         if asked and new:
             prompts = self.prompts(rows)
@@ -135,7 +133,7 @@ class CausalLM(_Generation):
     model_class = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
     metrics = ("perplexity", "exact_match")
-    optional = _BY_TEXT
+    optional = TEXT_METRICS
     supports_packing = True
 
     @classmethod

@@ -86,6 +86,7 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
 SCHEMA = RowSchema(
     kind="token-classification",
     features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
+    metrics=("entity_f1", "token_accuracy"),
     build_template=build_template,
     find_error=find_error,
     find_classes=find_classes,
@@ -178,7 +179,7 @@ class EntityRecognition(TokenClassification):
     """Token classification with BIO tags: O, B-TYPE and I-TYPE."""
 
     name = "entity-recognition"
-    metrics = ("entity_f1", "token_accuracy")
+    metrics = SCHEMA.metrics
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

@@ -6,15 +6,21 @@ from transformers import AutoConfig
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection
 from pipeline.common.task_kinds import TASK_KINDS, check_task_kind
-from pipeline.data.dataset_spec import METRICS_BY_KIND
+from pipeline.metrics.definitions import METRICS
 from pipeline.tasks.registry import SCHEMAS, TASKS, choose_task
 
 
 def test_every_kind_of_params_yaml_has_a_schema_and_tasks():
     assert tuple(SCHEMAS) == TASK_KINDS
     assert {task.schema.kind for task in TASKS.values()} == set(TASK_KINDS)
-    assert set(METRICS_BY_KIND) == set(TASK_KINDS)
     assert all(kind in str(DataSection.model_fields["kind"].description) for kind in TASK_KINDS)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_metrics_of_a_task_are_defined_and_allowed_by_its_schema(task):
+    allowed = {*task.schema.metrics, *task.schema.regression_metrics}
+
+    assert {*task.metrics, *task.optional} <= allowed <= METRICS.keys()
 
 
 @pytest.mark.parametrize("kind", TASK_KINDS)
