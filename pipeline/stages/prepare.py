@@ -27,7 +27,9 @@ from pipeline.common.paths import Paths
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.tasks.base import Columns, Task, Values
-from pipeline.tasks.model_loading import check_lengths, describe_origin, load_config, load_processor
+from pipeline.tasks.model_files import describe_origin
+from pipeline.tasks.model_loading import load_config, load_processor
+from pipeline.tasks.positions import check_lengths
 from pipeline.tasks.registry import choose_task, task_from_card
 from pipeline.tasks.schema import hash_texts
 

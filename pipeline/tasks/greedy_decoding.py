@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from pipeline.common.errors import ConfigError
 from pipeline.tasks.batching import length_sorted_batches
 from pipeline.tasks.inference import inference_mode
-from pipeline.tasks.model_loading import max_positions
+from pipeline.tasks.positions import max_positions
 from pipeline.tasks.prompt_completion import Ids, truncate_middle
 
 

