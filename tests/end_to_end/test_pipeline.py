@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from helpers.import_graph import ROOT
+from helpers.params_file import change_params, changed_params
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_model
-from ruamel.yaml import YAML
 
 SETTINGS = {
     "data": {"task": "files", "train": "data/local/train.csv", "max_length": 16},
@@ -50,14 +50,6 @@ def commit(folder: Path) -> None:
     call(folder, "git", *who, "commit", "-q", "-m", "run")
 
 
-def change(folder: Path, section: str, **values: object) -> None:
-    """Change keys of the clone's params.yaml."""
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    params[section].update(values)
-    yaml.dump(params, folder / "params.yaml")
-
-
 def stages_run(output: str) -> list[str]:
     """Names of the stages whose command a `dvc repro` started."""
     starts = [line for line in output.splitlines() if line.startswith("Running stage '")]
@@ -81,9 +73,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(200):
         lines.append(f"{('bad', 'good')[n % 2]} {words[n % 60]} {words[n * 7 % 60]},{n % 2}")
     (folder / "data" / "local" / "train.csv").write_text("\n".join(lines) + "\n")
-    change(folder, "model", name="data/local/base")
-    for section, values in SETTINGS.items():
-        change(folder, section, **values)
+    change_params(folder, model={"name": "data/local/base"}, **SETTINGS)
     call(folder, "git", "init", "-q", "-b", "main")
     commit(folder)
     call(folder, "dvc", "repro")
@@ -115,12 +105,8 @@ def test_metrics_name_every_method_and_what_it_gained(clone):
     ],
 )
 def test_a_changed_setting_invalidates_only_its_own_stages(clone, section, values, first):
-    before = (clone / "params.yaml").read_text()
-    try:
-        change(clone, section, **values)
+    with changed_params(clone, **{section: values}):
         changed = set(json.loads(call(clone, "dvc", "status", "--json")))
-    finally:
-        (clone / "params.yaml").write_text(before)
 
     assert changed == first | {"report"}  # which shows every setting
 
@@ -141,12 +127,8 @@ def test_an_experiment_reruns_what_changed_and_going_back_runs_nothing(clone):
 def test_shown_experiments_parameters_and_plots_are_there(clone):
     shown = call(clone, "dvc", "exp", "show", "--csv")
     plots = call(clone, "dvc", "plots", "show", "--json")
-    before = (clone / "params.yaml").read_text()
-    try:
-        change(clone, "prune", ratio=0.25)
+    with changed_params(clone, prune={"ratio": 0.25}):
         difference = call(clone, "dvc", "params", "diff")
-    finally:
-        (clone / "params.yaml").write_text(before)
 
     assert "light.test_accuracy" in shown.splitlines()[0]
     assert "prune.ratio" in shown.splitlines()[0]
@@ -173,9 +155,7 @@ def test_queued_experiments_run_in_the_background(clone):
 
 
 def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
-    before = (clone / "params.yaml").read_text()
-    try:
-        change(clone, "finetune", steps=600, save_every=20)
+    with changed_params(clone, finetune={"steps": 600, "save_every": 20}):
         running = start(clone, "dvc", "repro", "finetune@light")
         while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/complete.json")]:
             assert running.poll() is None
@@ -183,8 +163,6 @@ def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         output = call(clone, "dvc", "repro", "finetune@light")
-    finally:
-        (clone / "params.yaml").write_text(before)
 
     assert "resuming from" in output
     assert stages_run(call(clone, "dvc", "repro")) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from helpers.import_graph import ROOT, reached
+from helpers.params_file import change_params, changed_params
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import STAGES
@@ -65,7 +66,7 @@ def make_project(folder: Path, methods: tuple[str, ...] = METHODS) -> Path:
         stage["cmd"] = " ".join([sys.executable, "toy.py", name, *outs])
     yaml.dump(dvc, folder / "dvc.yaml")
     Repo.init(str(folder), no_scm=True).close()
-    set_param(folder, "methods", list(methods))
+    change_params(folder, methods=list(methods))
     repro(folder)
     return folder
 
@@ -74,14 +75,6 @@ def repro(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "dvc", "repro", "-q", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def set_param(folder: Path, key: str, value: object) -> None:
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    section, _, name = key.rpartition(".")
-    (params[section] if section else params)[name] = value
-    yaml.dump(params, folder / "params.yaml")
 
 
 def stale(folder: Path) -> set[str]:
@@ -132,21 +125,17 @@ def _files_of(stage: str, file: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "fresh"),
+    ("section", "values", "fresh"),
     [
-        ("model.dtype", "float32", {"prepare"}),
-        ("evaluate.bootstrap", 20, {*STAGES} - {"evaluate", "report"}),
-        ("benchmark.rounds", 4, {*STAGES} - {"benchmark", "report"}),
-        ("benchmark.length", 16, {*STAGES} - {"prepare", "benchmark", "report"}),
+        ("model", {"dtype": "float32"}, {"prepare"}),
+        ("evaluate", {"bootstrap": 20}, {*STAGES} - {"evaluate", "report"}),
+        ("benchmark", {"rounds": 4}, {*STAGES} - {"benchmark", "report"}),
+        ("benchmark", {"length": 16}, {*STAGES} - {"prepare", "benchmark", "report"}),
     ],
 )
-def test_a_setting_makes_only_stages_stale_that_read_it(project, key, value, fresh):
-    before = (project / "params.yaml").read_text()
-    try:
-        set_param(project, key, value)
+def test_a_setting_makes_only_stages_stale_that_read_it(project, section, values, fresh):
+    with changed_params(project, **{section: values}):
         assert stale(project) == {*STAGES} - fresh
-    finally:
-        (project / "params.yaml").write_text(before)
 
 
 def test_another_duration_of_the_same_training_does_not_run_evaluate_again(project):
@@ -163,7 +152,7 @@ def test_another_duration_of_the_same_training_does_not_run_evaluate_again(proje
 def test_a_method_taken_off_leaves_no_trace_in_any_hash(tmp_path):
     fewer = ("light", "vanilla")
     shrunk = make_project(tmp_path / "shrunk")
-    set_param(shrunk, "methods", list(fewer))
+    change_params(shrunk, methods=list(fewer))
     repro(shrunk)
     fresh = make_project(tmp_path / "fresh", fewer)
 
@@ -171,6 +160,6 @@ def test_a_method_taken_off_leaves_no_trace_in_any_hash(tmp_path):
     assert stale(shrunk) == set()
     outputs = {path.stem for path in shrunk.glob("artifacts/*/*")}
     assert not {"random"} & (outputs | {path.name for path in shrunk.glob("results/eval/*")})
-    set_param(shrunk, "methods", list(METHODS))
+    change_params(shrunk, methods=list(METHODS))
     repro(shrunk)
     assert {path.name for path in shrunk.glob("results/eval/*")} == {*METHODS}

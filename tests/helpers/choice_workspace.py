@@ -67,9 +67,7 @@ def workspace(folder: Path, model: str) -> None:
     made.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
     write(folder / "train.jsonl", questions(90))
-    set_params(folder, **_SETTINGS)
-    params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("- random", ""))
+    set_params(folder, methods=["light", "vanilla"], **_SETTINGS)
 
 
 def section(**changes: Any) -> DataSection:

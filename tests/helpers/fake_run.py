@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from helpers.data_cards import data_card
+from helpers.params_file import write_params
 from peft import LoraConfig
-from ruamel.yaml import YAML
 
 from lightpeft.core.benchmark_result import (
     BenchmarkResult,
@@ -31,7 +31,6 @@ from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
 from pipeline.stages.prune import cost_table
 
-REPOSITORY = Path(__file__).parents[2]
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
 SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
 _PRUNED_DIMS = {
@@ -73,11 +72,8 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
 
 
 def _write_params(root: Path, changes: dict[str, Any]) -> Params:
-    raw = YAML(typ="safe").load(REPOSITORY / "params.yaml")
-    raw["prune"] |= {"modules": 0.0, "ranks": 0.0, "module_criterion": "importance"}
-    for section, value in changes.items():
-        raw[section] = raw[section] | value if isinstance(value, dict) else value
-    YAML(typ="safe").dump(raw, root / "params.yaml")
+    prune = {"modules": 0.0, "ranks": 0.0, "module_criterion": "importance"}
+    write_params(root, {"prune": prune}, changes)
     return load_params(root / "params.yaml")
 
 

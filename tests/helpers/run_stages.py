@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from helpers.stage_workspace import ROOT
-from ruamel.yaml import YAML
+from helpers.params_file import write_params
 from transformers import PreTrainedModel
 
 from pipeline.common.paths import Paths
@@ -31,13 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def params(folder: Path, **sections: dict[str, Any]) -> None:
     """Write params.yaml: the project's own, made small, for the model in `base`, with changes."""
-    yaml = YAML()
-    made = yaml.load(ROOT / "params.yaml")
-    made["model"]["name"], made["methods"] = "base", list(METHODS)
-    for changes in (SETTINGS, sections):
-        for section, values in changes.items():
-            made[section].update(values)
-    yaml.dump(made, folder / "params.yaml")
+    fixed = {"model": {"name": "base"}, "methods": list(METHODS)}
+    write_params(folder, fixed, SETTINGS, sections)
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

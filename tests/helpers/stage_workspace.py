@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from helpers.data_cards import data_card
+from helpers.params_file import write_params
 from helpers.tiny_models import lora, tiny_model
-from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -74,13 +74,7 @@ def card(task_name: str = "text-classification") -> DataCard:
 
 def set_params(folder: Path, **sections: Any) -> None:
     """Write params.yaml: the project's own with the tests' settings and these changes."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["model"]["name"] = str(folder / "base")
-    for changes in (SETTINGS, sections):
-        for section, values in changes.items():
-            params[section].update(values)
-    yaml.dump(params, folder / "params.yaml")
+    write_params(folder, {"model": {"name": str(folder / "base")}}, SETTINGS, sections)
 
 
 def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:

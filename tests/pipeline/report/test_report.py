@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from dvc_render.vega import VegaRenderer
-from helpers.fake_run import REPOSITORY, tell, write_run
+from helpers.fake_run import tell, write_run
+from helpers.import_graph import ROOT
 
 from lightpeft.core.errors import LightPeftError
 from pipeline.__main__ import run
@@ -332,7 +333,7 @@ def test_dvc_fills_every_anchor_of_our_plot_templates(usual, template, series, x
     data = [row | {"rev": "workspace"} for row in rows(usual / f"results/plots/{series}.csv")]
 
     plot = VegaRenderer(
-        data, series, x=x, y=y, template=template, template_dir=REPOSITORY / ".dvc" / "plots"
+        data, series, x=x, y=y, template=template, template_dir=ROOT / ".dvc" / "plots"
     )
 
     filled = plot.get_filled_template()

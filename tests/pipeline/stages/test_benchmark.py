@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers.params_file import change_params
 from helpers.stage_workspace import base_model, workspace
 
 import lightpeft
@@ -26,8 +27,7 @@ def run(tmp_path, monkeypatch):
         lightpeft.save(lightpeft.prune(model, plan, scores), paths.model(method))
         seconds = 5.0 if method == "light" else 12.0
         Timing(seconds=seconds, steps=20, warm=False).write(paths.timing(method))
-    text = (folder / "params.yaml").read_text().replace("- random", "")
-    (folder / "params.yaml").write_text(text)
+    change_params(folder, methods=list(METHODS))
     monkeypatch.chdir(folder)
     return folder
 

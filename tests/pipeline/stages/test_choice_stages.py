@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from datasets import load_from_disk
 from helpers.choice_workspace import workspace
+from helpers.params_file import change_params
 from helpers.run_stages import run_stages
-from ruamel.yaml import YAML
 from safetensors import safe_open
 
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
@@ -93,19 +94,16 @@ def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
 
 
 @pytest.mark.parametrize("model", KIND)
-@pytest.mark.parametrize("asked", ["none", "w1"])
-def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, asked):
+@pytest.mark.parametrize("prompt", ["none", "w1"])
+def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, prompt):
     monkeypatch.chdir(tmp_path)
     workspace(tmp_path, model)
-    yaml, path = YAML(), tmp_path / "params.yaml"
-    params = yaml.load(path)
-    params["data"]["neutral_prompt"] = asked
-    yaml.dump(params, path)
+    change_params(tmp_path, data={"neutral_prompt": prompt})
 
-    if (model, asked) == ("bert", "w1"):
+    if (model, prompt) == ("bert", "w1"):
         with pytest.raises(ConfigError, match=r"neutral_prompt must be auto or none .*, got 'w1'"):
             prepare.main(Paths())
     else:
         prepare.main(Paths())
-        found = read(tmp_path / "data" / "prepared" / "card.json").get("neutral_prompt")
-        assert found == (None if asked == "none" else "w1")
+        expected = None if prompt == "none" else "w1"
+        assert DataCard.read(Paths(tmp_path).prepared).neutral_prompt == expected

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 from helpers.import_graph import ROOT
+from helpers.params_file import change_params, write_params
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
-from ruamel.yaml import YAML
 from transformers import AutoTokenizer
 
 from lightpeft.core.serialization import read_json
@@ -34,17 +34,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, " ,1"]))
     monkeypatch.chdir(tmp_path)
-    settings(tmp_path, task="files", train="train.csv", max_length=16, max_truncated=1.0)
+    data = {"task": "files", "train": "train.csv", "max_length": 16, "max_truncated": 1.0}
+    write_params(tmp_path, {"model": {"name": "model"}, "data": data})
     return tmp_path
-
-
-def settings(folder: Path, **data: Any) -> None:
-    """Write params.yaml with these keys of `data`."""
-    yaml = YAML()
-    params = yaml.load((folder if (folder / "params.yaml").exists() else ROOT) / "params.yaml")
-    params["model"]["name"] = "model"
-    params["data"].update(data)
-    yaml.dump(params, folder / "params.yaml")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -120,7 +112,7 @@ def test_rows_hold_ids_texts_and_labels_without_padding(workspace):
 
 def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
     (workspace / "test.csv").write_text("text,label\nbad w0 ,0\ngood w99,1\n")
-    settings(workspace, test="test.csv", validation="train.csv")
+    change_params(workspace, data={"test": "test.csv", "validation": "train.csv"})
     prepare.main(PATHS)
     card = read_json(PATHS.prepared / "card.json", DataError)
 
@@ -139,12 +131,12 @@ def test_what_was_there_is_replaced_only_by_something_whole(workspace):
     prepare.main(PATHS)
     (PATHS.prepared / "stale").touch()
     before = hashes(PATHS.prepared)
-    settings(workspace, train="none.csv")
+    change_params(workspace, data={"train": "none.csv"})
     with pytest.raises(DataError, match=r"none\.csv does not exist"):
         prepare.main(PATHS)
     assert hashes(PATHS.prepared) == before
 
-    settings(workspace, train="train.csv")
+    change_params(workspace, data={"train": "train.csv"})
     prepare.main(PATHS)
     assert set(hashes(PATHS.prepared)) == set(before) - {"stale"}
     assert sorted(path.name for path in workspace.glob(".*")) == []
@@ -157,7 +149,7 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 
     with pytest.raises(ConfigError, match=r"data\.max_length must be at most 12"):
         prepare.main(PATHS)
-    settings(workspace, max_length=12)
+    change_params(workspace, data={"max_length": 12})
     with pytest.raises(ConfigError, match=r"benchmark\.length must be at most 12"):
         prepare.main(PATHS)
 
@@ -174,7 +166,7 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_1(workspace, data, message):
-    settings(workspace, **data)
+    change_params(workspace, data=data)
     command = [sys.executable, "-m", "pipeline", "prepare"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import load_from_disk
 from helpers.data_cards import data_card
-from helpers.generation_workspace import STAGES, copying, loaded, prepared, workspace
-from helpers.stage_workspace import set_params
+from helpers.generation_workspace import copying, loaded, prepared, workspace
+from helpers.params_file import change_params
 
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.inspection import inspect_model
@@ -179,7 +179,7 @@ def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
 
     assert prepared(folder).metrics == ("perplexity",)
-    set_params(folder, data=data(metric="exact_match"))
+    change_params(folder, data={"metric": "exact_match"})
     with pytest.raises(DataError, match="every prompt of train is empty; take perplexity"):
         prepare(Paths())
 
@@ -196,14 +196,9 @@ def test_the_main_metric_can_be_any_that_compares_texts(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
 
     assert prepared(folder).metrics == ("perplexity", "exact_match", "final_number")
-    set_params(folder, data=data(metric="accuracy"))
+    change_params(folder, data={"metric": "accuracy"})
     with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of perplexity.*rouge"):
         prepare(Paths())
-
-
-def data(**changes) -> dict:
-    """The section of the workspace, with changes."""
-    return {"task": "files", "train": "train.jsonl", "max_length": 16} | changes
 
 
 class _Config:
@@ -266,8 +261,7 @@ def test_generation_can_be_left_out(tmp_path, monkeypatch):
         stage.main("vanilla", Paths())
 
     for new, there in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
-        set_params(folder, **STAGES, data=data())
-        set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": new}, data=data())
+        change_params(folder, evaluate={"max_new_tokens": new})
         evaluate.main("vanilla", Paths())
         found = json.loads(Paths().evaluation("vanilla").read_text())
         assert {"perplexity", "exact_match"} & set(found) == there
@@ -275,14 +269,13 @@ def test_generation_can_be_left_out(tmp_path, monkeypatch):
     (folder / "data" / "prepared" / "card.json").write_text(
         json.dumps(card | {"metric": "exact_match"})
     )
-    set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 0}, data=data())
+    change_params(folder, evaluate={"max_new_tokens": 0})
     with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
         evaluate.main("vanilla", Paths())
-    nothing = STAGES["evaluate"] | {"max_new_tokens": 0}
-    set_params(folder, evaluate=nothing, data=data() | {"metric": "exact_match"})
+    change_params(folder, data={"metric": "exact_match"})
     with pytest.raises(ConfigError, match=r"max_new_tokens must be above 0 for .* exact_match"):
         prepare(Paths())
-    set_params(folder, evaluate=STAGES["evaluate"] | {"max_new_tokens": 5000}, data=data())
+    change_params(folder, evaluate={"max_new_tokens": 5000})
     with pytest.raises(ConfigError, match=r"max_new_tokens must be below \d+.*got 5000"):
         prepare(Paths())
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
 from helpers.data_cards import data_card
+from helpers.params_file import change_params
 from helpers.run_stages import params, predictions, read, run_stages
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
-from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoModel
 
 from pipeline.common.data_card import DataCard
@@ -57,20 +57,9 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def rewrite(folder: Path, **data: Any) -> None:
-    yaml = YAML()
-    found = yaml.load(folder / "params.yaml")
-    found["data"].update(data)
-    yaml.dump(found, folder / "params.yaml")
-
-
 def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch):
-    params(
-        space,
-        data={"train": "train.jsonl", "test": "test.conll"},
-        finetune={"steps": 150, "evaluate_every": 60},
-        prune={"ratio": 0.25},
-    )
+    steps = {"steps": 150, "evaluate_every": 60}
+    change_params(space, finetune=steps, prune={"ratio": 0.25})
     run_stages(monkeypatch)
     card, found, table = (
         read("data/prepared/card.json"),
@@ -93,7 +82,7 @@ def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch)
 
 
 def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
-    rewrite(space, max_length=8, max_truncated=1.0)
+    change_params(space, data={"max_length": 8, "max_truncated": 1.0})
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
@@ -177,7 +166,7 @@ def test_bad_rows_are_counted_and_named(space):
     ]
     with (space / "train.jsonl").open("a") as file:
         file.writelines("\n" + json.dumps(row) for row in bad)
-    rewrite(space, max_bad_rows=0.1)
+    change_params(space, data={"max_bad_rows": 0.1})
     prepare.main(Paths())
 
     assert read("data/prepared/card.json")["dropped"] == {
@@ -203,7 +192,7 @@ def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
     rows.insert(2, (["w1"], []))
     lines = [json.dumps({"tokens": words, "tags": tags}) for words, tags in rows]
     (space / "test.jsonl").write_text("\n".join(lines))
-    rewrite(space, test="test.jsonl", max_bad_rows=0.2)
+    change_params(space, data={"test": "test.jsonl", "max_bad_rows": 0.2})
     prepare.main(Paths())
     card = read("data/prepared/card.json")
 
@@ -217,13 +206,13 @@ def test_rows_with_a_tag_that_train_lacks_are_dropped_as_bad(space):
 def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, capsys):
     rows = [{"tokens": [f"w{i}", "w2"], "ner_tags": [0, i % 11]} for i in range(60)]
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    rewrite(space, test="auto", metric="entity_f1")
+    change_params(space, data={"test": "auto", "metric": "entity_f1"})
     with pytest.raises(
         ConfigError, match=r"auto or one of token_accuracy .* token-classification, got entity"
     ):
         prepare.main(Paths())
 
-    rewrite(space, metric="auto")
+    change_params(space, data={"metric": "auto"})
     prepare.main(Paths())
 
     card = read("data/prepared/card.json")
