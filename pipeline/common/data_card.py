@@ -49,6 +49,9 @@ class DataOrigin(_Record):
     sha256: str | None = None
 
 
+Origins = dict[str, str | DataOrigin]  # by split; of a built-in task: library -> its version
+
+
 class HubDataset(_Record):
     """A data set of the hub, and which commit of it was read.
 
@@ -127,7 +130,7 @@ class DataCard(_Record):
         max_length: most tokens of a row.
         splits: by name, train first.
         dropped: `SPLIT: REASON` -> bad rows.
-        sources: versions of the libraries that a built-in task was made from, or a split's origin.
+        sources: what the rows were made from.
         hub_dataset: id and commit of a data set of the hub.
         baseline: of a built-in task.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
@@ -146,7 +149,7 @@ class DataCard(_Record):
     max_length: int
     splits: dict[str, SplitStatistics] = {}
     dropped: dict[str, DroppedRows] = {}
-    sources: dict[str, str | DataOrigin] = {}
+    sources: Origins = {}
     hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
     neutral_prompt: str | None = None

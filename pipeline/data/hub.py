@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 
-from pipeline.common.data_card import HubDataset
+from pipeline.common.data_card import DataOrigin, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import advice, offline_if_unreachable
 from pipeline.common.text import one_line
@@ -25,9 +24,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train
 
 
-def source_from_spec(
-    spec: DatasetSpec, rows: dict[str, RowReader], origins: dict[str, Any]
-) -> RawDataset:
+def source_from_spec(spec: DatasetSpec, rows: dict[str, RowReader], origins: Origins) -> RawDataset:
     """Return the raw data set of a spec with these rows, from the hub or from local files."""
     return RawDataset(
         rows=rows,
@@ -101,8 +98,8 @@ def load_hub_id(task: str, *, label: str | None, revision: str | None = None) ->
     )
 
 
-def _origins(task: str, names: Mapping[str, str]) -> dict[str, Any]:
-    return {split: {"from": f"{task}, {name}"} for split, name in names.items()}
+def _origins(task: str, names: Mapping[str, str]) -> Origins:
+    return {split: DataOrigin(source=f"{task}, {name}") for split, name in names.items()}
 
 
 def _load(

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
-from pipeline.common.data_card import DroppedRows
+from pipeline.common.data_card import DroppedRows, Origins
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_labels
@@ -34,7 +33,7 @@ class LoadedDataset:
         splits: train, validation and test.
         classes: class names in the order of their ids; empty for tasks without classes.
         source: the raw data set.
-        origins: by split, where its rows come from.
+        origins: what the rows were made from.
         dropped: bad rows by split and reason: how many, and the first.
     """
 
@@ -42,7 +41,7 @@ class LoadedDataset:
     splits: dict[str, Dataset]
     classes: list[str]
     source: RawDataset
-    origins: dict[str, Any]
+    origins: Origins
     dropped: dict[str, DroppedRows]
 
 

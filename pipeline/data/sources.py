@@ -8,8 +8,8 @@ import runpy
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from pipeline.common.data_card import DataOrigin, Origins
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import file_hash
 from pipeline.common.params import DataSection
@@ -80,7 +80,7 @@ def _check_auto(section: DataSection, *keys: str) -> None:
             )
 
 
-def _local_rows(section: DataSection) -> tuple[dict[str, RowReader], dict[str, Any]]:
+def _local_rows(section: DataSection) -> tuple[dict[str, RowReader], Origins]:
     """Return rows and origins of the files that params.yaml names."""
     paths = {split: getattr(section, split) for split in SPLITS}
     files = {split: Path(path) for split, path in paths.items() if path is not None}
@@ -90,9 +90,9 @@ def _local_rows(section: DataSection) -> tuple[dict[str, RowReader], dict[str, A
     return rows, {split: _origin(path) for split, path in files.items()}
 
 
-def _origin(path: Path) -> dict[str, str]:
+def _origin(path: Path) -> DataOrigin:
     """Describe a file by path and digest; what a folder holds is hashed row by row."""
-    return {"from": str(path)} | ({"sha256": file_hash(path)} if path.is_file() else {})
+    return DataOrigin(source=str(path), sha256=file_hash(path) if path.is_file() else None)
 
 
 def _load_user_spec(task: str) -> DatasetSpec | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from pipeline.common.data_card import DataOrigin, Origins
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import hash_texts
 
@@ -36,9 +36,9 @@ class SplitSpec:
 
 
 def three_splits(
-    tables: dict[str, Dataset], origins: dict[str, Any], spec: SplitSpec
-) -> tuple[dict[str, Dataset], dict[str, Any]]:
-    """Return all three splits, and where the rows of each come from.
+    tables: dict[str, Dataset], origins: Origins, spec: SplitSpec
+) -> tuple[dict[str, Dataset], Origins]:
+    """Return all three splits, and what the rows of each were made from.
 
     Without test, validation becomes test. What is still missing is sampled from train.
 
@@ -60,7 +60,7 @@ def three_splits(
             rows = sample_groups(codes[remaining], keys[remaining], count=size, generator=generator)
             tables[split] = train.select(remaining[rows])
             remaining = np.delete(remaining, rows)
-            origins[split] = {"from": f"{len(rows)} seeded rows of train"}
+            origins[split] = DataOrigin(source=f"{len(rows)} seeded rows of train")
         tables["train"] = train.select(remaining)
     return {split: tables[split] for split in SPLITS}, origins
 

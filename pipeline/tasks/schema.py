@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from pipeline.common.data_card import Baseline, HubDataset
+from pipeline.common.data_card import Baseline, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.common.text import one_line
@@ -28,7 +28,7 @@ class RawDataset:
 
     Attributes:
         rows: readers of train, and of validation and test where these exist.
-        origins: for the data card: what the rows were made from.
+        origins: what the rows were made from.
         kind: name of the rows' schema; None: inferred from the columns.
         template: maps a raw row to a row of the schema, or to None if it has no label; None: built
             from the columns that params.yaml names.
@@ -45,7 +45,7 @@ class RawDataset:
     """
 
     rows: dict[str, RowReader]
-    origins: dict[str, Any]
+    origins: Origins
     kind: str | None = None
     template: Template | None = None
     classes: list[str] | None = None

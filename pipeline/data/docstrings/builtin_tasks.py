@@ -70,7 +70,7 @@ def build_task(name: str, *, seed: int) -> RawDataset:
         baseline = Baseline(name=method, accuracy=accuracy)
     return RawDataset(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
-        origins=versions,
+        origins={**versions},
         kind=task.kind,
         template=dict,
         classes=list(task.classes) if task.classes else None,

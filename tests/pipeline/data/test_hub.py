@@ -11,7 +11,7 @@ from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import constants
 
 from pipeline.common import hub_access as offline
-from pipeline.common.data_card import DataCard, HubDataset, ModelOrigin
+from pipeline.common.data_card import DataCard, DataOrigin, HubDataset, ModelOrigin
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
@@ -65,7 +65,7 @@ def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
     assert task.splits["test"]["text_pair"][:] == ["x", "x"]
     assert task.splits["test"]["label"][:] == ["equivalent", "not_equivalent"]
     assert [len(task.splits[name]["label"]) for name in ("train", "validation")] == [54, 6]
-    assert task.origins["test"] == {"from": "glue/mrpc, validation"}
+    assert task.origins["test"] == DataOrigin(source="glue/mrpc, validation")
 
 
 def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):

@@ -1,5 +1,6 @@
 """From files to labelled splits."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.task_files import jsonl, labels_of, read
 
-from pipeline.common.data_card import DroppedRows
+from pipeline.common.data_card import DataOrigin, DroppedRows
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data import readers
 from pipeline.data.loading import LoadedDataset
@@ -81,9 +82,9 @@ def test_validation_becomes_test_where_there_is_no_test(tmp_path):
 
     assert found.splits["test"]["text"][:] == ["held", "out"]
     assert len(found.splits["validation"]["text"]) == 4
-    assert found.origins["test"]["from"] == held_out
-    assert len(found.origins["test"]["sha256"]) == 64
-    assert found.origins["validation"] == {"from": "4 seeded rows of train"}
+    digest = hashlib.sha256(Path(held_out).read_bytes()).hexdigest()
+    assert found.origins["test"] == DataOrigin(source=held_out, sha256=digest)
+    assert found.origins["validation"] == DataOrigin(source="4 seeded rows of train")
 
 
 def test_given_splits_are_kept_as_they_are(tmp_path):
