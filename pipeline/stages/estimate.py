@@ -19,10 +19,10 @@ from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import task_from_card
 
 
-def lora_config(section: PeftSection, kind: Task, head: list[str]) -> LoraConfig:
+def lora_config(section: PeftSection, task: Task, head: list[str]) -> LoraConfig:
     """Return the LoRA config of params.yaml; `head` names the new modules, trained in full."""
     return LoraConfig(
-        task_type=kind.task_type,
+        task_type=task.task_type,
         r=section.r,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
@@ -36,19 +36,19 @@ def main(paths: Paths) -> None:
     """Write scores and trained weights, and to a file of its own the duration."""
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
-    kind = task_from_card(DataCard.read(data))
-    model, head = load_model(params.model, kind, params.seed)
+    task = task_from_card(DataCard.read(data))
+    model, head = load_model(params.model, task, params.seed)
     rows = read_rows(data, "train")
     order = shuffled_batches(
         token_counts(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
     )
-    drawn = build_dataloader(rows, kind, load_processor(params.model, kind), order)
+    batches = build_dataloader(rows, task, load_processor(params.model, task), order)
     start = time.monotonic()
     seed_everything(params.seed)
     scores = estimate(
         model.to(device()),
-        lora_config(params.peft, kind, head),
-        drawn,
+        lora_config(params.peft, task, head),
+        batches,
         section,
         progress=Progress("estimate", section.steps),
     )

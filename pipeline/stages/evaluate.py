@@ -28,14 +28,14 @@ def main(method: str, paths: Paths) -> None:
     """Measure one method on the test split, and its adapter expanded on the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
-    kind, size = task_from_card(_card(data, params.evaluate)), params.evaluate.batch_size
-    rows, processor = read_rows(data, "test"), load_processor(params.model, kind)
-    base, _ = load_model(params.model, kind, params.seed)
-    kind.check_metric(kind.card.metric, params.evaluate, base.config)
+    task, size = task_from_card(_read_card(data, params.evaluate)), params.evaluate.batch_size
+    rows, processor = read_rows(data, "test"), load_processor(params.model, task)
+    base, _ = load_model(params.model, task, params.seed)
+    task.check_metric(task.card.metric, params.evaluate, base.config)
     model = checkpoint.load(base, folder)
-    predictions = kind.predict(model, rows, processor, batch_size=size)
+    predictions = task.predict(model, rows, processor, batch_size=size)
     evaluation = measure(
-        kind,
+        task,
         predictions,
         count_parameters(model),
         resamples=params.evaluate.bootstrap,
@@ -43,30 +43,30 @@ def main(method: str, paths: Paths) -> None:
     )
     del base, model  # frees memory for the unpruned base
     if params.evaluate.lifted:
-        expanded_model = load_expanded_model(params.model, kind, folder, seed=params.seed)
-        expanded_predictions = kind.predict(expanded_model, rows, processor, batch_size=size)
-        lifted = score(kind.card, expanded_predictions)
-        _finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
+        expanded_model = load_expanded_model(params.model, task, folder, seed=params.seed)
+        expanded_predictions = task.predict(expanded_model, rows, processor, batch_size=size)
+        lifted = score(task.card, expanded_predictions)
+        _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
         evaluation = evaluation.model_copy(update={"lifted": lifted})
-    _write_predictions(paths.predictions(method), kind.table(predictions))
+    _write_predictions(paths.predictions(method), task.table(predictions))
     evaluation.write(paths.evaluation(method))
     metric = evaluation.metric
     log(f"evaluate {method}", f"test {metric} {evaluation.metrics[metric]:.4f}")
 
 
-def _card(data: Path, section: EvaluateSection) -> DataCard:
+def _read_card(data: Path, section: EvaluateSection) -> DataCard:
     """Return the data card, with `max_new_tokens` of params.yaml if it is set."""
     card, limit = DataCard.read(data), section.max_new_tokens
     return card if limit is None else card.model_copy(update={"max_new_tokens": limit})
 
 
 def measure(
-    kind: Task, predictions: Predictions, parameters: dict[str, int], *, resamples: int, seed: int
+    task: Task, predictions: Predictions, parameters: dict[str, int], *, resamples: int, seed: int
 ) -> Evaluation:
     """Return every metric, the interval of the main one, and for classes the confusion matrix.
 
     Args:
-        kind: the task.
+        task: bound to the data card.
         predictions: for the test split.
         parameters: what `count_parameters` returned.
         resamples, seed: of the bootstrap.
@@ -74,11 +74,11 @@ def measure(
     Raises:
         DataError: a metric is not finite, as the perplexity of a model that diverged.
     """
-    card = kind.card
+    card = task.card
     statistics = ExampleStatistics.compute(card, predictions)
-    values = _finite(statistics.values())
+    values = _require_finite(statistics.values())
     limits = statistics.interval(card.metric, resamples=resamples, seed=seed)
-    _finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
+    _require_finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
     matrix = None
     if card.labels and predictions.scores is not None:
         matrix = tuple(map(tuple, confusion(card, predictions)))
@@ -95,7 +95,7 @@ def measure(
     )
 
 
-def _finite(values: dict[str, float]) -> dict[str, float]:
+def _require_finite(values: dict[str, float]) -> dict[str, float]:
     """Return the values; refuse NaN and infinity, which JSON can't hold."""
     for name, value in values.items():
         if not math.isfinite(value):
@@ -103,9 +103,9 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
-def load_expanded_model(section: ModelSection, kind: Task, folder: Path, *, seed: int) -> PeftModel:
+def load_expanded_model(section: ModelSection, task: Task, folder: Path, *, seed: int) -> PeftModel:
     """Load the unpruned base with the expanded adapter, by stock peft."""
-    base, _ = load_model(section, kind, seed)
+    base, _ = load_model(section, task, seed)
     with tempfile.TemporaryDirectory() as full:
         checkpoint.expand_adapter(folder, full)
         return PeftModel.from_pretrained(base, full)

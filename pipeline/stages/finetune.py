@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import peft
@@ -42,27 +41,29 @@ def main(method: str, paths: Paths) -> None:
     """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
     transformers.logging.set_verbosity_error()
     params, data = FinetuneParams.load(paths.params), paths.prepared
-    scores, cut = Scores.load(paths.scores), PruningPlan.load(paths.plan(method))
+    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.plan(method))
     inputs = [data / "card.json", data / "train", data / "validation", paths.plan(method)]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
-    inputs += _code()
-    folder = checkpoint_folder(f"finetune-{method}", inputs, _decisive(params))
+    inputs += _code_paths()
+    versions = [torch.__version__, transformers.__version__, peft.__version__]
+    settings = params.model_dump() | {"versions": versions}
+    folder = checkpoint_folder(f"finetune-{method}", inputs, settings)
     with locked(folder):
-        kind = task_from_card(DataCard.read(data))
+        task = task_from_card(DataCard.read(data))
         # An unpruned model starts from initial weights and is trained for all steps. For the
         # others, the estimation's steps count even if `warm_start: false` drops its weights.
-        warm = params.finetune.warm_start and not cut.is_identity
+        warm = params.finetune.warm_start and not plan.is_identity
         training_data = TrainingData(
             name=f"finetune {method}",
-            kind=kind,
-            processor=load_processor(params.model, kind),
+            task=task,
+            processor=load_processor(params.model, task),
             train=read_rows(data, "train"),
             validation=read_rows(data, "validation"),
-            estimation_steps=0 if cut.is_identity else scores.steps,
+            estimation_steps=0 if plan.is_identity else scores.steps,
         )
-        model, _ = load_model(params.model, kind, params.seed)
+        model, _ = load_model(params.model, task, params.seed)
         seed_everything(params.seed)
-        model = prune(model, cut, scores, warm_start=warm)
+        model = prune(model, plan, scores, warm_start=warm)
         trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
         checkpoint.save(model, paths.model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
@@ -73,17 +74,7 @@ def main(method: str, paths: Paths) -> None:
     log(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
 
 
-def _code() -> list[Path]:
+def _code_paths() -> list[Path]:
     """Return the code that decides the trained weights: a change of it invalidates checkpoints."""
     folders = [Path(str(import_module(name).__file__)).parent for name in CODE_PACKAGES]
     return [Path(__file__), *folders]
-
-
-def _decisive(params: FinetuneParams) -> dict[str, Any]:
-    """Return what determines the weights besides the input files."""
-    return {
-        "seed": params.seed,
-        "model": params.model.model_dump(),
-        "finetune": params.finetune.model_dump(),
-        "versions": [torch.__version__, transformers.__version__, peft.__version__],
-    }

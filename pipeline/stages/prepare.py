@@ -58,95 +58,96 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
-    task = read_dataset(params.data, scratch, seed=params.seed)
+    dataset = read_dataset(params.data, scratch, seed=params.seed)
     config = load_config(params.model)
-    task_class = choose_task(task.schema, task.classes, config)
+    task_class = choose_task(dataset.schema, dataset.classes, config)
     if params.data.packing:
         _check_packing(task_class, config.model_type)
-    card = _card(params, task, task_class, config)
-    kind = task_class(card)
-    processor = load_processor(params.model, kind)
-    exact = card.max_length if kind.fixed_length else None
+    card = _make_card(params, dataset, task_class, config)
+    task = task_class(card)
+    processor = load_processor(params.model, task)
+    exact = card.max_length if task.fixed_length else None
     check_lengths(params, getattr(processor, "model_max_length", None), exact)
     out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
-    more_of_card: dict[str, Any] = {}
-    for split, rows in task.splits.items():
-        encoded = _encoded(rows, kind, processor, texts=task.schema.identity_columns, name=split)
-        splits[split] = describe(encoded, task.classes)
+    card_changes: dict[str, Any] = {}
+    for split, rows in dataset.splits.items():
+        encoded = _encode(rows, task, processor, texts=dataset.schema.identity_columns, name=split)
+        splits[split] = describe(encoded, dataset.classes)
         check_truncated(splits[split], params.data, split)
-        text_hashes[split] = numbers(encoded, "text_hash")
+        text_hashes[split] = column_values(encoded, "text_hash")
         if split == "train":
-            more_of_card = kind.train_statistics(encoded)
+            card_changes = task.train_statistics(encoded)
             if params.data.packing:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)
-                packed = {"packed": len(encoded)}
-                splits[split] = splits[split].model_copy(update=packed)
+                splits[split] = splits[split].model_copy(update={"packed": len(encoded)})
         encoded.save_to_disk(out / split)
-    more_of_card |= {"splits": splits, "repeats_of_train": repeats(text_hashes)}
-    card = card.model_copy(update=more_of_card)
+    card_changes |= {"splits": splits, "repeats_of_train": count_repeats(text_hashes)}
+    card = card.model_copy(update=card_changes)
     processor.save_pretrained(out / "tokenizer")
     card.write(out)
     return card
 
 
-def _card(params: PrepareParams, task: LoadedDataset, kind: type[Task], config: Any) -> DataCard:
+def _make_card(
+    params: PrepareParams, dataset: LoadedDataset, task: type[Task], config: Any
+) -> DataCard:
     """Return the data card without what depends on encoded rows."""
-    source = task.source
-    metrics = list(source.metrics or kind.metrics)
+    source = dataset.source
+    metrics = list(source.metrics or task.metrics)
     metric = params.data.metric or source.metric or metrics[0]
-    allowed = dict.fromkeys((*metrics, *kind.optional))
+    allowed = dict.fromkeys((*metrics, *task.optional))
     if metric not in allowed:
         raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(allowed)} for {kind.name}, got {metric}"
+            f"data.metric must be auto or one of {', '.join(allowed)} for {task.name}, got {metric}"
         )
-    kind.check_metric(metric, params.evaluate, config)
+    task.check_metric(metric, params.evaluate, config)
     neutral = params.data.neutral_prompt or source.neutral_prompt
-    if params.data.neutral_prompt not in (None, "none") and not kind.supports_neutral_prompt:
+    if params.data.neutral_prompt not in (None, "none") and not task.supports_neutral_prompt:
         raise ConfigError(
-            f"data.neutral_prompt must be auto or none for {kind.name}, got {neutral!r}"
+            f"data.neutral_prompt must be auto or none for {task.name}, got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
     return DataCard(
         task=params.data.task,
         # Later stages depend on the card, so they run again if a local model's files change.
         model=describe_origin(params.model, config),
-        kind=kind.schema.kind,
-        task_name=kind.name,
-        labels=tuple(task.classes),
+        kind=task.schema.kind,
+        task_name=task.name,
+        labels=tuple(dataset.classes),
         metric=metric,
         metrics=tuple(metrics),
-        selection_metric=source.selection_metric or kind.selection_metric or metric,
-        max_length=kind.max_length(params.data.max_length, config),
-        dropped=task.dropped,
-        sources=task.origins,
+        selection_metric=source.selection_metric or task.selection_metric or metric,
+        max_length=task.max_length(params.data.max_length, config),
+        dropped=dataset.dropped,
+        sources=dataset.origins,
         hub_dataset=source.hub_dataset,
         baseline=source.baseline,
-        neutral_prompt=neutral if kind.supports_neutral_prompt and neutral != "none" else None,
+        neutral_prompt=neutral if task.supports_neutral_prompt and neutral != "none" else None,
     )
 
 
-def _check_packing(kind: type[Task], model_type: str) -> None:
+def _check_packing(task: type[Task], model_type: str) -> None:
     """Refuse packing if packed rows would attend to each other, or have one label each."""
-    if not kind.supports_packing:
-        raise ConfigError(f"data.packing must be false for {kind.name}")
+    if not task.supports_packing:
+        raise ConfigError(f"data.packing must be false for {task.name}")
     check_packable(model_type)
 
 
-def _encoded(
-    rows: Dataset, kind: Task, processor: Any, *, texts: tuple[str, ...], name: str
+def _encode(
+    rows: Dataset, task: Task, processor: Any, *, texts: tuple[str, ...], name: str
 ) -> Dataset:
     """Return the rows with the model's inputs and a hash of their texts as further columns."""
 
     def encode(columns: Columns) -> Columns:
         keys = zip(*(columns[column] for column in texts), strict=True)
-        return kind.encode(columns, processor) | {"text_hash": [hash_texts(key) for key in keys]}
+        return task.encode(columns, processor) | {"text_hash": [hash_texts(key) for key in keys]}
 
     processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     if processes:
         datasets.enable_progress_bars()
-    names, table = rows.column_names, rows.data
-    empty = [column for column in names if table.column(column).null_count == len(table)]
+    table = rows.data
+    empty = [name for name in rows.column_names if table.column(name).null_count == len(table)]
     return rows.map(
         encode,
         batched=True,
@@ -159,7 +160,7 @@ def _encoded(
 
 def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
     """Return the statistics of a split: lengths, truncated rows, rows per class."""
-    lengths, lost = np.sort(numbers(rows, "length")), numbers(rows, "num_truncated")
+    lengths, lost = np.sort(column_values(rows, "length")), column_values(rows, "num_truncated")
     counts = _class_counts(rows, len(classes)) if classes else ()
     return SplitStatistics(
         rows=len(lengths),
@@ -174,7 +175,7 @@ def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
     )
 
 
-def numbers(rows: Dataset, column: str) -> Values:
+def column_values(rows: Dataset, column: str) -> Values:
     """Return a column as an array, without the list that `datasets` would make first."""
     values: Values = rows.data.column(column).to_numpy()
     return values
@@ -201,7 +202,7 @@ def check_truncated(split: SplitStatistics, section: DataSection, name: str) -> 
         )
 
 
-def repeats(keys: dict[str, Values]) -> dict[str, int]:
+def count_repeats(keys: dict[str, Values]) -> dict[str, int]:
     """Count the rows of validation and test that repeat a row of train."""
     others = ("validation", "test")
     return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}

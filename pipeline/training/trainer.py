@@ -34,7 +34,7 @@ class TrainingData:
 
     Attributes:
         name: stage and method, for progress lines.
-        kind: the kind of task, with its data card.
+        task: with its data card.
         processor: the tokenizer or image processor.
         train: encoded rows.
         validation: encoded rows.
@@ -43,7 +43,7 @@ class TrainingData:
     """
 
     name: str
-    kind: Task
+    task: Task
     processor: Any
     train: Dataset
     validation: Dataset
@@ -101,7 +101,7 @@ def train(
         accumulation=settings.gradient_accumulation,
     )
     checkpoint, seconds = latest_complete_checkpoint(folder)
-    metric = data.kind.card.selection_metric
+    metric = data.task.card.selection_metric
     monitor = TrainingMonitor(
         data.name, metric, budget=budget, patience=settings.early_stopping, seconds=seconds
     )
@@ -140,7 +140,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self, model: PeftModel, data: TrainingData, train_loader: Loader, **settings: Any
     ) -> None:
         self.data, self.train_loader = data, train_loader
-        self.validation_kind = data.kind.for_validation()
+        self.validation_task = data.task.for_validation()
         super().__init__(
             model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
         )
@@ -151,18 +151,18 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Loader:
-        build_dataloader: Loader = self.accelerator.prepare(self.train_loader)
-        return build_dataloader
+        prepared: Loader = self.accelerator.prepare(self.train_loader)
+        return prepared
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
-        predictions = self.validation_kind.predict(
+        predictions = self.validation_task.predict(
             self.model,
             self.data.validation,
             self.data.processor,
             batch_size=self.args.per_device_eval_batch_size,
         )
-        values = {"loss": predictions.loss} | score(self.validation_kind.card, predictions)
+        values = {"loss": predictions.loss} | score(self.validation_task.card, predictions)
         metrics = {f"eval_{name}": value for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -234,10 +234,10 @@ def _train_loader(
     data: TrainingData, settings: FinetuneSection, *, batches: int, seed: int
 ) -> Loader:
     """Return a loader of exactly `batches` full, shuffled batches."""
-    rows = shuffled_batches(
+    order = shuffled_batches(
         token_counts(data.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    return build_dataloader(data.train, data.kind, data.processor, list(islice(rows, batches)))
+    return build_dataloader(data.train, data.task, data.processor, list(islice(order, batches)))

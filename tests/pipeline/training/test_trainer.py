@@ -45,7 +45,7 @@ def train(
             module.p = dropout
     data = training.TrainingData(
         name="test",
-        kind=task_from_card(card()),
+        task=task_from_card(card()),
         processor=tokenizer(),
         train=rows(SPLITS["train"], seed=0),
         validation=rows(SPLITS["validation"], seed=1),
