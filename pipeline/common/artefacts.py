@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
@@ -96,14 +97,33 @@ class EstimationTiming(_Artefact):
     steps_per_second: float
 
 
-class Evaluation(_Artefact):
+class _WithMetrics(_Artefact):
+    """The entries of the field `metrics` stand beside the other keys of the file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_metrics(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or "metrics" in raw:
+            return raw
+        metrics = {key: value for key, value in raw.items() if key not in cls.model_fields}
+        return {key: raw[key] for key in raw if key not in metrics} | {"metrics": metrics}
+
+    @model_serializer(mode="wrap")
+    def _spread_metrics(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        spread: dict[str, Any] = {}
+        for key, value in serialize(self).items():
+            spread |= value if key == "metrics" else {key: value}
+        return spread
+
+
+class Evaluation(_WithMetrics):
     """Quality of a method on the test split.
 
     Attributes:
         split: name of the split.
         rows: their number.
         metric: name of the main metric.
-        metrics: every metric that was measured; in the file they stand beside the other keys.
+        metrics: every metric that was measured.
         interval: limits of the main metric's 95 % interval.
         labels: class names; empty where there are no classes.
         confusion: rows of each true class (outer list) by predicted class; None: no classes.
@@ -123,17 +143,50 @@ class Evaluation(_Artefact):
     trainable_parameters: int
     lifted: dict[str, float] | None
 
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+
+
+class MethodSummary(_WithMetrics):
+    """A method's entry in metrics.json, in the order of the file; None: left out, not measured.
+
+    Attributes:
+        metrics: `test_NAME`, `lifted_test_NAME` and `validation_NAME`; the validation is that of
+            the weights that were kept.
+        base_parameters: without the trained ones.
+        trainable_parameters: of PEFT modules and task head.
+        train_speedup: against vanilla at the largest batch size; likewise for the other phases.
+        train_memory_ratio: peak memory divided by vanilla's; likewise for the other phases.
+        estimate_fraction: time of the estimation as a fraction of the training time.
+    """
+
+    metrics: dict[str, Rounded]
+    base_parameters: int
+    trainable_parameters: int
+    train_speedup: Rounded
+    train_memory_ratio: Rounded | None = None
+    inference_speedup: Rounded | None = None
+    inference_memory_ratio: Rounded | None = None
+    prefill_speedup: Rounded | None = None
+    prefill_memory_ratio: Rounded | None = None
+    decode_speedup: Rounded | None = None
+    decode_memory_ratio: Rounded | None = None
+    estimate_fraction: Rounded | None = None
+
+
+class RunSummary(_Artefact):
+    """metrics.json: an entry per method, in the order of params.yaml.
+
+    What was not measured is left out, because DVC can't compare a null.
+    """
+
+    methods: dict[str, MethodSummary]
+
     @model_validator(mode="before")
     @classmethod
-    def _collect_metrics(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or "metrics" in raw:
-            return raw
-        metrics = {key: value for key, value in raw.items() if key not in cls.model_fields}
-        return {key: raw[key] for key in raw if key not in metrics} | {"metrics": metrics}
+    def _collect_methods(cls, raw: Any) -> Any:
+        return raw if "methods" in raw else {"methods": raw}
 
-    @model_serializer(mode="wrap")
-    def _spread_metrics(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        spread: dict[str, Any] = {}
-        for key, value in serialize(self).items():
-            spread |= value if key == "metrics" else {key: value}
-        return spread
+    @model_serializer
+    def _spread_methods(self) -> dict[str, Any]:
+        return {name: entry.model_dump(exclude_none=True) for name, entry in self.methods.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 from lightpeft.core.benchmark_result import BenchmarkResult, Phase, Speedup
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from pipeline.common.artefacts import Evaluation, PlanCost, Timing
+from pipeline.common.artefacts import Evaluation, MethodSummary, PlanCost, RunSummary, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
@@ -89,31 +89,29 @@ class RunResults:
         """Return peak memory divided by vanilla's, or None where it was not measured."""
         return self.benchmark.methods[method].memory_ratios.get(phase)
 
-    def summarize(self) -> dict[str, dict[str, float | int]]:
-        """Return the contents of metrics.json: rounded values per method.
+    def summarize(self) -> RunSummary:
+        """Return the contents of metrics.json."""
+        return RunSummary(methods={name: self._summarize(m) for name, m in self.methods.items()})
 
-        Values that were not measured are left out, because DVC can't compare a null.
-        """
-        return {
-            name: {key: round(value, 4) for key, value in self._summarize(method).items()}
-            for name, method in self.methods.items()
+    def _summarize(self, method: MethodResults) -> MethodSummary:
+        evaluation, estimation = method.evaluation, self.benchmark.estimation
+        metrics = {
+            f"test_{self.metric}": method.quality,
+            f"lifted_test_{self.metric}": (evaluation.lifted or {}).get(self.metric),
+            f"validation_{self.card.selection_metric}": self._selected_validation(method.curve),
         }
-
-    def _summarize(self, method: MethodResults) -> dict[str, float | int]:
-        evaluation = method.evaluation
-        values: dict[str, float | int | None] = {f"test_{self.metric}": method.quality}
-        if evaluation.lifted:
-            values[f"lifted_test_{self.metric}"] = evaluation.lifted[self.metric]
-        values[f"validation_{self.card.selection_metric}"] = self._selected_validation(method.curve)
-        values["base_parameters"] = evaluation.base_parameters
-        values["trainable_parameters"] = evaluation.trainable_parameters
+        values = {
+            "metrics": {name: value for name, value in metrics.items() if value is not None},
+            "base_parameters": evaluation.base_parameters,
+            "trainable_parameters": evaluation.trainable_parameters,
+        }
         for phase in self.benchmark.phases:
             name = "train" if phase == "training" else phase
             values[f"{name}_speedup"] = self.speedup(method.name, phase).median
             values[f"{name}_memory_ratio"] = self.memory_ratio(method.name, phase)
-        if self.benchmark.estimation and not method.plan.is_identity:
-            values["estimate_fraction"] = self.benchmark.estimation.training_fraction
-        return {key: value for key, value in values.items() if value is not None}
+        if estimation and not method.plan.is_identity:
+            values["estimate_fraction"] = estimation.training_fraction
+        return MethodSummary.model_validate(values)
 
     def _selected_validation(self, curve: pd.DataFrame) -> float | None:
         """Return the validation metric of the weights that were kept: the best or the last."""

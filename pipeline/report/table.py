@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from pipeline.common.artefacts import Evaluation
-from pipeline.common.errors import PipelineError
-from pipeline.common.files import read_json
+from pipeline.common.artefacts import Evaluation, RunSummary
 from pipeline.common.paths import Paths
 
 # Key in metrics.json, title, format. Keys that no method has are left out.
@@ -29,7 +27,7 @@ def comparison_table(paths: Paths) -> str:
     Raises:
         PipelineError: a file is missing or damaged.
     """
-    methods = read_json(paths.metrics, PipelineError)
+    methods = RunSummary.read(paths.metrics).model_dump()
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
     rows = []
     for name, values in methods.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pipeline.common.console import log
-from pipeline.common.files import write_json
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.report.curves import draw_all
@@ -23,7 +22,7 @@ def main(paths: Paths) -> None:
     for name, picture in pictures.items():
         (paths.plots / f"{name}.png").write_bytes(picture.png)
     paths.report.write_text(page, encoding="utf-8")
-    write_json(paths.metrics, results.summarize())
+    results.summarize().write(paths.metrics)
     for line in results.card.describe_newer_commits():
         log("report", line)
     log("report", f"wrote {paths.report}\n{comparison_table(paths)}")

@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.import_graph import ROOT
 
-from pipeline.common.artefacts import Evaluation
+from pipeline.common.artefacts import Evaluation, RunSummary
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import write_json
 
@@ -56,3 +57,19 @@ def test_a_damaged_evaluation_is_one_line_with_its_key(tmp_path, change, key):
 def test_a_missing_evaluation_is_one_line(tmp_path):
     with pytest.raises(PipelineError, match=r"^\S+eval\.json does not exist[^\n]*$"):
         Evaluation.read(tmp_path / "eval.json")
+
+
+def test_the_metrics_of_this_repository_are_written_with_the_same_bytes(tmp_path):
+    RunSummary.read(ROOT / "metrics.json").write(tmp_path / "metrics.json")
+
+    assert (tmp_path / "metrics.json").read_bytes() == (ROOT / "metrics.json").read_bytes()
+
+
+def test_a_damaged_summary_is_one_line_with_its_method_and_key(tmp_path):
+    raw = json.loads((ROOT / "metrics.json").read_text())
+    raw["vanilla"]["train_speedup"] = "fast"
+    write_json(tmp_path / "metrics.json", raw)
+
+    damage = r"^\S+metrics\.json is damaged \(methods\.vanilla\.train_speedup: [^\n]*$"
+    with pytest.raises(PipelineError, match=damage):
+        RunSummary.read(tmp_path / "metrics.json")
