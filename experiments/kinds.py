@@ -1,7 +1,7 @@
 """Run one task of each kind through the pipeline's stages, vanilla and light, in one process.
 
     python -m experiments.kinds [KIND ...] [--llama FOLDER]
-    python -m experiments.kinds table
+    python -m experiments.kinds --table
 
 Data files and tiny models are made from installed packages, under
 experiments/runs/kinds-KIND/data/local. The kinds likelihood and causal need the model that
@@ -10,63 +10,55 @@ experiments/runs/kinds-KIND/data/local. The kinds likelihood and causal need the
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
 import time
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import transformers
+import typer
 from ruamel.yaml import YAML
 
 from experiments.kinds_cases import CASES, DATA, Case
+from experiments.settings import ROOT, RUNS, write_params
+from pipeline.common.artefacts import Evaluation
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.paths import Paths
+from pipeline.presets import merge
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results" / "kinds"
-WORK = ROOT / "experiments" / "runs"
 METHODS = ("vanilla", "light")
+Kind = StrEnum("Kind", list(CASES))
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
+    *("torch", "transformers", "peft"),
     *("networkx", "numpy", "pandas", "scipy", "scikit-learn"),
 )
 _NOT_IN_PERCENT = ("perplexity", "pearson")
 
 
-def write_params(changes: str) -> None:
-    """Write this repository's params.yaml with these changes into the current folder."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    for section, values in YAML(typ="safe").load(changes).items():
-        params[section].update(values)
-    params["evaluate"]["lifted"] = False  # saves time only
-    yaml.dump(params, Path("params.yaml"))
-
-
 def run(name: str, llama: Path) -> dict[str, Any]:
     """Make the data, prepare and estimate once, then prune, fine-tune and evaluate each method."""
-    case, folder = CASES[name], WORK / f"kinds-{name}"
+    case, folder = CASES[name], RUNS / f"kinds-{name}"
     (folder / DATA).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     if case.needs:
         _link(DATA / case.needs, llama)
-    write_params(case.changes)
+    changes = YAML(typ="safe").load(case.changes)
+    settings = write_params(merge(changes, {"evaluate": {"lifted": False}}))  # saves time only
     start, cpu = time.monotonic(), time.process_time()
     case.make()
     cpu_of_making = time.process_time() - cpu
     prepare.main(Paths())
     estimate.main(Paths())
-    methods = {method: _method(method) for method in METHODS}
+    methods = {method: _run_method(method) for method in METHODS}
     card = DataCard.read(Paths().prepared)
     return {
         "kind": card.kind,
@@ -74,7 +66,7 @@ def run(name: str, llama: Path) -> dict[str, Any]:
         "trivial": {"name": case.baseline[0], card.metric: round(case.baseline[1](), 4)},
         **methods,
         "rows": {split: counts.rows for split, counts in card.splits.items()},
-        "settings": YAML(typ="safe").load(Path("params.yaml")),
+        "settings": settings,
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
         "threads": torch.get_num_threads(),
@@ -94,17 +86,20 @@ def _link(link: Path, llama: Path) -> None:
     link.symlink_to(llama.resolve())
 
 
-def _method(method: str) -> dict[str, Any]:
+def _run_method(method: str) -> dict[str, Any]:
     paths = Paths()
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    evaluation = read_json(paths.evaluation(method))
-    metrics = DataCard.read(paths.prepared).metrics
-    kept = [*metrics, "interval", "base_parameters", "trainable_parameters"]
-    return {key: evaluation[key] for key in kept if key in evaluation}
+    evaluation = Evaluation.read(paths.evaluation(method))
+    return {
+        **evaluation.metrics,
+        "interval": evaluation.interval,
+        "base_parameters": evaluation.base_parameters,
+        "trainable_parameters": evaluation.trainable_parameters,
+    }
 
 
-def table() -> str:
+def render_table() -> str:
     """Return the table of docs/results.md and, below it, the lines of params.yaml of all cases."""
     records = {name: RESULTS / f"{name}.json" for name in CASES}
     rows = [
@@ -131,25 +126,23 @@ def _format(metric: str, values: dict[str, Any]) -> str:
     return f"{value:.2f}" if metric in _NOT_IN_PERCENT else f"{100 * value:.1f}"
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", choices=[*CASES, "table", []], metavar="KIND")
-    parser.add_argument("--llama", type=Path, default=WORK / "llama", help="folder of the decoder")
-    given = parser.parse_args()
-    if "table" in given.kinds and len(given.kinds) > 1:
-        parser.error("table stands alone")
-    if given.kinds == ["table"]:
-        print(table())
+def main(
+    kinds: Annotated[list[Kind], typer.Argument(metavar="KIND")] = tuple(Kind),
+    llama: Annotated[Path, typer.Option(help="Folder of the decoder.")] = RUNS / "llama",
+    table: Annotated[bool, typer.Option("--table", help="Print the table of all records.")] = False,
+) -> None:
+    """Run these kinds through the stages; all of them by default."""
+    if table:
+        print(render_table())
         return
     transformers.logging.disable_progress_bar()
-    llama = given.llama.resolve()
+    llama = llama.resolve()
     try:
-        for name in given.kinds or CASES:
-            write_json(RESULTS / f"{name}.json", run(name, llama))
+        for kind in kinds:
+            write_json(RESULTS / f"{kind}.json", run(kind, llama))
     except PipelineError as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

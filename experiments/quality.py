@@ -1,7 +1,7 @@
 """Measure quality over seeds and data sets with the pipeline's stages, in one process.
 
-    python -m experiments.quality run docstrings --seeds 0 1 2
-    python -m experiments.quality run sst2 --data FOLDER --text sentence --seeds 0 1 2
+    python -m experiments.quality run docstrings evaluate.lifted=false
+    python -m experiments.quality run sst2 --data FOLDER --text sentence --seed 0 --seed 1
     python -m experiments.quality table
 
 FOLDER holds train.jsonl and validation.jsonl of the public data set, with the label under
@@ -10,106 +10,113 @@ FOLDER holds train.jsonl and validation.jsonl of the public data set, with the l
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 from ruamel.yaml import YAML
 
+from experiments.settings import ROOT, RUNS, write_params
+from pipeline.common.artefacts import Evaluation
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.paths import Paths
+from pipeline.presets import Sections, merge
 from pipeline.stages import estimate, evaluate, finetune, prepare, prune
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results" / "quality"
-WORK = ROOT / "experiments" / "runs"
-# name in the table -> method of the pipeline, ratio of heads and neurons
+# name in the table -> name of its folders, ratio of heads and neurons. The stages treat every name
+# but vanilla and random as light.
 VARIANTS = {
     "vanilla": ("vanilla", 0.3333),
     "light 1/3": ("light", 0.3333),
-    "light 1/2": ("light", 0.5),
+    "light 1/2": ("light-half", 0.5),
     "random 1/3": ("random", 0.3333),
 }
+Variant = StrEnum("Variant", {name: name for name in VARIANTS})
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def write_params(task: str, seed: int, source: argparse.Namespace) -> None:
-    """Write this repository's params.yaml with another seed and task into the current folder."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["seed"] = seed
-    if source.data:
-        folder = Path(source.data).resolve()
-        params["data"] |= {
-            "task": "files",
-            "train": str(folder / "train.jsonl"),
-            "test": "auto",
-            "validation": str(folder / "validation.jsonl"),
-            "text": source.text if len(source.text) > 1 else source.text[0],
-            "label": "label",
-        }
-    for change in source.set:
-        key, _, value = change.partition("=")
-        section, _, name = key.partition(".")
-        params[section][name] = YAML(typ="safe").load(value)
-    yaml.dump(params, Path("params.yaml"))
-
-
-def set_ratio(ratio: float) -> None:
-    """Change prune.ratio in the current folder's params.yaml."""
-    yaml = YAML()
-    params = yaml.load(Path("params.yaml"))
-    params["prune"]["ratio"] = ratio
-    yaml.dump(params, Path("params.yaml"))
-
-
-def run(source: argparse.Namespace) -> None:
+@app.command()
+def run(  # typer reads the options from the parameters, hence so many
+    task: Annotated[str, typer.Argument(help="Name of the record.")],
+    settings: Annotated[list[str], typer.Argument(metavar="SECTION.KEY=VALUE")] = (),
+    data: Annotated[Path | None, typer.Option(help="Folder of a public data set.")] = None,
+    text: Annotated[list[str], typer.Option(help="One text column or two.")] = ("sentence",),
+    seed: Annotated[list[int], typer.Option()] = (0, 1, 2),
+    variant: Annotated[list[Variant], typer.Option()] = tuple(Variant),
+) -> None:
     """Prepare and estimate once per seed, then prune, fine-tune and evaluate each variant."""
-    for seed in source.seeds:
-        folder = WORK / f"{source.task}-{seed}"
+    changes = _parse_settings(settings)
+    if data:
+        changes = merge({"data": _describe_files(data.resolve(), text)}, changes)
+    for number in seed:
+        folder = RUNS / f"{task}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)
-        write_params(source.task, seed, source)
+        changes["seed"] = number
+        record = {"task": task, "seed": number, "settings": write_params(changes)}
         prepare.main(Paths())
         estimate.main(Paths())
-        record = {
-            "task": source.task,
-            "seed": seed,
-            "settings": YAML(typ="safe").load(Path("params.yaml")),
-            "threads": torch.get_num_threads(),
-            "variants": {name: run_variant(name) for name in source.variants},
-        }
-        if source.data:  # the public name, not the local path
+        record["threads"] = torch.get_num_threads()
+        record["variants"] = {name: run_variant(name, changes) for name in variant}
+        if data:  # the public name, not the local path
             for key in ("train", "validation"):
-                record["settings"]["data"][key] = f"{source.task}/{key}.jsonl"
-        write_json(RESULTS / f"{source.task}-{seed}.json", record)
+                record["settings"]["data"][key] = f"{task}/{key}.jsonl"
+        write_json(RESULTS / f"{task}-{number}.json", record)
 
 
-def run_variant(name: str) -> dict[str, Any]:
+def _parse_settings(settings: list[str]) -> Sections:
+    """Return the settings by section and key."""
+    changes: Sections = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        section, _, name = key.partition(".")
+        changes.setdefault(section, {})[name] = YAML(typ="safe").load(value)
+    return changes
+
+
+def _describe_files(folder: Path, text: list[str]) -> dict[str, Any]:
+    """Return the settings of section `data` for the files of a public data set."""
+    return {
+        "task": "files",
+        "train": str(folder / "train.jsonl"),
+        "test": "auto",
+        "validation": str(folder / "validation.jsonl"),
+        "text": list(text) if len(text) > 1 else text[0],
+        "label": "label",
+    }
+
+
+def run_variant(name: str, changes: Sections) -> dict[str, Any]:
     """Prune, fine-tune and evaluate one variant."""
     method, ratio = VARIANTS[name]
     paths = Paths()
-    set_ratio(ratio)
+    write_params(merge(changes, {"prune": {"ratio": ratio}}))
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    evaluation = read_json(paths.evaluation(method))
-    metric = evaluation["metric"]
-    kept = ("metric", metric, "interval", "base_parameters", "trainable_parameters")
-    lifted = evaluation["lifted"][metric] if evaluation["lifted"] else None
+    evaluation = Evaluation.read(paths.evaluation(method))
+    metric = evaluation.metric
     curve = pd.read_csv(paths.curve(method))
     return {
-        **{key: evaluation[key] for key in kept},
-        "lifted": lifted,
+        "metric": metric,
+        metric: evaluation.metrics[metric],
+        "interval": evaluation.interval,
+        "base_parameters": evaluation.base_parameters,
+        "trainable_parameters": evaluation.trainable_parameters,
+        "lifted": evaluation.lifted and evaluation.lifted[metric],
         "validation": curve["validation_metric"].dropna().iloc[-1],
     }
 
 
-def table() -> str:
+def render_table() -> str:
     """Return a Markdown table: mean and standard deviation over seeds, in percent."""
     records_by_task: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("*.json")):
@@ -134,27 +141,14 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    runs = commands.add_parser("run")
-    runs.add_argument("task")
-    runs.add_argument("--data", help="folder with train.jsonl and validation.jsonl")
-    runs.add_argument("--text", nargs="+", default=["sentence"], help="one text column or two")
-    runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    runs.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    runs.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
-    commands.add_parser("table")
-    source = parser.parse_args()
-    if source.command == "table":
-        print(table())
-        return
-    try:
-        run(source)
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
+@app.command()
+def table() -> None:
+    """Print the table of docs/results.md."""
+    print(render_table())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        app()
+    except PipelineError as error:
+        sys.exit(f"error: {error}")

@@ -13,7 +13,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.quality import RESULTS, ROOT
+from experiments.quality import RESULTS
+from experiments.settings import ROOT
+from pipeline.common.artefacts import RunSummary
 from pipeline.common.files import read_json
 
 OUT = ROOT / "docs" / "images" / "results.svg"
@@ -24,7 +26,7 @@ _METHODS = {
     "light, 1/3 pruned": ("light 1/3", "light", "#1f83d6", "o"),
     "random, 1/3 pruned": ("random 1/3", "random", "#e07b39", "^"),
 }
-_SPEEDS = {"training step": "train_speedup", "inference": "inference_speedup"}
+_PHASES = ("training step", "inference")
 
 
 def accuracies(folder: Path = RESULTS) -> dict[str, dict[str, list[float]]]:
@@ -69,13 +71,13 @@ def _draw_accuracies(axes: Axes) -> None:
 
 
 def _draw_speedups(axes: Axes) -> None:
-    metrics = read_json(ROOT / "metrics.json")
+    methods = RunSummary.read(ROOT / "metrics.json").methods
     for shift, (_, method, colour, _) in enumerate(_METHODS.values(), start=-1):
-        places = [i + 0.27 * shift for i in range(len(_SPEEDS))]
-        values = [metrics[method][key] for key in _SPEEDS.values()]
+        places = [i + 0.27 * shift for i in range(len(_PHASES))]
+        values = [methods[method].train_speedup, methods[method].inference_speedup]
         bars = axes.bar(places, values, width=0.25, color=colour)
         axes.bar_label(bars, fmt="%.2fx", fontsize=8, color=_GREY)
-    axes.set_xticks(range(len(_SPEEDS)), list(_SPEEDS))
+    axes.set_xticks(range(len(_PHASES)), _PHASES)
     axes.set_ylabel("speed-up")
 
 

@@ -22,10 +22,11 @@ from typing import Annotated
 
 import psutil
 import typer
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "experiments" / "runs" / "rows"
+from experiments.settings import ROOT, RUNS, write_params
+
+FOLDER = RUNS / "rows"
+SETTINGS = {"data": {"task": "files", "train": "data/local/rows.csv", "max_truncated": 1.0}}
 _WORDS = (ROOT / "README.md").read_text().split()
 _SAMPLING_SECONDS = 2.0
 
@@ -38,14 +39,6 @@ def write_rows(path: Path, count: int) -> None:
         out.writerow(["text", "label"])
         for _ in range(count):
             out.writerow([" ".join(rng.choices(_WORDS, k=rng.randint(3, 12))), rng.randrange(3)])
-
-
-def write_params(path: Path) -> None:
-    """Write the project's params.yaml, changed to read the rows."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["data"] |= {"task": "files", "train": "data/local/rows.csv", "max_truncated": 1.0}
-    yaml.dump(params, path)
 
 
 def private_bytes(process: psutil.Process) -> list[int]:
@@ -62,7 +55,7 @@ def main(rows: Annotated[int, typer.Argument(min=1, help="Number of rows.")]) ->
     """Measure memory and time of the stage `prepare` on generated rows."""
     (FOLDER / "data" / "local").mkdir(parents=True, exist_ok=True)
     write_rows(FOLDER / "data" / "local" / "rows.csv", rows)
-    write_params(FOLDER / "params.yaml")
+    write_params(SETTINGS, FOLDER)
     start, peak_of_one, peak_of_all = time.monotonic(), 0, 0
     command = [sys.executable, "-m", "pipeline", "prepare"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -9,7 +9,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from experiments.kinds import ROOT, table, write_params
+from experiments.kinds import render_table
 from experiments.kinds_cases import CASES
 from experiments.kinds_models import write_bart, write_digits
 from experiments.kinds_text import (
@@ -21,6 +21,7 @@ from experiments.kinds_text import (
     markup_row,
     write_rows,
 )
+from experiments.settings import ROOT, write_params
 from pipeline.common.pruning_params import load_params
 
 SOURCE = '''
@@ -142,10 +143,11 @@ def test_a_tiny_bart_is_a_stock_checkpoint_whose_texts_end(tmp_path: Path):
 @pytest.mark.parametrize("name", CASES)
 def test_the_lines_of_each_kind_make_a_valid_params_file(name, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(CASES[name].changes)
+    changes = YAML(typ="safe").load(CASES[name].changes)
+    write_params(changes)
 
-    assert load_params().data.task == YAML(typ="safe").load(CASES[name].changes)["data"]["task"]
+    assert load_params().data.task == changes["data"]["task"]
 
 
 def test_the_docs_show_the_table_and_the_lines():
-    assert table() in (ROOT / "docs" / "results.md").read_text()
+    assert render_table() in (ROOT / "docs" / "results.md").read_text()

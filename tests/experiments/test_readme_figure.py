@@ -10,7 +10,7 @@ from experiments import quality, readme_figure
 
 
 def test_the_results_show_the_table_of_the_records():
-    assert quality.table() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert quality.render_table() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_the_mean_accuracies():

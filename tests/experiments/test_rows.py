@@ -5,7 +5,8 @@ import os
 
 import psutil
 
-from experiments.rows import private_bytes, write_params, write_rows
+from experiments.rows import SETTINGS, private_bytes, write_rows
+from experiments.settings import write_params
 from pipeline.common.pruning_params import load_params
 
 
@@ -22,7 +23,7 @@ def test_as_many_rows_as_asked_for_are_written_the_same_every_time(tmp_path):
 
 
 def test_the_settings_name_the_rows(tmp_path):
-    write_params(tmp_path / "params.yaml")
+    write_params(SETTINGS, tmp_path)
     data = load_params(tmp_path / "params.yaml").data
 
     assert (data.task, data.train) == ("files", "data/local/rows.csv")
