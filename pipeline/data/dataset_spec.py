@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.common.errors import ConfigError
+from pipeline.data.splits import SPLITS
 from pipeline.tasks.registry import SCHEMAS
 from pipeline.tasks.schema import Row, RowSchema, Template
 
-_SPLITS = ("train", "validation", "test")
+OWN_SPLITS = {split: split for split in SPLITS}
 # Most public data sets hide the labels of their test rows: the validation rows serve as test.
 _VALIDATION_AS_TEST = {"train": "train", "test": "validation"}
 
@@ -93,7 +94,7 @@ class DatasetSpec:
             raise ConfigError(f"classes must differ, got {self.classes}")
         if schema.label_column and not schema.regression_metrics and not self.classes:
             raise ConfigError(f"kind {self.kind} needs classes")
-        if "train" not in self.splits or not set(self.splits) <= set(_SPLITS):
+        if "train" not in self.splits or not set(self.splits) <= set(SPLITS):
             raise ConfigError(
                 "splits must be train, and optionally validation and test, "
                 f"got {', '.join(self.splits) or 'none'}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from pipeline.data.dataset_spec import (
     DatasetSpec,
@@ -19,12 +20,12 @@ from pipeline.data.dataset_spec import (
 )
 from pipeline.tasks.schema import Row, Template
 
-_GLUE_ID = "nyu-mll/glue"
-_SUPER_GLUE_ID = "aps/super_glue"
 _ENTAILMENT = ("entailment", "not_entailment")
 _FALSE_TRUE = ("False", "True")
 _MISSING_SCORES = (-1.0, "-1", "-1.0")  # in STS-B's test rows
-_MNLI_CLASSES = ("entailment", "neutral", "contradiction")
+_PREMISE_HYPOTHESIS = ("premise", "hypothesis")
+_SENTENCE_PAIR = ("sentence1", "sentence2")
+_F1_ACCURACY = ("f1", "accuracy")
 
 
 def classification(*columns: str, classes: tuple[str, ...]) -> Template:
@@ -133,65 +134,49 @@ def record(row: Row) -> Row | None:
     }
 
 
-def _glue(
-    name: str,
+def _spec(
+    hub_id: str,
+    configuration: str,
     *columns: str,
-    classes: tuple[str, ...],
-    metrics: tuple[str, ...],
-    test: str = "",
-    group_by: str = "",
-) -> DatasetSpec:
-    return DatasetSpec(
-        kind="text-classification",
-        hub_id=_GLUE_ID,
-        configuration=name,
-        template=classification(*columns, classes=classes),
-        classes=classes,
-        metric=metrics[0],
-        metrics=metrics,
-        splits={"train": "train", "test": test or "validation"},
-        group_by=group_by,
-    )
-
-
-def _super(
-    name: str,
-    template: Template,
-    *,
+    template: Template | None = None,
     classes: tuple[str, ...] = (),
     metrics: tuple[str, ...] = ("accuracy",),
+    test: str = "validation",
     group_by: str = "",
 ) -> DatasetSpec:
+    """Return a text classification; without columns and classes, a multiple choice."""
     return DatasetSpec(
-        kind="text-classification" if classes else "multiple-choice",
-        hub_id=_SUPER_GLUE_ID,
-        configuration=name,
-        template=template,
+        kind="text-classification" if columns or classes else "multiple-choice",
+        hub_id=hub_id,
+        configuration=configuration,
+        template=template or classification(*columns, classes=classes),
         classes=classes,
         metric=metrics[0],
         metrics=metrics,
+        splits={"train": "train", "test": test},
         group_by=group_by,
     )
 
 
-_ACCURACY = ("accuracy",)
-_F1_ACCURACY = ("f1", "accuracy")
-_PREMISE_HYPOTHESIS = ("premise", "hypothesis")
-_SENTENCE_PAIR = ("sentence1", "sentence2")
-_CB_CLASSES = ("entailment", "contradiction", "neutral")
+_glue = partial(_spec, "nyu-mll/glue")
+_super_glue = partial(_spec, "aps/super_glue")
+_mnli = partial(
+    _glue,
+    "mnli",
+    *_PREMISE_HYPOTHESIS,
+    classes=("entailment", "neutral", "contradiction"),
+    group_by="text",
+)
 
 GLUE = {
     "glue/cola": _glue(
-        "cola",
-        "sentence",
-        classes=("unacceptable", "acceptable"),
-        metrics=("mcc", "accuracy"),
+        "cola", "sentence", classes=("unacceptable", "acceptable"), metrics=("mcc", "accuracy")
     ),
-    "glue/sst2": _glue("sst2", "sentence", classes=("negative", "positive"), metrics=_ACCURACY),
+    "glue/sst2": _glue("sst2", "sentence", classes=("negative", "positive")),
     "glue/mrpc": _glue(
         "mrpc", *_SENTENCE_PAIR, classes=("not_equivalent", "equivalent"), metrics=_F1_ACCURACY
     ),
-    "glue/stsb": _glue("stsb", *_SENTENCE_PAIR, classes=(), metrics=("pearson", "spearman")),
+    "glue/stsb": _glue("stsb", *_SENTENCE_PAIR, metrics=("pearson", "spearman")),
     "glue/qqp": _glue(
         "qqp",
         "question1",
@@ -199,54 +184,37 @@ GLUE = {
         classes=("not_duplicate", "duplicate"),
         metrics=_F1_ACCURACY,
     ),
-    "glue/mnli": _glue(
-        "mnli",
-        *_PREMISE_HYPOTHESIS,
-        classes=_MNLI_CLASSES,
-        metrics=_ACCURACY,
-        test="validation_matched",
-        group_by="text",
-    ),
-    "glue/mnli-mismatched": _glue(
-        "mnli",
-        *_PREMISE_HYPOTHESIS,
-        classes=_MNLI_CLASSES,
-        metrics=_ACCURACY,
-        test="validation_mismatched",
-        group_by="text",
-    ),
-    "glue/qnli": _glue("qnli", "question", "sentence", classes=_ENTAILMENT, metrics=_ACCURACY),
-    "glue/rte": _glue("rte", *_SENTENCE_PAIR, classes=_ENTAILMENT, metrics=_ACCURACY),
-    "glue/wnli": _glue(
-        "wnli", *_SENTENCE_PAIR, classes=("not_entailment", "entailment"), metrics=_ACCURACY
-    ),
+    "glue/mnli": _mnli(test="validation_matched"),
+    "glue/mnli-mismatched": _mnli(test="validation_mismatched"),
+    "glue/qnli": _glue("qnli", "question", "sentence", classes=_ENTAILMENT),
+    "glue/rte": _glue("rte", *_SENTENCE_PAIR, classes=_ENTAILMENT),
+    "glue/wnli": _glue("wnli", *_SENTENCE_PAIR, classes=("not_entailment", "entailment")),
 }
 SUPER_GLUE = {
-    "super_glue/boolq": _super(
+    "super_glue/boolq": _super_glue(
         "boolq",
-        classification("question", "passage", classes=_FALSE_TRUE),
+        "question",
+        "passage",
         classes=_FALSE_TRUE,
         group_by="text_pair",  # the passage
     ),
-    "super_glue/cb": _super(
+    "super_glue/cb": _super_glue(
         "cb",
-        classification(*_PREMISE_HYPOTHESIS, classes=_CB_CLASSES),
-        classes=_CB_CLASSES,
+        *_PREMISE_HYPOTHESIS,
+        classes=("entailment", "contradiction", "neutral"),
         metrics=("accuracy", "f1_macro"),
     ),
-    "super_glue/copa": _super("copa", copa),
-    "super_glue/multirc": _super(
+    "super_glue/copa": _super_glue("copa", template=copa),
+    "super_glue/multirc": _super_glue(
         "multirc",
-        multirc,
+        template=multirc,
         classes=_FALSE_TRUE,
         metrics=("multirc_f1a", "multirc_em", "accuracy"),
         group_by="text",  # the paragraph, which has several questions
     ),
-    "super_glue/record": _super("record", record, metrics=("record_f1", "record_em")),
-    "super_glue/rte": _super(
-        "rte", classification(*_PREMISE_HYPOTHESIS, classes=_ENTAILMENT), classes=_ENTAILMENT
-    ),
-    "super_glue/wic": _super("wic", wic, classes=_FALSE_TRUE),
+    "super_glue/record": _super_glue("record", template=record, metrics=("record_f1", "record_em")),
+    "super_glue/rte": _super_glue("rte", *_PREMISE_HYPOTHESIS, classes=_ENTAILMENT),
+    "super_glue/wic": _super_glue("wic", template=wic, classes=_FALSE_TRUE),
     # wsc.fixed has the same rows, with each span in its text.
-    "super_glue/wsc": _super("wsc.fixed", wsc, classes=_FALSE_TRUE),
+    "super_glue/wsc": _super_glue("wsc.fixed", template=wsc, classes=_FALSE_TRUE),
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from pipeline.data.dataset_spec import (
+    OWN_SPLITS,
     DatasetSpec,
     RowError,
     parse_int,
@@ -15,8 +17,6 @@ from pipeline.data.dataset_spec import (
     with_label,
 )
 from pipeline.tasks.schema import Row, Template, question_prompt
-
-_ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 
 def lettered_choices(question: str, *, stem: bool = False) -> Template:
@@ -112,48 +112,27 @@ def boolq(row: Row) -> Row | None:
     return with_label(question, parse_int(row["answer"]))
 
 
-def _multiple_choice(
-    hub_id: str,
-    template: Template,
-    *,
-    configuration: str | None = None,
-    labelled_test: bool = False,
-) -> DatasetSpec:
-    splits = _ALL_SPLITS if labelled_test else {"train": "train", "test": "validation"}
-    return DatasetSpec(
-        kind="multiple-choice",
-        hub_id=hub_id,
-        configuration=configuration,
-        template=template,
-        metric="accuracy",
-        splits=splits,
-    )
-
-
-_ARC = "allenai/ai2_arc"
-_WINOGRANDE = "allenai/winogrande"
+_choice = partial(DatasetSpec, kind="multiple-choice", metric="accuracy")
+_arc = partial(
+    _choice, hub_id="allenai/ai2_arc", template=lettered_choices("question"), splits=OWN_SPLITS
+)
+_winogrande = partial(_choice, hub_id="allenai/winogrande", template=winogrande)
 
 MULTIPLE_CHOICE = {
-    "arc-easy": _multiple_choice(
-        _ARC, lettered_choices("question"), configuration="ARC-Easy", labelled_test=True
-    ),
-    "arc-challenge": _multiple_choice(
-        _ARC, lettered_choices("question"), configuration="ARC-Challenge", labelled_test=True
-    ),
+    "arc-easy": _arc(configuration="ARC-Easy"),
+    "arc-challenge": _arc(configuration="ARC-Challenge"),
     # The authors' repositories of piqa and social_iqa hold loading scripts; these copies hold rows.
-    "piqa": _multiple_choice("baber/piqa", piqa),
-    "social_iqa": _multiple_choice("lighteval/siqa", social_iqa),
-    "hellaswag": _multiple_choice("Rowan/hellaswag", hellaswag),
-    "winogrande": _multiple_choice(_WINOGRANDE, winogrande, configuration="winogrande_xl"),
-    "winogrande-debiased": _multiple_choice(
-        _WINOGRANDE, winogrande, configuration="winogrande_debiased"
-    ),
-    "openbookqa": _multiple_choice(
-        "allenai/openbookqa",
-        lettered_choices("question_stem", stem=True),
+    "piqa": _choice(hub_id="baber/piqa", template=piqa),
+    "social_iqa": _choice(hub_id="lighteval/siqa", template=social_iqa),
+    "hellaswag": _choice(hub_id="Rowan/hellaswag", template=hellaswag),
+    "winogrande": _winogrande(configuration="winogrande_xl"),
+    "winogrande-debiased": _winogrande(configuration="winogrande_debiased"),
+    "openbookqa": _choice(
+        hub_id="allenai/openbookqa",
         configuration="main",
-        labelled_test=True,
+        template=lettered_choices("question_stem", stem=True),
+        splits=OWN_SPLITS,
     ),
-    "commonsense_qa": _multiple_choice("tau/commonsense_qa", lettered_choices("question")),
-    "boolq": _multiple_choice("google/boolq", boolq),
+    "commonsense_qa": _choice(hub_id="tau/commonsense_qa", template=lettered_choices("question")),
+    "boolq": _choice(hub_id="google/boolq", template=boolq),
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pipeline.data.dataset_spec import (
+    OWN_SPLITS,
     DatasetSpec,
     RowError,
     first_present,
@@ -13,12 +16,8 @@ from pipeline.data.dataset_spec import (
 )
 from pipeline.tasks.schema import Row, Template, answers_as_lists, question_prompt
 
-_ALL_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _PARQUET_BRANCH = "refs/convert/parquet"
-_ROUGE_METRICS = ("rougeL", "rouge1", "rouge2", "perplexity")
-_SQUAD_METRICS = ("squad_f1", "squad_em")
-_OUTSIDE = "O"
 
 
 def alpaca(row: Row) -> Row:
@@ -95,22 +94,20 @@ def labelled_image(image: str, label: str, classes: tuple[str, ...]) -> Template
     return template
 
 
-def _summarization(
-    hub_id: str,
-    *columns: str,
-    configuration: str | None = None,
-    revision: str | None = None,
-) -> DatasetSpec:
-    return DatasetSpec(
-        kind="text-generation",
-        hub_id=hub_id,
-        configuration=configuration,
-        revision=revision,
-        template=summarization(*columns),
-        metric=_ROUGE_METRICS[0],
-        metrics=_ROUGE_METRICS,
-        splits=_ALL_SPLITS,
-    )
+_summarization = partial(
+    DatasetSpec,
+    kind="text-generation",
+    metric="rougeL",
+    metrics=("rougeL", "rouge1", "rouge2", "perplexity"),
+    splits=OWN_SPLITS,
+)
+_squad = partial(
+    DatasetSpec,
+    kind="question-answering",
+    template=squad,
+    metric="squad_f1",
+    metrics=("squad_f1", "squad_em"),
+)
 
 
 def _images(
@@ -127,17 +124,7 @@ def _images(
     )
 
 
-def _question_answering(hub_id: str) -> DatasetSpec:
-    return DatasetSpec(
-        kind="question-answering",
-        hub_id=hub_id,
-        template=squad,
-        metric=_SQUAD_METRICS[0],
-        metrics=_SQUAD_METRICS,
-    )
-
-
-_CONLL_TAGS = (_OUTSIDE, *(f"{b}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for b in "BI"))
+_CONLL_TAGS = ("O", *(f"{b}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for b in "BI"))
 _CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -167,11 +154,19 @@ GENERATION = {
         metric="perplexity",
         splits=_TRAIN_TEST,
     ),
-    "xsum": _summarization("EdinburghNLP/xsum", "document", "summary", revision=_PARQUET_BRANCH),
-    "cnn_dailymail": _summarization(
-        "abisee/cnn_dailymail", "article", "highlights", configuration="3.0.0"
+    "xsum": _summarization(
+        hub_id="EdinburghNLP/xsum",
+        revision=_PARQUET_BRANCH,
+        template=summarization("document", "summary"),
     ),
-    "samsum": _summarization("knkarthick/samsum", "dialogue", "summary"),
+    "cnn_dailymail": _summarization(
+        hub_id="abisee/cnn_dailymail",
+        configuration="3.0.0",
+        template=summarization("article", "highlights"),
+    ),
+    "samsum": _summarization(
+        hub_id="knkarthick/samsum", template=summarization("dialogue", "summary")
+    ),
 }
 TOKENS = {
     "conll2003": DatasetSpec(
@@ -182,12 +177,12 @@ TOKENS = {
         classes=_CONLL_TAGS,
         metric="entity_f1",
         metrics=("entity_f1", "token_accuracy"),
-        splits=_ALL_SPLITS,
+        splits=OWN_SPLITS,
     ),
 }
 QUESTION_ANSWERING = {
-    "squad": _question_answering("rajpurkar/squad"),
-    "squad_v2": _question_answering("rajpurkar/squad_v2"),
+    "squad": _squad(hub_id="rajpurkar/squad"),
+    "squad_v2": _squad(hub_id="rajpurkar/squad_v2"),
 }
 IMAGES = {
     "cifar10": _images(
@@ -201,6 +196,6 @@ IMAGES = {
         "image",
         "labels",
         classes=("angular_leaf_spot", "bean_rust", "healthy"),
-        splits=_ALL_SPLITS,
+        splits=OWN_SPLITS,
     ),
 }
