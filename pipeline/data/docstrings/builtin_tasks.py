@@ -9,6 +9,7 @@ from functools import partial
 from pipeline.common.data_card import Baseline
 from pipeline.data.docstrings import name_matching
 from pipeline.data.docstrings.choice import build_choice, name_prompt
+from pipeline.data.docstrings.extraction import installed_versions
 from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
 from pipeline.data.readers import Table, table_rows
@@ -23,7 +24,7 @@ class BuiltinTask:
 
     Attributes:
         kind: name of the rows' schema.
-        build: maps a seed to tables by split, and to the versions of the libraries read.
+        build: maps a seed to tables by split.
         classes: class names in the order of their ids; None: sorted by name, or no classes.
         baseline: name of a simple method, and a function of train and test tables that returns its
             accuracy on test.
@@ -31,7 +32,7 @@ class BuiltinTask:
     """
 
     kind: str
-    build: Callable[[int], tuple[dict[str, Table], dict[str, str]]]
+    build: Callable[[int], dict[str, Table]]
     classes: tuple[str, ...] | None = None
     baseline: tuple[str, Callable[[Table, Table], float]] | None = None
     neutral_prompt: str | None = None
@@ -62,7 +63,7 @@ BUILTIN_TASKS = {
 def build_task(name: str, *, seed: int) -> RawDataset:
     """Return the rows of a built-in task, with the accuracy of its baseline."""
     task = BUILTIN_TASKS[name]
-    tables, versions = task.build(seed)
+    tables = task.build(seed)
     baseline = None
     if task.baseline:
         method, measure_accuracy = task.baseline
@@ -70,7 +71,7 @@ def build_task(name: str, *, seed: int) -> RawDataset:
         baseline = Baseline(name=method, accuracy=accuracy)
     return RawDataset(
         rows={split: partial(table_rows, table) for split, table in tables.items()},
-        origins={**versions},
+        origins={**installed_versions()},
         kind=task.kind,
         template=dict,
         classes=list(task.classes) if task.classes else None,

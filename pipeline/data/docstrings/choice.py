@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_matrix
+from sklearn.preprocessing import MultiLabelBinarizer
 
-from pipeline.data.docstrings.extraction import Pair, installed_versions
+from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.library_and_lm import PairsBySplit, read_pairs_by_split
 from pipeline.data.docstrings.name_matching import NGRAM_SIZE, char_ngrams, word_prefixes
 from pipeline.data.readers import Table
@@ -34,10 +34,9 @@ INFEASIBLE = 50.0  # distance of what must not be assigned; finite, as the solve
 Distances = NDArray[np.float64]
 
 
-def build_choice(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Return rows (prompt, choices, label), and the versions of the libraries read."""
-    pairs_by_split, signatures = read_pairs_by_split(seed)
-    return choice_tables(pairs_by_split, signatures, seed=seed), installed_versions()
+def build_choice(seed: int) -> dict[str, Table]:
+    """Return rows (prompt, choices, label) by split."""
+    return choice_tables(*read_pairs_by_split(seed), seed=seed)
 
 
 def choice_tables(
@@ -141,12 +140,6 @@ def _sizes(sets: Sequence[frozenset[str]]) -> Distances:
 
 def _count_shared(left: Sequence[frozenset[str]], right: Sequence[frozenset[str]]) -> Distances:
     """Return how many items each set of `left` has in common with each of `right`."""
-    indices = {item: i for i, item in enumerate(sorted(frozenset().union(*left, *right)))}
-
-    def incidence(sets: Sequence[frozenset[str]]) -> csr_matrix:
-        columns = [[indices[item] for item in sorted(items)] for items in sets]
-        starts = np.cumsum([0, *map(len, columns)])
-        flat = np.array([i for row in columns for i in row], dtype=np.int64)
-        return csr_matrix((np.ones(len(flat)), flat, starts), shape=(len(sets), len(indices)))
-
-    return np.asarray((incidence(left) @ incidence(right).T).toarray(), dtype=np.float64)
+    incidence = MultiLabelBinarizer(sparse_output=True).fit_transform([*left, *right])
+    shared = incidence[: len(left)] @ incidence[len(left) :].T
+    return np.asarray(shared.toarray(), dtype=np.float64)

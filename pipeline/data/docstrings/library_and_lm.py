@@ -15,12 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline.data.docstrings.extraction import (
-    LIBRARIES,
-    Pair,
-    installed_versions,
-    read_all_libraries,
-)
+from pipeline.data.docstrings.extraction import LIBRARIES, Pair, read_all_libraries
 from pipeline.data.docstrings.name_matching import deduplicate, split_sizes
 from pipeline.data.readers import Table
 
@@ -57,10 +52,9 @@ def assign_splits(pairs: Sequence[Pair]) -> PairsBySplit:
     return pairs_by_split
 
 
-def build_library(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Return rows (text, label): a description and its library, and the libraries' versions."""
-    pairs_by_split, _ = read_pairs_by_split(seed)
-    return library_tables(pairs_by_split), installed_versions()
+def build_library(seed: int) -> dict[str, Table]:
+    """Return rows (text, label) by split: a description and its library."""
+    return library_tables(read_pairs_by_split(seed)[0])
 
 
 def library_tables(pairs_by_split: PairsBySplit) -> dict[str, Table]:
@@ -89,10 +83,9 @@ def library_baseline(train: Table, test: Table) -> float:
     return float(model.score(test["text"], test["label"]))
 
 
-def build_lm(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Return rows (prompt, completion): a signature and its docstring's text, and the versions."""
-    pairs_by_split, signatures = read_pairs_by_split(seed)
-    return lm_tables(pairs_by_split, signatures), installed_versions()
+def build_lm(seed: int) -> dict[str, Table]:
+    """Return rows (prompt, completion) by split: a signature and its docstring's text."""
+    return lm_tables(*read_pairs_by_split(seed))
 
 
 def lm_tables(pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str]) -> dict[str, Table]:

@@ -16,10 +16,10 @@ from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from pipeline.common.errors import DataError
-from pipeline.data.docstrings.extraction import Pair, installed_versions, read_all_libraries
+from pipeline.data.docstrings.extraction import Pair, read_all_libraries
 from pipeline.data.readers import Table
 
 ROWS = {"train": 12_000, "validation": 1_000, "test": 2_000}
@@ -28,13 +28,12 @@ NGRAM_SIZE = 3  # of the character n-grams by which names and descriptions are c
 _PREFIX_LENGTH = 5
 
 
-def build_name_matching(seed: int) -> tuple[dict[str, Table], dict[str, str]]:
-    """Return rows (text, text_pair, label) by split, and the versions of the libraries read.
+def build_name_matching(seed: int) -> dict[str, Table]:
+    """Return rows (text, text_pair, label) by split.
 
     The same seed and the same installed libraries give the same rows.
     """
-    pairs = deduplicate(list(read_all_libraries()), random.Random(seed))
-    return make_rows(pairs, seed), installed_versions()
+    return make_rows(deduplicate(list(read_all_libraries()), random.Random(seed)), seed)
 
 
 def word_prefixes(text: str) -> frozenset[str]:
@@ -157,13 +156,9 @@ class _ItemSets:
 
     def __init__(self, sets: Sequence[frozenset[str]]) -> None:
         self.sizes = np.array([len(items) for items in sets])
-        self._columns = {item: i for i, item in enumerate(sorted(frozenset().union(*sets)))}
-        cells = [(row, self._columns[item]) for row, items in enumerate(sets) for item in items]
-        rows, columns = np.array(cells, dtype=np.int64).reshape(-1, 2).T
-        ones: NDArray[np.int16] = np.ones(len(cells), dtype=np.int16)
-        self._matrix = csr_matrix(
-            (ones, (rows, columns)), shape=(len(sets), len(self._columns))
-        ).tocsc()
+        binarizer = MultiLabelBinarizer(sparse_output=True)
+        self._matrix = binarizer.fit_transform(sets).tocsc()
+        self._columns = {item: column for column, item in enumerate(binarizer.classes_)}
 
     def count_shared(self, items: frozenset[str]) -> NDArray[np.int64]:
         """Return how many of these items each set holds, shape (sets,)."""
