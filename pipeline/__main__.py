@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lightpeft.core.library_warnings import ignore_peft_deprecation
 from pipeline import presets
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.paths import Paths
@@ -135,8 +135,7 @@ def run(*arguments: str) -> None:
     """
     if not sys.stdout.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "5")  # seconds between lines through a pipe
-    # peft 0.21 reads an attribute that transformers 5.23 deprecates.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    ignore_peft_deprecation()
     try:
         app(list(arguments), prog_name="python -m pipeline", standalone_mode=False)
     except typer.TyperException as error:

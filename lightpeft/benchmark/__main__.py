@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.run import BenchmarkConfig, choose_device, run_benchmark
 from lightpeft.benchmark.table import format_table
 from lightpeft.core.errors import ConfigError, LightPeftError
-from lightpeft.profiling.memory import PEFT_DEPRECATION
+from lightpeft.core.library_warnings import ignore_peft_deprecation
 
 _PROGRAM = "python -m lightpeft.benchmark"
 _DEFAULTS = BenchmarkConfig()
@@ -144,7 +143,7 @@ def _parse_batch_sizes(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=PEFT_DEPRECATION)
+    ignore_peft_deprecation()
     try:
         main(sys.argv[1:])
     except LightPeftError as error:

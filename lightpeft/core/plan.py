@@ -13,7 +13,7 @@ from typing import Any
 
 from lightpeft.core.block_shape import Block, layer_of
 from lightpeft.core.errors import PlanError
-from lightpeft.core.serialization import check_format, read_json, write_json
+from lightpeft.core.serialization import REMEDY, check_format, read_json, write_json
 from lightpeft.core.shape import ModelShape, UnitCounts
 
 _FORMAT = "lightpeft-plan-3"
@@ -228,15 +228,19 @@ class PruningPlan:
         }
 
     @classmethod
-    def load(cls, path: Path) -> PruningPlan:
+    def load(cls, path: Path, *, remedy: str = REMEDY) -> PruningPlan:
         """Read plan.json.
+
+        Args:
+            path: of the file.
+            remedy: what to do about a plan of another version, for the message.
 
         Raises:
             PlanError: the file is missing, cut short, not a plan, of another version of
                 lightpeft, or contradicts itself.
         """
         raw = read_json(path, PlanError)
-        check_format(path, raw, _FORMAT, PlanError)
+        check_format(path, raw, _FORMAT, PlanError, remedy=remedy)
         try:
             return cls(
                 shape=ModelShape.from_json(raw["shape"]),

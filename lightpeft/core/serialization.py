@@ -18,6 +18,8 @@ from torch import Tensor
 
 from lightpeft.core.errors import LightPeftError
 
+REMEDY = "run the stages estimate and prune again"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; NaN is refused, since it is not standard JSON."""
@@ -45,7 +47,12 @@ def read_json(path: Path, error: type[LightPeftError]) -> Any:
 
 
 def check_format(
-    path: Path, value: dict[str, Any], expected: str, error: type[LightPeftError]
+    path: Path,
+    value: dict[str, Any],
+    expected: str,
+    error: type[LightPeftError],
+    *,
+    remedy: str = REMEDY,
 ) -> None:
     """Refuse a JSON object of another format, or of another version of this one.
 
@@ -53,6 +60,8 @@ def check_format(
         path: of the file, for the message.
         value: what it holds.
         expected: the format that is read, as `lightpeft-plan-3`.
+        error: to raise.
+        remedy: what to do about another version, for the message.
 
     Raises:
         error: the value's `format` is another.
@@ -63,7 +72,7 @@ def check_format(
     if str(actual).startswith(expected.rpartition("-")[0]):
         raise error(
             f"{path} is {actual}, made by another version of lightpeft, which now writes "
-            f"{expected}; run the stages estimate and prune again"
+            f"{expected}; {remedy}"
         )
     raise error(f"{path} is of format {actual!r}, not {expected!r}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,14 +18,13 @@ from peft import PeftModel
 
 from lightpeft.core.benchmark_result import PeakMemory, Phase
 from lightpeft.core.errors import LightPeftError
+from lightpeft.core.library_warnings import ignore_peft_deprecation
 from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.timing import STEP_FACTORIES
 
 T = TypeVar("T")
 
-# peft 0.21 reads an attribute that transformers 5.23 deprecates; remove when peft no longer does.
-PEFT_DEPRECATION = "`is_gradient_checkpointing` is deprecated"
 # Every tensor from this size is mapped by itself and given back when freed, so that a process's
 # RSS is what is alive, and not what glibc keeps for later.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -166,8 +164,7 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
         ProcessPoolExecutor(
             max_workers=1,
             mp_context=get_context("spawn"),
-            initializer=warnings.filterwarnings,
-            initargs=("ignore", PEFT_DEPRECATION),
+            initializer=ignore_peft_deprecation,
         ) as pool,
     ):
         try:

@@ -155,7 +155,7 @@ def read_plan(folder: Path) -> PruningPlan:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return PruningPlan.load(folder / PLAN)
+        return PruningPlan.load(folder / PLAN, remedy="prune and fine-tune again")
     except PlanError as error:
         raise CheckpointError(str(error)) from error
 

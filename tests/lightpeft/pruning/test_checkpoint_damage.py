@@ -57,6 +57,13 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
     assert not (folder.parent / "lifted").exists()
 
 
+def test_checkpoint_of_another_version_is_one_line_with_what_to_do(folder: Path):
+    text = (folder / "plan.json").read_text()
+    (folder / "plan.json").write_text(text.replace("lightpeft-plan-3", "lightpeft-plan-2"))
+
+    refused(folder, tiny_model(), r"is lightpeft-plan-2, .*; prune and fine-tune again$")
+
+
 def test_folder_that_is_not_there_is_one_line(tmp_path: Path):
     refused(tmp_path / "nowhere", tiny_model(), r"plan\.json does not exist")
 
