@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from sklearn.metrics import confusion_matrix
@@ -16,6 +16,11 @@ from pipeline.tasks.base import Predictions
 def higher_is_better(metric: str) -> bool:
     """Return whether a higher value of the metric is a better one."""
     return find_metric(metric).higher_is_better
+
+
+def best_value(metric: str, values: Iterable[float]) -> float:
+    """Return the best of several values of the metric."""
+    return max(values) if higher_is_better(metric) else min(values)
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,7 @@ def score(card: DataCard, predictions: Predictions) -> dict[str, float]:
 
 def confusion(card: DataCard, predictions: Predictions) -> list[list[int]]:
     """Return the confusion matrix: rows are true classes, columns predicted ones."""
-    matrix = confusion_matrix(
-        predictions.labels, predictions.predictions, labels=list(range(len(card.labels)))
-    )
+    classes = list(range(len(card.labels)))
+    matrix = confusion_matrix(predictions.labels, predictions.predictions, labels=classes)
     counts: list[list[int]] = matrix.tolist()
     return counts

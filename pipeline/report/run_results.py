@@ -15,7 +15,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params
-from pipeline.metrics.definitions import find_metric
+from pipeline.metrics.scoring import best_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +120,7 @@ class RunResults:
             return None
         if not self.params.finetune.best_checkpoint:
             return float(values.iloc[-1])
-        best = (
-            values.max()
-            if find_metric(self.card.selection_metric).higher_is_better
-            else values.min()
-        )
-        return float(best)
+        return float(best_value(self.card.selection_metric, values))
 
 
 def load_run_results(paths: Paths, params: Params) -> RunResults:

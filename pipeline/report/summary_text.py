@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightpeft.core.plan import KeptUnits
-from pipeline.metrics.definitions import find_metric
+from pipeline.metrics.scoring import higher_is_better
 from pipeline.report.run_results import MethodResults, RunResults
 
 # Metrics that are not fractions, and therefore not shown in percent.
@@ -182,7 +182,7 @@ def _random_sentence(results: RunResults) -> list[str]:
         return []
     random = results.methods["random"].quality
     gain = method.quality - random
-    if not find_metric(metric).higher_is_better:
+    if not higher_is_better(metric):
         gain = -gain
     start = f"Random pruning with the same ratios reaches {format_value(metric, random)}"
     if gain > 0 and _is_visible(metric, gain):

@@ -6,7 +6,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import pandas as pd
 import transformers
 from peft import PeftModel
 
@@ -48,7 +47,10 @@ def main(method: str, paths: Paths) -> None:
         lifted = score(task.card, expanded_predictions)
         _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
         evaluation = evaluation.model_copy(update={"lifted": lifted})
-    _write_predictions(paths.predictions(method), task.table(predictions))
+    path = paths.predictions(method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = task.table(predictions)
+    table.to_csv(path, index_label="row", float_format="%.6g", lineterminator="\n")
     evaluation.write(paths.evaluation(method))
     metric = evaluation.metric
     log(f"evaluate {method}", f"test {metric} {evaluation.metrics[metric]:.4f}")
@@ -119,8 +121,3 @@ def count_parameters(model: PeftModel) -> dict[str, int]:
         weight.numel() for name, weight in model.named_parameters() if "original_module" not in name
     )
     return {"base_parameters": everything - trained, "trainable_parameters": trained}
-
-
-def _write_predictions(path: Path, predictions: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(path, index_label="row", float_format="%.6g", lineterminator="\n")

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.common.console import Progress, log
 from pipeline.common.errors import TrainingError
-from pipeline.metrics.scoring import higher_is_better
+from pipeline.metrics.scoring import best_value
 from pipeline.training.checkpoints import mark_complete
 
 Rows = list[dict[str, float]]
@@ -167,8 +167,8 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         values = [entry[name] for entry in log_history if name in entry]
         if not values or not self.patience:
             return False
-        best = max(values) if higher_is_better(self.metric) else min(values)
-        return len(values) - 1 - values.index(best) >= self.patience
+        best = values.index(best_value(self.metric, values))
+        return len(values) - 1 - best >= self.patience
 
     def _update_seconds(self) -> None:
         self.seconds = self.earlier_seconds + time.monotonic() - self.start_time
