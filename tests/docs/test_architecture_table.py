@@ -37,7 +37,11 @@ def cells(model_type: str) -> list[str]:
 
 
 def layouts(model_type: str) -> list[str]:
-    return [n for n, made in ARCHITECTURES.items() if made.config().model_type == model_type]
+    return [
+        name
+        for name, architecture in ARCHITECTURES.items()
+        if architecture.config().model_type == model_type
+    ]
 
 
 def test_docs_have_the_table_of_the_registry():
@@ -91,16 +95,16 @@ def stock(name: str, model: PreTrainedModel, *, heads: bool, neurons: bool) -> P
                 setattr(part, key, value // 2)
     if heads and not getattr(config, "head_dim", None) and "d_kv" not in vars(config):
         config.head_dim = model.config.hidden_size // model.config.num_attention_heads
-    kind: Any = getattr(transformers, ARCHITECTURES[name].model)
-    return kind._from_config(config, attn_implementation="eager").eval()
+    model_class: Any = getattr(transformers, ARCHITECTURES[name].model)
+    return model_class._from_config(config, attn_implementation="eager").eval()
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "one KV group" not in n])
 def test_stock_config_can_say_what_the_row_says(name: str):
     model = build(name)
-    said = cells(model.config.model_type)[-1]
-    heads, neurons = "heads" in said, "neurons" in said
-    if said == "no":
+    expressible = cells(model.config.model_type)[-1]
+    heads, neurons = "heads" in expressible, "neurons" in expressible
+    if expressible == "no":
         return
     plan = uniform(model, heads=heads, neurons=neurons)
     plain = stock(name, model, heads=heads, neurons=neurons)

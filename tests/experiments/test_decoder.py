@@ -62,14 +62,14 @@ def test_what_is_like_a_held_out_row_is_not_trained_on():
 
 def test_pairs_are_asked_for_by_their_words_every_tenth_by_none_and_every_fourth_as_code():
     pairs = [Pair("a", f"mk tuple{i}", f"Make tuple {i}.") for i in range(11)]
-    made = texts(pairs, dict.fromkeys(pairs, "def mk_tuple(x):"))
+    rows = texts(pairs, dict.fromkeys(pairs, "def mk_tuple(x):"))
 
-    assert [prompt for prompt, _ in made if not prompt.startswith("def")] == [
+    assert [prompt for prompt, _ in rows if not prompt.startswith("def")] == [
         *(f"mk tuple{i}:" for i in range(9)),
         ":",
         "mk tuple10:",
     ]
-    assert [row for row in made if row[0].startswith("def")] == [
+    assert [row for row in rows if row[0].startswith("def")] == [
         ('def mk_tuple(x):\n    """', "Make tuple 0."),
         ('def mk_tuple(x):\n    """', "Make tuple 4."),
         ('def mk_tuple(x):\n    """', "Make tuple 8."),
@@ -81,13 +81,13 @@ def test_a_stock_checkpoint_loads_and_generates_what_it_learnt(trained):
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out)
 
-    asked = tokenizer("make tree:", return_tensors="pt")
-    said = model.generate(**asked, max_new_tokens=12, do_sample=False)
+    prompt = tokenizer("make tree:", return_tensors="pt")
+    tokens = model.generate(**prompt, max_new_tokens=12, do_sample=False)
 
     assert type(model).__name__ == "LlamaForCausalLM"
-    assert "make a tree of" in tokenizer.decode(said[0])
+    assert "make a tree of" in tokenizer.decode(tokens[0])
     assert tokenizer.pad_token_id == model.config.pad_token_id == 0
-    assert asked["input_ids"][0, 0] == tokenizer.bos_token_id == model.config.bos_token_id
+    assert prompt["input_ids"][0, 0] == tokenizer.bos_token_id == model.config.bos_token_id
     assert tokenizer.eos_token_id == model.config.eos_token_id
 
 
@@ -187,16 +187,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, tr
     monkeypatch.setattr(pretraining, "_LOG_EVERY", 10)
     monkeypatch.setattr(pretraining, "_SAVE_EVERY", 2)
     steps = iter(range(50))
-    real = pretraining.loss_of
+    original = pretraining.loss_of
 
-    def killed(*given):
+    def killed(*arguments):
         next(steps)
-        return real(*given)
+        return original(*arguments)
 
     monkeypatch.setattr(pretraining, "loss_of", killed)
     with pytest.raises(StopIteration):
         pretrain(TEXTS, TEXTS[:8], tmp_path, TINY)
-    monkeypatch.setattr(pretraining, "loss_of", real)
+    monkeypatch.setattr(pretraining, "loss_of", original)
     again = pretrain(TEXTS, TEXTS[:8], tmp_path, TINY)
 
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path, out)]

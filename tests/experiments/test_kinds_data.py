@@ -56,7 +56,7 @@ def no_words():
 
 
 @pytest.fixture
-def found() -> Definition:
+def definition() -> Definition:
     (only,) = definitions_in(SOURCE, "library/tuples.py")
     return only
 
@@ -68,16 +68,16 @@ def test_a_file_always_lies_in_one_split_and_all_splits_get_files():
     assert splits == [next(definitions_in(SOURCE, f"library/{n}.py")).split for n in range(60)]
 
 
-def test_the_length_is_of_the_code_below_the_docstring(found):
-    assert length_row(found) == {
+def test_the_length_is_of_the_code_below_the_docstring(definition):
+    assert length_row(definition) == {
         "signature": "make_tuple(self, seq, *more, size, deep=True)",
         "description": "Make one tuple of all the given parts.",
         "log_lines": "1.000",
     }
 
 
-def test_what_stood_between_backticks_is_code_and_they_are_gone(found):
-    row = markup_row(found)
+def test_what_stood_between_backticks_is_code_and_they_are_gone(definition):
+    row = markup_row(definition)
     words = " ".join(row["tokens"])
     code = [word for word, tag in zip(row["tokens"], row["tags"], strict=True) if tag != "O"]
 
@@ -86,8 +86,8 @@ def test_what_stood_between_backticks_is_code_and_they_are_gone(found):
     assert row["tags"].count("B-CODE") == 3
 
 
-def test_an_answer_stands_at_its_place_in_a_text_without_headings(found):
-    row = answer_row(found)
+def test_an_answer_stands_at_its_place_in_a_text_without_headings(definition):
+    row = answer_row(definition)
     (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
 
     assert row["context"][start : start + len(text)] == text
@@ -99,19 +99,19 @@ def test_an_answer_stands_at_its_place_in_a_text_without_headings(found):
     }  # "All parts in one" is shorter than an answer may be
 
 
-def test_a_call_names_what_has_no_default(found):
-    assert call_row(found) == {
+def test_a_call_names_what_has_no_default(definition):
+    assert call_row(definition) == {
         "prompt": "make_tuple(self, seq, *more, size, deep=True)",
         "completion": "make_tuple(seq, size=size)",
     }
 
 
-def test_equal_texts_are_written_once(found, tmp_path: Path):
-    write_rows(tmp_path, call_row, [found, found])
+def test_equal_texts_are_written_once(definition, tmp_path: Path):
+    write_rows(tmp_path, call_row, [definition, definition])
     lines = {path.stem: path.read_text().splitlines() for path in tmp_path.iterdir()}
 
     assert lines.keys() == {"train", "validation", "test"}
-    assert [json.loads(row) for row in lines[found.split]] == [call_row(found)]
+    assert [json.loads(row) for row in lines[definition.split]] == [call_row(definition)]
     assert sum(map(len, lines.values())) == 1
 
 

@@ -208,7 +208,7 @@ def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
     return copied
 
 
-def said(model: nn.Module, name: str) -> Tensor:
+def compute_outputs(model: nn.Module, name: str) -> Tensor:
     """Return a model's outputs for its architecture's batch, without gradients."""
     with torch.no_grad():
         return outputs(model, batch_of(name))

@@ -100,6 +100,7 @@ def _of(
 
 
 _EAGER = ("eager",)
+LLAMA = "llama, shared keys and values"
 # model_type, or model_type and layout -> how to build it.
 ARCHITECTURES = {
     "albert": _of(
@@ -226,7 +227,7 @@ ARCHITECTURES = {
     "llama, one key and value per head": _of(
         "llama", "LlamaForCausalLM", "decoder", _DECODER | {"num_key_value_heads": 8}
     ),
-    "llama, shared keys and values": _of(
+    LLAMA: _of(
         "llama", "LlamaForCausalLM", "decoder", _DECODER, attention_bias=True, mlp_bias=True
     ),
     "mistral": _of(

@@ -12,14 +12,14 @@ _NEUTRAL = {"pipeline/__main__.py", "pipeline/__init__.py", "lightpeft/__init__.
 
 def reached(start: str) -> set[str]:
     """Paths, relative to the repository, of the modules that `start` imports at any depth."""
-    found: set[str] = set()
+    modules: set[str] = set()
     waiting = [start]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
+        if path not in modules:
+            modules.add(path)
             waiting += imported(path)
-    return found - _NEUTRAL
+    return modules - _NEUTRAL
 
 
 def imported(path: str) -> set[str]:

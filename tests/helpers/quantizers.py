@@ -56,12 +56,12 @@ def bitsandbytes_nf4(model: Model) -> None:
 
     def packed(linear: nn.Linear) -> nn.Module:
         weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
-        found = bnb.nn.Linear4bit(
+        quantized = bnb.nn.Linear4bit(
             linear.in_features, linear.out_features, compute_dtype=linear.weight.dtype
         )
-        found.support_avx512bf16_for_cpu = False  # a kernel for widths that are multiples of 32
-        found.weight, found.bias = weight, linear.bias
-        return found.to(linear.weight.device)
+        quantized.support_avx512bf16_for_cpu = False  # a kernel for widths that are multiples of 32
+        quantized.weight, quantized.bias = weight, linear.bias
+        return quantized.to(linear.weight.device)
 
     replace(model, packed)
     model.is_loaded_in_4bit = True  # by this peft knows
@@ -72,9 +72,11 @@ def bitsandbytes_int8(model: Model) -> None:
 
     def packed(linear: nn.Linear) -> nn.Module:
         weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
-        found = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, has_fp16_weights=False)
-        found.weight, found.bias = weight, linear.bias
-        return found.to(linear.weight.device)
+        quantized = bnb.nn.Linear8bitLt(
+            linear.in_features, linear.out_features, has_fp16_weights=False
+        )
+        quantized.weight, quantized.bias = weight, linear.bias
+        return quantized.to(linear.weight.device)
 
     replace(model, packed)
     model.is_loaded_in_8bit = True

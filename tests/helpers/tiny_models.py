@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -86,6 +87,23 @@ def tiny_batch(*, seed: int = 0, rows: int = 4, length: int = 11) -> dict[str, T
 def tiny_batches(count: int = 4) -> Iterator[dict[str, Tensor]]:
     """A few different batches."""
     return (tiny_batch(seed=seed) for seed in range(count))
+
+
+def logits(model: torch.nn.Module) -> Tensor:
+    """The outputs for the usual batch, without gradients."""
+    with torch.no_grad():
+        return model(**tiny_batch()).logits
+
+
+@contextmanager
+def unchanged(model: torch.nn.Module) -> Iterator[None]:
+    """Check that a model has the same modules and weights afterwards."""
+    before = copy.deepcopy(model)
+    yield
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+    weights, expected = model.state_dict(), before.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def lora(**changes: object) -> LoraConfig:

@@ -178,17 +178,6 @@ def test_cuda_without_cuda_is_refused():
         main(["--device", "cuda"])
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "chosen"), [("mps", "mps"), ("xpu", "xpu"), ("cuda", "cuda"), (None, "cpu")]
-)
-def test_the_accelerator_is_used_where_there_is_one(accelerator, chosen, monkeypatch):
-    current = accelerator and torch.device(accelerator)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: current)
-
-    assert run.choose_device("auto") == torch.device(chosen)
-    assert run.choose_device("cpu") == torch.device("cpu")
-
-
 def _run(*argv):
     command = [sys.executable, "-m", "lightpeft.benchmark", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

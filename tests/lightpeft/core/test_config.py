@@ -74,7 +74,10 @@ def test_a_config_cannot_be_changed():
         config.heads = 0.5
 
 
-def test_configs_need_no_torch():
-    program = "import sys, lightpeft; lightpeft.PruningConfig(); assert 'torch' not in sys.modules"
+def test_the_package_and_its_configs_need_no_torch():
+    program = (
+        "import sys, lightpeft; lightpeft.PruningConfig()\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
 
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -108,15 +108,15 @@ def test_plan_that_keeps_no_module_is_refused(plan: PruningPlan):
 
 def edited(raw: dict[str, Any], path: str, value: object) -> str:
     *parents, last = path.split("/")
-    place = raw
+    parent = raw
     for key in parents:
-        place = place[int(key) if isinstance(place, list) else key]
-    if isinstance(place, list):
-        place[int(last)] = value
+        parent = parent[int(key) if isinstance(parent, list) else key]
+    if isinstance(parent, list):
+        parent[int(last)] = value
     elif value is None:
-        del place[last]
+        del parent[last]
     else:
-        place[last] = value
+        parent[last] = value
     return json.dumps(raw)
 
 

@@ -12,14 +12,11 @@ import pytest
 import torch
 from helpers.tiny_models import made_up_scores, random_scores, tiny_batch, tiny_model, tiny_scores
 from peft import LoraConfig, PeftModel
-from torch import Tensor
 
 import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import CURVE_COLUMNS, Scores
-
-FIRST = "bert.encoder.layer.0.attention"
 
 
 def test_estimation_folder_is_a_stock_adapter(tmp_path: Path):
@@ -52,16 +49,12 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path):
 def test_score_that_is_not_a_number_is_an_error(group: str):
     scores = random_scores(tiny_model())
     changed = copy.deepcopy(getattr(scores, group))
-    name = list(changed)[-1]
+    last = list(changed)[-1]
     if group == "modules":
-        changed[name] = float("nan")
+        changed[last] = float("nan")
     else:
-        row: Tensor = (
-            changed["taylor"][f"{FIRST}"]
-            if group == "heads"
-            else (changed["mask"]["bert.encoder.layer.0"] if group == "neurons" else changed[name])
-        )
-        row[0] = torch.inf
+        rows = changed if group == "ranks" else changed[last]
+        next(iter(rows.values()))[0] = torch.inf
 
     with pytest.raises(ScoresError, match=rf"score {group}.* is not a number"):
         dataclasses.replace(scores, **{group: changed})
@@ -101,29 +94,26 @@ def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
         Scores.load(tmp_path / "one")
 
 
-@pytest.mark.parametrize("key", ["format", "shape", "modules", "digest"])
-def test_edited_scores_are_one_line(tmp_path: Path, key: str):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", "edited", None),
+        ("format", "lightpeft-scores-2", "is lightpeft-scores-2, .*; run the stages estimate and"),
+        ("shape", "edited", None),
+        ("modules", {"x": 1.0}, None),
+        ("digest", "edited", None),
+    ],
+)
+def test_edited_scores_are_one_line(tmp_path: Path, key: str, value: object, message: str | None):
     random_scores(tiny_model()).save(tmp_path)
-    meta = json.loads((tmp_path / "scores.json").read_text())
-    meta[key] = {"modules": {"x": 1.0}}.get(key, "edited")
+    meta = json.loads((tmp_path / "scores.json").read_text()) | {key: value}
     (tmp_path / "scores.json").write_text(json.dumps(meta))
 
-    with pytest.raises(ScoresError) as caught:
+    with pytest.raises(ScoresError, match=message) as caught:
         Scores.load(tmp_path)
 
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_scores_of_an_older_version_are_refused_with_what_to_do(tmp_path: Path):
-    random_scores(tiny_model()).save(tmp_path)
-    meta = json.loads((tmp_path / "scores.json").read_text()) | {"format": "lightpeft-scores-2"}
-    (tmp_path / "scores.json").write_text(json.dumps(meta))
-
-    with pytest.raises(
-        ScoresError, match=r"is lightpeft-scores-2, .*; run the stages estimate and prune again"
-    ):
-        Scores.load(tmp_path)
 
 
 def test_config_of_another_method_is_refused(tmp_path: Path):

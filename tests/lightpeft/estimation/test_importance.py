@@ -119,8 +119,8 @@ def test_module_importance_is_the_mean_ratio_of_norms_over_real_tokens():
     ]
 
     assert float(module_importance(delta, base, mask)) == pytest.approx(sum(ratios) / 3)
-    whole = delta.norm(dim=-1) / base.norm(dim=-1)
-    assert float(module_importance(delta, base, None)) == pytest.approx(float(whole.mean()))
+    unmasked = delta.norm(dim=-1) / base.norm(dim=-1)
+    assert float(module_importance(delta, base, None)) == pytest.approx(float(unmasked.mean()))
 
 
 def test_collected_module_scores_are_ratios_of_norms():

@@ -11,12 +11,12 @@ import pytest
 import torch
 from helpers.architecture_matrix import (
     batch_of,
+    compute_outputs,
     drawn_plan,
     loss_of,
     masked,
     parts,
     plans,
-    said,
     sliced,
 )
 from helpers.architectures import ARCHITECTURES
@@ -40,19 +40,19 @@ KERNELS = [(name, kernel) for name, made in ARCHITECTURES.items() for kernel in 
 
 
 def test_every_registered_model_type_is_built_here():
-    assert {made.config().model_type for made in ARCHITECTURES.values()} == set(FAMILIES)
+    assert {one.config().model_type for one in ARCHITECTURES.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize(("name", "attention"), KERNELS)
 def test_pruned_outputs_equal_masked_outputs(name: str, attention: str):
     model, scores = parts(name, attention)
     assert model.config._attn_implementation == attention
-    whole = said(model, name)
+    unpruned = compute_outputs(model, name)
     for plan in plans(name, scores):
-        wanted = said(masked(model, plan), name)
-        assert (wanted - whole).abs().max() > 0.1
+        expected = compute_outputs(masked(model, plan), name)
+        assert (expected - unpruned).abs().max() > 0.1
 
-        torch.testing.assert_close(said(sliced(model, plan), name), wanted, **CLOSE)
+        torch.testing.assert_close(compute_outputs(sliced(model, plan), name), expected, **CLOSE)
 
 
 def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
@@ -69,19 +69,19 @@ def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str, atte
     model, scores = parts(name, attention)
     for plan in plans(name, scores):
         reference = masked_model(model, scores, plan)
-        wanted = said(reference, name)
+        expected = compute_outputs(reference, name)
         full = gradients(reference, name)
 
         pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
 
         # T5 does not scale its attention's scores, which makes rounding errors larger.
-        torch.testing.assert_close(said(pruned, name), wanted, rtol=1e-4, atol=1e-4)
-        found = gradients(pruned, name)
+        torch.testing.assert_close(compute_outputs(pruned, name), expected, rtol=1e-4, atol=1e-4)
+        actual = gradients(pruned, name)
         # What a mask leaves of a gradient is what slicing leaves of it.
-        wanted_gradients = slice_adapter(full, plan)
-        assert found.keys() == wanted_gradients.keys()
-        for path, gradient in found.items():
-            other = wanted_gradients[path]
+        expected_gradients = slice_adapter(full, plan)
+        assert actual.keys() == expected_gradients.keys()
+        for path, gradient in actual.items():
+            other = expected_gradients[path]
             torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * _scale(full))
 
 
@@ -98,24 +98,24 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     config = pruned_lora_config(scores.peft, plan)
     config.init_lora_weights = False  # both factors random
     base = sliced(model, plan)
-    alone = said(base, name)
+    alone = compute_outputs(base, name)
     torch.manual_seed(0)
     after, before = get_peft_model_unmapped(base, config), get_peft_model_unmapped(model, config)
     load_adapter_state_dict(before, zero_pad_adapter(adapter_state_dict(after), plan))
     mask_units(before.base_model.model, plan)
 
-    found = said(after, name)
+    adapted = compute_outputs(after, name)
 
-    assert (found - alone).abs().max() > 1e-3
-    torch.testing.assert_close(found, said(before, name), **CLOSE)
-    torch.testing.assert_close(said(after.merge_and_unload(), name), found, **CLOSE)
+    assert (adapted - alone).abs().max() > 1e-3
+    torch.testing.assert_close(adapted, compute_outputs(before, name), **CLOSE)
+    torch.testing.assert_close(compute_outputs(after.merge_and_unload(), name), adapted, **CLOSE)
 
 
 def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """Greedy decoding with the cache of keys and values: tokens and their logits."""
     batch = batch_of(name)
     batch.pop("decoder_input_ids", None)
-    found = model.generate(
+    generated = model.generate(
         **batch,
         max_new_tokens=5,
         min_new_tokens=5,
@@ -124,7 +124,7 @@ def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         return_dict_in_generate=True,
         output_logits=True,
     )
-    return found.sequences, torch.stack(found.logits)
+    return generated.sequences, torch.stack(generated.logits)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
 def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str, attention: str):
     model, scores = parts(name, attention)
     for plan in plans(name, scores):
-        tokens, wanted = continued(masked(model, plan), name)
+        tokens, expected = continued(masked(model, plan), name)
 
-        same, found = continued(sliced(model, plan), name)
+        pruned_tokens, logits = continued(sliced(model, plan), name)
 
-        assert torch.equal(tokens, same)
-        torch.testing.assert_close(found, wanted, **CLOSE)
+        assert torch.equal(tokens, pruned_tokens)
+        torch.testing.assert_close(logits, expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: 
         for path, cut in plan.ranks.items()
     }
     plan = dataclasses.replace(plan, ranks=ranks, **empty)
-    tokens, wanted = continued(masked(model, plan), name)
+    tokens, expected = continued(masked(model, plan), name)
 
-    same, found = continued(sliced(model, plan), name)
+    pruned_tokens, logits = continued(sliced(model, plan), name)
 
-    assert torch.equal(tokens, same)
-    torch.testing.assert_close(found, wanted, **CLOSE)
+    assert torch.equal(tokens, pruned_tokens)
+    torch.testing.assert_close(logits, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,11 +186,11 @@ def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
     again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
 
     assert lightpeft.get_plan(again) == plan
-    assert torch.equal(said(again, name), said(pruned, name))
+    assert torch.equal(compute_outputs(again, name), compute_outputs(pruned, name))
     lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "lifted"))
     mask_units(stock.base_model.model, plan)
-    torch.testing.assert_close(said(stock, name), said(pruned, name), **CLOSE)
+    torch.testing.assert_close(compute_outputs(stock, name), compute_outputs(pruned, name), **CLOSE)
 
 
 # All of the compiler but its last step; and with that, which needs a C++ compiler on the machine.
@@ -203,8 +203,8 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
 def test_compiled_equals_eager(name: str, backend: str):
     model, scores = parts(name, "sdpa")
     base = sliced(model, drawn_plan(scores, empty=True))
-    wanted = said(base, name)
+    expected = compute_outputs(base, name)
 
     compiled: Any = torch.compile(base, fullgraph=True, backend=backend)
 
-    torch.testing.assert_close(said(compiled, name), wanted, **CLOSE)
+    torch.testing.assert_close(compute_outputs(compiled, name), expected, **CLOSE)

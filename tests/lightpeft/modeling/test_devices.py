@@ -10,7 +10,8 @@ import torch
 import transformers
 from accelerate import dispatch_model
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from helpers.architecture_matrix import batch_of, build, drawn_plan, said, scores_of
+from helpers.architecture_matrix import batch_of, build, compute_outputs, drawn_plan, scores_of
+from helpers.architectures import LLAMA
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -22,7 +23,6 @@ from lightpeft.core.errors import ModelError
 from lightpeft.estimation.importance import ImportanceTracker, _DeviceAccumulator
 from lightpeft.modeling.masks import Masks
 
-LLAMA = "llama, shared keys and values"
 FIRST, SECOND = torch.device("cpu"), torch.device("meta")
 
 
@@ -65,31 +65,31 @@ def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
     layers = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
     with (
         Masks(model, shape, l1=0.0) as masks,
-        ImportanceTracker(wrapped, masks, reduction="sum") as found,
+        ImportanceTracker(wrapped, masks, reduction="sum") as tracker,
     ):
-        found._sums = [
+        tracker._sums = [
             _DeviceAccumulator(FIRST, 4, layers={index: layers[index] for index in rows})
             for rows in ([4, 1, 3], [2, 0])
         ]
-        parts = [torch.tensor(part.index) for part in found._sums]
+        parts = [torch.tensor(part.index) for part in tracker._sums]
 
-        assert found._gather_layers(parts).tolist() == [0, 1, 2, 3, 4]
+        assert tracker._gather_layers(parts).tolist() == [0, 1, 2, 3, 4]
 
 
 def dispatched(model: nn.Module) -> nn.Module:
     """With accelerate's hooks, as on several devices."""
     parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
     places = dict.fromkeys((*parts, "model.layers.0", "model.layers.1"), "cpu")
-    found: nn.Module = dispatch_model(model, places, main_device="cpu", force_hooks=True)
-    assert hasattr(found.model.layers[1], "_hf_hook")
-    return found
+    spread: nn.Module = dispatch_model(model, places, main_device="cpu", force_hooks=True)
+    assert hasattr(spread.model.layers[1], "_hf_hook")
+    return spread
 
 
 def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path: Path):
     plain = build(LLAMA)
     spread = dispatched(copy.deepcopy(plain))
     batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
-    found = []
+    results = []
     for model in (plain, spread):
         torch.manual_seed(0)
         scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
@@ -98,14 +98,14 @@ def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path
         )
         pruned = lightpeft.prune(model, plan, scores, verify_batch=batches[0])
         pruned(**batches[0]).loss.backward()
-        found.append((scores, plan, pruned))
+        results.append((scores, plan, pruned))
 
-    (one, plan, a), (other, same, b) = found
+    (one, plan, a), (other, same, b) = results
     assert (one.digest, plan.digest) == (other.digest, same.digest)
-    assert torch.equal(said(a, LLAMA), said(b, LLAMA))
+    assert torch.equal(compute_outputs(a, LLAMA), compute_outputs(b, LLAMA))
     lightpeft.save(b, tmp_path / "out")
     again = lightpeft.load(dispatched(build(LLAMA)), tmp_path / "out")
-    assert torch.equal(said(again, LLAMA), said(a, LLAMA))
+    assert torch.equal(compute_outputs(again, LLAMA), compute_outputs(a, LLAMA))
 
 
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}])
@@ -124,7 +124,7 @@ def test_a_model_loaded_in_bfloat16_with_a_device_map_is_pruned(device_map: obje
 
     base = {w.dtype for n, w in pruned.named_parameters() if "lora_" not in n}
     assert base == {torch.bfloat16}
-    assert said(pruned, LLAMA).isfinite().all()
+    assert compute_outputs(pruned, LLAMA).isfinite().all()
 
 
 def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
@@ -136,7 +136,7 @@ def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
         offload_folder=tmp_path / "offload",
     )
     scores = scores_of(build(LLAMA))
-    before = said(model, LLAMA)
+    before = compute_outputs(model, LLAMA)
 
     message = r"^model\.layers\.1\.\S+ is not in memory \(device meta\): a model that is offloaded"
     with pytest.raises(ModelError, match=message):
@@ -145,4 +145,4 @@ def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
         )
     with pytest.raises(ModelError, match=message):
         lightpeft.prune(model, drawn_plan(scores), scores)
-    assert torch.equal(said(model, LLAMA), before)
+    assert torch.equal(compute_outputs(model, LLAMA), before)

@@ -25,9 +25,9 @@ def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attent
             mask.data = torch.rand(mask.shape, generator=generator)
             columns = mask.detach().repeat_interleave(block.unit_size)
             scaled.get_submodule(block.output_projection).weight.data *= columns
-        found = model(**batch).logits
+        masked = model(**batch).logits
 
-    torch.testing.assert_close(found, scaled(**batch).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(masked, scaled(**batch).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_of_one_change_nothing_and_leave_nothing_behind():
@@ -49,13 +49,13 @@ def test_masks_scale_the_input_of_lora_too():
     with Masks(model, shape, l1=0.0) as masks:
         for mask in masks.parameters():
             mask.data[:] = 0.5
-        found = wrapped(**batch).logits
+        masked = wrapped(**batch).logits
     for block in shape.blocks:
         layer = model.get_submodule(block.output_projection)
         layer.base_layer.weight.data *= 0.5
         layer.lora_A["default"].weight.data *= 0.5
 
-    torch.testing.assert_close(found, wrapped(**batch).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(masked, wrapped(**batch).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_keep_the_dtype_of_the_model():
@@ -76,16 +76,16 @@ def test_penalty_is_the_weighted_sum_of_absolute_masks():
 
 def test_taylor_score_leaves_the_penalty_out():
     model, batch = tiny_model(), tiny_batch()
-    found = []
+    scores = []
     for l1 in (0.0, 100.0):
         with Masks(model, inspect_model(model), l1=l1) as masks:
             for mask in masks.parameters():
                 mask.data *= -0.7
             (model(**batch).loss + masks.l1_penalty()).backward()
-            found.append(torch.cat(masks.taylor_scores()))
+            scores.append(torch.cat(masks.taylor_scores()))
 
-    assert found[0].max() > 0.01
-    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    assert scores[0].max() > 0.01
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-4)
 
 
 def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
@@ -93,7 +93,7 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
     shape = inspect_model(model)
     with Masks(model, shape, l1=1e-4) as masks:
         (model(**batch).loss + masks.l1_penalty()).backward()
-        found = dict(zip((*masks.heads, *masks.neurons), masks.taylor_scores(), strict=True))
+        scores = dict(zip((*masks.heads, *masks.neurons), masks.taylor_scores(), strict=True))
 
     last = shape.blocks[-1]
     assert last.path in shape.neurons
@@ -103,9 +103,9 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
         columns = slice(unit * width, (unit + 1) * width)
         losses = []
         for factor in (1 + 1e-4, 1 - 1e-4):
-            kept = weight.detach().clone()
+            before = weight.detach().clone()
             weight.data[:, columns] *= factor
             losses.append(float(model(**batch).loss.detach()))
-            weight.data = kept
+            weight.data = before
         slope = (losses[0] - losses[1]) / 2e-4
-        assert float(found[block.path][unit]) == pytest.approx(abs(slope), rel=1e-3, abs=1e-7)
+        assert float(scores[block.path][unit]) == pytest.approx(abs(slope), rel=1e-3, abs=1e-7)

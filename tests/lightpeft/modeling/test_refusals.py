@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.architecture_matrix import batch_of, build, drawn_plan, outputs, scores_of
-from helpers.architectures import ARCHITECTURES
+from helpers.architectures import ARCHITECTURES, LLAMA
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,7 +18,6 @@ from lightpeft.core.errors import ModelError
 from lightpeft.modeling import families
 from lightpeft.modeling.families import FAMILIES, Family, register_family
 
-LLAMA = "llama, shared keys and values"
 PLAIN: dict[str, Any] = {
     "qkv_proj": ("q", "k", "v"),
     "attn_out_proj": "o",
@@ -81,9 +80,27 @@ def with_heads_that_do_not_divide(model: Any) -> None:
         setattr(model.model.layers[1].self_attn, name, nn.Linear(32, 12))
 
 
+def with_norm_of_experts(model: Any) -> None:
+    model.model.layers[1].mlp.norm = nn.LayerNorm(32)
+
+
+def with_renamed_router(model: Any) -> None:
+    mlp = model.model.layers[1].mlp
+    mlp.router = mlp.gate
+    del mlp.gate
+
+
+def without_experts_per_token(model: Any) -> None:
+    for module in model.model.layers[1].mlp.modules():
+        vars(module).pop("top_k", None)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        ("mixtral", with_norm_of_experts, "mlp can't be pruned: .* account for norm"),
+        ("mixtral", with_renamed_router, "layers.1 can't be .*: it has no feed-forward block"),
+        ("mixtral", without_experts_per_token, "mlp can't be counted: it has no top_k"),
         (LLAMA, with_sinks, "self_attn can't be pruned: .* account for sinks of shape (8,)"),
         (LLAMA, with_full_width_norm, "account for q_norm.weight of shape (32,)"),
         ("qwen3", with_full_width_norm, "account for q_norm.weight of shape (32,)"),
@@ -120,7 +137,7 @@ def test_block_with_something_else_in_it_is_refused(
 
 @pytest.mark.usefixtures("_registry")
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("model_type", "message"),
     [
         ("deepseek_v3", "self_attn can't be pruned: it has o_proj but no linear q_proj"),  # MLA
         ("gpt_oss", "it has no feed-forward block"),  # experts, and sinks
@@ -129,13 +146,17 @@ def test_block_with_something_else_in_it_is_refused(
         ("nemotron", "mlp can't be pruned: it has down_proj but no linear gate_proj"),
     ],
 )
-def test_model_registered_under_names_that_do_not_cover_it_is_refused(kind: str, message: str):
+def test_model_registered_under_names_that_do_not_cover_it_is_refused(
+    model_type: str, message: str
+):
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 40}
     sizes |= {"moe_intermediate_size": 8, "n_routed_experts": 8, "num_local_experts": 2}
-    config = transformers.AutoConfig.for_model(kind, **sizes, pad_token_id=0)
+    config = transformers.AutoConfig.for_model(model_type, **sizes, pad_token_id=0)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    lightpeft.register_family(kind, families._QWEN3 if kind == "olmo2" else families._LLAMA)
+    lightpeft.register_family(
+        model_type, families._QWEN3 if model_type == "olmo2" else families._LLAMA
+    )
 
     with pytest.raises(ModelError) as caught:
         lightpeft.inspect_model(model)
@@ -192,7 +213,7 @@ def gemma() -> PreTrainedModel:
 
 @pytest.mark.usefixtures("_registry")
 @pytest.mark.parametrize(
-    ("model_type", "given", "message"),
+    ("model_type", "families", "message"),
     [
         ("", (Family(**PLAIN),), "model_type must be a name, got ''"),
         ("new", (), "'new' needs a lightpeft.Family, got ()"),
@@ -200,9 +221,9 @@ def gemma() -> PreTrainedModel:
         ("bert", (Family(**PLAIN),), "'bert' is registered already, as something else"),
     ],
 )
-def test_registering_nonsense_is_refused(model_type: str, given: Any, message: str):
+def test_registering_nonsense_is_refused(model_type: str, families: Any, message: str):
     with pytest.raises(ModelError) as caught:
-        register_family(model_type, *given)
+        register_family(model_type, *families)
 
     assert message in str(caught.value)
 

@@ -21,10 +21,6 @@ def plan_of(scores: Scores, **changes: Any) -> PruningPlan:
     return make_plan(scores, PruningConfig(**(nothing | changes)))
 
 
-def sizes(cuts: dict[str, Any]) -> list[int]:
-    return [len(cut.kept) for cut in cuts.values()]
-
-
 def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
     """Scores of a model of which `sharing` of 12 query heads share one key and value."""
     scores = made_up_scores(seed=seed)
@@ -70,23 +66,15 @@ def test_single_heads_go_in_equal_numbers_from_every_kv_group(ratio: float, coun
     assert "query heads of each KV group pruned" in plan.heads["0.a"].reason
 
 
-def test_where_all_heads_share_one_group_heads_go_whatever_is_asked():
-    scores = sharing_scores(sharing=12)
+@pytest.mark.parametrize("sharing", [1, 12])
+def test_the_unit_makes_no_difference_where_no_or_all_heads_share_a_group(sharing: int):
+    scores = sharing_scores(sharing=sharing)
     by_group, by_head = (
         plan_of(scores, heads=0.5, head_granularity=unit) for unit in ("kv_group", "query_head")
     )
 
     assert by_group.heads == by_head.heads
-    assert sizes(by_group.heads) == [6] * 4
-
-
-def test_where_nothing_is_shared_the_unit_makes_no_difference():
-    scores = made_up_scores()
-    by_group, by_head = (
-        plan_of(scores, heads=0.5, head_granularity=unit) for unit in ("kv_group", "query_head")
-    )
-
-    assert by_group.heads == by_head.heads
+    assert [len(cut.kept) for cut in by_group.heads.values()] == [6] * 4
 
 
 def test_plan_that_keeps_other_numbers_of_heads_in_kv_groups_is_refused():

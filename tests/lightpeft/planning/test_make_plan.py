@@ -52,9 +52,9 @@ def test_the_lowest_scores_go():
     scores = made_up_scores()
     plan = plan_of(scores, heads=0.5, neurons=0.25, criterion="mask", neuron_scope="layer")
 
-    for cuts, known in ((plan.heads, scores.heads), (plan.neurons, scores.neurons)):
+    for cuts, scored in ((plan.heads, scores.heads), (plan.neurons, scores.neurons)):
         for block, cut in cuts.items():
-            row = known["mask"][block]
+            row = scored["mask"][block]
             gone = sorted(set(range(cut.total)) - set(cut.kept))
             assert row[gone].max() < row[list(cut.kept)].min()
 
@@ -249,12 +249,12 @@ def test_random_choice_of_one_group_does_not_depend_on_the_others_ratios():
 
 def test_random_choice_leaves_the_global_generator_alone():
     torch.manual_seed(0)
-    wanted = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(0)
 
     plan_of(made_up_scores(), heads=0.5, criterion="random")
 
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_plan_says_why():

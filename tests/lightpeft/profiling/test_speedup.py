@@ -39,8 +39,8 @@ def test_fraction_of_the_estimation_is_of_lights_training_time():
 
     cost = estimation_cost(early, {"random": random, "vanilla": vanilla, "light": light})
 
-    wanted = EstimationCost(seconds=100.0, training_fraction=0.4, break_even_steps=100)
-    assert cost == wanted
+    expected = EstimationCost(seconds=100.0, training_fraction=0.4, break_even_steps=100)
+    assert cost == expected
     assert estimation_cost(early, {"vanilla": vanilla}).break_even_steps is None
 
 

@@ -11,16 +11,15 @@ import pytest
 import torch
 from helpers.tiny_models import (
     FAMILIES,
+    logits,
     mask_units,
     pruned_model,
-    tiny_batch,
     tiny_model,
     tiny_scores,
     uneven_plan,
 )
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
 
 import lightpeft
 from lightpeft.core.errors import ModelError
@@ -28,11 +27,6 @@ from lightpeft.pruning import checkpoint
 from lightpeft.pruning.slicing import slice_base
 
 TESTS = Path(__file__).resolve().parents[2]
-
-
-def logits(model: torch.nn.Module) -> Tensor:
-    with torch.no_grad():
-        return model(**tiny_batch()).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -155,8 +149,8 @@ def test_lifted_weights_are_the_compact_ones_and_zeros(tmp_path: Path):
             continue
         name = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
         linear = plan.shape.linears[name]
-        wanted = (4, linear.inputs) if "lora_A" in key else (linear.outputs, 4)
-        assert large.shape == wanted
+        shape = (4, linear.inputs) if "lora_A" in key else (linear.outputs, 4)
+        assert large.shape == shape
         # Random weights are not zero, so the zeros are exactly what was cut.
         rows, columns = large.any(dim=1), large.any(dim=0)
         assert torch.equal(large[rows][:, columns], small)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.architecture_matrix import batch_of, build, loss_of, said
+from helpers.architecture_matrix import batch_of, build, compute_outputs, loss_of
+from helpers.architectures import LLAMA
 from helpers.quantizers import stand_in
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.pruning import slicing
 
-LLAMA = "llama, shared keys and values"
 RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.5, "ranks": 0}
 
 
@@ -48,9 +48,9 @@ class Bytes(TorchDispatchMode):
         return sum(size for _, size in self._alive.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.see([leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)])
-        return found
+        result = func(*args, **(kwargs or {}))
+        self.see([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
 
 
 def large(dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
@@ -91,33 +91,33 @@ def test_pruning_and_loading_free_each_weight_before_the_next_is_cut(
 ):
     model = large()
     scores, plan = estimated(model)
-    whole = held(model)
+    unpruned = held(model)
 
     with Bytes(model) as counter:
         pruned = lightpeft.prune(model, plan, scores, verify_batch=short_batch(), quantize=quantize)
-        assert counter.now() < 0.6 * whole
+        assert counter.now() < 0.6 * unpruned
         # Freed at the end alone, the old weights beside the new would be one and a half.
-        assert counter.most < 1.15 * whole
+        assert counter.most < 1.15 * unpruned
     lightpeft.save(pruned, tmp_path / "out")
     base = large()
     with Bytes(base) as counter:
         lightpeft.load(base, tmp_path / "out", quantize=quantize)
-        assert counter.most < 1.15 * whole
+        assert counter.most < 1.15 * unpruned
 
 
 def test_a_second_copy_would_be_seen(monkeypatch: pytest.MonkeyPatch):
     model = large()
     scores, plan = estimated(model)
-    whole, select, kept = held(model), slicing.index_parameter, []
+    unpruned, select, hoarded = held(model), slicing.index_parameter, []
 
     def hoard(old: Tensor, dim: int, index: Tensor) -> nn.Parameter:
-        kept.append(old)
+        hoarded.append(old)
         return select(old, dim, index)
 
     monkeypatch.setattr(slicing, "index_parameter", hoard)
     with Bytes(model) as counter:
         lightpeft.prune(model, plan, scores)
-    assert counter.most > 1.4 * whole
+    assert counter.most > 1.4 * unpruned
 
 
 def trained(
@@ -166,4 +166,4 @@ def test_activation_checkpointing_changes_no_score_no_plan_and_no_gradient(
         torch.testing.assert_close(saving[2][path], gradient)
     lightpeft.save(saving[1], tmp_path / "out")
     again = lightpeft.load(copy.deepcopy(build(name)).to(dtype), tmp_path / "out")
-    assert torch.equal(said(again, name), said(saving[1], name))
+    assert torch.equal(compute_outputs(again, name), compute_outputs(saving[1], name))

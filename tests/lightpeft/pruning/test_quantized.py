@@ -11,12 +11,13 @@ import torch
 from helpers.architecture_matrix import (
     batch_of,
     build,
+    compute_outputs,
     drawn_plan,
     loss_of,
     outputs,
-    said,
     scores_of,
 )
+from helpers.architectures import LLAMA
 from helpers.quantizers import MISSING, QUANTIZERS, Packed
 from helpers.tiny_models import tiny_model
 from peft import LoraConfig, PeftModel
@@ -34,7 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without"),
     pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast"),
 ]
-LLAMA = "llama, shared keys and values"
 RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.5}
 WAYS = [
     *QUANTIZERS,
@@ -77,28 +77,28 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
     for rows in (*scores.heads.values(), *scores.neurons.values()):
         assert all(row.any() for row in rows.values())
 
-    found = lightpeft.prune(
+    pruned = lightpeft.prune(
         build(LLAMA), plan, scores, verify_batch=batch_of(LLAMA), quantize=QUANTIZERS[name]
     )
 
-    reference = rounded_like(found, lightpeft.prune(build(LLAMA), plan, scores))
+    reference = rounded_like(pruned, lightpeft.prune(build(LLAMA), plan, scores))
     # Of the largest: bitsandbytes rounds activations too, to 8 bits.
     close = {"rtol": 0, "atol": 0.1 if name == "bitsandbytes_int8" else 1e-5}
-    said_by = [outputs(model, batch_of(LLAMA)).detach() for model in (found, reference)]
-    scale = said_by[1].abs().max()
-    torch.testing.assert_close(said_by[0] / scale, said_by[1] / scale, **close)
-    for model in (found, reference):
+    logits = [outputs(model, batch_of(LLAMA)).detach() for model in (pruned, reference)]
+    scale = logits[1].abs().max()
+    torch.testing.assert_close(logits[0] / scale, logits[1] / scale, **close)
+    for model in (pruned, reference):
         loss_of(model, batch_of(LLAMA)).backward()
     other = dict(reference.named_parameters())
-    trained = {path: w for path, w in found.named_parameters() if w.requires_grad}
+    trained = {path: w for path, w in pruned.named_parameters() if w.requires_grad}
     for path, weight in trained.items():
         scale = other[path].grad.abs().max()
         torch.testing.assert_close(weight.grad / scale, other[path].grad / scale, **close)
     assert len(trained) == 2 * sum(bool(cut.kept) for cut in plan.ranks.values())
 
-    lightpeft.save(found, tmp_path / "out")
+    lightpeft.save(pruned, tmp_path / "out")
     again = lightpeft.load(build(LLAMA), tmp_path / "out", quantize=QUANTIZERS[name])
-    assert torch.equal(outputs(again, batch_of(LLAMA)), outputs(found, batch_of(LLAMA)))
+    assert torch.equal(outputs(again, batch_of(LLAMA)), outputs(pruned, batch_of(LLAMA)))
 
 
 def rounded_like(quantized: PeftModel, plain: PeftModel) -> PeftModel:
@@ -141,16 +141,18 @@ def test_packed_weights_are_not_cut_and_nothing_is_changed():
     scores, plan = estimated("stand-in")
     model = build(LLAMA)
     QUANTIZERS["stand-in"](model)
-    before = said(model, LLAMA)
+    before = compute_outputs(model, LLAMA)
 
     with pytest.raises(ModelError, match=r"q_proj is quantized, and packed weights can't be"):
         lightpeft.prune(model, plan, scores)
 
-    assert torch.equal(said(model, LLAMA), before)
-    whole = scores_of(build(LLAMA))
-    spared = lightpeft.make_plan(whole, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0})))
+    assert torch.equal(compute_outputs(model, LLAMA), before)
+    scores_of_full = scores_of(build(LLAMA))
+    spared = lightpeft.make_plan(
+        scores_of_full, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0}))
+    )
     with pytest.raises(PlanError, match=r"base weights \w{16}, but these are quantized-"):
-        lightpeft.prune(model, spared, whole)
+        lightpeft.prune(model, spared, scores_of_full)
 
 
 def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
@@ -161,8 +163,8 @@ def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
 
     pruned = lightpeft.prune(model, plan, scores)
 
-    wanted = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS["stand-in"])
-    assert torch.equal(said(pruned, LLAMA), said(wanted, LLAMA))
+    expected = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS["stand-in"])
+    assert torch.equal(compute_outputs(pruned, LLAMA), compute_outputs(expected, LLAMA))
 
 
 def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pytest.MonkeyPatch):

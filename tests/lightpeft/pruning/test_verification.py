@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.architecture_matrix import batch_of, build, drawn_plan, scores_of
+from helpers.architectures import LLAMA
 from helpers.tiny_models import lora, pruned_model, tiny_batch, tiny_model
 from torch import nn
 
@@ -16,8 +17,6 @@ import lightpeft
 from lightpeft.core.errors import ModelError
 from lightpeft.pruning import slicing
 from lightpeft.pruning.verification import slice_and_verify
-
-LLAMA = "llama, shared keys and values"
 
 
 @pytest.mark.parametrize("name", ["deberta-v2, positions shared (v3)", "gpt2", LLAMA])

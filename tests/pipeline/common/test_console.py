@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from lightpeft.benchmark.run import choose_device
 from pipeline.common.console import Progress, device, log, seed_everything
 
 
 @pytest.mark.parametrize(
     ("accelerator", "chosen"), [("mps", "mps"), ("xpu", "xpu"), ("cuda", "cuda"), (None, "cpu")]
 )
-def test_the_accelerator_is_used_where_there_is_one(accelerator, chosen, monkeypatch):
+def test_stages_and_benchmark_use_the_accelerator_where_there_is_one(
+    accelerator, chosen, monkeypatch
+):
     current = accelerator and torch.device(accelerator)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: current)
 
-    assert device() == torch.device(chosen)
+    assert device() == choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 class Terminal(io.StringIO):
