@@ -104,10 +104,10 @@ def test_a_stage_depends_on_exactly_the_parameters_that_it_reads(stage):
     assert [*_keys(PARAMS[stage])] == STAGE[stage]["params"]
 
 
-def _keys(kind: type[StageParams]) -> Iterator[str]:
+def _keys(params: type[StageParams]) -> Iterator[str]:
     """Yield `section`, or `section.key` of sections that the stage reads in part."""
-    for name in kind.model_fields:
-        section, full = section_of(kind, name), section_of(Params, name)
+    for name in params.model_fields:
+        section, full = section_of(params, name), section_of(Params, name)
         if section is full:
             yield name
         else:

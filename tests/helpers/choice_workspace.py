@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from helpers.stage_workspace import ROOT, WORDS, set_params, tokenizer
+from datasets import Dataset
+from helpers.data_cards import data_card
+from helpers.stage_workspace import WORDS, set_params, tokenizer
+from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_model
 
-from pipeline.common.params import DataSection
-from pipeline.common.pruning_params import load_params
+from pipeline.tasks.base import Task
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},
@@ -49,6 +50,16 @@ def questions(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def encode(
+    task_class: type[Task], rows: list[dict[str, Any]], *, max_length: int
+) -> tuple[Any, Dataset]:
+    """The task, and questions as the stage prepare leaves them."""
+    task = task_class(data_card(max_length=max_length))
+    columns = {name: [row[name] for row in rows] for name in ("choices", "label")}
+    columns["prompt"] = [row["question"] for row in rows]
+    return task, Dataset.from_dict(columns | task.encode(columns, tokenizer()))
+
+
 def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrainedModel:
     """A causal language model whose weights are of order 1, so that 1e-4 means something."""
     torch.manual_seed(0)
@@ -63,18 +74,8 @@ def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrained
 
 def workspace(folder: Path, model: str) -> None:
     """A model, 90 questions and params.yaml, for the methods light and vanilla."""
-    made = tiny_model(pad_token_id=0).base_model if model == "bert" else tiny_decoder(model)
-    made.save_pretrained(folder / "base")
+    base = tiny_model(pad_token_id=0).base_model if model == "bert" else tiny_decoder(model)
+    base.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
-    write(folder / "train.jsonl", questions(90))
+    write_rows(folder / "train.jsonl", questions(90))
     set_params(folder, methods=["light", "vanilla"], **_SETTINGS)
-
-
-def section(**changes: Any) -> DataSection:
-    """The project's own settings of the data, with these changes."""
-    return load_params(ROOT / "params.yaml").data.model_copy(update=changes)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

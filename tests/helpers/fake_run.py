@@ -232,7 +232,7 @@ def _benchmark(params: Params) -> BenchmarkResult:
     )
 
 
-def tell(paths: Paths) -> str:
+def write_report(paths: Paths) -> str:
     """Report on a run that was written, and return the page."""
     report.main(paths)
     return paths.report.read_text(encoding="utf-8")

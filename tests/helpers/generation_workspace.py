@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import torch
 import transformers
 from helpers.architectures import ARCHITECTURES
-from helpers.stage_workspace import set_params
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from helpers.stage_workspace import set_params, word_tokenizer
+from helpers.task_files import write_rows
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.data_card import DataCard
@@ -48,17 +45,11 @@ STAGES = {
 
 def tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
     """Whole words; with an end of text and a chat template unless changed."""
-    words = Tokenizer(WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="?"))
-    words.pre_tokenizer = Whitespace()
-    settings = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "?"}
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_input_names=["input_ids", "attention_mask"],
-        **settings | changes,
-    )
-    made.add_special_tokens({"additional_special_tokens": ["<u>", "<a>"]})
-    made.chat_template = CHAT
-    return made
+    special = {"pad_token": "<pad>", "eos_token": "</s>"}
+    words = word_tokenizer(WORDS, unknown="?", **special | changes)
+    words.add_special_tokens({"additional_special_tokens": ["<u>", "<a>"]})
+    words.chat_template = CHAT
+    return words
 
 
 def ids(text: str) -> list[int]:
@@ -73,18 +64,12 @@ def copying(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     return [{"prompt": f"{' '.join(words)} :", "completion": words[-1]} for words in prompts]
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Write JSON lines; the path's name."""
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path.name
-
-
 def workspace(
     folder: Path, model: str, rows: list[dict[str, Any]], **sections: dict[str, Any]
 ) -> Path:
     """A saved model with its tokenizer, rows in train.jsonl, params.yaml."""
-    made = ARCHITECTURES[MODELS[model]]
-    base = getattr(transformers, made.model)(made.config())
+    architecture = ARCHITECTURES[MODELS[model]]
+    base = getattr(transformers, architecture.model)(architecture.config())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in base.named_parameters():
@@ -108,5 +93,5 @@ def prepared(folder: Path) -> DataCard:
 
 def loaded(folder: Path, card: DataCard) -> tuple[Task, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
-    section, kind = load_params(folder / "params.yaml").model, task_from_card(card)
-    return kind, load_model(section, kind, 0)[0], load_processor(section, kind)
+    section, task = load_params(folder / "params.yaml").model, task_from_card(card)
+    return task, load_model(section, task, 0)[0], load_processor(section, task)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
+from helpers.import_graph import ROOT
 from helpers.params_file import write_params
-from transformers import PreTrainedModel
 
+from lightpeft.core.benchmark_result import BenchmarkResult
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
@@ -34,14 +37,12 @@ def params(folder: Path, **sections: dict[str, Any]) -> None:
     write_params(folder, fixed, SETTINGS, sections)
 
 
-def save(model: PreTrainedModel, folder: Path) -> None:
-    """Save the body of a model, as pretrained ones come: without a head."""
-    torch.manual_seed(0)
-    model.base_model.save_pretrained(folder / "base")
+def run_stages(monkeypatch: Any) -> tuple[Any, Any, pd.DataFrame]:
+    """Run every stage in the current folder, but measure no memory on a CPU.
 
-
-def run_stages(monkeypatch: Any) -> None:
-    """Every stage, in the current folder, but memory on a CPU."""
+    Returns:
+        The data card, and the evaluation and the predictions of the method light.
+    """
     monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: False)
     prepare.main(PATHS)
     estimate.main(PATHS)
@@ -50,6 +51,10 @@ def run_stages(monkeypatch: Any) -> None:
             stage.main(method, PATHS)
     benchmark.main(paths=PATHS)
     report.main(PATHS)
+    light = BenchmarkResult.load(PATHS.benchmark).methods["light"]
+    assert all(speedup.median > 0 for speedup in light.speedups["training"].values())
+    predictions = pd.read_csv(PATHS.predictions("light"), keep_default_na=False)
+    return read("data/prepared/card.json"), read("results/eval/light/eval.json"), predictions
 
 
 def read(path: str) -> Any:
@@ -57,6 +62,15 @@ def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def predictions(method: str = "light") -> pd.DataFrame:
-    """The rows of the test split, with what the model said."""
-    return pd.read_csv(PATHS.predictions(method), keep_default_na=False)
+def check_error(folder: Path, *words: str, message: str) -> None:
+    """Check that a command of the pipeline, in a process of its own, ends with one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1

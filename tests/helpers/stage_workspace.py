@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_co
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import task_from_card
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["[PAD]", "[UNK]", "good", "bad", *(f"w{number}" for number in range(60))]
 SETTINGS: dict[str, dict[str, Any]] = {
     "peft": {"r": 4, "alpha": 8, "dropout": 0.1},
@@ -39,13 +39,20 @@ SPLITS = {"train": 60, "validation": 24, "test": 30}
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Whole words."""
-    made = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.pre_tokenizer = Whitespace()
+    return word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]")
+
+
+def word_tokenizer(
+    words: Sequence[str], *, unknown: str, **options: Any
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; `options` are special tokens and the like."""
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=unknown))
+    backend.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
+        tokenizer_object=backend,
+        unk_token=unknown,
         model_input_names=["input_ids", "attention_mask"],
+        **options,
     )
 
 
@@ -104,11 +111,11 @@ def base_model(folder: Path, task_name: str = "text-classification") -> Any:
 def _scores(folder: Path, task_name: str) -> Scores:
     model, head = base_model(folder, task_name)
     torch.manual_seed(0)
-    found = rows(60, seed=0, task_name=task_name)
-    order = shuffled_batches(token_counts(found), batch_size=8, seed=0, grouped=False)
+    data = rows(60, seed=0, task_name=task_name)
+    order = shuffled_batches(token_counts(data), batch_size=8, seed=0, grouped=False)
     return lightpeft.estimate(
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
-        build_dataloader(found, task_from_card(card(task_name)), tokenizer(), order),
+        build_dataloader(data, task_from_card(card(task_name)), tokenizer(), order),
         EstimationConfig(steps=4),
     )

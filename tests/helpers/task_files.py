@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,25 @@ def read(folder: Path, **changes: Any) -> LoadedDataset:
     return read_dataset(section(**changes), Path(tempfile.mkdtemp(dir=folder)), seed=0)
 
 
-def labels_of(found: LoadedDataset) -> list[str]:
-    return [label for rows in found.splits.values() for label in rows["label"]]
+def labels_of(dataset: LoadedDataset) -> list[str]:
+    return [label for rows in dataset.splits.values() for label in rows["label"]]
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    """Write a file, with the folders that its name has."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    """Write rows as JSON lines; return the path."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
 
 
 def jsonl(path: Path, **columns: list[Any]) -> str:
+    """Write columns as JSON lines; return the path."""
     rows = zip(*columns.values(), strict=True)
-    path.write_text(
-        "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
-    )
-    return str(path)
+    return write_rows(path, (dict(zip(columns, row, strict=True)) for row in rows))

@@ -70,12 +70,12 @@ def kind_of(params: Params) -> type:
 
 
 @cache
-def twin_scores(twin: str, kind: type, peft: object) -> object:
+def twin_scores(twin: str, task: type, peft: object) -> object:
     """Random scores of a tiny model with the kind's head, for the PEFT method."""
     torch.manual_seed(0)
-    model = kind.model_class.from_config(ARCHITECTURES[twin].config()).eval()
-    head = head_modules(model, set()) if kind.new_head else []
-    return random_scores(model, config=lora_config(peft, kind, head))
+    model = task.model_class.from_config(ARCHITECTURES[twin].config()).eval()
+    head = head_modules(model, set()) if task.new_head else []
+    return random_scores(model, config=lora_config(peft, task, head))
 
 
 def test_the_presets_are_of_the_paper_and_of_todays_models():
@@ -142,11 +142,11 @@ def test_the_papers_setting_is_the_line_of_the_docs(name):
     preset = read_preset(name)
     text = (ROOT / "docs" / "presets.md").read_text()
     line = text.split("## The paper's setting")[1].split("```")[1].removeprefix("bash\ndvc exp run")
-    wanted = dict(word.split("=") for word in line.replace("\\", "").replace("-S", "").split())
+    expected = dict(word.split("=") for word in line.replace("\\", "").replace("-S", "").split())
 
     changes = preset.changes(next(iter(preset.tasks)))
-    found = {key: str(at(changes, key)) for key in wanted}
-    assert found == wanted
+    actual = {key: str(at(changes, key)) for key in expected}
+    assert actual == expected
     assert preset.settings["estimate"]["lr"] == preset.settings["finetune"]["lr"] == 3e-4
 
 
@@ -170,8 +170,8 @@ def test_a_preset_alone_lists_its_tasks(capsys):
 
 
 def test_a_preset_of_ones_own_with_one_task_needs_no_task(folder, capsys):
-    mine = MINE % ("seed: 7, model: {name: a/b-1.x}", "peft: {targets: [query, key]}")
-    (folder / "presets" / "mine.yaml").write_text(mine)
+    text = MINE % ("seed: 7, model: {name: a/b-1.x}", "peft: {targets: [query, key]}")
+    (folder / "presets" / "mine.yaml").write_text(text)
 
     run("preset", "mine")
 

@@ -51,14 +51,14 @@ def test_every_task_has_a_row_here():
 @pytest.mark.parametrize("name", CATALOG)
 def test_a_row_of_the_hub_becomes_a_row_of_the_kind(name):
     row, expected = ROWS[name]
-    made = CATALOG[name].template(row)
+    converted = CATALOG[name].template(row)
 
-    assert made == expected
-    assert set(made) in COLUMNS[CATALOG[name].kind]
+    assert converted == expected
+    assert set(converted) in COLUMNS[CATALOG[name].kind]
     if CATALOG[name].kind == "multiple-choice":
-        assert 0 <= made["label"] < len(made["choices"])
+        assert 0 <= converted["label"] < len(converted["choices"])
     if CATALOG[name].classes:
-        assert set(made.get("tags", [made.get("label")])) <= set(CATALOG[name].classes)
+        assert set(converted.get("tags", [converted.get("label")])) <= set(CATALOG[name].classes)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_a_missing_or_blank_text_is_a_bad_row_and_no_word_of_it(name):
     texts = [column for column, value in row.items() if isinstance(value, str)]
     for column, value in itertools.product(texts, (None, " ")):
         with contextlib.suppress(RowError):
-            made = CATALOG[name].template(row | {column: value})
-            known = made in (None, expected) or (name, column, value) in MAY_BE_EMPTY
-            assert known or schema.find_error(schema.postprocess(made)), (column, value)
+            converted = CATALOG[name].template(row | {column: value})
+            is_expected = converted in (None, expected) or (name, column, value) in MAY_BE_EMPTY
+            assert is_expected or schema.find_error(schema.postprocess(converted)), (column, value)
 
 
 def test_every_task_is_measured_by_known_measures_and_fits_its_kind():
@@ -160,34 +160,35 @@ def test_a_stem_ends_without_a_space():
 
 def test_a_sentence_that_starts_with_its_blank_is_a_prompt_and_one_without_is_a_bad_row():
     template, row = CATALOG["winogrande"].template, OTHERS["winogrande"][0]
-    made = template(row | {"sentence": "_ was hungry, so Ian ate."})
+    converted = template(row | {"sentence": "_ was hungry, so Ian ate."})
 
-    assert made["prompt"] == "_ was hungry, so Ian ate."
-    assert made["choices"][0] == "Ian was hungry, so Ian ate."
+    assert converted["prompt"] == "_ was hungry, so Ian ate."
+    assert converted["choices"][0] == "Ian was hungry, so Ian ate."
     with pytest.raises(RowError, match=r"a blank, _, got 'Ian ate\.'"):
         template(row | {"sentence": "Ian ate."})
 
 
 def test_alpaca_without_input_leaves_its_part_out():
     row = {"instruction": "Name a colour.", "input": "", "output": "Red.", "text": ""}
-    made = CATALOG["alpaca"].template(row)
+    converted = CATALOG["alpaca"].template(row)
 
-    assert "Input" not in made["prompt"]
-    assert made["prompt"].endswith("### Instruction:\nName a colour.\n\n### Response:\n")
+    assert "Input" not in converted["prompt"]
+    assert converted["prompt"].endswith("### Instruction:\nName a colour.\n\n### Response:\n")
 
 
 def test_a_question_of_squad_2_without_an_answer_keeps_empty_lists():
     row = OTHERS["squad_v2"][0] | {"answers": {"text": [], "answer_start": []}}
 
-    made = CATALOG["squad_v2"].template(row)
-    assert made["answers"] == {"text": [], "answer_start": []}
-    assert METRICS["squad_f1"]([made["answers"]["text"]], [""]) == 1
+    converted = CATALOG["squad_v2"].template(row)
+    assert converted["answers"] == {"text": [], "answer_start": []}
+    assert METRICS["squad_f1"]([converted["answers"]["text"]], [""]) == 1
 
 
 def test_a_chosen_entity_is_measured_against_all_names_of_the_right_one():
-    made = CATALOG["super_glue/record"].template(SUPER["super_glue/record"][0])
+    converted = CATALOG["super_glue/record"].template(SUPER["super_glue/record"][0])
     scores = [
-        METRICS["record_f1"]([made["answers"]], [made["choices"][chosen]]) for chosen in range(3)
+        METRICS["record_f1"]([converted["answers"]], [converted["choices"][chosen]])
+        for chosen in range(3)
     ]
 
     assert scores == [0, 1, 1]
@@ -196,18 +197,20 @@ def test_a_chosen_entity_is_measured_against_all_names_of_the_right_one():
 def test_wsc_marks_the_span_nearest_to_its_word():
     row = SUPER["super_glue/wsc"][0] | {"span1_text": "it", "span2_text": "he"}
     text = "he and it sit; it met he"
-    made = CATALOG["super_glue/wsc"].template(
+    converted = CATALOG["super_glue/wsc"].template(
         row | {"text": text, "span1_index": 4} | {"span2_index": 6}
     )
 
-    assert made["text"] == "he and it sit; *it* met #he#"
+    assert converted["text"] == "he and it sit; *it* met #he#"
 
 
 def test_wsc_marks_the_word_where_a_span_stands_nowhere():
     row = SUPER["super_glue/wsc"][0] | {"text": "Ann, and Bob left; they ran.", "span2_index": 4}
-    made = CATALOG["super_glue/wsc"].template(row | {"span1_index": 0, "span1_text": "Ann and Bob"})
+    converted = CATALOG["super_glue/wsc"].template(
+        row | {"span1_index": 0, "span1_text": "Ann and Bob"}
+    )
 
-    assert made["text"] == "*Ann,* and Bob left; #they# ran."
+    assert converted["text"] == "*Ann,* and Bob left; #they# ran."
     for index, message in ((99, "has no word 99"), (-1, "span2_index must be a word's number")):
         with pytest.raises(RowError, match=message):
             CATALOG["super_glue/wsc"].template(row | {"span2_index": index})

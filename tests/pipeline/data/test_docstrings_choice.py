@@ -1,32 +1,25 @@
 """The multiple-choice task made from docstrings: nothing but meaning gives the answer away."""
 
-import random
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from pipeline.data.docstrings.choice import choice_tables, match_distractors
-from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.library_and_lm import assign_splits
-from pipeline.data.docstrings.name_matching import deduplicate, word_prefixes
+from pipeline.data.docstrings.name_matching import word_prefixes
 from pipeline.data.docstrings.overlap_baseline import choice_baseline
 
 
 @pytest.fixture(scope="module")
-def signatures() -> dict[Pair, str]:
-    """What two libraries hold, to be quick."""
-    return read_library("networkx") | read_library("numpy")
+def splits(pairs) -> dict[str, list[Pair]]:
+    return assign_splits(pairs)
 
 
 @pytest.fixture(scope="module")
-def found(signatures) -> dict[str, list[Pair]]:
-    return assign_splits(deduplicate(list(signatures), random.Random(0)))
-
-
-@pytest.fixture(scope="module")
-def tables(found, signatures):
-    return choice_tables(found, signatures, seed=0)
+def tables(splits, signatures):
+    return choice_tables(splits, signatures, seed=0)
 
 
 def test_every_description_is_true_once_and_false_three_times(tables):
@@ -39,9 +32,9 @@ def test_every_description_is_true_once_and_false_three_times(tables):
         assert seen.keys() == true.keys()
 
 
-def test_choices_are_four_of_one_library_and_one_kind_and_side(tables, found, signatures):
+def test_choices_are_four_of_one_library_and_one_kind_and_side(tables, splits, signatures):
     for name, table in tables.items():
-        pairs = {pair.description: pair for pair in found[name]}
+        pairs = {pair.description: pair for pair in splits[name]}
         for prompt, texts, label in zip(*table.values(), strict=True):
             four = [pairs[text] for text in texts]
             assert len(set(four)) == 4
@@ -78,19 +71,19 @@ def test_overlap_picks_a_copy_among_strangers():
     assert choice_baseline(table, table) == 1.0
 
 
-def test_the_same_seed_gives_the_same_questions(found, signatures, tables):
-    assert choice_tables(found, signatures, seed=0) == tables
-    assert choice_tables(found, signatures, seed=1) != tables
+def test_the_same_seed_gives_the_same_questions(splits, signatures, tables):
+    assert choice_tables(splits, signatures, seed=0) == tables
+    assert choice_tables(splits, signatures, seed=1) != tables
 
 
 def test_rows_without_three_near_others_are_dropped():
     distances = np.ones((6, 6))
     np.fill_diagonal(distances, np.inf)
     distances[5] = 9.0  # from row 5 all are far
-    found = match_distractors(distances)
+    distractors = match_distractors(distances)
 
-    assert set(found) == {0, 1, 2, 3, 4}
-    for row, others in found.items():
+    assert set(distractors) == {0, 1, 2, 3, 4}
+    for row, others in distractors.items():
         assert len(set(others) - {row, 5}) == 3
 
 

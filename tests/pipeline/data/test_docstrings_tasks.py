@@ -1,36 +1,21 @@
 """The library and generation tasks made from docstrings, and the sides that all tasks share."""
 
-import random
-
-import pytest
-
-from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.library_and_lm import (
     assign_splits,
     library_baseline,
     library_tables,
     lm_tables,
 )
-from pipeline.data.docstrings.name_matching import deduplicate, make_rows, split_sizes
-
-
-@pytest.fixture(scope="module")
-def signatures() -> dict[Pair, str]:
-    """What two libraries hold, to be quick."""
-    return read_library("networkx") | read_library("numpy")
-
-
-@pytest.fixture(scope="module")
-def pairs(signatures) -> list[Pair]:
-    return deduplicate(list(signatures), random.Random(0))
+from pipeline.data.docstrings.name_matching import make_rows, split_sizes
 
 
 def test_each_pair_is_on_one_side_the_same_one_in_every_task(pairs, signatures):
-    found = assign_splits(pairs)
+    splits = assign_splits(pairs)
     rows = make_rows(pairs, seed=0)
 
-    assert sorted(pair for side in found.values() for pair in side) == sorted(pairs)
-    for name, table in lm_tables(found, signatures).items():
+    assert sorted(pair for side in splits.values() for pair in side) == sorted(pairs)
+    for name, table in lm_tables(splits, signatures).items():
         assert table["completion"] == rows[name]["text_pair"]
 
 
@@ -43,9 +28,9 @@ def test_a_row_to_write_is_a_signature_and_its_description(pairs, signatures):
 
 def test_no_description_names_a_library():
     names = ["PyTorch", "NumPy", "scikit-learn", "sklearn", "np.", "Python", "transformers"]
-    made = [Pair("a", f"n{i}", f"Text {i} of {name} things.") for i, name in enumerate(names)]
+    naming = [Pair("a", f"n{i}", f"Text {i} of {name} things.") for i, name in enumerate(names)]
     fine = [Pair(f"lib{i % 40}", f"m{i}", f"Plain Pandora text {i}.") for i in range(400)]
-    mixed = [pair for both in zip(fine, made * 60, strict=False) for pair in both]
+    mixed = [pair for both in zip(fine, naming * 60, strict=False) for pair in both]
 
     tables = library_tables(assign_splits(mixed))
 

@@ -4,16 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.task_files import write
 
-from pipeline.common.errors import DataError
 from pipeline.data.readers import read_rows
-
-
-def write(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 @pytest.mark.parametrize("ending", ["conll", "txt"])
@@ -67,21 +60,3 @@ def test_a_folder_holds_the_files_of_each_class(tmp_path):
         ("1.jpg", "cat"),
         ("2.png", "dog"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.conll", "EU B-ORG\nrejects\n", "line 2 has a word without a tag: 'rejects'"),
-        ("a.conll", "\n-DOCSTART- O\n\n", "has no rows"),
-        ("a.json", '{"data": [{"paragraphs": [', "line 1 is not JSON"),
-        (
-            "a.json",
-            '{"data": [{"paragraphs": [{"context": ""}]}]}',
-            "SQuAD's structure: KeyError.'qas'",
-        ),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, text, message):
-    with pytest.raises(DataError, match=message):
-        list(read_rows(write(tmp_path, name, text)))

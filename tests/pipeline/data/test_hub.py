@@ -8,21 +8,17 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.arrow_writer import ArrowWriter
+from helpers.data_cards import data_card
+from helpers.task_files import read, section
 from huggingface_hub import constants
 
 from pipeline.common import hub_access as offline
-from pipeline.common.data_card import DataCard, DataOrigin, HubDataset, ModelOrigin
+from pipeline.common.data_card import DataOrigin, HubDataset
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.params import DataSection
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.hub import load_hub_id, load_spec
-from pipeline.data.loading import read_dataset
 from pipeline.data.sources import resolve_source
 from pipeline.data.splits import SplitSpec, three_splits
-
-_UNSET = ("train", "validation", "test", "text", "label", "kind", "metric", "neutral_prompt")
-AUTO = dict.fromkeys(_UNSET, "auto")
-LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
 def mrpc() -> DatasetDict:
@@ -51,15 +47,23 @@ def mrpc() -> DatasetDict:
     )
 
 
-def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
-    )
-    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc"})
-    task = read_dataset(section, tmp_path, seed=0)
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with MRPC's rows, or those that are put in `splits`; its calls are in `calls`."""
+    fake = SimpleNamespace(splits=mrpc(), calls=[])
 
-    assert asked == [("nyu-mll/glue", "mrpc")]
+    def load_dataset(hub_id: str, configuration: str | None, *, revision: str | None):
+        fake.calls.append((hub_id, configuration, revision))
+        return fake.splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return fake
+
+
+def test_glue_takes_public_validation_as_test(hub, tmp_path):
+    task = read(tmp_path, task="glue/mrpc")
+
+    assert hub.calls == [("nyu-mll/glue", "mrpc", None)]
     assert (task.classes, task.source.metric) == (["not_equivalent", "equivalent"], "f1")
     assert task.splits["test"]["text"][:] == ["validation 0", "validation 1"]
     assert task.splits["test"]["text_pair"][:] == ["x", "x"]
@@ -68,10 +72,9 @@ def test_glue_takes_public_validation_as_test(monkeypatch, tmp_path):
     assert task.origins["test"] == DataOrigin(source="glue/mrpc, validation")
 
 
-def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
+def test_at_most_a_thousand_rows_of_train_become_validation(hub):
     rows = Dataset.from_dict({"text": [f"x{i}" for i in range(20_000)], "label": [0, 1] * 10_000})
-    found = DatasetDict({"train": rows, "test": rows.select(range(10))})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, revision: found)
+    hub.splits = DatasetDict({"train": rows, "test": rows.select(range(10))})
     source = load_hub_id("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
     splits, _ = three_splits(
@@ -85,14 +88,10 @@ def test_at_most_a_thousand_rows_of_train_become_validation(monkeypatch):
     }
 
 
-def test_a_configuration_can_follow_the_id(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names, revision: asked.append(names) or mrpc()
-    )
+def test_a_configuration_can_follow_the_id(hub):
     load_hub_id("someone/texts/german", label=None)
 
-    assert asked == [("someone/texts", "german")]
+    assert hub.calls == [("someone/texts", "german", None)]
 
 
 @pytest.mark.parametrize("task", ["glue/sst2", "someone/reviews"])
@@ -103,7 +102,7 @@ def test_offline_is_one_line_at_once(task, monkeypatch):
     with pytest.raises(
         DataError, match=r"can't be reached; use data\.task: files.*HF_HOME"
     ) as caught:
-        resolve_source(DataSection.model_validate(AUTO | LIMITS | {"task": task}), seed=0)
+        resolve_source(section(task=task), seed=0)
 
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20
@@ -118,23 +117,18 @@ def test_a_hub_that_answers_is_used(monkeypatch):
 
 
 def test_an_unknown_glue_task_names_the_nearest(tmp_path):
-    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/sst3"})
     with pytest.raises(ConfigError, match=r"got 'glue/sst3'; did you mean glue/sst2\?"):
-        read_dataset(section, tmp_path, seed=0)
+        read(tmp_path, task="glue/sst3")
 
 
-def test_a_split_that_the_catalogue_expects_is_missed_by_name(monkeypatch):
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, revision: DatasetDict({"train": mrpc()["train"]})
-    )
-    with pytest.raises(DataError, match="glue/mrpc has no split validation among train"):
+def test_a_split_that_the_catalogue_expects_is_missed_by_name(hub):
+    del hub.splits["validation"]
+    with pytest.raises(DataError, match="glue/mrpc has no split validation among train, test"):
         load_spec("glue/mrpc", CATALOG["glue/mrpc"])
 
 
-def test_a_data_set_without_labelled_train_rows_is_refused(monkeypatch):
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, revision: DatasetDict({"test": mrpc()["validation"]})
-    )
+def test_a_data_set_without_labelled_train_rows_is_refused(hub):
+    del hub.splits["train"]
     with pytest.raises(DataError, match="has no split train with labels in column 'label'"):
         load_hub_id("someone/texts", label=None)
 
@@ -156,67 +150,42 @@ def cached(folder, commit: str) -> DatasetDict:
     return splits
 
 
-def test_the_revision_reaches_the_hub_and_the_commit_that_was_read_the_data_set(
-    monkeypatch, tmp_path
-):
-    requested = []
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda *_, revision: requested.append(revision) or cached(tmp_path, COMMIT),
-    )
-    section = DataSection.model_validate(AUTO | LIMITS | {"task": "glue/mrpc", "revision": "v1"})
-    source = read_dataset(section, tmp_path, seed=0).source
+def test_the_revision_reaches_the_hub_and_the_commit_that_was_read_the_data_set(hub, tmp_path):
+    hub.splits = cached(tmp_path, COMMIT)
+    source = read(tmp_path, task="glue/mrpc", revision="v1").source
 
-    assert requested == ["v1"]
+    assert hub.calls == [("nyu-mll/glue", "mrpc", "v1")]
     assert source.hub_dataset == HubDataset(
         id="nyu-mll/glue", requested_revision="v1", revision=COMMIT
     )
 
 
-def test_without_a_revision_the_spec_s_own_is_read(monkeypatch):
-    requested = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, revision: requested.append(revision) or mrpc()
-    )
+def test_without_a_revision_the_spec_s_own_is_read(hub):
     spec = replace(CATALOG["glue/mrpc"], revision="refs/convert/parquet")
     source = load_spec("glue/mrpc", spec)
     load_spec("glue/mrpc", spec, revision="v1")
     load_hub_id("someone/texts", label=None, revision="v2")
     load_hub_id("someone/texts", label=None)
 
-    assert requested == ["refs/convert/parquet", "v1", "v2", None]
+    revisions = [revision for *_, revision in hub.calls]
+    assert revisions == ["refs/convert/parquet", "v1", "v2", None]
     assert source.hub_dataset.revision is None
 
 
-def test_another_commit_than_the_one_asked_for_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, revision: cached(tmp_path, OTHER_COMMIT)
-    )
+def test_another_commit_than_the_one_asked_for_is_refused(hub, tmp_path):
+    hub.splits = cached(tmp_path, OTHER_COMMIT)
     with pytest.raises(DataError, match=f"revision {COMMIT} of someone/texts is not in the hub's"):
         load_hub_id("someone/texts", label=None, revision=COMMIT)
 
 
 @pytest.mark.parametrize("settings", [{"task": "docstrings"}, {"train": "a.jsonl"}])
 def test_a_revision_of_rows_that_are_not_the_hub_s_is_refused(settings):
-    section = DataSection.model_validate(
-        {"task": "files"} | AUTO | LIMITS | settings | {"revision": "main"}
-    )
     with pytest.raises(ConfigError, match=r"^data\.revision .* got 'main'$"):
-        resolve_source(section, seed=0)
+        resolve_source(section(**settings, revision="main"), seed=0)
 
 
-CARD = DataCard(
-    task="glue/mrpc",
-    model=ModelOrigin(name="minilm"),
-    kind="text-classification",
-    task_name="text-classification",
-    labels=("a", "b"),
-    metric="f1",
-    metrics=("f1",),
-    selection_metric="f1",
-    max_length=16,
-    hub_dataset=HubDataset(id="nyu-mll/glue", requested_revision="main", revision=COMMIT),
+CARD = data_card(
+    hub_dataset=HubDataset(id="nyu-mll/glue", requested_revision="main", revision=COMMIT)
 )
 
 

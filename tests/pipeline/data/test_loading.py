@@ -32,28 +32,28 @@ def task(folder: Path, *, labels: list[Any], **changes: Any) -> LoadedDataset:
     ],
 )
 def test_strings_and_whole_numbers_are_classes_in_order(tmp_path, labels, classes):
-    found = task(tmp_path, labels=labels)
+    dataset = task(tmp_path, labels=labels)
 
-    assert found.classes == classes
-    assert Counter(labels_of(found)) == {name: labels.count(labels[0]) for name in classes}
+    assert dataset.classes == classes
+    assert Counter(labels_of(dataset)) == {name: labels.count(labels[0]) for name in classes}
 
 
 @pytest.mark.parametrize("labels", [[0.5, 1.0, 4] * 10, ["0.5", "1", "4e0"] * 10])
 def test_decimals_are_a_regression(tmp_path, labels):
-    found = task(tmp_path, labels=labels)
+    dataset = task(tmp_path, labels=labels)
 
-    assert found.classes == []
-    assert {float(label) for label in labels_of(found)} == {0.5, 1.0, 4.0}
+    assert dataset.classes == []
+    assert {float(label) for label in labels_of(dataset)} == {0.5, 1.0, 4.0}
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
 def test_whole_numbers_are_scores_where_the_metric_is_one_of_scores(tmp_path, metric):
     labels = [*range(39), "high"]
-    found = task(tmp_path, labels=labels, metric=metric, max_bad_rows=0.1)
+    dataset = task(tmp_path, labels=labels, metric=metric, max_bad_rows=0.1)
 
-    assert found.classes == []
-    assert {float(label) for label in labels_of(found)} == set(range(39))
-    assert found.dropped == {
+    assert dataset.classes == []
+    assert {float(label) for label in labels_of(dataset)} == set(range(39))
+    assert dataset.dropped == {
         "train: label that is no number": DroppedRows(rows=1, first=40, name="'high'")
     }
 
@@ -78,13 +78,13 @@ def test_missing_splits_are_seeded_tenths_by_class(tmp_path):
 
 def test_validation_becomes_test_where_there_is_no_test(tmp_path):
     held_out = jsonl(tmp_path / "v.jsonl", text=["held", "out"], label=["a", "b"])
-    found = task(tmp_path, labels=["a", "b"] * 20, validation=held_out)
+    dataset = task(tmp_path, labels=["a", "b"] * 20, validation=held_out)
 
-    assert found.splits["test"]["text"][:] == ["held", "out"]
-    assert len(found.splits["validation"]["text"]) == 4
+    assert dataset.splits["test"]["text"][:] == ["held", "out"]
+    assert len(dataset.splits["validation"]["text"]) == 4
     digest = hashlib.sha256(Path(held_out).read_bytes()).hexdigest()
-    assert found.origins["test"] == DataOrigin(source=held_out, sha256=digest)
-    assert found.origins["validation"] == DataOrigin(source="4 seeded rows of train")
+    assert dataset.origins["test"] == DataOrigin(source=held_out, sha256=digest)
+    assert dataset.origins["validation"] == DataOrigin(source="4 seeded rows of train")
 
 
 def test_given_splits_are_kept_as_they_are(tmp_path):
@@ -92,9 +92,9 @@ def test_given_splits_are_kept_as_they_are(tmp_path):
         split: jsonl(tmp_path / f"{split}.jsonl", text=[split, "x"], label=[1, 0])
         for split in ("train", "validation", "test")
     }
-    found = read(tmp_path, **paths)
+    dataset = read(tmp_path, **paths)
 
-    assert {split: table["text"][0] for split, table in found.splits.items()} == {
+    assert {split: table["text"][0] for split, table in dataset.splits.items()} == {
         split: split for split in paths
     }
 
@@ -107,14 +107,14 @@ def bad_rows(folder: Path) -> str:
 
 
 def test_bad_rows_are_dropped_counted_and_named(tmp_path):
-    found = read(tmp_path, train=bad_rows(tmp_path), text="text", max_bad_rows=0.2)
+    dataset = read(tmp_path, train=bad_rows(tmp_path), text="text", max_bad_rows=0.2)
 
-    assert found.dropped == {
+    assert dataset.dropped == {
         "train: empty text": DroppedRows(rows=2, first=41),
         "train: no label": DroppedRows(rows=3, first=43),
         "train: text of another type": DroppedRows(rows=1, first=46),
     }
-    assert len(labels_of(found)) == 40
+    assert len(labels_of(dataset)) == 40
 
 
 def test_more_bad_rows_than_allowed_stop_with_their_reasons(tmp_path):
@@ -152,10 +152,10 @@ def test_columns_can_be_named(tmp_path):
         gold=[0, 1] * 10,
         c=["z"] * 20,
     )
-    asked = {"train": train, "text": ["b", "a"], "label": "gold"}
-    found = read(tmp_path, **asked)
+    columns = {"train": train, "text": ["b", "a"], "label": "gold"}
+    dataset = read(tmp_path, **columns)
 
-    test = found.splits["test"]
+    test = dataset.splits["test"]
     assert (test["text"][0], test["text_pair"][0][:2]) == ("y", "x ")
 
 
@@ -184,9 +184,9 @@ def test_columns_can_be_named(tmp_path):
     ],
 )
 def test_a_wrong_task_is_one_line(tmp_path, labels, changes, message):
-    asked = changes | ({"train": "auto"} if "task" in changes else {})
+    settings = changes | ({"train": "auto"} if "task" in changes else {})
     with pytest.raises((DataError, ConfigError), match=message) as caught:
-        task(tmp_path, labels=labels, **asked)
+        task(tmp_path, labels=labels, **settings)
 
     assert "\n" not in str(caught.value)
 
@@ -213,14 +213,14 @@ def unseen(folder: Path, **changes: Any) -> LoadedDataset:
 
 
 def test_a_few_labels_unseen_in_train_are_bad_rows(tmp_path):
-    found = unseen(tmp_path, max_bad_rows=0.25)
+    dataset = unseen(tmp_path, max_bad_rows=0.25)
 
-    assert found.dropped == {
+    assert dataset.dropped == {
         "test: no label": DroppedRows(rows=1, first=2),
         "test: label that train does not have": DroppedRows(rows=2, first=3, name="'c'"),
     }
-    assert found.splits["test"]["text"][:] == ["t0", "t3", "t4", *(f"t{i}" for i in range(6, 13))]
-    assert found.classes == ["a", "b"]
+    assert dataset.splits["test"]["text"][:] == ["t0", "t3", "t4", *(f"t{i}" for i in range(6, 13))]
+    assert dataset.classes == ["a", "b"]
 
 
 def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):

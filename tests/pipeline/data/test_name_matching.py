@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from pipeline.common.errors import DataError
-from pipeline.data.docstrings.extraction import Pair, read_library
+from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.name_matching import (
     DistractorPool,
     deduplicate,
@@ -14,13 +14,6 @@ from pipeline.data.docstrings.name_matching import (
     word_prefixes,
 )
 from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, overlap_features
-
-
-@pytest.fixture(scope="module")
-def pairs() -> list[Pair]:
-    """Names and descriptions of two libraries, to be quick."""
-    found = [*read_library("networkx"), *read_library("numpy")]
-    return deduplicate(found, random.Random(0))
 
 
 def test_no_name_and_no_description_comes_twice():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers.hub_rows import CLASSIFY, OTHERS, SUPER
-from helpers.task_files import jsonl, labels_of, read
+from helpers.task_files import jsonl, labels_of, read, write_rows
 from PIL import Image
 
 from pipeline.common.errors import ConfigError
@@ -15,10 +15,10 @@ from pipeline.data.dataset_spec import RowError
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
     texts = [f"a {i}" for i in range(40)]
     pairs = {"sentence1": texts, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
-    found = read(tmp_path, task="glue/mrpc", train=jsonl(tmp_path / "a.jsonl", **pairs))
+    dataset = read(tmp_path, task="glue/mrpc", train=jsonl(tmp_path / "a.jsonl", **pairs))
 
-    assert found.classes == ["not_equivalent", "equivalent"]
-    assert set(found.splits["train"]["text_pair"]) == {"c", "d"}
+    assert dataset.classes == ["not_equivalent", "equivalent"]
+    assert set(dataset.splits["train"]["text_pair"]) == {"c", "d"}
 
 
 def test_whole_scores_of_a_named_task_are_scores(tmp_path):
@@ -32,14 +32,13 @@ def test_values_that_do_not_fit_a_template_are_bad_rows(tmp_path):
     labels = ["0", "equivalent", 1, *[0, 1] * 20, 7, "x", None, [1]]
     rows = [{"sentence1": f"a {i}", "sentence2": "b", "label": x} for i, x in enumerate(labels)]
     rows += [{"sentence1": "a", "sentence2": "b"}, rows[0] | {"sentence1": "\ud83d"}]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(tmp_path, task="glue/mrpc", train=str(path), max_bad_rows=0.2)
+    train = write_rows(tmp_path / "a.jsonl", rows)
+    dataset = read(tmp_path, task="glue/mrpc", train=train, max_bad_rows=0.2)
 
-    assert len(labels_of(found)) == 43
-    unknown = found.dropped["train: a value that does not fit"]
+    assert len(labels_of(dataset)) == 43
+    unknown = dataset.dropped["train: a value that does not fit"]
     assert unknown.name == "class number must be from 0 to 1, got 7"
-    assert {reason: bad.rows for reason, bad in found.dropped.items()} == {
+    assert {reason: bad.rows for reason, bad in dataset.dropped.items()} == {
         "train: a value that does not fit": 3,
         "train: no label": 1,
         "train: no 'label'": 1,
@@ -58,11 +57,10 @@ def test_rows_of_one_question_stay_a_group(tmp_path):
          "idx": {"paragraph": i // 4, "question": 0}}
         for i in range(40)
     ]  # fmt: skip
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(tmp_path, task="super_glue/multirc", train=str(path))
+    train = write_rows(tmp_path / "a.jsonl", rows)
+    splits = read(tmp_path, task="super_glue/multirc", train=train).splits
 
-    assert {group for rows in found.splits.values() for group in rows["group"]} == {
+    assert {group for rows in splits.values() for group in rows["group"]} == {
         f"{number}-0" for number in range(10)
     }
 
@@ -92,17 +90,19 @@ def test_a_named_task_takes_numbers_and_booleans_as_text(name):
     ],
 )
 def test_a_truth_may_be_a_boolean_or_its_text(value, label):
-    made = CATALOG["super_glue/boolq"].template(CLASSIFY["super_glue/boolq"][0] | {"label": value})
+    converted = CATALOG["super_glue/boolq"].template(
+        CLASSIFY["super_glue/boolq"][0] | {"label": value}
+    )
 
-    assert made is None if label is None else made["label"] == label
+    assert converted is None if label is None else converted["label"] == label
 
 
 @pytest.mark.parametrize("name", ["squad", "squad_v2"])
 def test_squad_is_read_from_its_own_file(tmp_path, name):
     answers = [{"text": "Bob", "answer_start": 8}]
-    asked = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(2)]
-    asked.append({"id": "2", "question": "Why?", "is_impossible": True, "answers": []})
-    paragraphs = [{"context": f"Ann saw Bob {n} times.", "qas": asked} for n in range(20)]
+    questions = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(2)]
+    questions.append({"id": "2", "question": "Why?", "is_impossible": True, "answers": []})
+    paragraphs = [{"context": f"Ann saw Bob {n} times.", "qas": questions} for n in range(20)]
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"data": [{"title": "A", "paragraphs": paragraphs}]}))
     train = read(tmp_path, task=name, train=str(path)).splits["train"]
@@ -126,7 +126,7 @@ def test_images_of_a_named_task_are_read_from_a_folder(tmp_path, name):
         path = tmp_path / "images" / classes[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4), number).save(path)
-    found = read(tmp_path, task=name, train=str(tmp_path / "images"))
+    dataset = read(tmp_path, task=name, train=str(tmp_path / "images"))
 
-    assert found.classes == list(CATALOG[name].classes)
-    assert set(labels_of(found)) == set(classes)
+    assert dataset.classes == list(CATALOG[name].classes)
+    assert set(labels_of(dataset)) == set(classes)

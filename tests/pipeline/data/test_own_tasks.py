@@ -44,10 +44,10 @@ def own(tmp_path):
 
 
 def test_a_task_can_be_a_user_s_own(own):
-    found = own(OWN)
+    dataset = own(OWN)
 
-    assert (found.classes, found.source.metric) == (["flat", "funny"], "f1")
-    assert Counter(labels_of(found)) == {"flat": 20, "funny": 20}
+    assert (dataset.classes, dataset.source.metric) == (["flat", "funny"], "f1")
+    assert Counter(labels_of(dataset)) == {"flat": 20, "funny": 20}
 
 
 def test_an_own_file_may_import_what_is_beside_it(own, tmp_path):
@@ -87,8 +87,8 @@ def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
     train = Path(jsonl(tmp_path / "b.jsonl", **rows))
     train.write_text('{"text": "x", "n": 1}\n' + train.read_text())
 
-    found = own(OWN, train=str(train), max_bad_rows=0.1)
-    assert found.dropped == {
+    dataset = own(OWN, train=str(train), max_bad_rows=0.1)
+    assert dataset.dropped == {
         "train: no 'joke'": DroppedRows(rows=1, first=1, name="which has text, n")
     }
     with pytest.raises(DataError, match=r"1 of 41 rows.*1 x no 'joke' \(first: row 1, which has"):

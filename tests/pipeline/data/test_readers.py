@@ -1,20 +1,13 @@
 """Reading local files: what is in them, or one line that says what is wrong."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
+from helpers.task_files import write
 
 from pipeline.common.errors import DataError
 from pipeline.data.readers import read_rows, table_rows
 
 TABLE = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 def test_all_formats_hold_the_same_rows(tmp_path):
@@ -26,8 +19,8 @@ def test_all_formats_hold_the_same_rows(tmp_path):
     write(tmp_path, "rows.tsv", "\n".join(lines))
 
     for ending in ("csv", "tsv", "jsonl", "parquet"):
-        found = read_rows(tmp_path / f"rows.{ending}")
-        assert list(found) == list(table_rows(TABLE)), ending
+        rows = read_rows(tmp_path / f"rows.{ending}")
+        assert list(rows) == list(table_rows(TABLE)), ending
 
 
 def test_a_csv_of_excel_loses_its_byte_order_mark(tmp_path):
@@ -57,6 +50,14 @@ def test_a_long_document_fits_in_a_csv(tmp_path):
         ("a.jsonl", '[{"text": "a"}]\n', "line 1 is not a JSON object but a list"),
         ("a.jsonl", "\n\n", "has no rows"),
         ("a.parquet", "PAR1 but not really", "is not Parquet"),
+        ("a.conll", "EU B-ORG\nrejects\n", "line 2 has a word without a tag: 'rejects'"),
+        ("a.conll", "\n-DOCSTART- O\n\n", "has no rows"),
+        ("a.json", '{"data": [{"paragraphs": [', "line 1 is not JSON"),
+        (
+            "a.json",
+            '{"data": [{"paragraphs": [{"context": ""}]}]}',
+            "SQuAD's structure: KeyError.'qas'",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, message):

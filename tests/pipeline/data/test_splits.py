@@ -15,13 +15,12 @@ from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.data.splits import SPLITS, SplitSpec, sample_groups, three_splits
 
 
-def sides(found: dict[str, Dataset], column: str) -> dict[Any, set[str]]:
-    """The splits in which each value of a column is."""
-    places: dict[Any, set[str]] = {}
-    for split, rows in found.items():
-        for value in rows[column]:
-            places.setdefault(value, set()).add(split)
-    return places
+def count_groups(splits: dict[str, Dataset], column: str) -> int:
+    """Return the number of values of a column; each is in one split only."""
+    values = {split: {*rows[column]} for split, rows in splits.items()}
+    count = len(set().union(*values.values()))
+    assert count == sum(map(len, values.values())), f"{column} is torn"
+    return count
 
 
 def test_questions_of_one_paragraph_stay_in_one_split(tmp_path):
@@ -37,12 +36,12 @@ def test_questions_of_one_paragraph_stay_in_one_split(tmp_path):
     ]
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-    found = read(tmp_path, train=str(path)).splits
+    splits = read(tmp_path, train=str(path)).splits
 
-    assert {split: len(rows) for split, rows in found.items()} == {
+    assert {split: len(rows) for split, rows in splits.items()} == {
         "train": 240, "validation": 30, "test": 30,
     }  # fmt: skip
-    assert all(len(places) == 1 for places in sides(found, "context").values())
+    assert count_groups(splits, "context") == 100
 
 
 def test_paragraphs_of_multirc_are_not_torn(tmp_path):
@@ -54,11 +53,11 @@ def test_paragraphs_of_multirc_are_not_torn(tmp_path):
         columns["answer"].append(f"answer {row}")
         columns["idx"].append({"paragraph": paragraph, "question": question, "answer": row})
     train = jsonl(tmp_path / "a.jsonl", **columns, label=[0, 1] * 200)
-    found = read(tmp_path, task="super_glue/multirc", train=train).splits
+    splits = read(tmp_path, task="super_glue/multirc", train=train).splits
 
-    assert all(len(found[split]) == 40 for split in ("validation", "test"))
-    for column in ("text", "group"):
-        assert all(len(places) == 1 for places in sides(found, column).values())
+    assert all(len(splits[split]) == 40 for split in ("validation", "test"))
+    assert count_groups(splits, "text") == 50
+    assert count_groups(splits, "group") == 200
 
 
 def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
@@ -69,7 +68,7 @@ def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
         wino["option2"].append("Bob")
         wino["answer"].append("12"[row % 2])
     twins = read(tmp_path, task="winogrande", train=jsonl(tmp_path / "w.jsonl", **wino)).splits
-    asked = {
+    questions = {
         "passage": [f"Ann met Bob {row // 2} times." for row in range(200)],
         "query": [f"@placeholder was born in {row}." for row in range(200)],
         "entities": [["Ann", "Bob"]] * 200,
@@ -77,13 +76,11 @@ def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
         "idx": [{"passage": row // 2, "query": row} for row in range(200)],
     }
     clozes = read(
-        tmp_path, task="super_glue/record", train=jsonl(tmp_path / "r.jsonl", **asked)
+        tmp_path, task="super_glue/record", train=jsonl(tmp_path / "r.jsonl", **questions)
     ).splits
 
-    for found in (twins, clozes):
-        places = sides(found, "group")
-        assert (len(places), len(found["test"])) == (100, 20)
-        assert all(len(splits) == 1 for splits in places.values())
+    for splits in (twins, clozes):
+        assert (count_groups(splits, "group"), len(splits["test"])) == (100, 20)
 
 
 @pytest.mark.parametrize("text", [["passage", "question"], ["question"]])
@@ -95,21 +92,20 @@ def test_choices_on_one_passage_or_prompt_stay_in_one_split(tmp_path, text):
         "label": [0] * 200,
     }
     train = jsonl(tmp_path / "c.jsonl", **columns)
-    found = read(tmp_path, train=train, text=text, kind="multiple-choice").splits
+    splits = read(tmp_path, train=train, text=text, kind="multiple-choice").splits
 
-    places = sides(found, "group" if len(text) == 2 else "prompt")
-    assert len(places) == (50 if len(text) == 2 else 100)
-    assert all(len(splits) == 1 for splits in places.values())
+    column, count = ("group", 50) if len(text) == 2 else ("prompt", 100)
+    assert count_groups(splits, column) == count
 
 
 def test_a_text_that_comes_twice_stays_in_one_split(tmp_path):
     texts = [f"text {row // 2}" for row in range(200)]
     train = jsonl(tmp_path / "a.jsonl", text=texts, label=["a", "a", "b", "b"] * 50)
-    found = read(tmp_path, train=train).splits
+    splits = read(tmp_path, train=train).splits
 
-    assert all(len(splits) == 1 for splits in sides(found, "text").values())
+    assert count_groups(splits, "text") == 100
     for split in ("validation", "test"):
-        assert sorted(found[split]["label"]) == ["a"] * 10 + ["b"] * 10
+        assert sorted(splits[split]["label"]) == ["a"] * 10 + ["b"] * 10
 
 
 def by_row(codes: Any, count: int, generator: np.random.Generator) -> list[int]:
@@ -126,9 +122,9 @@ def by_row(codes: Any, count: int, generator: np.random.Generator) -> list[int]:
 def test_rows_that_all_differ_are_drawn_one_by_one(seed):
     draw = np.random.default_rng(seed)
     codes, keys = draw.integers(4, size=500), draw.permutation(500)
-    found = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
+    rows = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
 
-    assert found.tolist() == by_row(codes, 50, np.random.default_rng(seed))
+    assert rows.tolist() == by_row(codes, 50, np.random.default_rng(seed))
 
 
 def test_groups_fill_a_split_and_a_large_one_stays_in_train():
@@ -136,22 +132,24 @@ def test_groups_fill_a_split_and_a_large_one_stays_in_train():
     keys = np.repeat(np.arange(len(sizes)), sizes)
     codes = np.zeros_like(keys)
     for seed in range(5):
-        found = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
-        again = sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
+        rows, again = (
+            sample_groups(codes, keys, count=50, generator=np.random.default_rng(seed))
+            for _ in range(2)
+        )
 
-        assert found.tolist() == again.tolist()
-        assert len(found) == 50
-        assert not np.isin(keys[found], np.delete(keys, found)).any()
-        assert 0 not in keys[found]
+        assert rows.tolist() == again.tolist()
+        assert len(rows) == 50
+        assert not np.isin(keys[rows], np.delete(keys, rows)).any()
+        assert 0 not in keys[rows]
 
 
 def test_splits_that_are_given_are_not_looked_at():
     rows = Dataset.from_dict({"text": ["x", "x"]})
-    found, origins = three_splits(
+    splits, origins = three_splits(
         dict.fromkeys(SPLITS, rows), {}, SplitSpec(group_by=("text",), stratify_by="text", seed=0)
     )
 
-    assert (found, origins) == (dict.fromkeys(SPLITS, rows), {})
+    assert (splits, origins) == (dict.fromkeys(SPLITS, rows), {})
 
 
 def test_rows_that_all_belong_together_cannot_be_split(tmp_path: Path):

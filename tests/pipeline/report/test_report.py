@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dvc_render.vega import VegaRenderer
-from helpers.fake_run import tell, write_run
+from helpers.fake_run import write_report, write_run
 from helpers.import_graph import ROOT
 
 from lightpeft.core.errors import LightPeftError
@@ -19,7 +19,7 @@ from pipeline.report.table import comparison_table
 
 def make(root: Path, **options: object) -> str:
     """Write a run, report on it, and return the page."""
-    return tell(write_run(root, **options))
+    return write_report(write_run(root, **options))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
         benchmark["methods"][method]["memory_ratios"] = {"training": None, "inference": None}
     benchmark["estimation"] = None
     paths.benchmark.write_text(json.dumps(benchmark))
-    tell(paths)
+    write_report(paths)
 
     metrics = json.loads(paths.metrics.read_text())["random"]
     assert set(metrics) == {
@@ -110,7 +110,7 @@ def test_rows_that_repeat_train_are_counted_beside_the_data(tmp_path, page):
     change(paths.prepared / "card.json", repeats_of_train=repeats)
     line = "21 of 2,000 rows of test repeat a row of train"
 
-    assert line in tell(paths)
+    assert line in write_report(paths)
     assert "repeat a row of train" not in page
 
 
@@ -118,7 +118,7 @@ def test_the_page_shows_where_model_and_data_come_from(tmp_path):
     paths = write_run(tmp_path)
     change(paths.prepared / "card.json", model={"name": "models/base", "files": "0123abcd"})
 
-    text = Page(tell(paths)).text
+    text = Page(write_report(paths)).text
 
     assert re.search(r"model\.name\s*models/base\s*model\.files\s*0123abcd", text)
     assert re.search(r"sympy\s*1\.14", text)
@@ -130,7 +130,7 @@ def test_the_page_shows_the_revision_of_a_hub_data_set(tmp_path, monkeypatch):
     origin = {"id": "nyu-mll/glue", "revision": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"}
     change(paths.prepared / "card.json", hub_dataset=origin)
 
-    assert all(value in Page(tell(paths)).text for value in origin.values())
+    assert all(value in Page(write_report(paths)).text for value in origin.values())
 
 
 def test_the_page_stands_alone(page):
@@ -181,7 +181,7 @@ def test_the_summary_states_the_numbers_of_the_run(page):
 def test_a_page_where_random_wins_says_so(tmp_path):
     paths = write_run(tmp_path)
     change(paths.evaluation("random"), accuracy=0.79, interval=[0.78, 0.8])
-    tell(paths)
+    write_report(paths)
 
     text = (tmp_path / "results" / "report.html").read_text()
     assert "reaches 79.0 %: selection by importance gains nothing here" in text
@@ -191,7 +191,7 @@ def test_equal_quality_is_called_the_same(tmp_path):
     paths = write_run(tmp_path)
     change(paths.evaluation("light"), accuracy=0.7755)
 
-    assert "accuracy is 77.5 %, the same as vanilla's 77.5 %" in Page(tell(paths)).text
+    assert "accuracy is 77.5 %, the same as vanilla's 77.5 %" in Page(write_report(paths)).text
 
 
 def test_a_regression_has_no_confusion_matrix(tmp_path):
@@ -276,7 +276,7 @@ def test_a_missing_input_is_one_line_and_the_last_report_stays(tmp_path, name):
     (tmp_path / name).unlink()
     paths.report.write_text("the last")
     with pytest.raises((PipelineError, LightPeftError), match=rf"^[^\n]*{name} does not exist.*$"):
-        tell(paths)
+        write_report(paths)
 
     assert (tmp_path / "results" / "report.html").read_text() == "the last"
     assert not (tmp_path / "metrics.json").exists()
@@ -286,7 +286,7 @@ def test_a_truncated_input_is_one_line(tmp_path):
     paths = write_run(tmp_path)
     paths.benchmark.write_text('{"device": ')
     with pytest.raises(LightPeftError, match=r"^\S+/benchmark\.json is not readable JSON[^\n]*$"):
-        tell(paths)
+        write_report(paths)
 
 
 def test_the_table_is_aligned_and_has_a_row_per_method(usual):
@@ -312,7 +312,7 @@ def test_the_table_of_a_cached_run_says_if_the_hub_has_another_commit(usual, mon
 
 def test_the_table_finds_the_metric_wherever_it_stands(tmp_path):
     paths = write_run(tmp_path)
-    tell(paths)
+    write_report(paths)
     metrics = json.loads(paths.metrics.read_text())
     reordered = {name: dict(reversed(row.items())) for name, row in metrics.items()}
     paths.metrics.write_text(json.dumps(reordered))

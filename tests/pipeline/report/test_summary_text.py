@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.fake_run import tell, write_run
+from helpers.fake_run import write_report, write_run
 
 from pipeline.report import summary_text as text
 
@@ -39,7 +39,7 @@ def test_a_lower_perplexity_than_of_random_pruning_is_a_gain(tmp_path):
         changed = {"metric": "perplexity", "perplexity": value, "lifted": None}
         changed["interval"] = [value - 0.3, value + 0.3]
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    page = tell(paths)
+    page = write_report(paths)
 
     assert "reaches 9.000: selection by importance gains 1.000." in page
     assert "exact_match" not in page  # nothing was generated

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import transformers
-from helpers.stage_workspace import ROOT, set_params, tokenizer
+from helpers.run_stages import check_error
+from helpers.stage_workspace import set_params, tokenizer
 
 from lightpeft.core.errors import ModelError
 from pipeline.common.paths import Paths
@@ -72,16 +71,9 @@ def test_wrong_artefacts_are_one_line_and_exit_code_1(space, tmp_path, damage, m
     shutil.copytree(space, tmp_path, dirs_exist_ok=True)
     arguments = damage(Paths(tmp_path))
     before = {path.name for path in tmp_path.glob("artifacts/*/*")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
 
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+    check_error(tmp_path, *arguments, message=message)
+
     assert {path.name for path in tmp_path.glob("artifacts/*/*")} == before
 
 

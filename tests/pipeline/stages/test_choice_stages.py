@@ -48,15 +48,15 @@ def test_the_model_decides_how_it_chooses(space, model):
 
 
 def test_accuracy_is_that_of_the_predictions_and_there_is_no_confusion_matrix(space):
-    found = read(space / "results" / "eval" / "light" / "eval.json")
+    evaluation = read(space / "results" / "eval" / "light" / "eval.json")
     table = pd.read_csv(space / "results" / "eval" / "light" / "predictions.csv")
 
     assert (
         table["label"].tolist()
         == load_from_disk(str(space / "data" / "prepared" / "test"))["label"]
     )
-    assert found["accuracy"] == pytest.approx((table.label == table.prediction).mean())
-    assert found["confusion"] is None
+    assert evaluation["accuracy"] == pytest.approx((table.label == table.prediction).mean())
+    assert evaluation["confusion"] is None
 
 
 def test_shares_are_of_the_choices_that_a_row_has(space):
@@ -73,9 +73,9 @@ def test_shares_are_of_the_choices_that_a_row_has(space):
 
 
 def test_a_stock_reader_of_the_lifted_adapter_finds_the_trained_model(space):
-    found = read(space / "results" / "eval" / "vanilla" / "eval.json")
+    evaluation = read(space / "results" / "eval" / "vanilla" / "eval.json")
 
-    assert found["lifted"] == {"accuracy": found["accuracy"]}
+    assert evaluation["lifted"] == {"accuracy": evaluation["accuracy"]}
 
 
 def test_only_an_encoder_has_a_head_to_save(space, model):

@@ -30,7 +30,7 @@ def space(request, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _there(space, monkeypatch):
+def _in_space(space, monkeypatch):
     monkeypatch.chdir(space)
 
 
@@ -44,29 +44,29 @@ def result(space: Path, method: str) -> tuple[dict, pd.DataFrame]:
 
 
 def test_metrics_and_predictions_are_of_the_same_rows(space):
-    found, table = result(space, "light")
+    evaluation, table = result(space, "light")
     test = load_from_disk("data/prepared/test")
 
-    assert found["rows"] == len(table) == len(test)
+    assert evaluation["rows"] == len(table) == len(test)
     assert table["row"].tolist() == [*range(len(test))]
-    low, high = found["interval"]
-    assert low <= found[found["metric"]] <= high
+    low, high = evaluation["interval"]
+    assert low <= evaluation[evaluation["metric"]] <= high
     if kind(space) == "text-regression":
         assert table["label"].tolist() == test["label"]
-        assert found["pearson"] == pytest.approx(table.label.corr(table.prediction), rel=1e-4)
-        assert found["confusion"] is None
+        assert evaluation["pearson"] == pytest.approx(table.label.corr(table.prediction), rel=1e-4)
+        assert evaluation["confusion"] is None
         return
     assert table["label"].tolist() == [["no", "yes"][label] for label in test["label"]]
-    assert found["accuracy"] == pytest.approx((table.label == table.prediction).mean())
-    assert np.diag(found["confusion"]).sum() == (table.label == table.prediction).sum()
+    assert evaluation["accuracy"] == pytest.approx((table.label == table.prediction).mean())
+    assert np.diag(evaluation["confusion"]).sum() == (table.label == table.prediction).sum()
     np.testing.assert_allclose(table[["score no", "score yes"]].sum(axis=1), 1, atol=1e-5)
 
 
 def test_outputs_are_in_row_order_whatever_the_batches(space):
-    asked = task_from_card(card(kind(space)))
-    model = lightpeft.load(base_model(space, asked.name)[0], "artifacts/models/light")
+    task = task_from_card(card(kind(space)))
+    model = lightpeft.load(base_model(space, task.name)[0], "artifacts/models/light")
     test = load_from_disk("data/prepared/test")
-    one, many = (asked.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
+    one, many = (task.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
     values = [one.predictions if one.scores is None else one.scores for one in (one, many)]
 
     np.testing.assert_allclose(*values, atol=1e-5)
@@ -75,9 +75,11 @@ def test_outputs_are_in_row_order_whatever_the_batches(space):
 
 
 def test_the_lifted_adapter_of_an_uncut_model_is_the_model(space):
-    found, _ = result(space, "vanilla")
+    evaluation, _ = result(space, "vanilla")
 
-    assert found["lifted"] == {name: pytest.approx(found[name]) for name in found["lifted"]}
+    assert evaluation["lifted"] == {
+        name: pytest.approx(evaluation[name]) for name in evaluation["lifted"]
+    }
 
 
 def test_the_cut_model_is_smaller_and_its_lifted_adapter_is_measured_too(space):
@@ -96,11 +98,11 @@ def test_parameters_counted_are_those_that_run(space):
     model, _ = base_model(space, kind(space))
     head = sum(weight.numel() for weight in model.classifier.parameters())
     base = sum(weight.numel() for weight in model.parameters()) - head
-    found, _ = result(space, "vanilla")
+    evaluation, _ = result(space, "vanilla")
     lora = 4 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
 
-    assert found["base_parameters"] == base
-    assert found["trainable_parameters"] == lora + head
+    assert evaluation["base_parameters"] == base
+    assert evaluation["trainable_parameters"] == lora + head
 
 
 def test_evaluation_repeats_to_the_byte_and_can_leave_the_lifted_out(space):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from datasets import load_from_disk
-from helpers.import_graph import reached
+from helpers.import_graph import ROOT, reached
 from helpers.stage_workspace import (
-    ROOT,
     base_model,
     card,
     set_params,
@@ -82,10 +81,10 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     assert second.returncode == 0, errors
     assert "resuming from" in shown
 
-    whole = run(space, "light", "whole", **settings)
+    uninterrupted = run(space, "light", "whole", **settings)
     killed = PATHS.model("light")
-    assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert (killed / "curve.csv").read_bytes() == (whole / "curve.csv").read_bytes()
+    assert (killed / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
+    assert (killed / "curve.csv").read_bytes() == (uninterrupted / "curve.csv").read_bytes()
     assert not [*checkpoints.iterdir()]
 
 
@@ -101,8 +100,8 @@ def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
     light, vanilla = run(space, "light", "light"), run(space, "vanilla", "vanilla")
     timing = [json.loads(PATHS.timing(out.name).read_text()) for out in (light, vanilla)]
 
-    assert [found["steps"] for found in timing] == [20, 24]
-    assert [found["warm"] for found in timing] == [True, False]
+    assert [entry["steps"] for entry in timing] == [20, 24]
+    assert [entry["warm"] for entry in timing] == [True, False]
     assert curve_of(light)[-1]["step"] == curve_of(vanilla)[-1]["step"] == "24"
     assert all(row["loss"] and row["lr"] for row in curve_of(light))
     assert [row["step"] for row in curve_of(light) if row["validation_metric"]] == ["14", "24"]
@@ -121,10 +120,10 @@ def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
     validation = load_from_disk("data/prepared/validation")
     model = lightpeft.load(base_model(space)[0], out)
-    said = task_from_card(card()).predict(model, validation, tokenizer(), batch_size=7)
+    predictions = task_from_card(card()).predict(model, validation, tokenizer(), batch_size=7)
 
-    found = (said.predictions == said.labels).mean()
-    assert found == float(curve_of(out)[-1]["validation_metric"]) > 0.9
+    accuracy = (predictions.predictions == predictions.labels).mean()
+    assert accuracy == float(curve_of(out)[-1]["validation_metric"]) > 0.9
 
 
 def test_a_diverged_training_says_what_to_change_and_leaves_what_was_there(space):

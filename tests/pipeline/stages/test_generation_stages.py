@@ -24,20 +24,20 @@ def result(space: Path, method: str) -> dict:
 
 def test_every_stage_runs_and_measures_losses_and_texts(space):
     card = json.loads((space / "data" / "prepared" / "card.json").read_text())
-    found = result(space, "light")
+    evaluation = result(space, "light")
     seq2seq = card["task_name"] == "seq2seq-lm"
 
     assert card["metric"] == ("rougeL" if seq2seq else "perplexity")
     assert card["selection_metric"] == "perplexity"
-    assert set(card["metrics"]) <= set(found)
-    assert set(found["lifted"]) == set(card["metrics"])
-    low, high = found["interval"]
-    assert low <= found[card["metric"]] <= high
-    assert found["base_parameters"] < result(space, "vanilla")["base_parameters"]
+    assert set(card["metrics"]) <= set(evaluation)
+    assert set(evaluation["lifted"]) == set(card["metrics"])
+    low, high = evaluation["interval"]
+    assert low <= evaluation[card["metric"]] <= high
+    assert evaluation["base_parameters"] < result(space, "vanilla")["base_parameters"]
     table = pd.read_csv(
         space / "results" / "eval" / "light" / "predictions.csv", keep_default_na=False
     )
     assert list(table) == ["row", "reference", "prediction", "tokens", "loss"]
-    assert found["exact_match"] == pytest.approx((table.reference == table.prediction).mean())
+    assert evaluation["exact_match"] == pytest.approx((table.reference == table.prediction).mean())
     times = json.loads((space / "results" / "benchmark.json").read_text())
     assert list(times["methods"]["light"]["speedups"]) == ["training", "prefill", "decode"]

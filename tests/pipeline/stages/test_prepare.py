@@ -1,17 +1,14 @@
 """Stage prepare: what it writes, twice the same, and what it says about wrong input."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from helpers.import_graph import ROOT
 from helpers.params_file import change_params, write_params
+from helpers.run_stages import check_error
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from transformers import AutoTokenizer
@@ -69,13 +66,15 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
     for name, rows in (("train", 80), ("validation", 10), ("test", 10)):
         split = load_from_disk(str(PATHS.prepared / name))
         lengths = [len(ids) for ids in split["input_ids"]]
-        said = card["splits"][name]
-        assert len(split) == said["rows"] == rows
-        assert said["labels"] == {"0": rows / 2, "1": rows / 2}
-        assert said["max_tokens"] == max(lengths) == 16
-        assert said["truncated"] == sum(len(text.split()) > 16 for text in split["text"])
-        assert said["mean_tokens"] == pytest.approx(sum(lengths) / rows, abs=0.01)
-    assert "[prepare] train: 80 rows" in capsys.readouterr().out
+        statistics = card["splits"][name]
+        assert len(split) == statistics["rows"] == rows
+        assert statistics["labels"] == {"0": rows / 2, "1": rows / 2}
+        assert statistics["max_tokens"] == max(lengths) == 16
+        assert statistics["truncated"] == sum(len(text.split()) > 16 for text in split["text"])
+        assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / rows, abs=0.01)
+    logged = capsys.readouterr().out
+    assert "[prepare] train: 80 rows" in logged
+    assert "repeat a row of train" not in logged
 
 
 def test_the_card_names_the_commit_of_the_hub_that_rows_came_from(workspace, monkeypatch):
@@ -117,14 +116,8 @@ def test_rows_of_test_that_are_in_train_are_counted_and_told(workspace, capsys):
     card = read_json(PATHS.prepared / "card.json", DataError)
 
     assert card["repeats_of_train"] == {"validation": 100, "test": 1}
-    told = "100 of 100 rows of validation and 1 of 2 rows of test repeat a row of train"
-    assert f"[prepare] {told}\n" in capsys.readouterr().out
-
-
-def test_where_no_row_repeats_train_nothing_is_told(workspace, capsys):
-    prepare.main(PATHS)
-
-    assert "train has too" not in capsys.readouterr().out
+    line = "100 of 100 rows of validation and 1 of 2 rows of test repeat a row of train"
+    assert f"[prepare] {line}\n" in capsys.readouterr().out
 
 
 def test_what_was_there_is_replaced_only_by_something_whole(workspace):
@@ -157,21 +150,17 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"train": "none.csv"}, "error: none.csv does not exist"),
+        ({"train": "none.csv"}, "none.csv does not exist"),
         (
             {"label": "lable"},
-            "error: data.label: train has no column 'lable' among text, label; did",
+            "data.label: train has no column 'lable' among text, label; did",
         ),
-        ({"task": "glue/sst2", "train": "auto"}, "error: data.task glue/sst2 is not in the hub's"),
+        ({"task": "glue/sst2", "train": "auto"}, "data.task glue/sst2 is not in the hub's"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_1(workspace, data, message):
     change_params(workspace, data=data)
-    command = [sys.executable, "-m", "pipeline", "prepare"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)
 
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    check_error(workspace, "prepare", message=message)
+
     assert not PATHS.prepared.exists()

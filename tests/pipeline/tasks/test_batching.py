@@ -29,11 +29,11 @@ def test_a_pass_takes_every_row_once_and_every_batch_is_full():
 
 def test_the_order_is_the_seed_s_alone_and_a_shorter_training_sees_its_beginning():
     torch.manual_seed(1)
-    whole = first(60, grouped=True)
+    longer = first(60, grouped=True)
     torch.manual_seed(2)
 
-    assert first(30, grouped=True) == whole[:30]
-    assert first(30, grouped=True, seed=1) != whole[:30]
+    assert first(30, grouped=True) == longer[:30]
+    assert first(30, grouped=True, seed=1) != longer[:30]
 
 
 def test_grouping_saves_padding_and_keeps_lengths_in_no_order():
@@ -67,11 +67,11 @@ def test_a_batch_is_padded_to_its_own_longest_row():
 
 
 def test_regression_labels_stay_decimals():
-    kind = task_from_card(card("text-regression"))
+    task = task_from_card(card("text-regression"))
     batch = next(
         iter(
             build_dataloader(
-                rows(4, seed=0, task_name="text-regression"), kind, tokenizer(), [[0, 1]]
+                rows(4, seed=0, task_name="text-regression"), task, tokenizer(), [[0, 1]]
             )
         )
     )

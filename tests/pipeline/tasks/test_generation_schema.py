@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from helpers.generation_workspace import write_rows
-from helpers.task_files import read, section
+from helpers.task_files import read, section, write_rows
 
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError

@@ -80,8 +80,8 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    kind = task_from_card(data_card(task_name="text-regression", labels=[]))
-    model, _ = load_model(named(body(tmp_path)), kind, 0)
+    task = task_from_card(data_card(task_name="text-regression", labels=[]))
+    model, _ = load_model(named(body(tmp_path)), task, 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
 
@@ -111,8 +111,8 @@ def test_the_same_seed_gives_the_same_head_and_leaves_torch_alone(tmp_path):
     ],
 )
 def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head):
-    model, found = load_model(named(body(tmp_path, family, **options)), KIND, 0)
-    config = LoraConfig(target_modules=r".*\.(query|q_lin)", modules_to_save=found)
+    model, modules = load_model(named(body(tmp_path, family, **options)), KIND, 0)
+    config = LoraConfig(target_modules=r".*\.(query|q_lin)", modules_to_save=modules)
     adapted = get_peft_model(model, config)
     trained = {
         name
@@ -120,7 +120,7 @@ def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head
         if weight.requires_grad and "lora_" not in name
     }
 
-    assert found == head
+    assert modules == head
     assert {name.split("modules_to_save")[0].split("base_model.model.")[1] for name in trained} == {
         f"{name}." for name in head
     }
@@ -211,10 +211,10 @@ def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
 
 
 def test_a_revision_of_the_hub_is_loaded_and_recorded(monkeypatch, tmp_path):
-    asked, commit = [], "c" * 40
+    requested, commit = [], "c" * 40
 
     def load(name: str, **options: Any) -> Any:
-        asked.append(options.get("revision"))
+        requested.append(options.get("revision"))
         config = tiny_config("bert")
         config._commit_hash = commit
         return config
@@ -229,7 +229,7 @@ def test_a_revision_of_the_hub_is_loaded_and_recorded(monkeypatch, tmp_path):
     prepared = task_from_card(data_card(model=origin.model_dump()))
     assert models._revision(section, prepared) == commit
     assert models._revision(section, KIND) == "v1"
-    assert asked == ["v1"]
+    assert requested == ["v1"]
 
 
 def test_a_folder_has_no_revision(tmp_path):

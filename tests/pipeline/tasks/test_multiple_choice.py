@@ -1,16 +1,16 @@
 """Rows of multiple choice, and encoders that compare pairs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from datasets import Dataset
-from helpers.choice_workspace import questions, section, write
+from helpers.choice_workspace import encode, questions
 from helpers.data_cards import data_card
 from helpers.stage_workspace import tokenizer
+from helpers.task_files import read, section, write_rows
 from helpers.tiny_models import lora, tiny_config
 from peft import get_peft_model
 from tokenizers.processors import TemplateProcessing
@@ -18,7 +18,6 @@ from tokenizers.processors import TemplateProcessing
 from lightpeft.profiling.random_batches import make_random_batch
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError, PipelineError
-from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.tasks.batching import build_dataloader
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM
@@ -30,13 +29,7 @@ GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 
 def cleaned(row: dict, **changes: object) -> dict:
     """A clean row of a found one, as the settings say."""
-    return build_template(section(**changes), [row])(row)
-
-
-def read(folder: Path, name: str, **changes: object) -> LoadedDataset:
-    """The task of one file."""
-    asked = section(task="files", train=str(folder / name), **changes)
-    return read_dataset(asked, folder, seed=0)
+    return build_template(section(train="x", **changes), [row])(row)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +42,6 @@ def model():
     return get_peft_model(bert, lora(task_type=None, modules_to_save=["classifier"])).eval()
 
 
-def encoded(rows: list[dict], *, most: int = 16) -> tuple[MultipleChoice, Dataset]:
-    """The kind, and rows as prepare leaves them."""
-    kind = MultipleChoice(data_card(max_length=most))
-    clean = [{"prompt": row["question"]} | row for row in rows]
-    columns = {name: [row[name] for row in clean] for name in ("prompt", "choices", "label")}
-    return kind, Dataset.from_dict(columns | kind.encode(columns, tokenizer()))
-
-
 @pytest.mark.parametrize(
     ("label", "number"), [(2, 2), ("2", 2), (" C ", 2), (2.0, 2), (None, None), ("", None)]
 )
@@ -64,8 +49,8 @@ def test_labels_are_numbers_digits_or_letters(label, number):
     row = {"question": " why? ", "choices": '["a", 2, " c "]', "label": label}
 
     prompt = "Question: why?\nAnswer:"
-    found = {"prompt": prompt, "choices": ["a", "2", "c"], "label": number}
-    assert cleaned(row) == found | {"group": None}
+    expected = {"prompt": prompt, "choices": ["a", "2", "c"], "label": number}
+    assert cleaned(row) == expected | {"group": None}
 
 
 def test_a_prompt_stays_as_it_is():
@@ -76,12 +61,12 @@ def test_a_prompt_stays_as_it_is():
 
 def test_two_columns_make_one_prompt(tmp_path):
     row = {"passage": "It rains.", "question": "Why?", "choices": ["a", "b"], "gold": 0}
-    asked = {"text": ["passage", "question"], "label": "gold"}
+    columns = {"text": ["passage", "question"], "label": "gold"}
 
-    assert cleaned(row, **asked)["prompt"] == "It rains.\nQuestion: Why?\nAnswer:"
-    assert cleaned(row, **asked)["group"] == "It rains."
+    assert cleaned(row, **columns)["prompt"] == "It rains.\nQuestion: Why?\nAnswer:"
+    assert cleaned(row, **columns)["group"] == "It rains."
     assert cleaned(row, text=["question", "passage"], label="gold")["prompt"] == "Why? It rains."
-    assert SCHEMA.find_error(cleaned(row | {"question": " "}, **asked)) == "empty prompt"
+    assert SCHEMA.find_error(cleaned(row | {"question": " "}, **columns)) == "empty prompt"
 
 
 @pytest.mark.parametrize(
@@ -107,20 +92,20 @@ def test_bad_rows_have_a_reason(changes, reason):
 
 def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
     rows = [*questions(30), {"question": "w1", "choices": ["a"], "label": 0}]
-    write(tmp_path / "a.jsonl", rows)
-    found = read(tmp_path, "a.jsonl", max_bad_rows=0.1)
+    train = write_rows(tmp_path / "a.jsonl", rows)
+    dataset = read(tmp_path, train=train, max_bad_rows=0.1)
 
-    assert found.schema is SCHEMA
-    assert found.classes == []
-    assert found.dropped == {"train: fewer than two choices": DroppedRows(rows=1, first=31)}
-    assert sum(len(split) for split in found.splits.values()) == 30
+    assert dataset.schema is SCHEMA
+    assert dataset.classes == []
+    assert dataset.dropped == {"train: fewer than two choices": DroppedRows(rows=1, first=31)}
+    assert sum(len(split) for split in dataset.splits.values()) == 30
 
 
 def test_a_csv_holds_choices_as_json(tmp_path):
     lines = [f'"is it {n}?","[""no"", ""yes""]",B' for n in range(20)]
     (tmp_path / "a.csv").write_text("\n".join(["prompt,choices,label", *lines]))
 
-    train = read(tmp_path, "a.csv").splits["train"]
+    train = read(tmp_path, train=str(tmp_path / "a.csv")).splits["train"]
     assert train["choices"][0] == ["no", "yes"]
     assert set(train["label"]) == {1}
 
@@ -141,14 +126,14 @@ def test_columns_that_do_not_fit_are_one_line(row, changes, error, message):
 
 
 def test_the_model_decides_and_one_that_can_not_is_refused():
-    kinds = {
+    tasks = {
         "bert": MultipleChoice,
         "modernbert": MultipleChoice,
         "llama": MultipleChoiceLM,
         "opt": MultipleChoiceLM,
     }
-    for name, kind in kinds.items():
-        assert choose_task(SCHEMA, [], transformers.AutoConfig.for_model(name)) is kind
+    for name, task in tasks.items():
+        assert choose_task(SCHEMA, [], transformers.AutoConfig.for_model(name)) is task
     for name in ("t5", "bart", "vit"):
         with pytest.raises(ConfigError, match=f"'{name}' does not support .*multiple-choice"):
             choose_task(SCHEMA, [], transformers.AutoConfig.for_model(name))
@@ -156,7 +141,7 @@ def test_the_model_decides_and_one_that_can_not_is_refused():
 
 def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
     question = {"question": "w1 " * 20 + "w5 w6 w7 w8 w9", "choices": ["w2 w3", "w4 " * 12]}
-    _, rows = encoded([question | {"label": 0}], most=10)
+    _, rows = encode(MultipleChoice, [question | {"label": 0}], max_length=10)
     first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
     assert first == "w1 w1 w1 w5 w6 w7 w8 w9 w2 w3"
@@ -166,7 +151,9 @@ def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
 
 def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
     choices = ["w2 w3 w4 w5 w6 w7 w8 w9", "w2"]
-    _, rows = encoded([{"question": "good bad", "choices": choices, "label": 0}], most=8)
+    _, rows = encode(
+        MultipleChoice, [{"question": "good bad", "choices": choices, "label": 0}], max_length=8
+    )
     first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
     assert (first, second) == ("good bad w2 w3 w4 w5 w6 w7", "good bad w2")
@@ -190,31 +177,31 @@ def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types)
     words = tokenizer()
     words.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
     marks = [(mark, words.convert_tokens_to_ids(mark)) for mark in ("[CLS]", "[SEP]")]
-    made = TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
-    words.backend_tokenizer.post_processor = made
+    processor = TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
+    words.backend_tokenizer.post_processor = processor
     words.model_input_names = [*words.model_input_names, *names]
     row = {"prompt": ["w5 w6 w7 w8 w9"], "choices": [["w2 w3", "w4"]], "label": [0]}
-    found = MultipleChoice(data_card(max_length=8)).encode(row, words)
+    encoded = MultipleChoice(data_card(max_length=8)).encode(row, words)
 
-    assert words.decode(found["input_ids"][0][0]) == text
-    assert found["attention_mask"][0][0] == [1] * 8
-    assert ("token_type_ids" in found) == (types is not None)
-    assert types is None or found["token_type_ids"][0][0] == types
-    assert (found["length"], found["num_truncated"]) == ([8], [2 if types else 3])
+    assert words.decode(encoded["input_ids"][0][0]) == text
+    assert encoded["attention_mask"][0][0] == [1] * 8
+    assert ("token_type_ids" in encoded) == (types is not None)
+    assert types is None or encoded["token_type_ids"][0][0] == types
+    assert (encoded["length"], encoded["num_truncated"]) == ([8], [2 if types else 3])
 
 
-def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused():
+@pytest.mark.parametrize("task", [MultipleChoice, MultipleChoiceLM])
+def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused(task):
     slow = type("Slow", (), {"is_fast": False})()
+    nothing = {"prompt": [], "choices": [], "label": []}
 
     with pytest.raises(ConfigError, match="Slow can't tell which text a token is from"):
-        MultipleChoice(data_card(max_length=8)).encode(
-            {"prompt": [], "choices": [], "label": []}, slow
-        )
+        task(data_card(max_length=8)).encode(nothing, slow)
 
 
 def test_a_batch_is_as_wide_as_its_longest_row():
-    kind, rows = encoded(questions(6))
-    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[*range(6)]])))
+    task, rows = encode(MultipleChoice, questions(6), max_length=16)
+    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[*range(6)]])))
     counts = [len(choices) for choices in rows["choices"]]
     blank = batch["attention_mask"].sum(dim=2) == 1
 
@@ -224,8 +211,8 @@ def test_a_batch_is_as_wide_as_its_longest_row():
 
 
 def test_what_a_model_says_of_a_row_does_not_depend_on_its_batch(model):
-    kind, rows = encoded(questions(20))
-    one, many = (kind.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
+    task, rows = encode(MultipleChoice, questions(20), max_length=16)
+    one, many = (task.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
 
     np.testing.assert_allclose(one.scores, many.scores, atol=1e-5)
     assert one.loss == pytest.approx(many.loss, abs=1e-5)
@@ -235,8 +222,8 @@ def test_what_a_model_says_of_a_row_does_not_depend_on_its_batch(model):
 
 
 def test_training_gives_a_finite_loss_and_gradient_with_blank_choices(model):
-    kind, rows = encoded(questions(6))
-    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[*range(6)]])))
+    task, rows = encode(MultipleChoice, questions(6), max_length=16)
+    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[*range(6)]])))
     loss = model(**batch).loss
     loss.backward()
 
@@ -245,34 +232,34 @@ def test_training_gives_a_finite_loss_and_gradient_with_blank_choices(model):
 
 
 def test_a_model_that_says_no_number_is_an_error(model):
-    kind, rows = encoded(questions(4))
+    task, rows = encode(MultipleChoice, questions(4), max_length=16)
     broken = np.zeros((4, 5))
     broken[2, 0] = np.nan
 
     with pytest.raises(PipelineError, match="row 2 is not a number"):
-        kind.to_predictions(rows, broken, 0.0)
+        task.to_predictions(rows, broken, 0.0)
 
 
 def test_where_several_choices_are_right_texts_are_compared():
-    kind, rows = encoded(questions(2))
+    task, rows = encode(MultipleChoice, questions(2), max_length=16)
     rows = rows.add_column("answers", [["a", "b"], ["c"]])
-    said = kind.to_predictions(rows, np.eye(2, 5), 0.0)
+    predictions = task.to_predictions(rows, np.eye(2, 5), 0.0)
 
-    assert said.labels.tolist() == [["a", "b"], ["c"]]
-    assert said.predictions.tolist() == [rows["choices"][0][0], rows["choices"][1][1]]
-    assert json.loads(kind.table(said).to_json())["label"]["0"] == ["a", "b"]
+    assert predictions.labels.tolist() == [["a", "b"], ["c"]]
+    assert predictions.predictions.tolist() == [rows["choices"][0][0], rows["choices"][1][1]]
+    assert json.loads(task.table(predictions).to_json())["label"]["0"] == ["a", "b"]
 
 
 def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(model):
     question = {"prompt": ["w1"], "choices": [["w2", "w3", "w4", "w5"]], "label": [2]}
     question["answers"] = [["w4", "w2"]]
-    kind = MultipleChoice(data_card(max_length=16))
-    rows = Dataset.from_dict(question | kind.encode(question, tokenizer()))
-    batch = next(iter(build_dataloader(rows, kind, tokenizer(), [[0]])))
+    task = MultipleChoice(data_card(max_length=16))
+    rows = Dataset.from_dict(question | task.encode(question, tokenizer()))
+    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[0]])))
 
     assert [tokenizer().decode(ids) for ids in batch["input_ids"][0]] == ["w1 w3", "w1 w4", "w1 w5"]
     assert batch["labels"].tolist() == [1]
-    assert kind.predict(model, rows, tokenizer(), batch_size=1).scores.shape == (1, 4)
+    assert task.predict(model, rows, tokenizer(), batch_size=1).scores.shape == (1, 4)
 
 
 def test_the_benchmark_feeds_the_choices_of_one_question(model):

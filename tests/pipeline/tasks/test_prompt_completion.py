@@ -46,48 +46,48 @@ def chats(*rows: list) -> dict:
 
 def bytes_tokenizer(*, begins: bool, ends: bool) -> PreTrainedTokenizerFast:
     """Byte pairs as GPT-2 has them, with tokens of several letters; special tokens as asked."""
-    made = Tokenizer(BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=300,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(["Answer: 42", "abab ab\n\n\n\n"] * 9, trainer)
+    backend.train_from_iterator(["Answer: 42", "abab ab\n\n\n\n"] * 9, trainer)
     template = f"{'<s> ' if begins else ''}$A{' </s>' if ends else ''}"
-    made.post_processor = TemplateProcessing(
+    backend.post_processor = TemplateProcessing(
         single=template, special_tokens=[("<s>", 0), ("</s>", 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
 
 
 def test_only_the_completion_and_the_end_of_text_are_learned_from():
-    kind = CausalLM(data_card(max_length=16))
-    made = kind.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), tokenizer())
+    task = CausalLM(data_card(max_length=16))
+    encoded = task.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), tokenizer())
 
-    assert made["input_ids"] == [ids("w1 w2 w3 </s>"), ids("</s> w4 w5 </s>")]
-    assert made["labels"] == [[IGNORED] * 2 + ids("w3 </s>"), [IGNORED, *ids("w4 w5 </s>")]]
-    assert made["length"] == [4, 4]
-    assert made["num_truncated"] == [0, 0]
+    assert encoded["input_ids"] == [ids("w1 w2 w3 </s>"), ids("</s> w4 w5 </s>")]
+    assert encoded["labels"] == [[IGNORED] * 2 + ids("w3 </s>"), [IGNORED, *ids("w4 w5 </s>")]]
+    assert encoded["length"] == [4, 4]
+    assert encoded["num_truncated"] == [0, 0]
 
 
 def test_a_cue_is_for_decoders_only():
     row = pairs(("w1 w2", "w3")) | {"cue": ["\nw9"]}
-    decoder, reader = (kind(data_card(max_length=16)).encode(row, tokenizer()) for kind in KINDS)
+    decoder, reader = (task(data_card(max_length=16)).encode(row, tokenizer()) for task in KINDS)
 
     assert decoder["input_ids"] == [ids("w1 w2 w9 w3 </s>")]
     assert reader["input_ids"] == [ids("w1 w2")]
 
 
 def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
-    kind = CausalLM(data_card(max_length=16))
-    made = kind.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
-    rows = [{name: made[name][row] for name in ("input_ids", "labels")} for row in range(2)]
-    batch = kind.collator(tokenizer())(rows)
+    task = CausalLM(data_card(max_length=16))
+    encoded = task.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
+    rows = [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
+    batch = task.collator(tokenizer())(rows)
 
     assert batch["input_ids"].tolist() == [ids("w1 w2 w7 w3 </s>"), ids("w1 w4 </s> <pad> <pad>")]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
@@ -102,12 +102,12 @@ def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
 def test_prompt_and_completion_are_the_tokens_of_the_whole_text(begins, ends):
     words = bytes_tokenizer(begins=begins, ends=ends)
     texts = [("Answer:", "42"), ("Answer:\n", "42"), ("", "abab"), ("ab", " ab"), ("x ", "y")]
-    wholes = ["Answer: 42", "Answer:\n42", "abab", "ab ab", "x y"]
+    joined = ["Answer: 42", "Answer:\n42", "abab", "ab ab", "x y"]
 
-    for (prompt, completion), whole in zip(
-        tokenize_pairs(pairs(*texts), words), wholes, strict=True
+    for (prompt, completion), text in zip(
+        tokenize_pairs(pairs(*texts), words), joined, strict=True
     ):
-        inner = words(whole, add_special_tokens=False)["input_ids"]
+        inner = words(text, add_special_tokens=False)["input_ids"]
         starts = begins or prompt == [0]  # a text without a prompt begins with the token for it
         assert prompt + completion == [0] * starts + inner + [1]
         assert prompt
@@ -123,13 +123,13 @@ def test_a_token_across_the_end_of_the_prompt_is_split_there():
 
 
 def test_a_chat_s_last_answer_is_learned_from_with_what_ends_its_turn():
-    kind = CausalLM(data_card(max_length=20))
-    made = kind.encode(chats(TURNS, TURNS[:2]), tokenizer())
+    task = CausalLM(data_card(max_length=20))
+    encoded = task.encode(chats(TURNS, TURNS[:2]), tokenizer())
 
     prompt = ids("<u> w1 w2 </s> <a> w3 </s> <u> w4 </s> <a>")
-    assert made["input_ids"][0] == prompt + ids("w5 w6 </s>")
-    assert made["labels"][0] == [IGNORED] * len(prompt) + ids("w5 w6 </s>")
-    assert made["labels"][1] == [IGNORED] * 5 + ids("w3 </s>")
+    assert encoded["input_ids"][0] == prompt + ids("w5 w6 </s>")
+    assert encoded["labels"][0] == [IGNORED] * len(prompt) + ids("w5 w6 </s>")
+    assert encoded["labels"][1] == [IGNORED] * 5 + ids("w3 </s>")
 
 
 def test_a_template_that_writes_an_answer_otherwise_keeps_its_prompt():
@@ -150,11 +150,11 @@ def test_chats_need_a_template_that_takes_them():
         tokenize_pairs(chats(TURNS), words)
 
 
-@pytest.mark.parametrize("kind", [CausalLM, Seq2SeqLM])
-def test_a_tokenizer_without_an_end_of_text_is_refused(kind):
+@pytest.mark.parametrize("task", [CausalLM, Seq2SeqLM])
+def test_a_tokenizer_without_an_end_of_text_is_refused(task):
     words = tokenizer(eos_token=None)
     with pytest.raises(ConfigError, match="no end-of-text token"):
-        kind(data_card(max_length=16)).encode(pairs(("w1", "w2")), words)
+        task(data_card(max_length=16)).encode(pairs(("w1", "w2")), words)
 
 
 def test_a_long_prompt_loses_its_middle_and_a_long_completion_its_end():
@@ -172,9 +172,9 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
     for length in (8, 9, 31):
         sizes = [(draw.randint(1, 40), draw.randint(1, 40)) for _ in range(200)]
         rows = pairs(*((" ".join(["w1"] * a), " ".join(["w2"] * b)) for a, b in sizes))
-        made = CausalLM(data_card(max_length=length)).encode(rows, tokenizer())
+        encoded = CausalLM(data_card(max_length=length)).encode(rows, tokenizer())
         for (a, b), row, labels, lost in zip(
-            sizes, made["input_ids"], made["labels"], made["num_truncated"], strict=True
+            sizes, encoded["input_ids"], encoded["labels"], encoded["num_truncated"], strict=True
         ):
             learned = len(labels) - labels.count(IGNORED)
             assert len(row) == len(labels) == min(a + b + 1, length) == a + b + 1 - lost
@@ -184,16 +184,16 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
 
 
 def test_seq2seq_reads_the_prompt_and_learns_the_completion():
-    kind = Seq2SeqLM(data_card(max_length=4))
+    task = Seq2SeqLM(data_card(max_length=4))
     rows = pairs(("w1 w2 w3 w4 w5 w6", "w7"), ("w1", "w2 w3 w4 w5 w6"))
-    made = kind.encode(rows, tokenizer())
+    encoded = task.encode(rows, tokenizer())
 
-    assert made["input_ids"] == [ids("w1 w2 w3 w4"), ids("w1")]
-    assert made["labels"] == [ids("w7 </s>"), ids("w2 w3 w4 w5")]
-    assert made["length"] == [6, 5]
-    assert made["num_truncated"] == [2, 2]
-    batch = kind.collator(tokenizer())(
-        [{name: made[name][row] for name in ("input_ids", "labels")} for row in range(2)]
+    assert encoded["input_ids"] == [ids("w1 w2 w3 w4"), ids("w1")]
+    assert encoded["labels"] == [ids("w7 </s>"), ids("w2 w3 w4 w5")]
+    assert encoded["length"] == [6, 5]
+    assert encoded["num_truncated"] == [2, 2]
+    batch = task.collator(tokenizer())(
+        [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     )
     assert batch["attention_mask"].tolist() == [[1] * 4, [1, 0, 0, 0]]
     assert torch.equal(batch["labels"][0], torch.tensor(ids("w7 </s>") + [IGNORED] * 2))

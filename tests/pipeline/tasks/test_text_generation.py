@@ -10,6 +10,7 @@ from datasets import load_from_disk
 from helpers.data_cards import data_card
 from helpers.generation_workspace import copying, loaded, prepared, workspace
 from helpers.params_file import change_params
+from transformers import AutoConfig, AutoModel
 
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.inspection import inspect_model
@@ -23,6 +24,7 @@ from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare
 from pipeline.tasks import greedy_decoding as greedy
 from pipeline.tasks.base import IGNORED, Predictions
+from pipeline.tasks.generation_schema import SCHEMA
 from pipeline.tasks.registry import choose_task, task_from_card
 from pipeline.tasks.text_generation import CausalLM
 
@@ -35,60 +37,72 @@ def model(request):
 
 
 @pytest.fixture
-def ready(tmp_path, monkeypatch, model):
+def enter(tmp_path, monkeypatch):
+    """Make a workspace in the current folder; 60 rows of copying by default."""
+
+    def enter(model, rows=None, **sections):
+        monkeypatch.chdir(workspace(tmp_path, model, rows or copying(60), **sections))
+        return tmp_path
+
+    return enter
+
+
+@pytest.fixture
+def ready(enter, model):
     """A prepared workspace's kind, model in a PeftModel, tokenizer and test rows."""
-    folder = workspace(tmp_path, model, copying(60))
-    monkeypatch.chdir(folder)
-    kind, network, words = loaded(folder, prepared(folder))
-    return kind, wrap(network, kind), words, load_from_disk("data/prepared/test")
+    folder = enter(model)
+    task, network, words = loaded(folder, prepared(folder))
+    return task, wrap(network, task), words, load_from_disk("data/prepared/test")
 
 
-def wrap(network, kind):
+def wrap(network, task):
     """The network in an adapter with random weights."""
-    config = estimate.lora_config(load_params().peft, kind, [])
-    made = get_peft_model_unmapped(
+    config = estimate.lora_config(load_params().peft, task, [])
+    adapted = get_peft_model_unmapped(
         network, resolve_lora_config(config, network, inspect_model(network))
     )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, weight in made.named_parameters():
+        for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
-    return made.eval()
+    return adapted.eval()
 
 
 def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
-    kind, network, words, rows = ready
-    found = kind.for_validation().predict(network, rows, words, batch_size=4)
+    task, network, words, rows = ready
+    predictions = task.for_validation().predict(network, rows, words, batch_size=4)
 
-    assert found.predictions is None
-    for row, (tokens, loss) in zip(rows, found.tokens, strict=True):
-        batch = kind.collator(words)([{name: row[name] for name in ("input_ids", "labels")}])
+    assert predictions.predictions is None
+    for row, (tokens, loss) in zip(rows, predictions.tokens, strict=True):
+        batch = task.collator(words)([{name: row[name] for name in ("input_ids", "labels")}])
         with torch.no_grad():
             mean = float(network(**batch).loss)
         assert tokens == len(row["labels"]) - row["labels"].count(IGNORED)
         assert loss == pytest.approx(mean * tokens, rel=1e-4)
-    assert found.loss == pytest.approx(found.tokens[:, 1].sum() / found.tokens[:, 0].sum())
+    assert predictions.loss == pytest.approx(
+        predictions.tokens[:, 1].sum() / predictions.tokens[:, 0].sum()
+    )
 
 
 def test_texts_are_the_likeliest_tokens_one_by_one_whatever_the_batch(ready):
-    kind, network, words, rows = ready
-    prompts = kind.prompts(rows)
-    made = greedy.generate_greedily(network, prompts, words, batch_size=4, new=5)
+    task, network, words, rows = ready
+    prompts = task.prompts(rows)
+    texts = greedy.generate_greedily(network, prompts, words, batch_size=4, new=5)
 
-    assert made == greedy.generate_greedily(network, prompts, words, batch_size=1, new=5)
-    assert len(set(made)) > 1
-    for prompt, text in zip(prompts[:3], made, strict=False):
+    assert texts == greedy.generate_greedily(network, prompts, words, batch_size=1, new=5)
+    assert len(set(texts)) > 1
+    for prompt, text in zip(prompts[:3], texts, strict=False):
         assert text == one_by_one(network, prompt, words, new=5)
 
 
 def one_by_one(network, prompt, words, *, new: int) -> str:
     """Greedy generation without padding, without a cache and without `generate`."""
-    asked, decoder = torch.tensor([prompt]), network.config.is_encoder_decoder
+    source, decoder = torch.tensor([prompt]), network.config.is_encoder_decoder
     written = [network.config.decoder_start_token_id] if decoder else []
     for _ in range(new):
         sides = {"decoder_input_ids": torch.tensor([written])} if decoder else {}
-        ids = asked if decoder else torch.tensor([prompt + written])
+        ids = source if decoder else torch.tensor([prompt + written])
         with torch.no_grad():
             logits = network(input_ids=ids, **sides).logits
         written.append(int(logits[0, -1].argmax()))
@@ -97,86 +111,91 @@ def one_by_one(network, prompt, words, *, new: int) -> str:
     return words.decode(written, skip_special_tokens=True).strip()
 
 
+def train_vanilla() -> None:
+    """Run the stages up to the fine-tuning of the method vanilla."""
+    prepare(Paths())
+    estimate.main(Paths())
+    for stage in (prune, finetune):
+        stage.main("vanilla", Paths())
+
+
 def test_an_infinite_perplexity_is_one_line_that_names_it():
-    said = Predictions(
+    predictions = Predictions(
         labels=np.array(["a", "b"]),
         predictions=None,
         loss=900.0,
         tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
     )
-    kind = task_from_card(PERPLEXITY)
+    task = task_from_card(PERPLEXITY)
     with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
-        measure(kind, said, {}, resamples=10, seed=0)
+        measure(task, predictions, {}, resamples=10, seed=0)
 
 
 def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
     draw = np.random.default_rng(0)
     tokens = draw.integers(1, 9, size=200)
     losses = tokens * draw.uniform(1, 2, size=200)
-    found = Predictions(
+    predictions = Predictions(
         labels=np.array(["x"] * 200, object),
         predictions=None,
         loss=0.0,
         tokens=np.stack([tokens, losses], axis=1),
     )
     value = math.exp(losses.sum() / tokens.sum())
-    low, high = ExampleStatistics.compute(PERPLEXITY, found).interval(
+    low, high = ExampleStatistics.compute(PERPLEXITY, predictions).interval(
         "perplexity", resamples=200, seed=0
     )
 
-    assert score(PERPLEXITY, found) == {"perplexity": pytest.approx(value)}
+    assert score(PERPLEXITY, predictions) == {"perplexity": pytest.approx(value)}
     assert value * 0.9 < low < value < high < value * 1.1
     assert not higher_is_better("perplexity")
     assert higher_is_better("rougeL")
-    statistics = ExampleStatistics.compute(PERPLEXITY, found)
+    statistics = ExampleStatistics.compute(PERPLEXITY, predictions)
     with pytest.raises(DataError, match="exact_match can't be measured"):
         statistics.interval("exact_match", resamples=10, seed=0)
 
 
-def test_validation_generates_only_where_it_chooses_by_texts(tmp_path, monkeypatch):
-    folder = workspace(tmp_path, "llama", copying(60), data={"metric": "rougeL"})
-    monkeypatch.chdir(folder)
+def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch):
+    folder = enter("llama", data={"metric": "rougeL"})
     card = prepared(folder)
-    kind, network, words = loaded(folder, card)
-    asked = []
+    task, network, words = loaded(folder, card)
+    generated = []
 
     def answer(*_, **__):
-        asked.append(1)
+        generated.append(1)
         return ["w1"] * 6
 
     monkeypatch.setattr("pipeline.tasks.text_generation.generate_greedily", answer)
-    rows, network = load_from_disk("data/prepared/validation"), wrap(network, kind)
+    rows, network = load_from_disk("data/prepared/validation"), wrap(network, task)
 
     assert (card.metric, card.selection_metric) == (
         "rougeL",
         "perplexity",
     )
-    kind.for_validation().predict(network, rows, words, batch_size=8)
-    assert not asked
+    task.for_validation().predict(network, rows, words, batch_size=8)
+    assert not generated
     by_text = CausalLM(card.model_copy(update={"selection_metric": "rougeL"})).for_validation()
-    found = by_text.predict(network, rows, words, batch_size=8)
-    assert score(by_text.card, found).keys() == {"rougeL"}
-    assert asked
+    predictions = by_text.predict(network, rows, words, batch_size=8)
+    assert score(by_text.card, predictions).keys() == {"rougeL"}
+    assert generated
 
 
-def test_a_prompt_leaves_room_for_what_is_generated(tmp_path, monkeypatch):
-    folder = workspace(tmp_path, "gpt2", copying(60))
-    monkeypatch.chdir(folder)
-    kind, network, words = loaded(folder, prepared(folder))
-    network = wrap(network, kind)
+def test_a_prompt_leaves_room_for_what_is_generated(enter):
+    folder = enter("gpt2")
+    task, network, words = loaded(folder, prepared(folder))
+    network = wrap(network, task)
 
-    made = greedy.generate_greedily(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
-    assert len(made) == 2
+    texts = greedy.generate_greedily(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
+    assert len(texts) == 2
     short = [*range(3, 13), *range(23, 33)]  # 20 of 32 positions
-    assert made[0] == greedy.generate_greedily(network, [short], words, batch_size=1, new=12)[0]
+    assert texts[0] == greedy.generate_greedily(network, [short], words, batch_size=1, new=12)[0]
     with pytest.raises(ConfigError, match=r"evaluate\.max_new_tokens must be below 32.*got 32"):
         greedy.generate_greedily(network, [[7]], words, batch_size=1, new=32)
 
 
-def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
+def test_plain_text_is_measured_by_perplexity_alone(enter):
     rows = [{"text": row["prompt"]} for row in copying(60)]
-    folder = workspace(tmp_path, "llama", rows)
-    monkeypatch.chdir(folder)
+    folder = enter("llama", rows)
 
     assert prepared(folder).metrics == ("perplexity",)
     change_params(folder, data={"metric": "exact_match"})
@@ -184,16 +203,14 @@ def test_plain_text_is_measured_by_perplexity_alone(tmp_path, monkeypatch):
         prepare(Paths())
 
 
-def test_an_encoder_decoder_needs_prompts(tmp_path, monkeypatch):
-    folder = workspace(tmp_path, "t5", [{"text": row["prompt"]} for row in copying(60)])
-    monkeypatch.chdir(folder)
+def test_an_encoder_decoder_needs_prompts(enter):
+    folder = enter("t5", [{"text": row["prompt"]} for row in copying(60)])
     with pytest.raises(DataError, match=r"an encoder has nothing to read; take a decoder"):
         prepared(folder)
 
 
-def test_the_main_metric_can_be_any_that_compares_texts(tmp_path, monkeypatch):
-    folder = workspace(tmp_path, "llama", copying(60), data={"metric": "final_number"})
-    monkeypatch.chdir(folder)
+def test_the_main_metric_can_be_any_that_compares_texts(enter):
+    folder = enter("llama", data={"metric": "final_number"})
 
     assert prepared(folder).metrics == ("perplexity", "exact_match", "final_number")
     change_params(folder, data={"metric": "accuracy"})
@@ -210,18 +227,13 @@ class _Config:
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "deberta-v2", "vit"])
 def test_an_encoder_can_t_generate(model_type):
-    from pipeline.tasks.generation_schema import SCHEMA
-
     with pytest.raises(ConfigError, match=f"'{model_type}' does not support .*text-gen.*decoder"):
         choose_task(SCHEMA, [], _Config(model_type))
     assert choose_task(SCHEMA, [], _Config("qwen3")) is CausalLM
 
 
-def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch):
-    from transformers import AutoConfig, AutoModel
-
-    folder = workspace(tmp_path, "llama", copying(60))
-    monkeypatch.chdir(folder)
+def test_a_checkpoint_without_its_language_head_is_refused(enter):
+    folder = enter("llama")
     card = prepared(folder)
     config = AutoConfig.from_pretrained(folder / "base")
     AutoModel.from_config(config).save_pretrained(folder / "base")
@@ -230,9 +242,8 @@ def test_a_checkpoint_without_its_language_head_is_refused(tmp_path, monkeypatch
         loaded(folder, card)
 
 
-def test_a_copied_word_is_learned_and_then_written(tmp_path, monkeypatch):
-    folder = workspace(
-        tmp_path,
+def test_a_copied_word_is_learned_and_then_written(enter):
+    enter(
         "llama",
         copying(600),
         peft={"r": 16, "alpha": 32},
@@ -240,31 +251,23 @@ def test_a_copied_word_is_learned_and_then_written(tmp_path, monkeypatch):
         finetune={"steps": 200, "batch_size": 32, "evaluate_every": 100, "lr": 1e-2},
         data={"metric": "exact_match"},
     )
-    monkeypatch.chdir(folder)
-    prepare(Paths())
-    estimate.main(Paths())
-    for stage in (prune, finetune):
-        stage.main("vanilla", Paths())
+    train_vanilla()
     evaluate.main("vanilla", Paths())
-    found = json.loads(Paths().evaluation("vanilla").read_text())
+    evaluation = json.loads(Paths().evaluation("vanilla").read_text())
 
-    assert found["exact_match"] > 0.5  # by chance: 1 of 20
-    assert found["perplexity"] < 3
+    assert evaluation["exact_match"] > 0.5  # by chance: 1 of 20
+    assert evaluation["perplexity"] < 3
 
 
-def test_generation_can_be_left_out(tmp_path, monkeypatch):
-    folder = workspace(tmp_path, "llama", copying(60))
-    monkeypatch.chdir(folder)
-    prepare(Paths())
-    estimate.main(Paths())
-    for stage in (prune, finetune):
-        stage.main("vanilla", Paths())
+def test_generation_can_be_left_out(enter):
+    folder = enter("llama")
+    train_vanilla()
 
-    for new, there in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
+    for new, measured in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
         change_params(folder, evaluate={"max_new_tokens": new})
         evaluate.main("vanilla", Paths())
-        found = json.loads(Paths().evaluation("vanilla").read_text())
-        assert {"perplexity", "exact_match"} & set(found) == there
+        evaluation = json.loads(Paths().evaluation("vanilla").read_text())
+        assert {"perplexity", "exact_match"} & set(evaluation) == measured
     card = json.loads((folder / "data" / "prepared" / "card.json").read_text())
     (folder / "data" / "prepared" / "card.json").write_text(
         json.dumps(card | {"metric": "exact_match"})
@@ -280,7 +283,7 @@ def test_generation_can_be_left_out(tmp_path, monkeypatch):
         prepare(Paths())
 
 
-def test_chats_run_through_the_template(tmp_path, monkeypatch):
+def test_chats_run_through_the_template(enter):
     rows = [
         {
             "messages": [
@@ -290,11 +293,10 @@ def test_chats_run_through_the_template(tmp_path, monkeypatch):
         }
         for row in copying(60)
     ]
-    folder = workspace(tmp_path, "llama", rows)
-    monkeypatch.chdir(folder)
-    kind, network, words = loaded(folder, prepared(folder))
+    folder = enter("llama", rows)
+    task, network, words = loaded(folder, prepared(folder))
     test = load_from_disk("data/prepared/test")
-    found = kind.predict(wrap(network, kind), test, words, batch_size=8)
+    predictions = task.predict(wrap(network, task), test, words, batch_size=8)
 
-    assert found.labels.tolist() == [row["messages"][-1]["content"] for row in test]
-    assert len(found.predictions) == len(test)
+    assert predictions.labels.tolist() == [row["messages"][-1]["content"] for row in test]
+    assert len(predictions.predictions) == len(test)

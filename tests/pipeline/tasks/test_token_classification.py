@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 from helpers.data_cards import data_card
 from helpers.params_file import change_params
-from helpers.run_stages import params, predictions, read, run_stages
+from helpers.run_stages import params, read, run_stages
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from transformers import AutoConfig, AutoModel
@@ -60,25 +60,18 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     steps = {"steps": 150, "evaluate_every": 60}
     change_params(space, finetune=steps, prune={"ratio": 0.25})
-    run_stages(monkeypatch)
-    card, found, table = (
-        read("data/prepared/card.json"),
-        read("results/eval/light/eval.json"),
-        predictions(),
-    )
+    card, evaluation, table = run_stages(monkeypatch)
 
     assert (card["task_name"], card["labels"]) == ("entity-recognition", NAMES)
     assert (card["metric"], card["metrics"]) == ("entity_f1", ["entity_f1", "token_accuracy"])
     words = sum(card["splits"]["test"]["labels"].values())
-    assert found["rows"] == len(table) == card["splits"]["test"]["rows"] == 30
-    assert found["confusion"] is None
-    low, high = found["interval"]
-    assert 0.5 < low <= found["entity_f1"] <= high
+    assert evaluation["rows"] == len(table) == card["splits"]["test"]["rows"] == 30
+    assert evaluation["confusion"] is None
+    low, high = evaluation["interval"]
+    assert 0.5 < low <= evaluation["entity_f1"] <= high
     pairs = zip(" ".join(table.label).split(), " ".join(table.prediction).split(), strict=True)
     right = sum(label == prediction for label, prediction in pairs)
-    assert found["token_accuracy"] == pytest.approx(right / words)
-    light = read("results/benchmark.json")["methods"]["light"]
-    assert light["speedups"]["training"]["2"]["median"] > 0
+    assert evaluation["token_accuracy"] == pytest.approx(right / words)
 
 
 def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
@@ -86,17 +79,17 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
-    kind, model = task_from_card(DataCard.read(Paths().prepared)), _says(1)
+    task, model = task_from_card(DataCard.read(Paths().prepared)), _says(1)
 
-    found = kind.predict(model, rows, tokenizer(), batch_size=7)
+    predictions = task.predict(model, rows, tokenizer(), batch_size=7)
 
     assert sum(cut) == read("data/prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
     expected = [
         ["B-X"] * min(len(tags), 8) + ["O"] * lost
         for tags, lost in zip(rows["tags"], cut, strict=True)
     ]
-    assert found.predictions.tolist() == expected
-    assert found.labels.tolist() == rows["tags"][:]
+    assert predictions.predictions.tolist() == expected
+    assert predictions.labels.tolist() == rows["tags"][:]
 
 
 def _says(tag: int) -> Any:
@@ -130,11 +123,15 @@ def test_the_first_token_of_a_word_carries_its_tag_and_no_other():
 
 def test_encoded_rows_agree_with_word_ids():
     words = tokenizer()
-    kind = EntityRecognition(data_card(labels=NAMES, max_length=8))
-    made = kind.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
+    task = EntityRecognition(data_card(labels=NAMES, max_length=8))
+    encoded = task.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
 
-    assert made["labels"] == [[1, 2, 0]]
-    assert (made["words"], made["length"], made["num_truncated"]) == ([[0, 1, 2]], [3], [0])
+    assert encoded["labels"] == [[1, 2, 0]]
+    assert (encoded["words"], encoded["length"], encoded["num_truncated"]) == (
+        [[0, 1, 2]],
+        [3],
+        [0],
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -149,10 +146,10 @@ def test_tags_are_padded_with_their_tokens(side):
 
 
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
-    kind = EntityRecognition(data_card(labels=NAMES, max_length=8))
+    task = EntityRecognition(data_card(labels=NAMES, max_length=8))
 
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
-        kind.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
+        task.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
 
 
 def test_bad_rows_are_counted_and_named(space):
