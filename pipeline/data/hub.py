@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image
 
 from pipeline.common.data_card import DataOrigin, HubDataset, Origins
 from pipeline.common.errors import DataError
-from pipeline.common.hub_access import advice, offline_if_unreachable
+from pipeline.common.hub_access import CLIENT_ERRORS, Repository, open_repository
 from pipeline.common.text import one_line
 from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import RawDataset, Row, RowReader
@@ -106,26 +106,27 @@ def _load(
     task: str, hub_id: str, configuration: str | None, revision: str | None
 ) -> tuple[DatasetDict, HubDataset]:
     """Call `datasets.load_dataset`, turn its errors into one line, and find the commit it read."""
-    with offline_if_unreachable() as offline:
+    repository = Repository(
+        repo_type="dataset", name=hub_id, revision=revision, setting=f"data.task {task}"
+    )
+    local = "use data.task: files with local paths"
+    with open_repository(repository, local=local) as access:
         import datasets
-        from datasets.exceptions import DatasetNotFoundError, DatasetsError
+        from datasets.exceptions import DatasetsError
 
         try:
             splits = datasets.load_dataset(hub_id, configuration, revision=revision)
-        except DatasetNotFoundError as error:
-            raise DataError(f"data.task {task} is not on the hub, or needs a login") from error
-        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-            if offline:
-                local = "use data.task: files with local paths"
-                raise DataError(advice(f"data.task {task}", local=local)) from error
+        except (DatasetsError, *CLIENT_ERRORS) as error:
             reason = one_line(error)
             raise DataError(f"data.task {task} can't be loaded: {reason}") from error
     commit = _find_commit(splits)
-    if revision and _COMMIT.fullmatch(revision) and commit not in (None, revision):
-        # Without a network, `datasets` takes from its cache what it has.
+    # Where `datasets` can't read what it was asked for, it takes the newest rows of its cache.
+    wanted = access.commit or revision
+    if wanted and commit not in (None, wanted):
         raise DataError(
-            f"data.revision {revision} of {hub_id} is not in the hub's cache, which holds "
-            f"{commit}, and the hub can't be reached"
+            f"data.task {task}: {access.failure or 'the download failed'}, and the newest commit "
+            f"in the hub's cache is {commit}, not {wanted}; connect to the hub, or set "
+            "data.revision to the commit in the cache"
         )
     return splits, HubDataset(id=hub_id, requested_revision=revision, revision=commit)
 

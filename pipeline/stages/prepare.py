@@ -111,7 +111,7 @@ def _make_card(
     return DataCard(
         task=params.data.task,
         # Later stages depend on the card, so they run again if a local model's files change.
-        model=describe_origin(params.model, config),
+        model=describe_origin(params.model),
         kind=task.schema.kind,
         task_name=task.name,
         labels=tuple(dataset.classes),

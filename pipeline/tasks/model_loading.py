@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Set
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.common.errors import ConfigError
-from pipeline.common.hub_access import advice, offline_if_unreachable
+from pipeline.common.hub_access import CLIENT_ERRORS, Repository, open_repository
 from pipeline.common.params import ModelSection, ModelSource
 from pipeline.common.text import one_line
 from pipeline.tasks.base import Task
@@ -25,9 +26,8 @@ from pipeline.tasks.positions import check_length, count_position_embeddings
 _PRETRAINED = re.compile(r"\.\d+\.|(^|\.)embeddings\.")
 # What the libraries raise for a missing, unreachable, damaged or unsupported model. Others, such as
 # TypeError or KeyError, are bugs and keep their traceback. An ImportError names a missing package.
-_FAILURES = (
-    OSError, ValueError, RuntimeError, ImportError, SafetensorError, HfHubHTTPError,
-)  # fmt: skip
+_FAILURES = (*CLIENT_ERRORS, ImportError, SafetensorError)
+_SMALL = ["*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
 
 
 def load_config(section: ModelSource) -> PretrainedConfig:
@@ -142,25 +142,35 @@ def head_modules(model: PreTrainedModel, new_keys: Set[str]) -> list[str]:
 
 
 def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
-    """Call from_pretrained without progress bars or reports; put an error in one line."""
+    """Load from a folder or from the Hub."""
     folder = find_folder(name)
     if folder is not None and revision is not None:
         raise ConfigError(
             f"model.revision must be auto for model.name {name}, which is no model of the Hub, "
             f"got {revision}"
         )
-    if folder is None and revision is not None:
-        options["revision"] = revision
-    reachable = nullcontext(False) if folder else offline_if_unreachable()
-    with reachable as offline, _quiet():
+    if folder is not None:
+        return _from_pretrained(auto, name, folder, **options)
+    repository = Repository(
+        repo_type="model", name=name, revision=revision, setting=f"model.name {name}"
+    )
+    local = "use model.name: minilm, give the path of a folder"
+    with open_repository(repository, local=local) as access, _quiet():
+        commit = access.commit
+        if access.failure is None:
+            # transformers goes on without a small file that it can't download.
+            small = snapshot_download(name, revision=revision or "main", allow_patterns=_SMALL)
+            commit = Path(small).name
+        return _from_pretrained(auto, name, name, revision=commit or revision or "main", **options)
+
+
+def _from_pretrained(auto: Any, name: str, source: str | Path, **options: Any) -> Any:
+    """Call from_pretrained without progress bars or reports; put an error in one line."""
+    with _quiet():
         try:
-            return auto.from_pretrained(folder or name, trust_remote_code=False, **options)
+            return auto.from_pretrained(source, trust_remote_code=False, **options)
         except _FAILURES as error:
-            message = f"model.name {name} can't be loaded: {one_line(error)}"
-            if offline:
-                local = "use model.name: minilm, give the path of a folder"
-                message = advice(f"model.name {name}", local=local)
-            raise ConfigError(message) from error
+            raise ConfigError(f"model.name {name} can't be loaded: {one_line(error)}") from error
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,10 +1,7 @@
 """Models and tokenizers by name: built in, a folder, a hub id."""
 
 import shutil
-import time
 import warnings
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ from helpers.architectures import ARCHITECTURES
 from helpers.data_cards import data_card
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config, tiny_model
-from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -197,39 +193,6 @@ def test_a_tokenizer_needs_padding(tmp_path):
 
     with pytest.raises(ConfigError, match="without padding token"):
         load_processor(named(tmp_path), KIND)
-
-
-def test_a_hub_id_offline_is_one_line_at_once(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    start = time.monotonic()
-    for load in (load_processor, partial(load_model, seed=0)):
-        with pytest.raises(ConfigError, match=r"model\.name roberta-large .*HF_HOME") as caught:
-            load(named("roberta-large"), KIND)
-        assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 20
-
-
-def test_a_revision_of_the_hub_is_loaded_and_recorded(monkeypatch, tmp_path):
-    requested, commit = [], "c" * 40
-
-    def load(name: str, **options: Any) -> Any:
-        requested.append(options.get("revision"))
-        config = tiny_config("bert")
-        config._commit_hash = commit
-        return config
-
-    monkeypatch.setattr(models.AutoConfig, "from_pretrained", load)
-    monkeypatch.setattr(models, "offline_if_unreachable", lambda: nullcontext(False))
-    section = ModelSection(name="me/model", revision="v1", dtype="float32")
-    origin = model_files.describe_origin(section, models.load_config(section))
-
-    assert (origin.requested_revision, origin.revision, origin.files) == ("v1", commit, None)
-    # Later stages load the commit of the card, whatever the branch holds then.
-    prepared = task_from_card(data_card(model=origin.model_dump()))
-    assert models._revision(section, prepared) == commit
-    assert models._revision(section, KIND) == "v1"
-    assert requested == ["v1"]
 
 
 def test_a_folder_has_no_revision(tmp_path):
