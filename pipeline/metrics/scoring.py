@@ -39,13 +39,15 @@ class ExampleStatistics:
         """Compute the statistics of all metrics of the task; texts are compared once."""
         computed: dict[Hashable, Statistics] = {}
         by_metric = {}
-        for name in filter(predictions.supports, card.metrics):
+        for name in card.metrics:
+            inputs = predictions.metric_inputs(name)
+            if inputs is None:
+                continue
             metric = find_metric(name, classes=len(card.labels))
             # Perplexity and others may share a function, but not their inputs.
             key = (metric.per_example, name == "perplexity")
             if key not in computed:
-                labels, values = predictions.metric_inputs(name)
-                computed[key] = metric.compute_statistics(labels, values, predictions.groups)
+                computed[key] = metric.compute_statistics(*inputs, predictions.groups)
             by_metric[name] = metric, computed[key]
         return cls(by_metric)
 

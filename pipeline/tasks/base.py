@@ -1,7 +1,7 @@
 """What every task defines: its rows, its model class, its batches and its predictions.
 
 A task is a class in a module of its own, and a line in `registry`. No other module of the pipeline
-tells tasks apart.
+distinguishes tasks.
 """
 
 from __future__ import annotations
@@ -9,28 +9,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PretrainedConfig
+from peft import PeftModel
+from transformers import (
+    AutoTokenizer,
+    BaseImageProcessor,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
 from pipeline.common.data_card import DataCard
-from pipeline.common.errors import DataError
 from pipeline.common.params import GenerationSection
 from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
 Batch = dict[str, Any]
 Columns = dict[str, list[Any]]
+Processor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
-IGNORED = -100  # transformers' label of what is not in the loss
+IGNORED = -100  # label of tokens that transformers leaves out of the loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +46,12 @@ class Predictions:
 
     Attributes:
         labels: one entry a row.
-        predictions: one entry a row; None: the model was not asked to generate.
-        loss: mean over the rows, or over the tokens where the model generates.
+        predictions: one entry a row; None if the model did not generate texts.
+        loss: mean over the rows, or over the tokens in text generation.
         scores: probability of each class or choice, shape (rows, classes), if the task has these.
         groups: group of each row, where a metric counts groups.
-        tokens: tokens of the right text and their summed negative log-likelihood, shape (rows, 2),
-            for text generation.
+        tokens: for text generation, the number of tokens in the reference and their summed
+            negative log-likelihood, shape (rows, 2).
     """
 
     labels: Values
@@ -54,25 +61,11 @@ class Predictions:
     groups: Values | None = None
     tokens: Values | None = None
 
-    def supports(self, metric: str) -> bool:
-        """Return whether the metric can be computed."""
-        return all(side is not None for side in self._metric_inputs(metric))
-
-    def metric_inputs(self, metric: str) -> tuple[Values, Values]:
-        """Return the labels and predictions that the metric compares, one entry a row.
-
-        Raises:
-            DataError: it needs predictions that the model was not asked for.
-        """
-        first, second = self._metric_inputs(metric)
-        if first is None or second is None:
-            raise DataError(f"{metric} can't be measured: the model was not asked to generate")
-        return first, second
-
-    def _metric_inputs(self, metric: str) -> tuple[Values | None, Values | None]:
-        if metric != "perplexity":
-            return self.labels, self.predictions
-        return (None, None) if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
+    def metric_inputs(self, metric: str) -> tuple[Values, Values] | None:
+        """Return the labels and predictions that the metric compares; None without predictions."""
+        if metric == "perplexity":
+            return None if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
+        return None if self.predictions is None else (self.labels, self.predictions)
 
 
 class Task(ABC):
@@ -120,8 +113,8 @@ class Task(ABC):
         return True
 
     @classmethod
-    def max_length(cls, requested: int, config: Any) -> int:
-        """Return the tokens that a row may have: data.max_length, unless the model fixes it.
+    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
+        """Return how many tokens a row may have: data.max_length, unless the model fixes it.
 
         Raises:
             ConfigError: it is too short for this task.
@@ -129,7 +122,9 @@ class Task(ABC):
         return requested
 
     @classmethod
-    def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
+    def check_metric(
+        cls, metric: str, section: GenerationSection, config: PretrainedConfig
+    ) -> None:
         """Check that the metric can be computed for a model of this config with these settings.
 
         Raises:
@@ -138,18 +133,21 @@ class Task(ABC):
         return
 
     @abstractmethod
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Encode clean rows: the model's inputs, `length` (tokens) and `num_truncated` (tokens).
 
         Rows are not padded. Called with some hundred rows at a time, in several processes.
         """
 
-    @abstractmethod
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that turns encoded rows into a padded batch of the model's inputs."""
+        collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
+        return collate
 
     @abstractmethod
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         """Run the model on encoded rows and return its predictions and loss."""
 
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
@@ -168,16 +166,15 @@ class Task(ABC):
         """Return keyword arguments of `from_pretrained` that depend on the task."""
         return {}
 
-    def table(self, found: Predictions) -> pd.DataFrame:
+    def table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the label and the prediction of each row."""
-        return pd.DataFrame({"label": found.labels, "prediction": found.predictions})
+        return pd.DataFrame({"label": predictions.labels, "prediction": predictions.predictions})
 
 
 def is_decoder(config: PretrainedConfig) -> bool:
-    """Return whether a model generates text by continuing it.
+    """Return whether a model is a decoder, which continues a text.
 
-    Of model types with both a masked and a causal language head, only those are decoders whose
-    configuration says so.
+    A model type with both a masked and a causal language head is one if its configuration says so.
     """
     if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return False
@@ -196,7 +193,7 @@ def class_options(names: Sequence[str]) -> dict[str, Any]:
 
 def object_array(rows: Sequence[Any]) -> Values:
     """Return lists or texts as an array with one entry a row."""
-    found = np.empty(len(rows), dtype=object)
-    for number, row in enumerate(rows):  # at once, lists of one length would become a matrix
-        found[number] = row
-    return found
+    array = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):  # np.array would turn lists of one length into a matrix
+        array[number] = row
+    return array

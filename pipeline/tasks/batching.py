@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Batch, Processor, Task
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.
@@ -17,17 +18,27 @@ _WINDOW = 50
 
 
 def build_dataloader(
-    dataset: Dataset, kind: Task, processor: Any, rows: Iterable[list[int]]
-) -> DataLoader[dict[str, Any]]:
+    dataset: Dataset, task: Task, processor: Processor, rows: Iterable[list[int]]
+) -> DataLoader[Batch]:
     """Return batches of the given rows, each padded to its longest row, with `labels`."""
-    names = [name for name in kind.inputs if name in dataset.column_names]
+    names = [name for name in task.inputs if name in dataset.column_names]
     return DataLoader(
         dataset.select_columns(names),
         batch_sampler=rows,
-        collate_fn=kind.collator(processor),
-        # A separate generator: creating an iterator must not draw from the training's.
+        collate_fn=task.collator(processor),
+        # A separate generator, because creating an iterator draws from the global one otherwise.
         generator=torch.Generator(),
     )
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], value: int, *, side: str = "right"
+) -> tuple[Tensor, Tensor]:
+    """Return rows padded to one length with a value, and a mask with 0 at padding."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    masks = [torch.ones_like(tensor) for tensor in tensors]
+    padded = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+    return padded, pad_sequence(masks, batch_first=True, padding_side=side)
 
 
 def token_counts(dataset: Dataset) -> list[int]:

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
+from peft import PeftModel
 
 from pipeline.common.console import device
 from pipeline.common.errors import PipelineError
-from pipeline.tasks.base import Batch, Task, Values
+from pipeline.tasks.base import Batch, Processor, Task, Values
 from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
 
 
 def run_model(
-    task: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+    task: Task, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yield row numbers, their batch, and its outputs."""
     for numbers, batch in iter_batches(task, model, rows, processor, batch_size=batch_size):
@@ -26,23 +27,23 @@ def run_model(
 
 
 def iter_batches(
-    task: Task, model: Any, rows: Dataset, processor: Any, *, batch_size: int
+    task: Task, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yield row numbers and batches on the model's device, longest first, in inference mode."""
     order = length_sorted_batches(token_counts(rows), batch_size=batch_size)
     batches = build_dataloader(rows, task, processor, order)
-    with inference_mode(model) as place:
+    with inference_mode(model) as target:
         for numbers, batch in zip(order, batches, strict=True):
-            yield numbers, send_to_device(batch, place)
+            yield numbers, send_to_device(batch, target)
 
 
 @contextmanager
-def inference_mode(model: Any) -> Iterator[torch.device]:
+def inference_mode(model: PeftModel) -> Iterator[torch.device]:
     """Put a model in evaluation mode, without gradients and in its dtype; yield its device."""
-    place, dtype = device(), model.get_base_model().dtype
-    model.to(place).eval()
-    with torch.inference_mode(), torch.autocast(place.type, dtype, dtype != torch.float32):
-        yield place
+    target, dtype = device(), model.get_base_model().dtype
+    model.to(target).eval()
+    with torch.inference_mode(), torch.autocast(target.type, dtype, dtype != torch.float32):
+        yield target
 
 
 def restore_row_order(order: Sequence[int], values: Values) -> Values:
@@ -53,16 +54,16 @@ def restore_row_order(order: Sequence[int], values: Values) -> Values:
 
 
 def check_finite(outputs: Values, numbers: Sequence[int] | None = None) -> None:
-    """Refuse outputs, one row each, that hold something that is not a number.
+    """Check that no output of a row is infinite or NaN.
 
-    `numbers` are the rows' own, where the outputs are of a part of them.
+    `numbers` are the numbers of the rows; without them, rows are numbered from 0.
 
     Raises:
         PipelineError: names the row.
     """
-    broken = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
-    if len(broken):
-        row = broken[0] if numbers is None else numbers[broken[0]]
+    bad = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
+    if len(bad):
+        row = bad[0] if numbers is None else numbers[bad[0]]
         raise PipelineError(
             f"the model's output for row {row} is not a number; lower finetune.lr, "
             "or set model.dtype: float32"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from peft import PeftModel
 from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from pipeline.common.errors import ConfigError
-from pipeline.tasks.base import Batch, Columns, Predictions, Task, Values
+from pipeline.tasks.base import Batch, Columns, Predictions, Processor, Task, Values
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.multiple_choice_schema import SCHEMA
 from pipeline.tasks.schema import Row
+from pipeline.tasks.tokenization import require_fast_tokenizer
 
 
 class ChoiceTask(Task):
@@ -26,36 +28,36 @@ class ChoiceTask(Task):
 
     metrics = ("accuracy",)
 
-    def to_predictions(self, rows: Dataset, values: Values, loss: float) -> Predictions:
-        """Return the predictions for scores of the choices.
+    def to_predictions(self, rows: Dataset, scores: Values, loss: float) -> Predictions:
+        """Return the choice with the highest score of each row, and each choice's probability.
 
         Where rows have `answers`, labels are these and predictions are texts of choices.
 
         Args:
             rows: the prepared rows.
-            values: score of each choice, shape (rows, most choices), -inf where a row has fewer.
+            scores: one for each choice, shape (rows, most choices), -inf where a row has fewer.
             loss: mean over the rows.
         """
-        exists = np.arange(values.shape[1]) < choice_counts(rows)[:, None]
-        check_finite(np.where(exists, values, 0.0))
-        best, right = values.argmax(axis=1), np.asarray(rows["label"])
-        shares = np.where(exists, softmax(values, axis=1), np.nan)
+        exists = np.arange(scores.shape[1]) < count_choices(rows)[:, None]
+        check_finite(np.where(exists, scores, 0.0))
+        labels, best = np.asarray(rows["label"]), scores.argmax(axis=1)
+        probabilities = np.where(exists, softmax(scores, axis=1), np.nan)
         if "answers" in rows.column_names:
-            right = np.fromiter(rows["answers"], object, len(rows))
-            picked = zip(rows["choices"], best, strict=True)
-            best = np.asarray([choices[number] for choices, number in picked], object)
-        return Predictions(labels=right, predictions=best, loss=loss, scores=shares)
+            labels = np.fromiter(rows["answers"], object, len(rows))
+            pairs = zip(rows["choices"], best, strict=True)
+            best = np.asarray([choices[number] for choices, number in pairs], object)
+        return Predictions(labels=labels, predictions=best, loss=loss, scores=probabilities)
 
-    def table(self, found: Predictions) -> pd.DataFrame:
+    def table(self, predictions: Predictions) -> pd.DataFrame:
         """Return label, prediction and each choice's probability, blank where a row has fewer."""
-        table = super().table(found)
-        if found.scores is not None:
-            for number, shares in enumerate(found.scores.T):
-                table[f"score {number}"] = shares
+        table = super().table(predictions)
+        if predictions.scores is not None:
+            for number, probabilities in enumerate(predictions.scores.T):
+                table[f"score {number}"] = probabilities
         return table
 
 
-def choice_counts(rows: Dataset) -> Values:
+def count_choices(rows: Dataset) -> Values:
     """Return the number of choices of each row."""
     return np.fromiter(map(len, rows["choices"]), np.int64, len(rows))
 
@@ -63,13 +65,13 @@ def choice_counts(rows: Dataset) -> Values:
 class MultipleChoice(ChoiceTask):
     """Score pairs of the prompt and each choice with a head on the pooled token.
 
-    In a pair that is too long, the prompt loses its start, since a question follows its passage. A
-    choice loses its end only where it takes more than half of the room for both.
+    In a pair that is too long, the prompt loses its start, because a question follows its passage.
+    A choice loses its end only where it is longer than half of the tokens for both.
 
-    All rows of a batch have the same number of choices: missing ones are a single padding token.
-    In training they count as wrong choices, which are easy to recognize; in evaluation they are
+    Rows of a batch are padded to the same number of choices, with choices of one padding token. In
+    training these count as wrong choices, which are easy to recognize; in evaluation they are
     ignored. Where rows have several right choices (`answers`), those that are not the label are
-    not `trainable`: training would count them as wrong.
+    not `trainable`, because training would count them as wrong.
     """
 
     name = "multiple-choice"
@@ -81,90 +83,93 @@ class MultipleChoice(ChoiceTask):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return config.model_type in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the pairs of each row; `length` and `num_truncated` are of the longest."""
-        if not processor.is_fast:
-            raise ConfigError(
-                f"{type(processor).__name__} can't tell which text a token is from, so a long "
-                f"prompt can't be cut; take a model with a fast tokenizer"
-            )
+        require_fast_tokenizer(processor, SCHEMA.kind)
         counts = [len(choices) for choices in rows["choices"]]
-        prompts = [p for p, n in zip(rows["prompt"], counts, strict=True) for _ in range(n)]
-        choices = [choice for choices in rows["choices"] for choice in choices]
-        whole = processor(prompts, choices, verbose=False)
+        prompts = np.repeat(np.array(rows["prompt"], object), counts).tolist()
+        encoded = processor(prompts, list(chain(*rows["choices"])), verbose=False)
         kept = [
-            kept_tokens(whole.sequence_ids(number), self.card.max_length)
-            for number in range(len(choices))
+            select_kept_tokens(encoded.sequence_ids(number), self.card.max_length)
+            for number in range(len(prompts))
         ]
-        made = {}
+        columns = {}
         for name in self.inputs:
-            if name in whole:
-                pairs = zip(whole[name], kept, strict=True)
-                made[name] = _by_row([[pair[n] for n in mine] for pair, mine in pairs], counts)
-        longest = [max(map(len, pairs)) for pairs in made["input_ids"]]
-        before = [max(map(len, pairs)) for pairs in _by_row(whole["input_ids"], counts)]
+            if name in encoded:
+                pairs = zip(encoded[name], kept, strict=True)
+                truncated = [[values[token] for token in tokens] for values, tokens in pairs]
+                columns[name] = _group_by_row(truncated, counts)
+        full_lengths, lengths = (
+            [max(map(len, pairs)) for pairs in _group_by_row(values, counts)]
+            for values in (encoded["input_ids"], kept)
+        )
         answers = rows.get("answers") or [None] * len(counts)
-        return made | {
+        return columns | {
             "label": rows["label"],
-            "trainable": [*map(_trainable_choices, rows["choices"], rows["label"], answers)],
-            "length": longest,
-            "num_truncated": [full - kept for full, kept in zip(before, longest, strict=True)],
+            "trainable": [*map(_mark_trainable, rows["choices"], rows["label"], answers)],
+            "length": lengths,
+            "num_truncated": [n - kept for n, kept in zip(full_lengths, lengths, strict=True)],
         }
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that pads pairs to one length, and rows to one number of choices."""
         pad = DataCollatorForMultipleChoice(processor)
-        blank = {"input_ids": [processor.pad_token_id], "attention_mask": [1]}
-        blank |= {"token_type_ids": [0], "label": []}
+        blank = {
+            "input_ids": [processor.pad_token_id],
+            "attention_mask": [1],
+            "token_type_ids": [0],
+        }
 
         def collate(rows: list[Row]) -> Batch:
             rows = [_drop_untrained(row) for row in rows]
             most = max(len(row["input_ids"]) for row in rows)
-            lacking = [most - len(row["input_ids"]) for row in rows]
-            padded = [_pad_choices(row, blank, n) for row, n in zip(rows, lacking, strict=True)]
-            batch: Batch = pad(padded)
+            batch: Batch = pad([_pad_choices(row, blank, most) for row in rows])
             return batch
 
         return collate
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         """Predict the best choice; the loss is the cross-entropy over the choices of each row."""
-        counts = choice_counts(rows)
+        counts = count_choices(rows)
         logits = np.full((len(rows), counts.max()), -np.inf)
-        every = rows.remove_columns("trainable")
-        for numbers, _, output in run_model(self, model, every, processor, batch_size=batch_size):
-            values = output.logits.float().cpu().numpy()
-            logits[numbers, : values.shape[1]] = values
+        with_all = rows.remove_columns("trainable")
+        for numbers, _, output in run_model(
+            self, model, with_all, processor, batch_size=batch_size
+        ):
+            batch_logits = output.logits.float().cpu().numpy()
+            logits[numbers, : batch_logits.shape[1]] = batch_logits
         logits[np.arange(logits.shape[1]) >= counts[:, None]] = -np.inf
         right = logits[np.arange(len(rows)), np.asarray(rows["label"])]
         return self.to_predictions(rows, logits, float((logsumexp(logits, axis=1) - right).mean()))
 
 
-def kept_tokens(parts: Sequence[int | None], most: int) -> list[int]:
-    """Return the indices of the tokens that are kept, at most `most`.
+def select_kept_tokens(parts: Sequence[int | None], length: int) -> list[int]:
+    """Return the indices of the at most `length` tokens of a pair that truncation keeps.
 
-    The prompt loses its start, but keeps half of the room that special tokens leave; then the
-    choice loses its end.
+    The prompt loses its start, but keeps half of the tokens that are not special; then the choice
+    loses its end.
 
     Args:
-        parts: what each token is of: 0 the prompt, 1 the choice, None neither.
-        most: tokens that a pair may have.
+        parts: the text that each token is of: 0 the prompt, 1 the choice, None neither.
+        length: tokens that a pair may have.
     """
     prompt, choice = ([n for n, part in enumerate(parts) if part == side] for side in (0, 1))
-    room = most - (len(parts) - len(prompt) - len(choice))
-    left = min(len(prompt), max(room - len(choice), room // 2))
-    cut = {*prompt[: len(prompt) - left], *choice[room - left :]}
-    return [n for n in range(len(parts)) if n not in cut]
+    room = length - (len(parts) - len(prompt) - len(choice))
+    prompt_length = min(len(prompt), max(room - len(choice), room // 2))
+    dropped = {*prompt[: len(prompt) - prompt_length], *choice[room - prompt_length :]}
+    return [n for n in range(len(parts)) if n not in dropped]
 
 
-def _by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """Return the values of all choices as one list per row."""
-    every = iter(values)
-    return [[next(every) for _ in range(count)] for count in counts]
+def _group_by_row(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """Return the values of all choices as one list for each row."""
+    iterator = iter(values)
+    return [list(islice(iterator, count)) for count in counts]
 
 
-def _trainable_choices(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
-    """Return which choices are trained on: all but further correct ones."""
+def _mark_trainable(choices: list[str], label: int, answers: list[str] | None) -> list[bool]:
+    """Return for each choice whether to train on it: on all but further correct ones."""
     others = {*(answers or ())} - {choices[label]}
     return [choice not in others for choice in choices]
 
@@ -172,7 +177,7 @@ def _trainable_choices(choices: list[str], label: int, answers: list[str] | None
 def _drop_untrained(row: Row) -> Row:
     """Return the row with the choices to train on; all without the column `trainable`."""
     trainable = row.get("trainable", [True] * len(row["input_ids"]))
-    kept = [number for number, so in enumerate(trainable) if so]
+    kept = np.flatnonzero(trainable).tolist()
     return {
         name: kept.index(value) if name == "label" else [value[number] for number in kept]
         for name, value in row.items()
@@ -180,9 +185,10 @@ def _drop_untrained(row: Row) -> Row:
     }
 
 
-def _pad_choices(row: Row, blank: dict[str, list[int]], lacking: int) -> Row:
-    """The row with blank choices behind its own."""
+def _pad_choices(row: Row, blank: dict[str, list[int]], count: int) -> Row:
+    """Return the row with blank choices after its own, `count` in all."""
+    missing = count - len(row["input_ids"])
     return {
-        name: value if name == "label" else [*value, *[blank[name]] * lacking]
+        name: value if name == "label" else [*value, *[blank[name]] * missing]
         for name, value in row.items()
     }

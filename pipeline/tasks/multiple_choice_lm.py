@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, is_decoder
-from pipeline.tasks.batching import length_sorted_batches, token_counts
+from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, Processor, is_decoder
+from pipeline.tasks.batching import length_sorted_batches, pad_rows, token_counts
 from pipeline.tasks.inference import inference_mode
-from pipeline.tasks.multiple_choice import ChoiceTask, choice_counts
+from pipeline.tasks.multiple_choice import ChoiceTask, count_choices
+from pipeline.tasks.multiple_choice_schema import SCHEMA
+from pipeline.tasks.prompt_completion import Ids
 from pipeline.tasks.schema import Row
+from pipeline.tasks.tokenization import require_fast_tokenizer
 
-Ids = list[int]
 _LogLikelihoods = dict[tuple[int, ...], float]  # by the tokens of a text
 
 
@@ -30,7 +37,7 @@ class MultipleChoiceLM(ChoiceTask):
 
     With a neutral prompt, the score is the log-likelihood after the prompt minus that after the
     neutral prompt (PMI_DC in Holtzman et al. 2021, Surface form competition), which corrects for
-    texts that are likely after any prompt.
+    texts that are probable after any prompt.
 
     Training uses the tokens of the right choice only. Prompt and choice are tokenized as one text,
     with a space between, or nothing after a newline. In a row that is too long, the prompt loses
@@ -48,33 +55,32 @@ class MultipleChoiceLM(ChoiceTask):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return is_decoder(config)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize prompts and choices; `length` and `num_truncated` are of the longest choice."""
-        if not processor.is_fast:
-            raise ConfigError(
-                f"{type(processor).__name__} can't tell which text a token is from, so a decoder "
-                f"can't choose with it; take a model with a fast tokenizer"
-            )
-        neutral, most = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
-        made: Columns = {name: [] for name in (*self.inputs, "length", "num_truncated")}
+        require_fast_tokenizer(processor, SCHEMA.kind)
+        neutral, length = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
+        columns: Columns = {name: [] for name in (*self.inputs, "length", "num_truncated")}
         for prompt, choices, label in zip(
             rows["prompt"], rows["choices"], rows["label"], strict=True
         ):
-            before, after = tokenize_choices(prompt, choices, processor)
-            full = len(before) + max(map(len, after))
-            before, after = truncate(before, after, most, processor, neutral=len(neutral))
-            kept = len(before) + max(map(len, after))
-            for name, value in zip(made, (before, after, label, kept, full - kept), strict=True):
-                made[name].append(value)
-        return made
+            full = tokenize_choices(prompt, choices, processor)
+            kept = truncate(*full, length, processor, neutral=len(neutral))
+            full_length, kept_length = (
+                len(prompt_ids) + max(map(len, choice_ids))
+                for prompt_ids, choice_ids in (full, kept)
+            )
+            values = (*kept, label, kept_length, full_length - kept_length)
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+        return columns
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that joins prompts with right choices; only these have labels."""
 
         def collate(rows: list[Row]) -> Batch:
             right = [row["choice_ids"][row["label"]] for row in rows]
-            both = [row["prompt_ids"] + ids for row, ids in zip(rows, right, strict=True)]
-            ids, mask = pad_rows(both, processor.pad_token_id)
+            texts = [row["prompt_ids"] + ids for row, ids in zip(rows, right, strict=True)]
+            ids, mask = pad_rows(texts, processor.pad_token_id)
             starts = torch.tensor([len(row["prompt_ids"]) for row in rows])[:, None]
             trained = mask.bool() & (torch.arange(ids.shape[1]) >= starts)
             labels = ids.masked_fill(~trained, IGNORED)
@@ -82,137 +88,144 @@ class MultipleChoiceLM(ChoiceTask):
 
         return collate
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         """Predict the best choice; the loss is the mean over the tokens of all right choices."""
-        values = np.full((len(rows), choice_counts(rows).max()), -np.inf)
-        inputs, loss, tokens = rows.select_columns([*self.inputs]), 0.0, 0
+        scores = np.full((len(rows), count_choices(rows).max()), -np.inf)
+        inputs, loss, num_tokens = rows.select_columns([*self.inputs]), 0.0, 0
         neutral, prior = self._neutral_ids(rows[0]["choices"], processor), _LogLikelihoods()
-        log_likelihood_fn = partial(
-            score_choices, model.get_base_model(), padding=processor.pad_token_id
-        )
+        score = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
         with inference_mode(model):
             for numbers in length_sorted_batches(token_counts(rows), batch_size=batch_size):
                 batch = inputs[numbers]
-                sums = log_likelihood_fn(batch["prompt_ids"], batch["choice_ids"])
-                every = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
-                if neutral and (new := [[*ids] for ids in every if ids not in prior]):
-                    (prior_sums,) = log_likelihood_fn([neutral], [new])
+                sums = score(batch["prompt_ids"], batch["choice_ids"])
+                distinct = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
+                if neutral and (new := [[*ids] for ids in distinct if ids not in prior]):
+                    (prior_sums,) = score([neutral], [new])
                     prior |= zip(map(tuple, new), prior_sums, strict=True)
-                for row, row_sums, choices, right in zip(
+                for row, row_sums, choices, label in zip(
                     numbers, sums, batch["choice_ids"], batch["label"], strict=True
                 ):
-                    values[row, : len(choices)] = [
+                    scores[row, : len(choices)] = [
                         total - prior[tuple(ids)] if neutral else total / len(ids)
                         for total, ids in zip(row_sums, choices, strict=True)
                     ]
-                    loss, tokens = loss - row_sums[right], tokens + len(choices[right])
-        return self.to_predictions(rows, values, loss / tokens)
+                    loss, num_tokens = loss - row_sums[label], num_tokens + len(choices[label])
+        return self.to_predictions(rows, scores, loss / num_tokens)
 
-    def _neutral_ids(self, choices: Sequence[str], processor: Any) -> Ids:
+    def _neutral_ids(self, choices: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Ids:
         """Return the tokens of the neutral prompt; none if the task has no such prompt.
 
         Raises:
             ConfigError: they leave choices less than half of data.max_length.
         """
-        prompt, most = (self.card.neutral_prompt or "").rstrip(" "), self.card.max_length
-        ids = tokenize_choices(prompt, choices, processor)[0] if prompt else []
-        if len(ids) > most // 2:
+        prompt, limit = (self.card.neutral_prompt or "").rstrip(" "), self.card.max_length // 2
+        ids = tokenize_choices(prompt, choices, tokenizer)[0] if prompt else []
+        if len(ids) > limit:
             raise ConfigError(
-                f"data.neutral_prompt must be at most {most // 2} tokens, half of data.max_length, "
+                f"data.neutral_prompt must be at most {limit} tokens, half of data.max_length, "
                 f"got {len(ids)}"
             )
         return ids
 
 
-def tokenize_choices(prompt: str, choices: Sequence[str], processor: Any) -> tuple[Ids, list[Ids]]:
+def tokenize_choices(
+    prompt: str, choices: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Ids, list[Ids]]:
     """Return the tokens of the prompt, and the tokens of each choice after it.
 
-    A choice starts at its text, or at the space before it. Where a token spans both prompt and
-    choice, all choices start after the last token that they share.
+    A choice starts at its text, or at the space before it. Where a token covers the end of the
+    prompt and the start of a choice, all choices start after the last token that they share.
 
     Raises:
         DataError: the prompt has no token, or a choice has none.
     """
     separator = "" if prompt.endswith("\n") else " "
-    encoded = processor(
+    encoded = tokenizer(
         [f"{prompt}{separator}{choice}" for choice in choices],
         return_offsets_mapping=True,
         verbose=False,
     )
     starts, ends = [], []
-    for spans in encoded["offset_mapping"]:
-        # Special tokens span no characters, so one after the text belongs to neither.
-        after = [token for token, (_, end) in enumerate(spans) if end > len(prompt)]
+    for offsets in encoded["offset_mapping"]:
+        # Special tokens cover no characters, so one after the text belongs to neither.
+        after = [token for token, (_, end) in enumerate(offsets) if end > len(prompt)]
         if not after:
             raise DataError(f"a choice of {choices} has no token")
         starts.append(after[0])
         ends.append(after[-1] + 1)
     ids = encoded["input_ids"]
     start = min(starts)
-    while len({tuple(row[:start]) for row in ids}) > 1:
+    while len({tuple(text_ids[:start]) for text_ids in ids}) > 1:
         start -= 1
     if not start:
         raise DataError(f"the prompt {prompt!r} has no token")
-    return ids[0][:start], [row[start:end] for row, end in zip(ids, ends, strict=True)]
+    return ids[0][:start], [text_ids[start:end] for text_ids, end in zip(ids, ends, strict=True)]
 
 
 def truncate(
-    prompt: Ids, choices: list[Ids], most: int, processor: Any, *, neutral: int = 0
+    prompt: Ids,
+    choices: list[Ids],
+    length: int,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    neutral: int = 0,
 ) -> tuple[Ids, list[Ids]]:
-    """Truncate to `most` tokens: the prompt loses its start, then choices lose their end.
+    """Truncate to `length` tokens: the prompt loses its start, then choices lose their end.
 
-    Choices also fit after a prompt of `neutral` tokens.
-    The prompt keeps the token that starts every text, and half of the room if choices are long.
+    The prompt keeps the special token that starts every text, and half of the tokens if choices
+    are long. Choices also fit after a prompt of `neutral` tokens.
     """
-    room = max(most - max(map(len, choices)), most // 2)
+    room = max(length - max(map(len, choices)), length // 2)
     if len(prompt) > room:
-        head = prompt[:1] if prompt[0] in processor.all_special_ids else []
+        head = prompt[:1] if prompt[0] in tokenizer.all_special_ids else []
         prompt = head + prompt[len(prompt) - room + len(head) :]
-    return prompt, [ids[: most - max(len(prompt), neutral)] for ids in choices]
+    return prompt, [ids[: length - max(len(prompt), neutral)] for ids in choices]
 
 
 def score_choices(
-    model: Any, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]], *, padding: int
+    model: PreTrainedModel,
+    prompts: Sequence[Ids],
+    choices: Sequence[Sequence[Ids]],
+    *,
+    padding: int,
 ) -> list[list[float]]:
     """Return the summed log-likelihood of each choice's tokens after its prompt.
 
     Each prompt runs once: its cached keys and values serve all of its choices, which run together
     without their last token. Prompts are padded on the left, so that choices follow without a gap.
     """
-    ids, mask = (part.to(model.device) for part in pad_rows(prompts, padding, before=True))
-    known = inspect.signature(model.forward).parameters
-    last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    prompted = model(
-        input_ids=ids, use_cache=True, **_position_inputs(known, mask, len(ids[0])), **last
-    )
+    parameters = inspect.signature(model.forward).parameters
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    ids, mask = (rows.to(model.device) for rows in pad_rows(prompts, padding, side="left"))
+    positions = _build_position_inputs(parameters, mask, ids.shape[1])
+    prompt_output = model(input_ids=ids, use_cache=True, **positions, **last_only)
     owners = [number for number, texts in enumerate(choices) for _ in texts]
-    every = [ids for texts in choices for ids in texts]
-    owner = torch.tensor(owners, device=model.device)
-    words, real = (part.to(model.device) for part in pad_rows(every, padding))
-    logits = prompted.logits[:, -1:][owner]
-    if (more := words.shape[1] - 1) > 0:
-        cache = prompted.past_key_values
-        cache.batch_select_indices(owner)
-        places = _position_inputs(known, torch.cat([mask[owner], real[:, :-1]], dim=1), more)
-        rest = model(input_ids=words[:, :-1], past_key_values=cache, use_cache=True, **places)
-        logits = torch.cat([logits, rest.logits], dim=1)
-    log_probabilities = logits.float().log_softmax(dim=-1).gather(2, words[..., None])[..., 0]
-    sums = iter((log_probabilities * real).sum(dim=1).tolist())
+    prompt_of_choice = torch.tensor(owners, device=model.device)
+    choice_ids, choice_mask = (
+        rows.to(model.device) for rows in pad_rows([*chain(*choices)], padding)
+    )
+    logits = prompt_output.logits[:, -1:][prompt_of_choice]
+    if (count := choice_ids.shape[1] - 1) > 0:
+        cache = prompt_output.past_key_values
+        cache.batch_select_indices(prompt_of_choice)
+        mask = torch.cat([mask[prompt_of_choice], choice_mask[:, :-1]], dim=1)
+        output = model(
+            input_ids=choice_ids[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            **_build_position_inputs(parameters, mask, count),
+        )
+        logits = torch.cat([logits, output.logits], dim=1)
+    log_probabilities = logits.float().log_softmax(dim=-1).gather(2, choice_ids[..., None])[..., 0]
+    sums = iter((log_probabilities * choice_mask).sum(dim=1).tolist())
     return [[next(sums) for _ in texts] for texts in choices]
 
 
-def _position_inputs(known: Any, mask: Tensor, count: int) -> Batch:
+def _build_position_inputs(parameters: Container[str], mask: Tensor, count: int) -> Batch:
     """Return the mask, and the positions of the last `count` tokens, not counting padding."""
+    if "position_ids" not in parameters:
+        return {"attention_mask": mask}
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
-    given = {"position_ids": positions} if "position_ids" in known else {}
-    return {"attention_mask": mask, **given}
-
-
-def pad_rows(rows: Sequence[Ids], padding: int, *, before: bool = False) -> tuple[Tensor, Tensor]:
-    """Return rows padded to one length, and a mask with 0 at padding."""
-    side = "left" if before else "right"
-    ids = [torch.tensor(row) for row in rows]
-    pad = torch.nn.utils.rnn.pad_sequence
-    filled = pad(ids, batch_first=True, padding_value=padding, padding_side=side)
-    mask = pad([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
-    return filled, mask
+    return {"position_ids": positions, "attention_mask": mask}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForQuestionAnswering, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
-from pipeline.tasks.base import Batch, Columns, Predictions, Task, object_array
+from pipeline.tasks.base import Columns, Predictions, Processor, Task, object_array
 from pipeline.tasks.context_windows import (
     MIN_WINDOW_TOKENS,
     Window,
@@ -26,6 +29,7 @@ from pipeline.tasks.context_windows import (
 )
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.schema import Row, RowSchema, Template, answers_as_lists, require_column
+from pipeline.tasks.tokenization import require_fast_tokenizer
 
 _LABELS = ["no answer", "answer"]
 _CHUNK = 1000  # questions whose windows are in memory at a time
@@ -38,10 +42,10 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         ConfigError: data.text names one column only.
         DataError: there is no such column.
     """
-    text = section.text or ["question", "context"]
-    if isinstance(text, str) or len(text) != 2:
-        raise ConfigError(f"data.text must be the columns of question and context, got {text}")
-    question, context = (require_column(name, first, "data.text") for name in text)
+    columns = section.text or ["question", "context"]
+    if isinstance(columns, str) or len(columns) != 2:
+        raise ConfigError(f"data.text must be the columns of question and context, got {columns}")
+    question, context = (require_column(name, first, "data.text") for name in columns)
     answers = require_column(section.label or "answers", first, "data.label")
 
     def clean(row: Row) -> Row:
@@ -52,7 +56,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 
 def find_error(row: Row) -> str | None:
-    """Return why a row is bad: a field is missing, or an answer is not at its start."""
+    """Return why a row is bad: a field is missing, or the context lacks an answer at its start."""
     texts, answers = [row["question"], row["context"]], row["answers"]
     if answers is None or None in texts:
         return "no answers" if answers is None else "no question or context"
@@ -60,10 +64,10 @@ def find_error(row: Row) -> str | None:
         return "text of another type"
     if not all(map(str.strip, texts)):
         return "empty text"
-    return _wrong_answers(answers, row["context"])
+    return _find_answer_error(answers, row["context"])
 
 
-def _wrong_answers(answers: Any, context: str) -> str | None:
+def _find_answer_error(answers: Any, context: str) -> str | None:
     if not isinstance(answers, dict) or len(answers["text"]) != len(answers["answer_start"]):
         return "answers of another shape"
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
@@ -82,18 +86,18 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     Raises:
         DataError: another split has them, and train has none to learn it from.
     """
-    without = [split for split, rows in splits.items() if _some_unanswered(rows)]
-    if without and "train" not in without:
+    unanswered = [split for split, rows in splits.items() if _has_unanswered(rows)]
+    if unanswered and "train" not in unanswered:
         raise DataError(
-            f"data.label: {without[0]} has questions without an answer, train has none to learn "
+            f"data.label: {unanswered[0]} has questions without an answer, train has none to learn "
             "that from"
         )
-    return list(_LABELS) if without else []
+    return list(_LABELS) if unanswered else []
 
 
-def _some_unanswered(rows: Dataset) -> bool:
-    sizes = pc.list_value_length(pc.struct_field(rows.data.column("answers"), "text"))
-    return bool(pc.min(sizes).as_py() == 0)
+def _has_unanswered(rows: Dataset) -> bool:
+    answer_counts = pc.list_value_length(pc.struct_field(rows.data.column("answers"), "text"))
+    return bool(pc.min(answer_counts).as_py() == 0)
 
 
 SCHEMA = RowSchema(
@@ -116,11 +120,11 @@ SCHEMA = RowSchema(
 
 
 class QuestionAnswering(Task):
-    """Predict where an answer begins and ends with a head on every token.
+    """Predict the first and the last token of an answer with a head on every token.
 
-    A context longer than `data.max_length` becomes windows. A row trains on the one that holds
-    the most of its first answer and of its surroundings; for a test row every window is read. No
-    answer is represented by the first token.
+    A context longer than `data.max_length` is split into windows. A row trains on the window that
+    contains the most of its first answer, and of the context on both sides of it; evaluation reads
+    every window. The first token of a window represents "no answer".
     """
 
     schema = SCHEMA
@@ -131,7 +135,7 @@ class QuestionAnswering(Task):
     metrics = SCHEMA.metrics
 
     @classmethod
-    def max_length(cls, requested: int, config: Any) -> int:
+    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
         if requested < MIN_WINDOW_TOKENS:
             raise ConfigError(
                 f"data.max_length must be at least {MIN_WINDOW_TOKENS} for answers in a "
@@ -139,116 +143,102 @@ class QuestionAnswering(Task):
             )
         return requested
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the window that each row trains on, and locate the answer in it."""
-        if not getattr(processor, "is_fast", False):
-            raise ConfigError(
-                f"answers in a context need a fast tokenizer, which says where a token comes from; "
-                f"{type(processor).__name__} is none"
-            )
-        whole = processor(rows["question"], rows["context"], verbose=False)["input_ids"]
-        parts = self._windows(rows, processor)
-        trained = training_windows(rows, parts)
-        chosen = [parts[number] for number, _, _ in trained]
-        made: Columns = {
-            name: [part.inputs[name] for part in chosen]
-            for name in self.inputs
-            if name in chosen[0].inputs
-        }
-        made["start_positions"] = [first for _, first, _ in trained]
-        made["end_positions"] = [last for _, _, last in trained]
+        require_fast_tokenizer(processor, SCHEMA.kind)
+        full = processor(rows["question"], rows["context"], verbose=False)["input_ids"]
+        windows = split_into_windows(rows, processor, length=self.card.max_length)
+        spans = find_training_spans(rows, windows)
+        chosen = [windows[number] for number, _, _ in spans]
+        names = [name for name in self.inputs if name in chosen[0].inputs]
+        columns: Columns = {name: [window.inputs[name] for window in chosen] for name in names}
+        columns["start_positions"] = [first for _, first, _ in spans]
+        columns["end_positions"] = [last for _, _, last in spans]
         if self.card.labels:
-            made["label"] = [int(bool(answers["text"])) for answers in rows["answers"]]
-        made["length"] = [len(part.begin) for part in chosen]
-        sizes = zip(whole, made["length"], strict=True)
-        return made | {"num_truncated": [max(len(ids) - kept, 0) for ids, kept in sizes]}
+            columns["label"] = [int(bool(answers["text"])) for answers in rows["answers"]]
+        lengths = [len(window.begin) for window in chosen]
+        lost = [max(len(ids) - kept, 0) for ids, kept in zip(full, lengths, strict=True)]
+        return columns | {"length": lengths, "num_truncated": lost}
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
-        return collate
-
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         """Predict the best span of all windows of a row; no answer if it scores more in each."""
         texts: list[str] = []
         loss = 0.0
-        for part in rows.select_columns([*SCHEMA.features]).iter(_CHUNK):
-            found, lost = self._answers(model, part, processor, batch_size)
-            texts += found
-            loss += lost
-        right = object_array([answers["text"] for answers in rows["answers"]])
-        return Predictions(labels=right, predictions=object_array(texts), loss=loss / len(rows))
+        for chunk in rows.select_columns([*SCHEMA.features]).iter(_CHUNK):
+            chunk_texts, chunk_loss = self._predict_texts(model, chunk, processor, batch_size)
+            texts += chunk_texts
+            loss += chunk_loss
+        answers = object_array([answers["text"] for answers in rows["answers"]])
+        return Predictions(labels=answers, predictions=object_array(texts), loss=loss / len(rows))
 
-    def table(self, found: Predictions) -> pd.DataFrame:
-        """Return the right answers as a JSON list, and the predicted one."""
-        right = [json.dumps(list(texts), ensure_ascii=False) for texts in found.labels]
-        return pd.DataFrame({"label": right, "prediction": found.predictions})
+    def table(self, predictions: Predictions) -> pd.DataFrame:
+        """Return a table with the right answers as a JSON list, and the predicted one."""
+        answers = [json.dumps(list(texts), ensure_ascii=False) for texts in predictions.labels]
+        return pd.DataFrame({"label": answers, "prediction": predictions.predictions})
 
-    def _windows(self, rows: Columns, processor: Any) -> list[Window]:
-        length = self.card.max_length
-        return split_into_windows(rows["question"], rows["context"], processor, length=length)
-
-    def _answers(
-        self, model: Any, rows: Columns, processor: Any, batch_size: int
+    def _predict_texts(
+        self, model: PeftModel, rows: Columns, processor: Processor, batch_size: int
     ) -> tuple[list[str], float]:
         """Return the predicted answers of some questions, and the sum of their losses."""
-        parts = self._windows(rows, processor)
-        fed = Dataset.from_list([part.inputs | {"length": len(part.begin)} for part in parts])
-        targets = {n: (first, last) for n, first, last in training_windows(rows, parts)}
+        windows = split_into_windows(rows, processor, length=self.card.max_length)
+        inputs = Dataset.from_list([w.inputs | {"length": len(w.begin)} for w in windows])
+        targets = {n: (first, last) for n, first, last in find_training_spans(rows, windows)}
         best, loss = [(float("-inf"), "")] * len(rows["question"]), 0.0
-        nothing = [float("inf")] * len(best)
-        for numbers, _, output in run_model(self, model, fed, processor, batch_size=batch_size):
-            here = [parts[number] for number in numbers]
+        no_answer = [float("inf")] * len(best)
+        for numbers, _, output in run_model(self, model, inputs, processor, batch_size=batch_size):
+            batch = [windows[number] for number in numbers]
             start, end = output.start_logits.float(), output.end_logits.float()
-            check_finite((start + end).cpu().numpy(), [part.row for part in here])
-            context = _padded([part.begin >= 0 for part in here], start)
-            spans = [*find_best_spans(start, end, context), start[:, 0] + end[:, 0]]
-            for part, (score, first, last, none) in zip(here, _rows(spans), strict=True):
-                text = rows["context"][part.row][part.begin[first] : part.end[last]].strip()
-                best[part.row] = max(best[part.row], (score, text), key=lambda pair: pair[0])
-                nothing[part.row] = min(nothing[part.row], none)
-            tokens = _padded([np.ones(len(part.begin), bool) for part in here], start)
-            loss += _loss(start, end, tokens, [targets.get(number) for number in numbers])
-        may, pairs = bool(self.card.labels), zip(best, nothing, strict=True)
-        return ["" if may and none >= score else text for (score, text), none in pairs], loss
+            check_finite((start + end).cpu().numpy(), [window.row for window in batch])
+            in_context = _pad([window.begin >= 0 for window in batch], start)
+            spans = [*find_best_spans(start, end, in_context), start[:, 0] + end[:, 0]]
+            for window, score, first, last, none_score in zip(
+                batch, *(column.tolist() for column in spans), strict=True
+            ):
+                row, context = window.row, rows["context"][window.row]
+                text = context[window.begin[first] : window.end[last]].strip()
+                best[row] = max(best[row], (score, text), key=lambda candidate: candidate[0])
+                no_answer[row] = min(no_answer[row], none_score)
+            is_token = _pad([np.ones(len(window.begin), bool) for window in batch], start)
+            loss += _sum_losses(start, end, is_token, [targets.get(number) for number in numbers])
+        if not self.card.labels:
+            return [text for _, text in best], loss
+        pairs = zip(best, no_answer, strict=True)
+        return ["" if none_score >= score else text for (score, text), none_score in pairs], loss
 
 
-def training_windows(rows: Columns, parts: Sequence[Window]) -> list[tuple[int, int, int]]:
-    """Return for each row the window to train on, and the answer's first and last token.
+def find_training_spans(rows: Columns, windows: Sequence[Window]) -> list[tuple[int, int, int]]:
+    """Return for each row the number of the window to train on, and the answer's tokens in it.
 
-    For a question without an answer, these are the first window and its first token.
+    The tokens are the first and the last one. For a question without an answer, these are the
+    first window and its first token.
     """
     best: list[tuple[int, int, int, int, int]] = [(-1, 0, 0, 0, 0)] * len(rows["question"])
-    for number, part in enumerate(parts):
-        answers = rows["answers"][part.row]
+    for number, window in enumerate(windows):
+        answers = rows["answers"][window.row]
         text, start = (*answers["text"], "")[0], (*answers["answer_start"], 0)[0]
-        covered, margin, first, last = part.target(start, start + len(text))
-        if (covered, margin) > best[part.row][:2]:
-            best[part.row] = (covered, margin, number, first, last)
+        covered, margin, first, last = window.find_answer(start, start + len(text))
+        if (covered, margin) > best[window.row][:2]:
+            best[window.row] = (covered, margin, number, first, last)
     return [(number, first, last) for _, _, number, first, last in best]
 
 
-def _padded(rows: Sequence[NDArray[np.bool_]], like: torch.Tensor) -> torch.Tensor:
-    """Return rows as one tensor of the shape of `like`, padded with False."""
-    made = np.zeros(tuple(like.shape), bool)
-    for number, row in enumerate(rows):
-        made[number, : len(row)] = row
-    return torch.from_numpy(made).to(like.device)
+def _pad(masks: Sequence[NDArray[np.bool_]], like: Tensor) -> Tensor:
+    """Return masks of the tokens of windows as one tensor, padded with False."""
+    return pad_sequence([torch.from_numpy(mask) for mask in masks], batch_first=True).to(
+        like.device
+    )
 
 
-def _rows(columns: Sequence[torch.Tensor]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.tolist() for column in columns), strict=True)
-
-
-def _loss(
-    start: torch.Tensor,
-    end: torch.Tensor,
-    tokens: torch.Tensor,
-    targets: Sequence[tuple[int, int] | None],
+def _sum_losses(
+    start: Tensor, end: Tensor, is_token: Tensor, targets: Sequence[tuple[int, int] | None]
 ) -> float:
-    """Return the sum over the windows to train on, without padding."""
+    """Return the sum of the losses of windows to train on, which have a target."""
     trained = [number for number, target in enumerate(targets) if target]
     if not trained:
         return 0.0
     target = torch.tensor([targets[number] for number in trained], device=start.device)
-    first, last = (x[trained].masked_fill(~tokens[trained], float("-inf")) for x in (start, end))
+    padding = ~is_token[trained]
+    first, last = (x[trained].masked_fill(padding, float("-inf")) for x in (start, end))
     return float(span_loss(first, last, target).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
+from peft import PeftModel
 from scipy.special import softmax
 from transformers import (
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
 )
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
-from pipeline.tasks.base import Batch, Columns, Predictions, Task, class_options
+from pipeline.tasks.base import Columns, Predictions, Processor, Task, Values, class_options
 from pipeline.tasks.inference import check_finite, restore_row_order, run_model
 from pipeline.tasks.schema import (
     CLASS_METRICS,
@@ -30,27 +31,28 @@ from pipeline.tasks.schema import (
     column_names,
     require_column,
 )
+from pipeline.tasks.tokenization import tokenize
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Build a template for one or two columns of text and a label, named or inferred."""
     label = require_column(section.label or "label", first, "data.label")
-    text = [section.text] if isinstance(section.text, str) else section.text
-    if text is None:
+    columns = [section.text] if isinstance(section.text, str) else section.text
+    if columns is None:
         names = [name for name in column_names(first) if name != label]
-        text = [name for name in names if labels.is_text([row.get(name) for row in first])]
-        if len(text) not in (1, 2):
+        columns = [name for name in names if labels.is_text([row.get(name) for row in first])]
+        if len(columns) not in (1, 2):
             raise DataError(
                 f"data.text auto needs one or two columns of text beside {label!r}, found "
-                f"{', '.join(text) or 'none'}; name them in data.text; "
+                f"{', '.join(columns) or 'none'}; name them in data.text; "
                 f"columns: {', '.join(column_names(first))}"
             )
-    text = [require_column(name, first, "data.text") for name in text]
-    if len({*text, label}) < len(text) + 1:
-        raise ConfigError(f"data.text and data.label must differ, got {text} and {label!r}")
+    columns = [require_column(name, first, "data.text") for name in columns]
+    if len({*columns, label}) < len(columns) + 1:
+        raise ConfigError(f"data.text and data.label must differ, got {columns} and {label!r}")
 
     def clean(row: Row) -> Row:
-        texts = ["" if row.get(name) is None else row[name] for name in text]
+        texts = ["" if row.get(name) is None else row[name] for name in columns]
         pair = texts[1] if len(texts) > 1 else None
         return {"text": texts[0], "text_pair": pair, "label": labels.as_text(row.get(label))}
 
@@ -69,9 +71,9 @@ def find_error(row: Row) -> str | None:
 
 def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     """Return the classes of train; empty for regression."""
-    found = pc.value_counts(splits["train"].data.column("label")).to_pylist()
-    names = labels.class_names({row["values"]: row["counts"] for row in found}, known)
-    if names and len(found) < 2:
+    counts = pc.value_counts(splits["train"].data.column("label")).to_pylist()
+    names = labels.class_names({count["values"]: count["counts"] for count in counts}, known)
+    if names and len(counts) < 2:
         raise DataError("data.label: the label column of train has one class only")
     return names
 
@@ -96,10 +98,10 @@ SCHEMA = RowSchema(
 )
 
 
-def _separates_pairs(processor: Any) -> bool:
-    """Return whether the tokenizer puts a token between two texts, as encoders' do."""
-    marks = processor.num_special_tokens_to_add
-    return bool(marks(pair=True) > marks(pair=False))
+def _separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer puts a token between two texts, as those of encoders do."""
+    count_special = tokenizer.num_special_tokens_to_add
+    return bool(count_special(pair=True) > count_special(pair=False))
 
 
 class TextClassification(Task):
@@ -116,61 +118,46 @@ class TextClassification(Task):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return bool(classes)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize a text, or a pair in one row, and convert the label to its id."""
-        texts, seconds = [rows["text"]], rows["text_pair"]
-        if seconds[0] is not None:
-            texts.append(
-                seconds if _separates_pairs(processor) else [f"\n{text}" for text in seconds]
-            )
-        whole, longest = processor(*texts, verbose=False), self.card.max_length
-        sizes = [len(ids) for ids in whole["input_ids"]]
-        # Most batches need no second pass, which takes as long as the first.
-        short = max(sizes) <= longest
-        cut = whole if short else processor(*texts, truncation=True, max_length=longest)
-        made = {name: cut[name] for name in self.inputs if name in cut}
-        kept = [len(ids) for ids in cut["input_ids"]]
-        return made | {
-            "label": labels.encode(rows["label"], classes=self.card.labels, split="this split"),
-            "length": kept,
-            "num_truncated": [full - left for full, left in zip(sizes, kept, strict=True)],
-        }
-
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
-        collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
-        return collate
+        texts, pairs = [rows["text"]], rows["text_pair"]
+        if pairs[0] is not None:
+            texts.append(pairs if _separates_pairs(processor) else [f"\n{text}" for text in pairs])
+        encoded, lengths = tokenize(processor, *texts, max_length=self.card.max_length)
+        label_ids = labels.encode(rows["label"], classes=self.card.labels, split="this split")
+        inputs = {name: encoded[name] for name in self.inputs if name in encoded}
+        return inputs | {"label": label_ids} | lengths
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels) | {"problem_type": "single_label_classification"}
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         order: list[int] = []
-        parts, loss = [], 0.0
+        batch_logits, loss = [], 0.0
         for numbers, _, output in run_model(self, model, rows, processor, batch_size=batch_size):
             order += numbers
-            parts.append(output.logits.float().cpu().numpy())
+            batch_logits.append(output.logits.float().cpu().numpy())
             loss += float(output.loss) * len(numbers)
-        logits = restore_row_order(order, np.concatenate(parts))
+        logits = restore_row_order(order, np.concatenate(batch_logits))
         check_finite(logits)
         predictions = self.to_predictions(np.asarray(rows["label"]), logits, loss / len(order))
         groups = np.asarray(rows["group"]) if "group" in rows.column_names else None
         return replace(predictions, groups=groups)
 
-    def to_predictions(self, truth: Any, logits: Any, loss: float) -> Predictions:
+    def to_predictions(self, label_ids: Values, logits: Values, loss: float) -> Predictions:
         """Return the most probable class of each row, and the probability of each class."""
-        return Predictions(
-            labels=truth,
-            predictions=logits.argmax(axis=1),
-            loss=loss,
-            scores=softmax(logits, axis=1),
-        )
+        best, scores = logits.argmax(axis=1), softmax(logits, axis=1)
+        return Predictions(labels=label_ids, predictions=best, loss=loss, scores=scores)
 
-    def table(self, found: Predictions) -> pd.DataFrame:
+    def table(self, predictions: Predictions) -> pd.DataFrame:
+        """Return a table with the names of classes, and the probability of each class."""
         names = np.asarray(self.card.labels)
-        table = pd.DataFrame({"label": names[found.labels], "prediction": names[found.predictions]})
-        if found.scores is not None:
+        table = super().table(predictions).map(names.__getitem__)
+        if predictions.scores is not None:
             for index, name in enumerate(names):
-                table[f"score {name}"] = found.scores[:, index]
+                table[f"score {name}"] = predictions.scores[:, index]
         return table
 
 
@@ -187,8 +174,8 @@ class TextRegression(TextClassification):
     def model_options(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def to_predictions(self, truth: Any, logits: Any, loss: float) -> Predictions:
-        return Predictions(labels=truth, predictions=logits[:, 0], loss=loss)
+    def to_predictions(self, label_ids: Values, logits: Values, loss: float) -> Predictions:
+        return Predictions(labels=label_ids, predictions=logits[:, 0], loss=loss)
 
-    def table(self, found: Predictions) -> pd.DataFrame:
-        return Task.table(self, found)
+    def table(self, predictions: Predictions) -> pd.DataFrame:
+        return Task.table(self, predictions)

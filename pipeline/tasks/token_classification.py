@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
+from peft import PeftModel
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
     PretrainedConfig,
 )
 
-from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.base import (
@@ -22,13 +23,14 @@ from pipeline.tasks.base import (
     Batch,
     Columns,
     Predictions,
+    Processor,
     Task,
-    Values,
     class_options,
     object_array,
 )
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
+from pipeline.tasks.tokenization import require_fast_tokenizer, tokenize
 
 OUTSIDE = "O"
 
@@ -39,31 +41,29 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     Raises:
         DataError: there is no such column.
     """
-    named = section.text[0] if isinstance(section.text, list) else section.text
-    words = require_column(named or "tokens", first, "data.text")
-    usual = (
-        "ner_tags"
-        if "tags" not in column_names(first) and "ner_tags" in column_names(first)
-        else "tags"
-    )
-    tags = require_column(section.label or usual, first, "data.label")
+    text_column = section.text[0] if isinstance(section.text, list) else section.text
+    words_column = require_column(text_column or "tokens", first, "data.text")
+    names = column_names(first)
+    default = "ner_tags" if "tags" not in names and "ner_tags" in names else "tags"
+    tags_column = require_column(section.label or default, first, "data.label")
 
     def clean(row: Row) -> Row:
-        found = row.get(tags)
-        if isinstance(found, list):
-            found = [str(tag) if isinstance(tag, int) else tag for tag in found]
-        return {"tokens": row.get(words), "tags": found}
+        tags = row.get(tags_column)
+        if isinstance(tags, list):
+            tags = [str(tag) if isinstance(tag, int) else tag for tag in tags]
+        return {"tokens": row.get(words_column), "tags": tags}
 
     return clean
 
 
 def find_error(row: Row) -> str | None:
-    """Return why a row is bad: words or tags are missing, no lists of text, or not as many."""
+    """Return why a row is bad: words or tags are missing, of a wrong type, or differ in number."""
     words, tags = row["tokens"], row["tags"]
     if words is None or tags is None:
         return "no tokens" if words is None else "no tags"
-    if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (words, tags)):
-        return "no list of text"
+    for texts in (words, tags):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            return "no list of text"
     if len(words) != len(tags):
         return "tokens and tags of other lengths"
     if not all(map(str.strip, tags)):
@@ -77,10 +77,10 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     Raises:
         DataError: train has one tag only.
     """
-    found = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
-    if len(found) < 2:
-        raise DataError(f"data.label: train has one tag only, {found[0]!r}")
-    return list(known or sorted(found, key=lambda name: name != OUTSIDE))
+    names = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
+    if len(names) < 2:
+        raise DataError(f"data.label: train has one tag only, {names[0]!r}")
+    return list(known or sorted(names, key=lambda name: name != OUTSIDE))
 
 
 SCHEMA = RowSchema(
@@ -106,36 +106,32 @@ class TokenClassification(Task):
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
     metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the words joined by spaces.
 
-        A word's first token carries its tag. `words` lists the words that have a token: words that
-        are truncated, or consist of characters that the tokenizer drops, have none.
+        A word's first token has the word's tag as its label. `words` lists the words that have a
+        token: words that are truncated, or consist of characters that the tokenizer drops, have
+        none.
         """
-        if not getattr(processor, "is_fast", False):
-            raise ConfigError(
-                f"tokens and tags need a fast tokenizer, which says where a token comes from; "
-                f"{type(processor).__name__} is none"
-            )
+        require_fast_tokenizer(processor, SCHEMA.kind)
         texts = [" ".join(words) for words in rows["tokens"]]
-        whole = processor(texts, verbose=False)["input_ids"]
-        limit = {"truncation": True, "max_length": self.card.max_length}
-        cut = processor(texts, **limit, return_offsets_mapping=True)
-        made = {name: cut[name] for name in self.inputs if name in cut}
-        made |= {name: [] for name in ("label", "labels", "words")}
-        for words, tags, places in zip(
-            rows["tokens"], rows["tags"], cut["offset_mapping"], strict=True
+        encoded, lengths = tokenize(
+            processor, texts, max_length=self.card.max_length, return_offsets_mapping=True
+        )
+        columns = {name: encoded[name] for name in self.inputs if name in encoded}
+        columns |= {name: [] for name in ("label", "labels", "words")}
+        for words, tags, offsets in zip(
+            rows["tokens"], rows["tags"], encoded["offset_mapping"], strict=True
         ):
-            ids = labels.encode(tags, classes=self.card.labels, split="this split")
-            seen, first = first_tokens(words, places)
-            spread = [IGNORED] * len(places)
-            for word, token in zip(seen, first, strict=True):
-                spread[token] = int(ids[word])
-            for name, value in (("label", ids), ("labels", spread), ("words", seen)):
-                made[name].append(value)
-        kept = [len(ids) for ids in cut["input_ids"]]
-        lost = [len(ids) - size for ids, size in zip(whole, kept, strict=True)]
-        return made | {"length": kept, "num_truncated": lost}
+            tag_ids = labels.encode(tags, classes=self.card.labels, split="this split")
+            first_tokens = find_first_tokens(words, offsets)
+            token_labels = [IGNORED] * len(offsets)
+            for word, token in first_tokens.items():
+                token_labels[token] = int(tag_ids[word])
+            columns["label"].append(tag_ids)
+            columns["labels"].append(token_labels)
+            columns["words"].append([*first_tokens])
+        return columns | lengths
 
     def warnings(self) -> list[str]:
         """Return a line if tags are numbers, which do not tell where an entity begins."""
@@ -143,36 +139,38 @@ class TokenClassification(Task):
             return []
         return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         collate: Callable[[list[Row]], Batch] = DataCollatorForTokenClassification(processor)
         return collate
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels)
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         """Predict a tag for every word; words without a token get O, or the first tag without O."""
         names = np.asarray(self.card.labels)
         default = OUTSIDE if OUTSIDE in self.card.labels else str(names[0])
-        truth, words = rows["tags"], rows["words"]
-        found, loss = [[default] * len(tags) for tags in truth], 0.0
+        tags, words = rows["tags"], rows["words"]
+        predicted, loss = [[default] * len(row_tags) for row_tags in tags], 0.0
         for numbers, batch, output in run_model(
             self, model, rows, processor, batch_size=batch_size
         ):
-            first = (batch["labels"] != IGNORED).cpu().numpy()
+            is_first = (batch["labels"] != IGNORED).cpu().numpy()
             logits = output.logits.float().cpu().numpy()
-            check_finite(np.where(first[..., None], logits, 0.0), numbers)
-            for number, best, kept in zip(numbers, logits.argmax(axis=2), first, strict=True):
-                for word, tag in zip(words[number], names[best[kept]].tolist(), strict=True):
-                    found[number][word] = tag
+            check_finite(np.where(is_first[..., None], logits, 0.0), numbers)
+            for number, best, mask in zip(numbers, logits.argmax(axis=2), is_first, strict=True):
+                for word, tag in zip(words[number], names[best[mask]].tolist(), strict=True):
+                    predicted[number][word] = tag
             loss += float(output.loss) * len(numbers)
         return Predictions(
-            labels=object_array(truth), predictions=object_array(found), loss=loss / len(rows)
+            labels=object_array(tags), predictions=object_array(predicted), loss=loss / len(rows)
         )
 
-    def table(self, found: Predictions) -> pd.DataFrame:
-        """Return tags joined by spaces, one for each word."""
-        return pd.DataFrame({"label": _join(found.labels), "prediction": _join(found.predictions)})
+    def table(self, predictions: Predictions) -> pd.DataFrame:
+        """Return a table with the tags of each row, joined by spaces."""
+        return super().table(predictions).map(" ".join)
 
 
 class EntityRecognition(TokenClassification):
@@ -186,28 +184,19 @@ class EntityRecognition(TokenClassification):
         return all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in classes)
 
 
-def first_tokens(
-    words: Sequence[str], places: Sequence[tuple[int, int]]
-) -> tuple[list[int], list[int]]:
-    """Return the indices of the words that have a token, and the first token of each.
+def find_first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the first token of each word that has one, by the index of the word.
 
     Args:
-        words: of a text in which one space stands between them.
-        places: where each token begins and ends in it; special tokens begin and end at one place.
-            A token may hold the space before its word, or be that space.
+        words: of a text in which they are separated by one space.
+        offsets: where each token begins and ends in the text; a special token has no length. A
+            token may contain the space before its word, or be that space.
     """
-    begin = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
-    end = begin + np.fromiter(map(len, words), int)
-    seen: list[int] = []
-    first: list[int] = []
-    for token, (start, stop) in enumerate(places):
-        word = int(np.searchsorted(end, start, side="right"))
-        inside = word < len(words) and start < stop and stop > begin[word]
-        if inside and (not seen or word > seen[-1]):
-            seen.append(word)
-            first.append(token)
-    return seen, first
-
-
-def _join(rows: Values | None) -> list[str]:
-    return [" ".join(tags) for tags in ([] if rows is None else rows)]
+    begins = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
+    ends = begins + np.fromiter(map(len, words), int)
+    first_tokens: dict[int, int] = {}
+    for token, (start, stop) in enumerate(offsets):
+        word = int(np.searchsorted(ends, start, side="right"))
+        if word < len(words) and start < stop and stop > begins[word]:
+            first_tokens.setdefault(word, token)
+    return first_tokens

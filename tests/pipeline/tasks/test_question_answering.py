@@ -22,7 +22,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.context_windows import find_best_spans, split_into_windows
-from pipeline.tasks.question_answering import QuestionAnswering, find_error, training_windows
+from pipeline.tasks.question_answering import QuestionAnswering, find_error, find_training_spans
 from pipeline.tasks.registry import task_from_card
 
 FILES = {"train": "train.jsonl", "test": "test.json"}
@@ -94,7 +94,8 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
 
 def test_windows_show_every_token_and_overlap():
     context = " ".join(f"w{number % 60}" for number in range(100))
-    parts = split_into_windows(["good " * 40, "bad"], [context, "w1 w2"], tokenizer(), length=32)
+    rows = {"question": ["good " * 40, "bad"], "context": [context, "w1 w2"]}
+    parts = split_into_windows(rows, tokenizer(), length=32)
 
     assert [part.row for part in parts] == [0] * 12 + [1]
     question_tokens = [sum(part.begin < 0) for part in parts]
@@ -136,9 +137,9 @@ def test_an_answer_longer_than_its_window_is_taught_as_far_as_it_is_seen():
     context = " ".join(["good"] * 60)
     rows = {"question": ["w1"], "context": [context]}
     rows["answers"] = [{"text": [context], "answer_start": [0]}]
-    parts = split_into_windows(rows["question"], rows["context"], tokenizer(), length=32)
+    parts = split_into_windows(rows, tokenizer(), length=32)
 
-    assert training_windows(rows, parts) == [(0, 1, 31)]
+    assert find_training_spans(rows, parts) == [(0, 1, 31)]
 
 
 def test_the_best_span_is_the_one_that_a_search_of_all_finds():
@@ -241,5 +242,5 @@ def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
     with pytest.raises(ConfigError, match=r"data\.text must be the columns of question and con"):
         prepare.main(Paths())
 
-    with pytest.raises(ConfigError, match=r"need a fast tokenizer.*; object is none"):
+    with pytest.raises(ConfigError, match=r"fast tokenizer.*; object does not"):
         QuestionAnswering(data_card(labels=[], max_length=32)).encode({}, object())
