@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES, ModelSize
@@ -39,13 +40,14 @@ _TOKENS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_i
 def tiny_shape(name: str) -> ModelSize:
     """Return a listed model, tiny; query heads share keys and values where the real ones do."""
     size = MODEL_SIZES[name]
-    real = size.sizes
-    sizes = real | {key: tiny for key, tiny in _SIZES.items() if key in real} | _TOKENS
-    if "num_key_value_heads" in real:
+    real = transformers.AutoConfig.for_model(**size.sizes).to_dict()
+    known = {key: value for key, value in real.items() if value is not None}
+    sizes = size.sizes | {key: tiny for key, tiny in _SIZES.items() if key in known} | _TOKENS
+    if "num_key_value_heads" in known:
         shared = real["num_key_value_heads"] < real["num_attention_heads"]
         sizes["num_key_value_heads"] = 4 if shared else 8
-    if "pad_token_id" in real:  # ModernBERT's is one of its last tokens
-        sizes["pad_token_id"] = min(real["pad_token_id"], _SIZES["vocab_size"] - 1)
+    if name == "modernbert-base":  # the real one is one of the last of its larger vocabulary
+        sizes["pad_token_id"] = _SIZES["vocab_size"] - 1
     return ModelSize(kind=size.kind, sizes=sizes)
 
 

@@ -98,7 +98,7 @@ def test_pruned_kv_groups_halve_the_cache_and_query_heads_within_them_do_not(nam
 def test_the_bytes_of_a_cache_are_keys_and_values_of_every_layer_and_row():
     traffic = measure_decode_traffic(*_model_and_batch("llama-3-8b", "vanilla"))
 
-    layers, groups, width, float32 = 2, 4, 32 // 8, 4
+    layers, groups, width, float32 = 2, 4, 8, 4
     assert traffic.cache == 2 * layers * ROWS * LENGTH * groups * width * float32
 
 
