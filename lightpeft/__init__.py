@@ -50,46 +50,33 @@ if TYPE_CHECKING:
     from lightpeft.pruning.prune import prune as prune
 
 __version__ = "0.1.0"
-__all__ = [
-    "EstimationConfig",
-    "Family",
-    "LightPeftError",
-    "PruningConfig",
-    "PruningPlan",
-    "Scores",
-    "__version__",
-    "estimate",
-    "expand_adapter",
-    "get_plan",
-    "inspect_model",
-    "load",
-    "make_plan",
-    "prune",
-    "register_family",
-    "save",
-]
 
-# The imports above at run time: on first use, since torch and transformers take seconds.
+# Name -> module: imported on first use, since torch and transformers take seconds.
 _MODULES = {
-    "core.config": ("EstimationConfig", "PruningConfig"),
-    "core.errors": ("LightPeftError",),
-    "core.plan": ("PruningPlan",),
-    "core.scores": ("Scores",),
-    "estimation.estimate": ("estimate",),
-    "modeling.families": ("Family", "register_family"),
-    "modeling.inspection": ("inspect_model",),
-    "planning.make_plan": ("make_plan",),
-    "pruning.checkpoint": ("expand_adapter", "load", "save"),
-    "pruning.prune": ("get_plan", "prune"),
+    "EstimationConfig": "core.config",
+    "Family": "modeling.families",
+    "LightPeftError": "core.errors",
+    "PruningConfig": "core.config",
+    "PruningPlan": "core.plan",
+    "Scores": "core.scores",
+    "estimate": "estimation.estimate",
+    "expand_adapter": "pruning.checkpoint",
+    "get_plan": "pruning.prune",
+    "inspect_model": "modeling.inspection",
+    "load": "pruning.checkpoint",
+    "make_plan": "planning.make_plan",
+    "prune": "pruning.prune",
+    "register_family": "modeling.families",
+    "save": "pruning.checkpoint",
 }
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"lightpeft.{module}"), name)
-    raise AttributeError(f"module 'lightpeft' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lightpeft' has no attribute {name!r}")
+    return getattr(import_module(f"lightpeft.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
