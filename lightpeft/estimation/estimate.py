@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from peft import LoraConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper
@@ -89,9 +89,7 @@ def estimate(
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
         ):
-            optimizer = _optimizer(peft_model, masks, config)
-            state = _TrainingState(masks, tracker, optimizer, config.steps)
-            curve = _train(peft_model, batches, state, progress)
+            curve = _train(peft_model, tracker, batches, config, progress)
         modules, ranks, taylor = tracker.importances()
         adapter = {
             name: weight.cpu().clone() for name, weight in adapter_state_dict(peft_model).items()
@@ -99,17 +97,23 @@ def estimate(
     finally:
         _unload(peft_model)
         model.train(was_training)
-    split = len(masks.heads)
+    blocks = [*masks.heads, *masks.neurons]
     movement = [mask.detach().abs().cpu() for mask in masks.parameters()]
-    size = _magnitudes(model, shape)
-    heads = {"mask": movement[:split], "taylor": taylor[:split]}
-    neurons = {"mask": movement[split:], "taylor": taylor[split:]}
+    by_criterion = {
+        "mask": dict(zip(blocks, movement, strict=True)),
+        "taylor": dict(zip(blocks, taylor, strict=True)),
+        "magnitude": _magnitudes(model, shape),
+    }
+    heads, neurons = (
+        {name: {path: scores[path] for path in paths} for name, scores in by_criterion.items()}
+        for paths in (shape.heads, shape.neurons)
+    )
     return Scores(
         shape=shape,
         fingerprint=weights_fingerprint,
         peft=lora_config,
-        heads=_named(heads, shape.heads) | {"magnitude": {b: size[b] for b in shape.heads}},
-        neurons=_named(neurons, shape.neurons) | {"magnitude": {b: size[b] for b in shape.neurons}},
+        heads=heads,
+        neurons=neurons,
         modules=modules,
         ranks=ranks,
         adapter=adapter,
@@ -118,52 +122,44 @@ def estimate(
     )
 
 
-@dataclass(frozen=True)
-class _TrainingState:
-    masks: Masks
-    tracker: ImportanceTracker
-    optimizer: torch.optim.Optimizer
-    steps: int
-
-
 def _train(
     model: PeftModel,
+    tracker: ImportanceTracker,
     batches: Iterable[Batch],
-    state: _TrainingState,
+    config: EstimationConfig,
     progress: Callable[..., None] | None,
 ) -> list[dict[str, float]]:
-    warmup = max(1, round(_WARMUP * state.steps))
-    ramp = LambdaLR(state.optimizer, lambda n: min(1.0, (n + 1) / warmup))
+    masks, steps = tracker.masks, config.steps
+    optimizer = _make_optimizer(model, masks, config)
+    warmup = max(1, round(_WARMUP * steps))
+    ramp = LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / warmup))
     # peft's own forward differs by task type, and wants input_ids of models that have none.
     base = model.get_base_model()
     device = base.device
-    every = max(1, state.steps // _CURVE_ROWS)
+    every = max(1, steps // _CURVE_ROWS)
     curve: list[dict[str, float]] = []
     step = 0
     model.train()
-    for step, batch in zip(range(1, state.steps + 1), _cycle(batches), strict=False):
-        batch = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
-        state.tracker.start_step(batch)
+    for step, batch in zip(range(1, steps + 1), _cycle(batches), strict=False):
+        inputs = send_to_device(dict(batch), device)
+        tracker.start_step(inputs)
         with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
-            task_loss = getattr(base(**batch), "loss", None)
+            task_loss = getattr(base(**inputs), "loss", None)
         if task_loss is None:
-            raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
-        (task_loss + state.masks.l1_penalty().to(task_loss.device)).backward()
-        state.tracker.finish_step(step, count=step > state.steps // 2)
-        state.optimizer.step()
+            raise ScoresError(f"the batches must hold labels, got {', '.join(inputs)}")
+        (task_loss + masks.l1_penalty().to(task_loss.device)).backward()
+        tracker.finish_step(step, count=step > steps // 2)
+        optimizer.step()
         ramp.step()
-        state.optimizer.zero_grad()
-        if step % every == 0 or step == state.steps:
-            state.tracker.raise_if_not_finite()
-            curve.append(_curve_row(step, task_loss, state.masks))
+        optimizer.zero_grad()
+        if step % every == 0 or step == steps:
+            tracker.raise_if_not_finite()
+            curve.append(_curve_row(step, task_loss, masks))
             if progress:
                 progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
-    if step < state.steps:
+    if step < steps:
         raise ScoresError(
-            f"the batches ran out after {step} of {state.steps} steps; "
+            f"the batches ran out after {step} of {steps} steps; "
             f"pass a list or a DataLoader, which can be started again"
         )
     return curve
@@ -201,14 +197,14 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
             return
 
 
-def _optimizer(model: PeftModel, masks: Masks, config: EstimationConfig) -> torch.optim.Optimizer:
+def _make_optimizer(
+    model: PeftModel, masks: Masks, config: EstimationConfig
+) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    mask_lr = config.lr if config.mask_lr is None else config.mask_lr
     groups = [
         {"params": trained, "lr": config.lr},
-        {
-            "params": masks.parameters(),
-            "lr": config.lr if config.mask_lr is None else config.mask_lr,
-        },
+        {"params": masks.parameters(), "lr": mask_lr},
     ]
     return torch.optim.AdamW(groups, weight_decay=0.0)
 
@@ -235,9 +231,3 @@ def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
         units = sum_per_unit(linear, squared_norms).cpu()
         squares[block] = squares.get(block, torch.zeros(())) + units
     return {block: total.sqrt() for block, total in squares.items()}
-
-
-def _named(
-    criteria: dict[str, list[Tensor]], blocks: dict[str, int]
-) -> dict[str, dict[str, Tensor]]:
-    return {name: dict(zip(blocks, rows, strict=True)) for name, rows in criteria.items()}

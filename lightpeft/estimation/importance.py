@@ -1,8 +1,9 @@
-"""Importance of heads, neurons, PEFT modules and ranks, summed on the device."""
+"""Importance of heads, neurons, PEFT modules and ranks, summed over steps on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
+from lightpeft.modeling.adapters import PEFT_PREFIX
 from lightpeft.modeling.families import attention_mask_name
 from lightpeft.modeling.masks import Masks
 
@@ -62,116 +64,97 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     return (ratio * real).sum() / real.sum()
 
 
-class _DeviceAccumulator:
-    """The sums over steps for the LoRA layers on one device, one row per layer."""
-
-    def __init__(self, device: torch.device, width: int, *, layers: dict[int, LoraLayer]) -> None:
-        self.index, self.layers = list(layers), list(layers.values())
-        self.now = torch.zeros(len(layers), device=device)
-        self.modules = torch.zeros(len(layers), device=device)
-        self.ranks = torch.zeros(len(layers), width, device=device)
-        # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
-        # appears first in the module that causes it; row 1: in gradients, where it is everywhere.
-        self.first_bad = torch.full((2, len(layers)), -1, dtype=torch.long, device=device)
-
-    def finish_step(self, step: int, *, count: bool, reduction: str) -> None:
-        """Read the gradients of a step, and add its scores to the sums if `count` is set."""
-        ranks = torch.zeros_like(self.ranks)
-        for row, layer in enumerate(self.layers):
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            if a.grad is None:  # the batch did not use this layer
-                continue
-            score = rank_importance(a, a.grad)
-            if reduction == "mean":
-                score = score * (1 / a.shape[1] + 1 / b.shape[0])
-            ranks[row, : len(score)] = score
-        is_finite = torch.stack([self.now.isfinite(), ranks.isfinite().all(dim=1)])
-        self.first_bad = torch.where(~is_finite & (self.first_bad < 0), step, self.first_bad)
-        if count:
-            self.modules += self.now
-            self.ranks += ranks
-
-
 class ImportanceTracker:
-    """Sums importance over steps on the layers' devices; a context manager.
+    """Sums importance over steps; a context manager.
 
-    No step waits for a transfer from a device. Call `start_step` before a forward pass and
-    `finish_step` after its backward pass, before gradients are clipped and the optimizer steps.
+    The sums are on the device of the first layer; masks' scores on those of the masks. No step
+    waits for a transfer to the CPU. Call `start_step` before a forward pass and `finish_step` after
+    its backward pass, before gradients are clipped and the optimizer steps.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
         self._layers = {
-            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+            name.removeprefix(PEFT_PREFIX): module
+            for name, module in model.named_modules()
+            if isinstance(module, LoraLayer)
         }
-        self._masks, self._reduction = masks, reduction
+        self.masks, self._reduction = masks, reduction
+        self._batch: Mapping[str, Any] = {}
+        self._base_outputs: dict[int, Tensor] = {}
+        self._calls = [0] * len(self._layers)
+        self._counted = 0
+        self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
+        sizes = [layer.r["default"] for layer in self._layers.values()]
+        device = next(iter(self._layers.values())).lora_A["default"].weight.device
+        self._current = torch.zeros(len(sizes), device=device)  # of modules, in this step
+        self._modules = torch.zeros(len(sizes), device=device)
+        self._ranks = torch.zeros(len(sizes), max(sizes), device=device)
+        # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
+        # appears first in the module that causes it; row 1: in gradients, where it is everywhere.
+        self._first_bad = torch.full((2, len(sizes)), -1, dtype=torch.long, device=device)
+        self._handles = []
         config = getattr(model, "config", None)
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-        width = max(layer.r["default"] for layer in self._layers.values())
-        by_device: dict[torch.device, dict[int, LoraLayer]] = {}
-        for index, layer in enumerate(self._layers.values()):
-            by_device.setdefault(layer.lora_A["default"].weight.device, {})[index] = layer
-        self._sums = [
-            _DeviceAccumulator(device, width, layers=layers) for device, layers in by_device.items()
-        ]
-        self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
-        self._counted = 0
-        self._keys = [
-            attention_mask_name(_strip_peft_prefix(name), encoder_decoder=encoder_decoder)
-            for name in self._layers
-        ]
-        self._batch: Mapping[str, Any] = {}
-        self._calls = [0] * len(self._layers)
-        self._base: dict[int, Tensor] = {}
-        self._handles = []
-        for sums in self._sums:
-            for row, (index, layer) in enumerate(zip(sums.index, sums.layers, strict=True)):
-                record, scaling = self._record_base_output(index), layer.scaling["default"]
-                accumulate = self._accumulate_ratio(index, scaling, sums, row)
-                self._handles.append(layer.base_layer.register_forward_hook(record))
-                self._handles.append(layer.lora_B["default"].register_forward_hook(accumulate))
+        for index, (name, layer) in enumerate(self._layers.items()):
+            record = partial(self._record_base_output, index, name)
+            mask_name = attention_mask_name(name, encoder_decoder=encoder_decoder)
+            accumulate = partial(self._accumulate_ratio, index, layer.scaling["default"], mask_name)
+            self._handles.append(layer.base_layer.register_forward_hook(record))
+            self._handles.append(layer.lora_B["default"].register_forward_hook(accumulate))
 
     def start_step(self, batch: Mapping[str, Any]) -> None:
         """Start a step with a batch, whose attention masks say which tokens are real."""
         self._batch = batch
-        self._base.clear()  # activation checkpointing may stop between a layer's two hooks
+        self._base_outputs.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
-        for sums in self._sums:
-            sums.now = torch.zeros_like(sums.now)
+        self._current = torch.zeros_like(self._current)
 
     @torch.no_grad()
     def finish_step(self, step: int, *, count: bool) -> None:
         """Read the gradients of a step, and add its scores to the sums if `count` is set."""
-        for sums in self._sums:
-            sums.finish_step(step, count=count, reduction=self._reduction)
+        ranks = torch.zeros_like(self._ranks)
+        for row, layer in enumerate(self._layers.values()):
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            if a.grad is None:  # the batch did not use this layer
+                continue
+            score = rank_importance(a, a.grad)
+            if self._reduction == "mean":
+                score = score * (1 / a.shape[1] + 1 / b.shape[0])
+            ranks[row, : len(score)] = score.to(ranks.device)
+        is_finite = torch.stack([self._current.isfinite(), ranks.isfinite().all(dim=1)])
+        self._first_bad = torch.where(~is_finite & (self._first_bad < 0), step, self._first_bad)
         if count:
             self._counted += 1
-            for total, now in zip(self._taylor, self._masks.taylor_scores(), strict=True):
-                total += now
+            self._modules += self._current
+            self._ranks += ranks
+            for total, score in zip(self._taylor, self.masks.taylor_scores(), strict=True):
+                total += score
 
     def raise_if_not_finite(self) -> None:
-        """Check all scores so far; this is the only transfer from the devices, so call it rarely.
+        """Check all scores so far; this is the only transfer to the CPU, so call it rarely.
 
         Raises:
             ScoresError: a score is not a number; names the first step and module.
         """
-        first_bad = self._gather_layers([sums.first_bad.T for sums in self._sums]).T.flatten()
+        first_bad = self._first_bad.flatten().cpu()
         if (first_bad >= 0).any():
             index = int(torch.where(first_bad >= 0, first_bad, first_bad.max() + 1).argmin())
-            name = _strip_peft_prefix(list(self._layers)[index % len(self._layers)])
             raise ScoresError(
-                f"step {int(first_bad[index])}: the importance of {name} is not a number; "
+                f"step {int(first_bad[index])}: the importance of "
+                f"{list(self._layers)[index % len(self._layers)]} is not a number; "
                 f"lower lr, or load the model in float32"
             )
 
     def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
         """Return means over the counted steps: of modules, ranks, and the masks' Taylor scores."""
-        modules = self._gather_layers([sums.modules / self._counted for sums in self._sums])
-        ranks = self._gather_layers([sums.ranks / self._counted for sums in self._sums])
-        names = [_strip_peft_prefix(name) for name in self._layers]
-        sizes = [layer.r["default"] for layer in self._layers.values()]
+        modules = (self._modules / self._counted).tolist()
+        ranks = (self._ranks / self._counted).cpu()
         return (
-            {name: float(value) for name, value in zip(names, modules, strict=True)},
-            {n: row[:r].clone() for n, row, r in zip(names, ranks, sizes, strict=True)},
+            dict(zip(self._layers, modules, strict=True)),
+            {
+                name: row[: layer.r["default"]].clone()
+                for (name, layer), row in zip(self._layers.items(), ranks, strict=True)
+            },
             [(total / self._counted).cpu() for total in self._taylor],
         )
 
@@ -182,37 +165,25 @@ class ImportanceTracker:
         for handle in self._handles:
             handle.remove()
 
-    def _gather_layers(self, parts: list[Tensor]) -> Tensor:
-        """Concatenate the rows of all devices on the CPU, in the order of the layers."""
-        order = torch.tensor([index for sums in self._sums for index in sums.index])
-        return torch.cat([part.cpu() for part in parts])[order.argsort()]
-
-    def _record_base_output(self, index: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
-                name = _strip_peft_prefix(list(self._layers)[index])
-                raise ModelError(
-                    f"{name} passes no gradient on, so no module below it can be scored; "
-                    f"use a quantization that gradients pass through"
-                )
-            self._base[index] = output.detach()
-
-        return hook
-
-    def _accumulate_ratio(
-        self, index: int, scaling: float, sums: _DeviceAccumulator, row: int
-    ) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            # The output of lora_B itself: in bfloat16 the difference of two sums would lose it. A
-            # layer that runs several times per step gets the mean. Activation checkpointing runs
-            # this twice, with the same result.
-            ratio = module_importance(
-                output.detach() * scaling, self._base.pop(index), self._batch.get(self._keys[index])
+    def _record_base_output(
+        self, index: int, name: str, module: nn.Module, args: Any, output: Tensor
+    ) -> None:
+        if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+            raise ModelError(
+                f"{name} passes no gradient on, so no module below it can be scored; "
+                f"use a quantization that gradients pass through"
             )
-            self._calls[index] += 1
-            sums.now[row] += (ratio - sums.now[row]) / self._calls[index]
+        self._base_outputs[index] = output.detach()
 
-        return hook
+    def _accumulate_ratio(self, index: int, scaling: float, mask_name: str, *call: Any) -> None:
+        # The output of lora_B itself: in bfloat16 the difference of two sums would lose it. A
+        # layer that runs several times per step gets the mean. Activation checkpointing runs
+        # this twice, with the same result.
+        delta, base = call[-1].detach() * scaling, self._base_outputs.pop(index)
+        ratio = module_importance(delta, base, self._batch.get(mask_name))
+        self._calls[index] += 1
+        difference = ratio.to(self._current.device) - self._current[index]
+        self._current[index] += difference / self._calls[index]
 
 
 def _norms(vectors: Tensor) -> Tensor:
@@ -220,7 +191,3 @@ def _norms(vectors: Tensor) -> Tensor:
     wide = torch.promote_types(vectors.dtype, torch.float32)
     norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
     return norms
-
-
-def _strip_peft_prefix(name: str) -> str:
-    return name.removeprefix("base_model.model.")

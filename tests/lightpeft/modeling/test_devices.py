@@ -13,20 +13,19 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from helpers.architecture_matrix import batch_of, build, compute_outputs, drawn_plan, scores_of
 from helpers.architectures import LLAMA
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ModelError
-from lightpeft.estimation.importance import ImportanceTracker, _DeviceAccumulator
+from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.modeling.masks import Masks
 
 FIRST, SECOND = torch.device("cpu"), torch.device("meta")
 
 
-def test_masks_and_scores_lie_on_the_device_of_their_layer():
+def test_masks_lie_on_the_device_of_their_layer_and_sums_on_the_first():
     model = build(LLAMA)
     shape = lightpeft.inspect_model(model)
     wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
@@ -54,26 +53,8 @@ def test_masks_and_scores_lie_on_the_device_of_their_layer():
             for path, mask in (masks.heads | masks.neurons).items():
                 device = SECOND if "layers.1" in path else FIRST
                 assert (mask.device, mask.grad.device) == (device, device)
-            assert [part.ranks.device for part in tracker._sums] == [FIRST, SECOND]
+            assert {tracker._modules.device, tracker._ranks.device} == {FIRST}
             assert [total.device for total in tracker._taylor] == [FIRST, SECOND] * 2
-
-
-def test_scores_of_several_devices_come_back_in_the_order_of_the_layers():
-    model = build(LLAMA)
-    shape = lightpeft.inspect_model(model)
-    wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
-    layers = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
-    with (
-        Masks(model, shape, l1=0.0) as masks,
-        ImportanceTracker(wrapped, masks, reduction="sum") as tracker,
-    ):
-        tracker._sums = [
-            _DeviceAccumulator(FIRST, 4, layers={index: layers[index] for index in rows})
-            for rows in ([4, 1, 3], [2, 0])
-        ]
-        parts = [torch.tensor(part.index) for part in tracker._sums]
-
-        assert tracker._gather_layers(parts).tolist() == [0, 1, 2, 3, 4]
 
 
 def dispatched(model: nn.Module) -> nn.Module:
