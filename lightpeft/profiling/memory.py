@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
+from accelerate.utils import patch_environment
 from peft import PeftModel
 
 from lightpeft.core.benchmark_result import PeakMemory, Phase
@@ -31,21 +31,6 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 # psutil has the RSS, but on Linux neither its peak nor a way to reset that.
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
-class MemoryTracker(Protocol):
-    """Reads the bytes in use."""
-
-    how: str
-
-    def current(self) -> int:
-        """Return the bytes in use."""
-
-    def reset_peak(self) -> None:
-        """Start the peak again from what is in use."""
-
-    def peak(self) -> int:
-        """Return the most bytes in use since `reset_peak`."""
 
 
 class CudaMemoryTracker:
@@ -94,6 +79,9 @@ class ProcessMemoryTracker:
         return int(match[1]) * 1024
 
 
+MemoryTracker = CudaMemoryTracker | ProcessMemoryTracker
+
+
 def can_measure_memory(device: torch.device) -> bool:
     """Return whether memory can be measured: on CUDA, and on a CPU under Linux."""
     on_linux = _STATUS.exists() and os.access(_CLEAR_REFS, os.W_OK)
@@ -119,10 +107,8 @@ def measure_peak_memory(
     Returns:
         Bytes of the weights and peak bytes of each phase.
     """
-    tracker: MemoryTracker = (
-        CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
-    )
-    _peak_bytes(make_model(), "training", batch_size=1, length=settings.length, tracker=tracker)
+    tracker = CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
+    _peak_bytes(make_model(), "training", tracker, batch_size=1, length=settings.length)
     gc.collect()
     baseline = tracker.current()
     model = make_model()
@@ -134,9 +120,7 @@ def measure_peak_memory(
     batch_size = max(settings.batch_sizes)
     peaks: dict[Phase, int] = {}
     for phase in reversed(list_phases(model)):  # training last: it makes optimizer states
-        peak = _peak_bytes(
-            model, phase, batch_size=batch_size, length=settings.length, tracker=tracker
-        )
+        peak = _peak_bytes(model, phase, tracker, batch_size=batch_size, length=settings.length)
         peaks[phase] = peak - baseline
     return PeakMemory(
         model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -160,7 +144,7 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
     """
     # glibc reads _MALLOC when a process starts, and the pool starts its process in `submit`.
     with (
-        _environment(_MALLOC),
+        patch_environment(**_MALLOC),
         ProcessPoolExecutor(
             max_workers=1,
             mp_context=get_context("spawn"),
@@ -182,23 +166,8 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
             ) from error
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _peak_bytes(
-    model: PeftModel, phase: Phase, *, batch_size: int, length: int, tracker: MemoryTracker
+    model: PeftModel, phase: Phase, tracker: MemoryTracker, *, batch_size: int, length: int
 ) -> int:
     """Return the most bytes in use during three steps."""
     batch = make_random_batch(model, batch_size=batch_size, length=length)
