@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,42 +35,39 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
         3
     """
     notes: list[str] = []
-    unit_scores = _UnitScores(scores, config.criterion, config.seed)
+    ranking = _draw_scores(scores, config.seed) if config.criterion == "random" else scores
     return PruningPlan(
         shape=scores.shape,
         fingerprint=scores.fingerprint,
         scores=scores.digest,
         settings=config.model_dump(),
-        heads=_prune_heads(unit_scores, config, notes),
-        neurons=_prune_neurons(unit_scores, config, notes),
-        ranks=_prune_ranks(unit_scores, config, notes),
+        heads=_prune_heads(ranking, config, notes),
+        neurons=_prune_neurons(ranking, config, notes),
+        ranks=_prune_ranks(ranking, config, notes),
         notes=tuple(notes),
     )
 
 
-class _UnitScores:
-    """The scores by one criterion; `random` draws them from one generator, block after block."""
+def _draw_scores(scores: Scores, seed: int) -> Scores:
+    """Return scores with the criterion `random`, and random importance of modules and ranks."""
+    generator = torch.Generator().manual_seed(seed)
 
-    def __init__(self, scores: Scores, criterion: str, seed: int) -> None:
-        self.scores, self.criterion = scores, criterion
-        self._generator = torch.Generator().manual_seed(seed)
+    def draw(sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        return {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
 
-    def of_block(self, group: str, block: str) -> Tensor:
-        if self.criterion == "random":
-            total = getattr(self.scores.shape, group)[block]
-            return torch.rand(total, generator=self._generator)
-        by_criterion: Mapping[str, Mapping[str, Tensor]] = getattr(self.scores, group)
-        return by_criterion[self.criterion][block]
+    ranks = {name: len(scores.ranks[name]) for name in _module_names(scores)}
+    return replace(
+        scores,
+        heads=scores.heads | {"random": draw(scores.shape.heads)},
+        neurons=scores.neurons | {"random": draw(scores.shape.neurons)},
+        modules=dict(zip(ranks, torch.rand(len(ranks), generator=generator).tolist(), strict=True)),
+        ranks=draw(ranks),
+    )
 
-    def of_modules(self, names: list[str]) -> Tensor:
-        if self.criterion == "random":
-            return torch.rand(len(names), generator=self._generator)
-        return torch.tensor([self.scores.modules[name] for name in names])
 
-    def of_ranks(self, module: str) -> Tensor:
-        if self.criterion == "random":
-            return torch.rand(len(self.scores.ranks[module]), generator=self._generator)
-        return self.scores.ranks[module]
+def _module_names(scores: Scores) -> list[str]:
+    """Return the linears that have PEFT modules, in execution order."""
+    return [name for name in scores.shape.linears if name in scores.modules]
 
 
 def _keep_count(ratio: float, total: int, *, minimum: int) -> int:
@@ -98,15 +96,13 @@ def _keep_highest(scores: Tensor, count: int, criterion: str) -> KeptUnits:
     return KeptUnits(total=total, kept=kept, reason=reason)
 
 
-def _prune_heads(
-    unit_scores: _UnitScores, config: PruningConfig, notes: list[str]
-) -> dict[str, KeptUnits]:
+def _prune_heads(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     """Choose heads in each layer: KV groups, or query heads of each group, if any share keys."""
-    kept, shape = {}, unit_scores.scores.shape
-    for attention in shape.attention_blocks:
+    kept = {}
+    for attention in scores.shape.attention_blocks:
         block, total, sharing = attention.path, attention.units, attention.heads_per_kv_group
-        scores = unit_scores.of_block("heads", block)
-        rows, unit = scores.reshape(-1, sharing), "head"
+        head_scores = scores.heads[config.criterion][block]
+        rows, unit = head_scores.reshape(-1, sharing), "head"
         # The only KV group can't be pruned, so its query heads are, whatever the granularity.
         if sharing == 1 or (config.head_granularity == "kv_group" and total > sharing):
             rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
@@ -114,9 +110,9 @@ def _prune_heads(
         if count > _keep_count(config.heads, rows.shape[1], minimum=0):
             notes.append(f"{block} keeps the minimum of 1 {unit}; by its ratio it would keep none")
         if sharing == 1:
-            kept[block] = _keep_highest(scores, count, unit_scores.criterion)
+            kept[block] = _keep_highest(head_scores, count, config.criterion)
         else:
-            kept[block] = _prune_grouped_heads(rows, count, total, unit_scores.criterion)
+            kept[block] = _prune_grouped_heads(rows, count, total, config.criterion)
     return kept
 
 
@@ -135,32 +131,30 @@ def _prune_grouped_heads(rows: Tensor, count: int, total: int, criterion: str) -
     return KeptUnits(total=total, kept=tuple(kept), reason=reason)
 
 
-def _prune_neurons(
-    unit_scores: _UnitScores, config: PruningConfig, notes: list[str]
-) -> dict[str, KeptUnits]:
-    shape = unit_scores.scores.shape
-    totals = shape.neurons
-    if shape.num_moe_layers and config.neurons:
+def _prune_neurons(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
+    totals, criterion = scores.shape.neurons, config.criterion
+    rows = {block: scores.neurons[criterion][block] for block in totals}
+    if scores.shape.num_moe_layers and config.neurons:
         notes.append(
-            f"the neurons of experts are kept, in {shape.num_moe_layers} layers: their weights "
-            f"are fused; the ratio is of the other neurons ({sum(totals.values())})"
+            f"the neurons of experts are kept, in {scores.shape.num_moe_layers} layers: their "
+            f"weights are fused; the ratio is of the other neurons ({sum(totals.values())})"
         )
-    if not totals:
-        return {}
-    scores = {block: unit_scores.of_block("neurons", block) for block in totals}
-    ratio, align = config.neurons, config.align
-    if ratio == 0:
-        return {
-            block: _keep_highest(row, len(row), unit_scores.criterion)
-            for block, row in scores.items()
-        }
+    counts = _count_neurons(rows, config, notes) if rows and config.neurons else totals
+    return {block: _keep_highest(row, counts[block], criterion) for block, row in rows.items()}
+
+
+def _count_neurons(
+    rows: dict[str, Tensor], config: PruningConfig, notes: list[str]
+) -> dict[str, int]:
+    """Return how many neurons each layer keeps, by their scores and aligned."""
+    totals, align = {block: len(row) for block, row in rows.items()}, config.align
     if config.neuron_scope == "layer":
-        wanted = {block: _keep_count(ratio, total, minimum=0) for block, total in totals.items()}
+        wanted = {b: _keep_count(config.neurons, total, minimum=0) for b, total in totals.items()}
         target = sum(round(count / align) for count in wanted.values())
     else:
-        keep = _keep_count(ratio, sum(totals.values()), minimum=0)
+        keep = _keep_count(config.neurons, sum(totals.values()), minimum=0)
         owner = torch.repeat_interleave(torch.arange(len(totals)), torch.tensor([*totals.values()]))
-        winners = owner[list(_top_k_indices(torch.cat([*scores.values()]), keep))]
+        winners = owner[list(_top_k_indices(torch.cat([*rows.values()]), keep))]
         wanted = dict(zip(totals, winners.bincount(minlength=len(totals)).tolist(), strict=True))
         target = round(keep / align)
     for block, count in wanted.items():
@@ -169,11 +163,7 @@ def _prune_neurons(
                 f"{block} keeps the minimum of {min(align, totals[block])} neurons; "
                 f"by score it would keep {count}"
             )
-    counts = _round_to_multiple(wanted, totals, align=align, target=target)
-    return {
-        block: _keep_highest(row, counts[block], unit_scores.criterion)
-        for block, row in scores.items()
-    }
+    return _round_to_multiple(wanted, totals, align=align, target=target)
 
 
 def _round_to_multiple(
@@ -198,47 +188,36 @@ def _round_to_multiple(
     return {block: units[block] * align if block in units else totals[block] for block in totals}
 
 
-def _prune_ranks(
-    unit_scores: _UnitScores, config: PruningConfig, notes: list[str]
-) -> dict[str, KeptUnits]:
+def _prune_ranks(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     """Choose PEFT modules first, then ranks over all remaining modules."""
-    names = [
-        name for name in unit_scores.scores.shape.linears if name in unit_scores.scores.modules
-    ]
-    scores, by_depth = unit_scores.of_modules(names), config.module_criterion == "depth"
-    order = torch.arange(len(names), dtype=torch.float32) if by_depth else scores
-    remaining = set(_top_k_indices(order, _keep_count(config.modules, len(names), minimum=1)))
+    names, by_depth = _module_names(scores), config.module_criterion == "depth"
+    order = [float(index) if by_depth else scores.modules[n] for index, n in enumerate(names)]
+    count = _keep_count(config.modules, len(names), minimum=1)
+    remaining = [names[index] for index in _top_k_indices(torch.tensor(order), count)]
     if not _keep_count(config.modules, len(names), minimum=0):
         notes.append("the minimum of 1 PEFT module is kept; by the ratio none would be")
-    ranks = {name: unit_scores.of_ranks(name) for name in names}
-    remaining_names = [name for index, name in enumerate(names) if index in remaining]
-    all_ranks = torch.cat([ranks[name] for name in remaining_names])
+    all_ranks = torch.cat([scores.ranks[name] for name in remaining])
     winners = set(_top_k_indices(all_ranks, _keep_count(config.ranks, len(all_ranks), minimum=1)))
     if not _keep_count(config.ranks, len(all_ranks), minimum=0):
         notes.append("the minimum of 1 PEFT rank is kept; by the ratio none would be")
     kept_units, start = {}, 0
-    for index, name in enumerate(names):
-        total = len(ranks[name])
-        if index not in remaining:
-            order_name = "in depth" if by_depth else f"by importance ({float(scores[index]):.3g})"
+    for name in names:
+        total, importance = len(scores.ranks[name]), f"{scores.modules[name]:.3g}"
+        kept: tuple[int, ...] = ()
+        if name in remaining:
+            kept = tuple(rank for rank in range(total) if start + rank in winners)
+            start += total
+            reason = f"{total - len(kept)} of {total} ranks are among the lowest of all modules; "
+            reason += f"module importance {importance}"
+            if len(kept) == total:
+                reason = f"all kept: importance {importance}"
+            if not kept:
+                notes.append(f"the PEFT module on {name} keeps none of its ranks and is pruned")
+        else:
+            order_name = "in depth" if by_depth else f"by importance ({importance})"
             reason = (
-                f"the module is pruned: one of the {len(names) - len(remaining_names)} lowest "
+                f"the module is pruned: one of the {len(names) - len(remaining)} lowest "
                 f"{order_name}"
             )
-            kept_units[name] = KeptUnits(total=total, kept=(), reason=reason)
-            continue
-        kept = tuple(rank for rank in range(total) if start + rank in winners)
-        start += total
-        kept_units[name] = KeptUnits(
-            total=total, kept=kept, reason=_rank_reason(scores[index], total, len(kept))
-        )
-        if not kept:
-            notes.append(f"the PEFT module on {name} keeps none of its ranks and is pruned")
+        kept_units[name] = KeptUnits(total=total, kept=kept, reason=reason)
     return kept_units
-
-
-def _rank_reason(importance: Tensor, total: int, kept: int) -> str:
-    if kept == total:
-        return f"all kept: importance {float(importance):.3g}"
-    pruned = f"{total - kept} of {total} ranks are among the lowest of all modules"
-    return f"{pruned}; module importance {float(importance):.3g}"
