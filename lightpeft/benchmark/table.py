@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table
-
 from lightpeft.core.benchmark_result import BenchmarkResult, MethodResult
+from lightpeft.core.text_table import align_columns
 
 _COLUMNS = (
     "method", "phase", "batch", "ms", "tokens/s", "speed-up", "quartiles", "FLOP bound",
     "byte bound", "memory", "ratio",
 )  # fmt: skip
 _LEFT = 2  # columns of text; numbers are aligned on the right
-_WIDTH = 140  # of a line: rich would fold it at 80 through a pipe
 
 
 def format_table(result: BenchmarkResult) -> str:
     """Return a line for each method, phase and batch size, and one for each KV cache."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, name in enumerate(_COLUMNS):
-        table.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
+    rows = [list(_COLUMNS)]
     for method, measured in result.methods.items():
-        for row in (*_phase_rows(method, measured), *_cache_rows(method, measured)):
-            table.add_row(*row)
-    console = Console(width=_WIDTH, no_color=True)
-    with console.capture() as capture:
-        console.print(
-            f"{result.device}, {result.dtype}, {result.length} tokens a row", highlight=False
-        )
-        console.print(table, highlight=False)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+        rows += [*_phase_rows(method, measured), *_cache_rows(method, measured)]
+    title = f"{result.device}, {result.dtype}, {result.length} tokens a row"
+    return "\n".join([title, *align_columns(rows, left=_LEFT), ""])
 
 
 def _phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
@@ -58,13 +47,5 @@ def _phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
 
 def _cache_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
     for batch_size, size in measured.kv_cache_bytes.items():
-        ratio = measured.kv_cache_ratios[batch_size]
-        blank = [""] * (len(_COLUMNS) - 5)
-        yield [
-            method,
-            "KV cache",
-            str(batch_size),
-            *blank,
-            f"{size / 2**20:.2f} MB",
-            f"{ratio:.2f}",
-        ]
+        row = [method, "KV cache", str(batch_size), *[""] * (len(_COLUMNS) - 5)]
+        yield [*row, f"{size / 2**20:.2f} MB", f"{measured.kv_cache_ratios[batch_size]:.2f}"]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-# Slots in a segment of a linear, from its block's units and KV groups.
-_SLOTS: dict[str, Callable[[int, int], int]] = {
-    "units": lambda units, groups: units,
-    "groups": lambda units, groups: groups,
-    "interleaved": lambda units, groups: units + 2 * groups,
-}
+# Slots in a segment of a linear: for each unit of its block, and for each KV group.
+_SLOTS = {"units": (1, 0), "groups": (0, 1), "interleaved": (1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +77,8 @@ class LinearShape:
         return (self.inputs, size) if self.pruned_dim == "out" else (size, self.outputs)
 
     def _num_slots(self, units: int, kv_groups: int) -> int:
-        return sum(_SLOTS[segment](units, kv_groups) for segment in self.segments)
+        slots = [_SLOTS[segment] for segment in self.segments]
+        return sum(units * per_unit + kv_groups * per_group for per_unit, per_group in slots)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightpeft.core.block_shape import Block, layer_of
 from lightpeft.core.errors import PlanError
 from lightpeft.core.serialization import REMEDY, check_format, read_json, write_json
 from lightpeft.core.shape import ModelShape, UnitCounts
+from lightpeft.core.text_table import align_columns
 
 _FORMAT = "lightpeft-plan-3"
 
@@ -69,11 +70,6 @@ class PruningPlan:
         >>> plan.save(folder / "plan.json")
         >>> lightpeft.PruningPlan.load(folder / "plan.json") == plan
         True
-
-    Example:
-        >>> plan.save(folder / "plan.json")
-        >>> lightpeft.PruningPlan.load(folder / "plan.json") == plan
-        True
     """
 
     shape: ModelShape
@@ -94,8 +90,7 @@ class PruningPlan:
                 raise PlanError(f"the plan's {name}s are not those of its model shape")
         for block in self.shape.blocks:
             self._check_block(block)
-        unknown = sorted(set(self.ranks) - set(self.shape.linears))
-        if unknown:
+        if unknown := sorted(set(self.ranks) - set(self.shape.linears)):
             raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
         if not any(rank.kept for rank in self.ranks.values()):
             raise PlanError("the plan keeps no PEFT module: nothing would be trained")
@@ -187,27 +182,20 @@ class PruningPlan:
         header = ("layer", "heads", "neurons", "PEFT modules", "ranks")
         rows = [header, *(self._summary_row(path, blocks) for path, blocks in layers.items())]
         rows.append(self._summary_row("total", self.shape.blocks))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in rows
-        ]
         before, after = (
             sum(self.shape.count_parameters(counts).values())
             for counts in (self.unpruned_counts, self.counts)
         )
-        lines.append(f"parameters  {before:,} -> {after:,}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        table = [*align_columns(rows, left=1), f"parameters  {before:,} -> {after:,}"]
+        return "\n".join([*table, *(f"note: {note}" for note in self.notes)])
 
     def _summary_row(self, name: str, blocks: Iterable[Block]) -> tuple[str, ...]:
         paths = {block.path for block in blocks}
         ranks = [x for path, x in self.ranks.items() if self.shape.block_of[path].path in paths]
         return (
             name,
-            *(
-                _fraction(x for path, x in units.items() if path in paths)
-                for units in (self.heads, self.neurons)
-            ),
+            _fraction(x for path, x in self.heads.items() if path in paths),
+            _fraction(x for path, x in self.neurons.items() if path in paths),
             f"{sum(1 for rank in ranks if rank.kept)} of {len(ranks)}",
             _fraction(ranks),
         )
@@ -242,16 +230,10 @@ class PruningPlan:
         raw = read_json(path, PlanError)
         check_format(path, raw, _FORMAT, PlanError, remedy=remedy)
         try:
-            return cls(
-                shape=ModelShape.from_json(raw["shape"]),
-                fingerprint=raw["fingerprint"],
-                scores=raw["scores"],
-                settings=raw["settings"],
-                notes=tuple(raw["notes"]),
-                heads=_units_from_json(raw["heads"]),
-                neurons=_units_from_json(raw["neurons"]),
-                ranks=_units_from_json(raw["ranks"]),
-            )
+            fields: dict[str, Any] = {n: raw[n] for n in ("fingerprint", "scores", "settings")}
+            fields |= {n: _units_from_json(raw[n]) for n in ("heads", "neurons", "ranks")}
+            shape, notes = ModelShape.from_json(raw["shape"]), tuple(raw["notes"])
+            return cls(shape=shape, notes=notes, **fields)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -259,24 +241,17 @@ class PruningPlan:
 
 
 def _fraction(units: Iterable[KeptUnits]) -> str:
-    listed = list(units)
-    return f"{sum(len(x.kept) for x in listed):,} of {sum(x.total for x in listed):,}"
+    sizes = [(len(x.kept), x.total) for x in units]
+    return f"{sum(kept for kept, _ in sizes):,} of {sum(total for _, total in sizes):,}"
 
 
 def _units_to_json(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
-    return {
-        path: {"total": x.total, "kept": _format_ranges(x.kept), "reason": x.reason}
-        for path, x in units.items()
-    }
+    return {path: asdict(x) | {"kept": _format_ranges(x.kept)} for path, x in units.items()}
 
 
 def _units_from_json(value: dict[str, dict[str, Any]]) -> dict[str, KeptUnits]:
     return {
-        path: KeptUnits(
-            total=raw["total"],
-            kept=_parse_ranges(raw["kept"], raw["total"]),
-            reason=raw["reason"],
-        )
+        path: KeptUnits(**raw | {"kept": _parse_ranges(raw["kept"], raw["total"])})
         for path, raw in value.items()
     }
 
@@ -295,10 +270,10 @@ def _format_ranges(units: tuple[int, ...]) -> str:
 def _parse_ranges(text: str, total: int) -> tuple[int, ...]:
     """Parse what `_format_ranges` wrote; bounds are checked before a range is expanded."""
     units: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
+    for bounds in filter(None, text.split(",")):
+        first, _, last = bounds.partition("-")
         start, end = int(first), int(last or first)
         if not 0 <= start <= end < total:
-            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {part!r}")
+            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {bounds!r}")
         units.extend(range(start, end + 1))
     return tuple(units)

@@ -10,10 +10,7 @@ from typing import Any
 
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 
-_KINDS: dict[str, type[Block]] = {
-    AttentionBlock.kind: AttentionBlock,
-    FeedForwardBlock.kind: FeedForwardBlock,
-}
+_KINDS: dict[str, type[Block]] = {x.kind: x for x in (AttentionBlock, FeedForwardBlock)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +114,7 @@ class ModelShape:
         Returns:
             Parameters of `embeddings`, `attention`, `feed_forward`, `adapter`, `norms`, `head`.
         """
-        parts = Counter(self.non_block_parameters)
+        parameters = Counter(self.non_block_parameters)
         pruned_stacks = {
             block.position_bias_owner
             for block in self.attention_blocks
@@ -127,13 +124,13 @@ class ModelShape:
             units, kv_groups = counts.units[block.path], counts.kv_groups.get(block.path)
             for path, linear in block.linears.items():
                 inputs, outputs = linear.pruned_shape(units, kv_groups)
-                parts[block.kind] += (inputs + linear.bias) * outputs
-                parts["adapter"] += counts.ranks.get(path, 0) * (inputs + outputs)
+                parameters[block.kind] += (inputs + linear.bias) * outputs
+                parameters["adapter"] += counts.ranks.get(path, 0) * (inputs + outputs)
             if isinstance(block, AttentionBlock):
                 owner = block.position_bias_owner
                 if owner in ("", block.path) or owner in pruned_stacks:
-                    parts["attention"] += block.parameters_per_head * units
-        return parts
+                    parameters["attention"] += block.parameters_per_head * units
+        return parameters
 
     def to_json(self) -> dict[str, Any]:
         """Return the shape as JSON values."""
@@ -150,5 +147,5 @@ class ModelShape:
         for raw in value["blocks"]:
             linears = {path: LinearShape(**linear) for path, linear in raw["linears"].items()}
             fields = {name: x for name, x in raw.items() if name != "kind"}
-            blocks.append(_KINDS[raw["kind"]](**{**fields, "linears": linears}))
-        return cls(**{**value, "blocks": tuple(blocks)})
+            blocks.append(_KINDS[raw["kind"]](**fields | {"linears": linears}))
+        return cls(**value | {"blocks": tuple(blocks)})
