@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -64,7 +65,7 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     return (ratio * real).sum() / real.sum()
 
 
-class ImportanceTracker:
+class ImportanceTracker(ExitStack):
     """Sums importance over steps; a context manager.
 
     The sums are on the device of the first layer; masks' scores on those of the masks. No step
@@ -73,6 +74,7 @@ class ImportanceTracker:
     """
 
     def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
+        super().__init__()
         self._layers = {
             name.removeprefix(PEFT_PREFIX): module
             for name, module in model.named_modules()
@@ -92,15 +94,14 @@ class ImportanceTracker:
         # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
         # appears first in the module that causes it; row 1: in gradients, where it is everywhere.
         self._first_bad = torch.full((2, len(sizes)), -1, dtype=torch.long, device=device)
-        self._handles = []
         config = getattr(model, "config", None)
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         for index, (name, layer) in enumerate(self._layers.items()):
             record = partial(self._record_base_output, index, name)
             mask_name = attention_mask_name(name, encoder_decoder=encoder_decoder)
             accumulate = partial(self._accumulate_ratio, index, layer.scaling["default"], mask_name)
-            self._handles.append(layer.base_layer.register_forward_hook(record))
-            self._handles.append(layer.lora_B["default"].register_forward_hook(accumulate))
+            self.callback(layer.base_layer.register_forward_hook(record).remove)
+            self.callback(layer.lora_B["default"].register_forward_hook(accumulate).remove)
 
     def start_step(self, batch: Mapping[str, Any]) -> None:
         """Start a step with a batch, whose attention masks say which tokens are real."""
@@ -158,13 +159,6 @@ class ImportanceTracker:
             [(total / self._counted).cpu() for total in self._taylor],
         )
 
-    def __enter__(self) -> ImportanceTracker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
     def _record_base_output(
         self, index: int, name: str, module: nn.Module, args: Any, output: Tensor
     ) -> None:
@@ -188,6 +182,6 @@ class ImportanceTracker:
 
 def _norms(vectors: Tensor) -> Tensor:
     """Return L2 norms over the last dimension, summed in float32 or wider."""
-    wide = torch.promote_types(vectors.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=dtype)
     return norms

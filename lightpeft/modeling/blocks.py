@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.block_shape import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.families import HEAD_SIZES, Family
+from lightpeft.modeling.families import Family
 
 
 @dataclass(frozen=True)
@@ -54,28 +54,29 @@ def find_blocks(model: PreTrainedModel, families: tuple[Family, ...]) -> Iterato
         ModelError: a module is both kinds of block, or lacks some linears of a block (names it).
     """
     for path, module in model.named_modules():
-        if layer_of(path) is None:
-            continue
-        kinds = 0
-        for is_attention in (True, False):
-            candidates = [
-                BlockMatch(path, module, family, is_attention)
-                for family in families
-                if is_attention or family.ffn_in_proj
-            ]
-            matches = [block for block in candidates if not block.missing_linears]
-            if matches:
-                kinds += 1
-                if kinds == 2:
-                    raise matches[0].unsupported_error(
-                        "it is an attention and a feed-forward block in one"
-                    )
-                yield matches[0]
-                continue
-            for block in candidates:
-                missing, output = block.missing_linears, block.output_projection
-                if output not in missing and set(block.input_projections) - set(missing):
-                    raise block.unsupported_error(f"it has {output} but no linear {missing[0]}")
+        if layer_of(path) is not None:
+            attention = _match(BlockMatch(path, module, family, True) for family in families)
+            feed_forward = _match(
+                BlockMatch(path, module, family, False) for family in families if family.ffn_in_proj
+            )
+            if attention and feed_forward:
+                raise attention.unsupported_error(
+                    "it is an attention and a feed-forward block in one"
+                )
+            yield from filter(None, (attention, feed_forward))
+
+
+def _match(candidates: Iterable[BlockMatch]) -> BlockMatch | None:
+    """Return the first block that has all its linears; refuse one that has some."""
+    candidates = list(candidates)
+    for block in candidates:
+        if not block.missing_linears:
+            return block
+    for block in candidates:
+        missing, output = block.missing_linears, block.output_projection
+        if output not in missing and set(block.input_projections) - set(missing):
+            raise block.unsupported_error(f"it has {output} but no linear {missing[0]}")
+    return None
 
 
 def get_linear(module: nn.Module, name: str) -> nn.Module | None:
@@ -85,11 +86,6 @@ def get_linear(module: nn.Module, name: str) -> nn.Module | None:
     except AttributeError:
         return None
     return child if isinstance(child, nn.Linear | Conv1D) else None
-
-
-def head_size(core: nn.Module) -> int:
-    """Return the head size by an attention block's attributes; 0 if it has none."""
-    return int(next((getattr(core, name) for name in HEAD_SIZES if hasattr(core, name)), 0))
 
 
 def per_head_parameters(block: BlockMatch) -> dict[str, Tensor]:

@@ -37,11 +37,6 @@ class Family:
             in every layer: `heads`, `neurons`. Read by docs/architecture_table.py.
 
     Example:
-        >>> attention = {"qkv_proj": ("q", "k", "v"), "attn_out_proj": "o"}
-        >>> ffn = {"ffn_in_proj": ("gate", "up"), "ffn_out_proj": "down"}
-        >>> lightpeft.register_family("my-model", lightpeft.Family(**attention, **ffn))
-
-    Example:
         >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}
         >>> family = lightpeft.Family(**attention, ffn_in_proj=("fc1",), ffn_out_proj="fc2")
     """
@@ -72,15 +67,17 @@ class Family:
         for key in ("attn_out_proj",) if only_experts else ("attn_out_proj", "ffn_out_proj"):
             if not _is_path(getattr(self, key)):
                 raise ModelError(f"Family.{key} must be a child name, got {getattr(self, key)!r}")
-        _check_choice("fused_qkv", self.fused_qkv, get_args(FusedQKV))
-        _check_choice("head_count_rule", self.head_count_rule, get_args(HeadCountRule))
+        for key, choices in (("fused_qkv", FusedQKV), ("head_count_rule", HeadCountRule)):
+            value, allowed = getattr(self, key), get_args(choices)
+            if value not in allowed:
+                raise ModelError(f"Family.{key} must be one of {allowed}, got {value!r}")
         if len(self.qkv_proj) != (1 if self.fused_qkv else 3):
             raise ModelError(
                 f"Family.qkv_proj must be query, key and value, or one linear with fused_qkv, "
                 f"got {self.qkv_proj} with fused_qkv {self.fused_qkv!r}"
             )
-        counts = (0,) if only_experts else (1,) if self.fused_gate_up else (1, 2)
-        if len(self.ffn_in_proj) not in counts:
+        expected = (0,) if only_experts else (1,) if self.fused_gate_up else (1, 2)
+        if len(self.ffn_in_proj) not in expected:
             raise ModelError(
                 f"Family.ffn_in_proj must be one linear, or gate and up, "
                 f"got {self.ffn_in_proj} with fused_gate_up {self.fused_gate_up}"
@@ -88,18 +85,15 @@ class Family:
         names = (*self.qkv_proj, *self.per_head_extra, self.attn_out_proj)
         if len(set(names)) < len(names) or self.ffn_out_proj in self.ffn_in_proj:
             raise ModelError(f"Family names a linear twice: {(*names, *self.ffn_in_proj)}")
-        parts = self.config_expressible
-        if not set(parts) <= {"heads", "neurons"}:
-            raise ModelError(f"Family.config_expressible must be of heads, neurons, got {parts}")
+        if not set(self.config_expressible) <= {"heads", "neurons"}:
+            raise ModelError(
+                f"Family.config_expressible must be of heads, neurons, "
+                f"got {self.config_expressible}"
+            )
 
 
 def _is_path(name: object) -> bool:
-    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
-
-
-def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ModelError(f"Family.{field} must be one of {allowed}, got {value!r}")
+    return isinstance(name, str) and all(map(str.isidentifier, name.split(".")))
 
 
 _BERT = Family(
@@ -248,11 +242,6 @@ def register_family(model_type: str, *families: Family) -> None:
     Example:
         >>> from lightpeft.modeling.families import FAMILIES
         >>> lightpeft.register_family("olmo", *FAMILIES["llama"])  # named as Llama's
-
-    Example:
-        >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}
-        >>> family = lightpeft.Family(**attention, ffn_in_proj=("fc1",), ffn_out_proj="fc2")
-        >>> lightpeft.register_family("my_model", family)
     """
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(f"model_type must be a name, got {model_type!r}")
@@ -298,11 +287,11 @@ _VISION = ("vision_model", "vision_tower")
 
 def attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
     """Return the key of the batch's mask for the tokens that a linear reads; empty: it has none."""
-    parts = path.split(".")
-    if set(parts) & set(_VISION) or parts[-1] in _POSITIONS:
+    names = path.split(".")
+    if set(names) & set(_VISION) or names[-1] in _POSITIONS:
         return ""
-    if not encoder_decoder or "decoder" not in parts:
+    if not encoder_decoder or "decoder" not in names:
         return "attention_mask"
-    if set(parts) & set(_CROSS_ATTENTION) and path.endswith(tuple(f".{n}" for n in _READS_ENCODER)):
+    if set(names) & set(_CROSS_ATTENTION) and path.endswith(tuple(f".{n}" for n in _READS_ENCODER)):
         return "attention_mask"
     return "decoder_attention_mask"

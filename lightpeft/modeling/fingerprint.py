@@ -17,16 +17,17 @@ _SAMPLE = 256
 _QUANTIZED = "quantized-"
 
 
-def is_quantized(linear: nn.Module) -> bool:
+def is_quantized(weight: Tensor) -> bool:
     """Return whether a weight is packed, by torchao or bitsandbytes, and so can't be sliced."""
-    assert isinstance(linear.weight, Tensor)
-    return _is_quantized_tensor(linear.weight)
+    return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
 
 
 def in_out_features(linear: nn.Module) -> tuple[int, int]:
     """Return inputs and outputs of a linear; a Conv1D stores its weight as (in, out)."""
     assert isinstance(linear, nn.Linear | Conv1D)
-    if isinstance(linear, nn.Linear) and is_quantized(linear):  # four bits are packed in pairs
+    if isinstance(linear, nn.Linear) and is_quantized(
+        linear.weight
+    ):  # four bits are packed in pairs
         return linear.in_features, linear.out_features
     rows, columns = linear.weight.shape
     return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
@@ -61,9 +62,10 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
                 f"or not loaded yet, can't be estimated or pruned; use a device_map of devices only"
             )
     linears = {name: model.get_submodule(name) for name in shape.linears}
-    if like.startswith(_QUANTIZED) or any(map(is_quantized, linears.values())):
+    weights = {name: linear.get_parameter("weight") for name, linear in linears.items()}
+    if like.startswith(_QUANTIZED) or any(map(is_quantized, weights.values())):
         return _QUANTIZED + _digest(_unquantized_weights(model, linears))
-    return _digest((name, linear.weight) for name, linear in linears.items())
+    return _digest(weights.items())
 
 
 def _unquantized_weights(
@@ -74,7 +76,7 @@ def _unquantized_weights(
         is_linear = isinstance(module, nn.Linear | Conv1D)
         for name, weight in module.named_parameters(recurse=False):
             is_hashed = name == "bias" and path in linears if is_linear else weight.dim() <= 2
-            if is_hashed and _is_quantized_tensor(weight):
+            if is_hashed and is_quantized(weight):
                 raise ModelError(
                     f"{path}.{name} is quantized: a quantized model's checkpoint is identified by "
                     f"its embeddings, norms and biases; quantize linears only"
@@ -83,14 +85,9 @@ def _unquantized_weights(
                 yield f"{path}.{name}", weight
 
 
-def _is_quantized_tensor(weight: Tensor) -> bool:
-    return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
-
-
-def _digest(weights: Iterable[tuple[str, Tensor | nn.Module]]) -> str:
+def _digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, parameter in weights:
-        assert isinstance(parameter, Tensor)
         weight = parameter.detach()
         stride = max(1, weight.numel() // _SAMPLE)
         sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()

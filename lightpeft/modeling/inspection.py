@@ -21,12 +21,11 @@ from lightpeft.modeling.blocks import (
     check_layers,
     find_blocks,
     get_linear,
-    head_size,
     per_head_parameters,
 )
 from lightpeft.modeling.families import BIAS_TABLE, HEAD_SIZES, families_of
 from lightpeft.modeling.fingerprint import in_out_features
-from lightpeft.modeling.moe import MoEBlock, check_moe_blocks, find_moe_blocks
+from lightpeft.modeling.moe import MoEBlock, find_moe_blocks
 from lightpeft.modeling.non_block_parameters import (
     count_matmul_weights,
     count_non_block_parameters,
@@ -68,7 +67,6 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
     check_layers(model, families, matches, (block.path for block in moe_blocks))
     blocks = _build_blocks(model, matches, moe_blocks)
     linears = {path: linear for block in blocks for path, linear in block.linears.items()}
-    check_moe_blocks(moe_blocks, linears)
     _check_parameters(matches, linears)
     moe_weights = {
         path: weight for block in moe_blocks for path, weight in block.unpruned_weights().items()
@@ -76,7 +74,7 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
     counted = set(linears) | {f"{block.path}.{BIAS_TABLE}" for block in matches}
     counted |= {f"{block.path}.{name}" for block in matches for name in per_head_parameters(block)}
     counted |= {name for path in moe_weights for name in (path, path.rpartition(".")[0])}
-    _check_rest(model, matches, counted)
+    _check_rest(model, [*moe_blocks, *matches], counted)
     parameters = count_non_block_parameters(model, counted)
     if moe_weights:
         parameters["feed_forward"] = sum(weight.numel() for weight in moe_weights.values())
@@ -167,7 +165,7 @@ def _attention_linears(block: BlockMatch) -> dict[str, LinearShape]:
         ModelError: the block says no head size, or a linear is of a size its heads don't explain.
     """
     core = block.module.get_submodule(block.family.attention_core)
-    size = head_size(core)
+    size = int(next((getattr(core, name) for name in HEAD_SIZES if hasattr(core, name)), 0))
     if not size:
         raise block.unsupported_error(f"none of {', '.join(HEAD_SIZES)} says how wide a head is")
     if getattr(core, "slow_but_exact", False):  # Bloom: reads its projection's weight by itself
@@ -190,8 +188,8 @@ def _attention_linears(block: BlockMatch) -> dict[str, LinearShape]:
         )
     if groups == heads:  # nothing is shared: each head has its own key and value
         segments = {
-            name: tuple("units" if segment == "groups" else segment for segment in listed)
-            for name, listed in segments.items()
+            name: tuple("units" if segment == "groups" else segment for segment in row)
+            for name, row in segments.items()
         }
     extra = [x for x in block.family.per_head_extra if get_linear(block.module, x) is not None]
     segments |= dict.fromkeys((*extra, block.output_projection), ("units",))
@@ -217,7 +215,7 @@ def _linear_shapes(
     """Return the linears by their paths, once all agree on the number of units."""
     units = _in_out_features(block, block.output_projection)[0] // unit_size
     linears = {}
-    for name, listed in segments.items():
+    for name, linear_segments in segments.items():
         inputs, outputs = _in_out_features(block, name)
         linear = LinearShape(
             inputs=inputs,
@@ -225,7 +223,7 @@ def _linear_shapes(
             bias=block.module.get_submodule(name).bias is not None,
             pruned_dim="in" if name == block.output_projection else "out",
             unit_size=unit_size,
-            segments=listed,
+            segments=linear_segments,
             heads_per_kv_group=heads_per_kv_group,
         )
         expected = linear.pruned_shape(units)
@@ -263,13 +261,20 @@ def _check_parameters(matches: list[BlockMatch], linears: dict[str, LinearShape]
                 )
 
 
-def _check_rest(model: PreTrainedModel, matches: list[BlockMatch], counted: Set[str]) -> None:
-    """Refuse a layer that multiplies by anything outside its blocks: experts, another attention."""
-    for layer in dict.fromkeys(str(layer_of(block.path)) for block in matches):
-        for name, weight in model.get_submodule(layer).named_parameters():
-            path = f"{layer}.{name}"
-            if weight.dim() > 1 and not {path, path.rpartition(".")[0]} & counted:
+def _check_rest(
+    model: PreTrainedModel, blocks: list[MoEBlock | BlockMatch], counted: Set[str]
+) -> None:
+    """Refuse what nothing accounts for: in a MoE block anything, in the rest of a layer matrices.
+
+    A layer may have norms of its own, but no other experts and no other attention.
+    """
+    checked = [(block.path, 0) for block in blocks if isinstance(block, MoEBlock)]
+    checked += [(layer, 2) for layer in dict.fromkeys(str(layer_of(x.path)) for x in blocks)]
+    for parent, dim in checked:
+        for name, weight in model.get_submodule(parent).named_parameters():
+            path = f"{parent}.{name}"
+            if weight.dim() >= dim and not {path, path.rpartition(".")[0]} & counted:
                 raise ModelError(
-                    f"{layer} can't be pruned: its family does not account for {name} "
+                    f"{parent} can't be pruned: its family does not account for {name} "
                     f"of shape {tuple(weight.shape)}"
                 )

@@ -49,7 +49,8 @@ def resolve_lora_config(
     check_settings(config)
     for name in shape.linears:
         for ending in config.modules_to_save or ():
-            if _is_within(name, ending):
+            # As peft matches: the linear, or a module that it is in, has a name with this ending.
+            if f"{ending}." in f"{name}.":
                 raise ModelError(
                     f"LoraConfig.modules_to_save: {ending!r} would train all of {name}, but "
                     f"linears of the blocks are frozen and pruned; name modules outside the blocks"
@@ -71,8 +72,8 @@ def check_settings(config: LoraConfig) -> None:
     """
     if type(config) is not LoraConfig:
         raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
-    defaults, settings = asdict(LoraConfig()), asdict(config)
-    for name, value in settings.items():
+    defaults = asdict(LoraConfig())
+    for name, value in asdict(config).items():
         if name not in _SUPPORTED and value != defaults[name]:
             raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
     if config.init_lora_weights not in (True, False, "gaussian"):
@@ -89,11 +90,10 @@ def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | 
     would stay at its random initialization, and be another one wherever the adapter is loaded.
     """
     names = list(config.modules_to_save or ())
-    if config.task_type not in _NEW_HEAD_TASKS or not hasattr(model, model.base_model_prefix):
-        return names or None
-    for name, child in model.named_children():
-        if name != model.base_model_prefix and any(True for _ in child.parameters()):
-            names.append(name)
+    if config.task_type in _NEW_HEAD_TASKS and hasattr(model, model.base_model_prefix):
+        for name, child in model.named_children():
+            if name != model.base_model_prefix and any(True for _ in child.parameters()):
+                names.append(name)
     return list(dict.fromkeys(names)) or None
 
 
@@ -109,7 +109,7 @@ def block_targets(shape: ModelShape, targets: Any) -> list[str]:
         matches = [name for name in shape.linears if re.fullmatch(targets, name)]
         missing = [] if matches else [targets]
     else:
-        ends = {t: [n for n in shape.linears if n == t or n.endswith(f".{t}")] for t in targets}
+        ends = {t: [n for n in shape.linears if f".{n}".endswith(f".{t}")] for t in targets}
         missing = sorted(target for target, names in ends.items() if not names)
         matches = [name for name in shape.linears if any(name in names for names in ends.values())]
     if missing or not matches:
@@ -119,9 +119,3 @@ def block_targets(shape: ModelShape, targets: Any) -> list[str]:
             f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
         )
     return matches
-
-
-def _is_within(name: str, ending: str) -> bool:
-    """Return whether a linear is, or is in, a module whose name ends with `ending` as in peft."""
-    parts = name.split(".")
-    return any(".".join(parts[: n + 1]).endswith(ending) for n in range(len(parts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from lightpeft.core.shape import ModelShape
 
 
-class Masks:
+class Masks(ExitStack):
     """One trainable scalar per query head and per neuron, initially 1; a context manager.
 
     Each mask is on the device of the output projection whose input it multiplies; leaving the
@@ -29,10 +30,10 @@ class Masks:
     """
 
     def __init__(self, model: PreTrainedModel, shape: ModelShape, *, l1: float) -> None:
+        super().__init__()
         self._l1 = l1
         self.heads: dict[str, nn.Parameter] = {}
         self.neurons: dict[str, nn.Parameter] = {}
-        self._handles = []
         for block in shape.blocks:
             linear = model.get_submodule(block.output_projection)
             device = next(linear.parameters()).device
@@ -40,7 +41,7 @@ class Masks:
             group = self.heads if block.path in shape.heads else self.neurons
             group[block.path] = mask
             hook = _scale_units_hook(mask, block.unit_size)
-            self._handles.append(linear.register_forward_pre_hook(hook))
+            self.callback(linear.register_forward_pre_hook(hook).remove)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all masks, those of heads first."""
@@ -64,17 +65,10 @@ class Masks:
             for mask in self.parameters()
         ]
 
-    def __enter__(self) -> Masks:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
 
 def _scale_units_hook(mask: nn.Parameter, unit: int) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        wide = mask.repeat_interleave(unit) if unit > 1 else mask
-        return (args[0] * wide.to(args[0]), *args[1:])
+        factors = mask.repeat_interleave(unit) if unit > 1 else mask
+        return (args[0] * factors.to(args[0]), *args[1:])
 
     return hook

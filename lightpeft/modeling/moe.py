@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -62,21 +61,3 @@ def find_moe_blocks(model: PreTrainedModel, families: tuple[Family, ...]) -> lis
                 blocks.append(MoEBlock(path, module, family.unpruned))
                 break
     return blocks
-
-
-def check_moe_blocks(blocks: Iterable[MoEBlock], linears: Iterable[str]) -> None:
-    """Refuse a MoE block with a parameter that is neither left unpruned nor of a block linear.
-
-    Raises:
-        ModelError: names it.
-    """
-    prunable = set(linears)
-    for block in blocks:
-        unpruned = block.unpruned_weights()
-        for name, weight in block.module.named_parameters():
-            path = f"{block.path}.{name}"
-            if path not in unpruned and path.rpartition(".")[0] not in prunable:
-                raise ModelError(
-                    f"{block.path} can't be pruned: its family does not account for {name} "
-                    f"of shape {tuple(weight.shape)}"
-                )

@@ -35,18 +35,17 @@ def count_non_block_parameters(
         Counts of `embeddings`, `norms` and `head`. A weight that an embedding and a head share is
         the embedding's.
     """
-    parts = {"embeddings": 0, "norms": 0, "head": 0}
-    owners: dict[int, list[str]] = {}
-    counts: dict[int, int] = {}
+    counts = {"embeddings": 0, "norms": 0, "head": 0}
+    candidates: dict[int, set[str]] = {}
+    sizes: dict[int, int] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         owner = name.rpartition(".")[0]
         if name not in block_parameters and owner not in block_parameters:
-            owners.setdefault(id(weight), []).append(owner)
-            counts[id(weight)] = _unpacked_size(model.get_submodule(owner), weight)
-    for key, names in owners.items():
-        candidates = {_part_of(model, name) for name in names}
-        parts[next(part for part in parts if part in candidates)] += counts[key]
-    return parts
+            candidates.setdefault(id(weight), set()).add(_part_of(model, owner))
+            sizes[id(weight)] = _unpacked_size(model.get_submodule(owner), weight)
+    for weight_id, parts in candidates.items():
+        counts[next(part for part in counts if part in parts)] += sizes[weight_id]
+    return counts
 
 
 def count_matmul_weights(model: PreTrainedModel, block_parameters: Set[str]) -> dict[str, int]:

@@ -98,11 +98,11 @@ def check_adapter_shapes(
         PlanError: names a weight that is missing, left over, or of another shape.
     """
     shapes = {key: weight.shape for key, weight in weights.items()}
-    others = shapes
+    model_shapes = shapes
     if model is not None:
         state = model.state_dict().items()
-        others = {f"{PEFT_PREFIX}{name}": weight.shape for name, weight in state}
-    expected = {key: others.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
+        model_shapes = {f"{PEFT_PREFIX}{name}": weight.shape for name, weight in state}
+    expected = {key: model_shapes.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
     for name, units in plan.ranks.items():
         rank, (inputs, outputs) = len(units.kept), plan.pruned_shape(name)
         if rank:

@@ -176,7 +176,7 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel) -> None:
             f"the plan was made for another {expected.model_type} model: its blocks have "
             f"other sizes than this {shape.model_type} model's"
         )
-    packed = [name for name in shape.linears if is_quantized(model.get_submodule(name))]
+    packed = [name for name in shape.linears if is_quantized(model.get_parameter(f"{name}.weight"))]
     if packed and not plan.keeps_base_intact:
         raise ModelError(
             f"{packed[0]} is quantized, and packed weights can't be sliced; pass the unquantized "
