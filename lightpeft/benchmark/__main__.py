@@ -40,7 +40,8 @@ def _parse_integer(text: str) -> int:
         raise typer.BadParameter(f"must be an integer, got {text}") from error
 
 
-def _number(text: str) -> Any:
+def _fraction(units: str) -> Any:
+    text = f"Fraction of {units} to prune, in [0, 1)."
     return typer.Option(parser=_parse_number, metavar="NUMBER", help=text)
 
 
@@ -53,22 +54,16 @@ def _text(text: str, metavar: str) -> Any:
 
 
 @app.command(epilog=f"Example: {_PROGRAM} --shape roberta-large --ratio 0.333 --dtype bfloat16")
-def benchmark(  # typer reads the options from the parameters, hence so many
+def benchmark(  # typer reads options from the parameters, hence so many; context.params has all
     context: typer.Context,
     shape: Annotated[str, _text(", ".join(MODEL_SIZES), "NAME")] = _DEFAULTS.shape,
-    ratio: Annotated[float, _number("Fraction of heads and neurons to prune, in [0, 1).")] = (
-        _DEFAULTS.ratio
-    ),
+    ratio: Annotated[float, _fraction("heads and neurons")] = _DEFAULTS.ratio,
     head_granularity: Annotated[
         Literal["kv_group", "query_head"],
         typer.Option(help="Prune whole KV groups, or single query heads within them."),
     ] = "kv_group",
-    modules: Annotated[float, _number("Fraction of PEFT modules to prune, in [0, 1).")] = (
-        _DEFAULTS.modules
-    ),
-    ranks: Annotated[float, _number("Fraction of PEFT ranks to prune, in [0, 1).")] = (
-        _DEFAULTS.ranks
-    ),
+    modules: Annotated[float, _fraction("PEFT modules")] = _DEFAULTS.modules,
+    ranks: Annotated[float, _fraction("PEFT ranks")] = _DEFAULTS.ranks,
     rank: Annotated[int, _integer("LoRA rank before pruning.")] = _DEFAULTS.rank,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
@@ -96,19 +91,13 @@ def benchmark(  # typer reads the options from the parameters, hence so many
     models; training, prefill (a prompt of --length tokens into the KV cache) and decode (one
     more token a row) of decoders and encoder-decoders.
     """
-    config = BenchmarkConfig(
-        shape=shape,
-        ratio=ratio,
-        head_granularity=head_granularity,
-        modules=modules,
-        ranks=ranks,
-        rank=rank,
-        dtype=dtype,
-        batch_sizes=_parse_batch_sizes(batch_sizes),
-        length=length,
-        warmup=warmup,
-        rounds=rounds,
-    )
+    options = {name: context.params[name] for name in BenchmarkConfig.model_fields}
+    options["batch_sizes"] = _parse_batch_sizes(batch_sizes)
+    try:
+        config = BenchmarkConfig(**options)
+    except ConfigError as error:
+        name, _, message = str(error).partition(" ")
+        raise ConfigError(f"--{name.replace('_', '-')} {message}") from error
     result = run_benchmark(config, choose_device(device), progress=_log)
     if out:
         result.model_copy(update={"command": context.obj}).save(out)

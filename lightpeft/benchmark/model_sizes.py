@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lightpeft.core.errors import ModelError
 from lightpeft.profiling.random_batches import ModelKind
 
 
@@ -122,13 +121,3 @@ MODEL_SIZES = {
     "t5-base": ModelSize("seq2seq", _T5),
     "vit-base": ModelSize("image", _VIT),
 }
-
-
-def check_model_size(name: str) -> None:
-    """Check that a model of this name is listed.
-
-    Raises:
-        ModelError: it is not; names those that are.
-    """
-    if name not in MODEL_SIZES:
-        raise ModelError(f"no shape {name!r}; shapes: {', '.join(MODEL_SIZES)}")

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from lightpeft.benchmark.model_sizes import MODEL_SIZES, check_model_size
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.core.errors import ModelError
 
 # Kind of model -> the class that builds it and peft's task type.
@@ -32,9 +32,10 @@ def make_config(name: str) -> Any:
     """Make the configuration of a listed model.
 
     Raises:
-        ModelError: no model of this name is listed.
+        ModelError: no model of this name is listed; names those that are.
     """
-    check_model_size(name)
+    if name not in MODEL_SIZES:
+        raise ModelError(f"no shape {name!r}; shapes: {', '.join(MODEL_SIZES)}")
     return AutoConfig.for_model(**MODEL_SIZES[name].sizes)
 
 
@@ -92,14 +93,9 @@ def get_free_memory(device: torch.device) -> int | None:
 @torch.no_grad()
 def _init_weights(model: PreTrainedModel) -> None:
     """Initialize the weights of torch's own modules: normal, norms 1, biases 0."""
-    seen: set[int] = set()  # tied weights belong to two modules
-    for module in model.modules():
-        if not hasattr(module, "reset_parameters"):
-            continue
-        for name, weight in module.named_parameters(recurse=False):
-            if id(weight) in seen:
-                continue
-            seen.add(id(weight))
+    for path, weight in model.named_parameters():
+        owner, _, name = path.rpartition(".")
+        if hasattr(model.get_submodule(owner), "reset_parameters"):
             if weight.dim() > 1:
                 weight.normal_(std=0.02)
             else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel
 
-from lightpeft.benchmark.model_sizes import MODEL_SIZES, check_model_size
+from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.random_models import (
     MODEL_CLASSES,
     build_random_model,
@@ -19,7 +18,7 @@ from lightpeft.benchmark.random_models import (
     make_config,
 )
 from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
-from lightpeft.core.config import PruningConfig
+from lightpeft.core.config import Config, Count, PruningConfig, Ratio
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.modeling.fingerprint import fingerprint
@@ -32,11 +31,8 @@ from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
 
-METHODS = (BASELINE, "pruned")
 
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Config):
     """What to measure; each field is the command-line option of its name.
 
     Attributes:
@@ -54,30 +50,33 @@ class BenchmarkConfig:
     """
 
     shape: str = "roberta-large"
-    ratio: float = 0.333
+    ratio: Ratio = 0.333
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
-    modules: float = 0.0
-    ranks: float = 0.0
-    rank: int = 8
-    dtype: str = "float32"
+    modules: Ratio = 0.0
+    ranks: Ratio = 0.0
+    rank: Count = 8
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_sizes: tuple[int, ...] = (1, 32)
     length: int | None = None
     warmup: int = 3
     rounds: int = 15
 
-    def __post_init__(self) -> None:
-        """Check the values.
+    def model_post_init(self, context: object) -> None:
+        """Check the shape, and what is measured of it.
 
         Raises:
-            LightPeftError: names the option, its value and what is allowed.
+            LightPeftError: names the field, its value and what is allowed.
         """
-        check_model_size(self.shape)
-        for name in ("ratio", "modules", "ranks"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"--{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.rank < 1:
-            raise ConfigError(f"--rank must be an integer >= 1, got {self.rank}")
-        _check_length(self.shape, self.profiling.length)
+        config = make_config(self.shape)  # refuses a shape that is not listed
+        size, length = MODEL_SIZES[self.shape], self.profiling.length
+        limit = max_batch_length(config, size.kind)
+        if size.kind == "image" and length != size.length:
+            raise ConfigError(
+                f"length must be {size.length} for {self.shape}, because its images have "
+                f"{size.length} tokens, got {length}; leave it out"
+            )
+        if limit is not None and length > limit:
+            raise ConfigError(f"length must be at most {limit} for {self.shape}, got {length}")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -88,16 +87,12 @@ class BenchmarkConfig:
     @property
     def profiling(self) -> ProfilingSettings:
         """Settings of the measurement."""
-        try:
-            return ProfilingSettings(
-                batch_sizes=self.batch_sizes,
-                length=MODEL_SIZES[self.shape].length if self.length is None else self.length,
-                warmup=self.warmup,
-                rounds=self.rounds,
-            )
-        except ConfigError as error:
-            name, _, rest = str(error).partition(" ")
-            raise ConfigError(f"--{name.replace('_', '-')} {rest}") from error
+        return ProfilingSettings(
+            batch_sizes=self.batch_sizes,
+            length=MODEL_SIZES[self.shape].length if self.length is None else self.length,
+            warmup=self.warmup,
+            rounds=self.rounds,
+        )
 
 
 def run_benchmark(
@@ -113,10 +108,12 @@ def run_benchmark(
         measure = partial(_measure_memory, config, method, device)
         return measure() if device.type == "cuda" else run_in_subprocess(measure)
 
+    methods = (BASELINE, "pruned")
+    model_factories = {m: partial(build_method_model, config, m, device) for m in methods}
     check_free_memory(config.shape, dtype=config.torch_dtype, device=device)
     with _explain_out_of_memory(config, device):
         return compare(
-            {method: partial(build_method_model, config, method, device) for method in METHODS},
+            model_factories,
             config.profiling,
             measure_memory=measure_memory if can_measure_memory(device) else None,
             progress=progress,
@@ -205,15 +202,3 @@ def _lora_config(config: BenchmarkConfig) -> LoraConfig:
 
 def _zero_scores(totals: dict[str, int]) -> dict[str, dict[str, torch.Tensor]]:
     return {name: {path: torch.zeros(n) for path, n in totals.items()} for name in CRITERIA}
-
-
-def _check_length(shape: str, length: int) -> None:
-    size = MODEL_SIZES[shape]
-    if size.kind == "image" and length != size.length:
-        raise ConfigError(
-            f"--length must be {size.length} for {shape}, because its images have "
-            f"{size.length} tokens, got {length}; leave it out"
-        )
-    limit = max_batch_length(make_config(shape), size.kind)
-    if limit is not None and length > limit:
-        raise ConfigError(f"--length must be at most {limit} for {shape}, got {length}")

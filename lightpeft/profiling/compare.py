@@ -124,15 +124,13 @@ def _speedup(
     flop_bound: float,
     byte_bound: float | None,
 ) -> Speedup:
-    q1, median, q3 = compute_speedup(baseline, other)
+    speedup = compute_speedup(baseline, other)
     return Speedup(
-        median=median,
-        q1=q1,
-        q3=q3,
+        **speedup._asdict(),
         flop_bound=flop_bound,
         byte_bound=byte_bound,
-        fraction_of_flop_bound=median / flop_bound,
-        fraction_of_byte_bound=None if byte_bound is None else median / byte_bound,
+        fraction_of_flop_bound=speedup.median / flop_bound,
+        fraction_of_byte_bound=None if byte_bound is None else speedup.median / byte_bound,
     )
 
 

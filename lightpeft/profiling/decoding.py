@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightpeft.profiling.random_batches import model_kind
 from lightpeft.profiling.step_functions import Step, autocast_for
@@ -56,42 +57,41 @@ def make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     do the same work: as in generation, attention gets the cache with the new token's keys and
     values appended to a copy, but the cache does not keep them.
     """
-    prefilled = make_prefill_step(model, batch)()
-    _freeze_cache(prefilled.past_key_values)
-    return _make_forward(model, _next_token_inputs(model, batch, prefilled))
+    return _make_decode_step(model, batch)[0]
 
 
 def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> DecodeTraffic:
     """Run a decode step on this batch and count what it reads."""
-    prefilled = make_prefill_step(model, batch)()
-    _freeze_cache(prefilled.past_key_values)
-    step = _make_forward(model, _next_token_inputs(model, batch, prefilled))
-    executed: dict[str, nn.Module] = {}
-    hooks = [
-        module.register_forward_pre_hook(partial(_record_call, executed, name))
-        for name, module in model.get_base_model().named_modules()
-    ]
+    step, cache = _make_decode_step(model, batch)
+    executed: set[nn.Module] = set()
+    hook = register_module_forward_pre_hook(lambda module, args: executed.add(module))
     step()
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
     weights = {
         id(weight): weight.numel() * weight.element_size()
-        for module in executed.values()
+        for module in executed
         if not isinstance(module, nn.Embedding)
         for weight in module.parameters(recurse=False)
     }
-    layers = _cache_layers(prefilled.past_key_values)
-    states: list[Tensor] = [state for layer in layers for state in (layer.keys, layer.values)]
+    states: list[Tensor] = [x for layer in _cache_layers(cache) for x in (layer.keys, layer.values)]
     return DecodeTraffic(
         weights=sum(weights.values()),
         cache=sum(state.numel() * state.element_size() for state in states),
-        modules=frozenset(executed),
+        modules=frozenset(n for n, m in model.get_base_model().named_modules() if m in executed),
     )
 
 
 def supports_logits_to_keep(model: PeftModel) -> bool:
     """Return whether the model can compute the logits of the last token alone."""
     return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+
+
+def _make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> tuple[Step, Any]:
+    """Return a decode step, and the KV cache that it reads."""
+    prefilled = make_prefill_step(model, batch)()
+    _freeze_cache(prefilled.past_key_values)
+    inputs = _next_token_inputs(model, batch, prefilled)
+    return _make_forward(model, inputs), prefilled.past_key_values
 
 
 def _make_forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
@@ -146,7 +146,3 @@ def _update_without_keeping(reference: weakref.ref[Any], *args: Any, **kwargs: A
     extended = type(layer).update(layer, *args, **kwargs)
     vars(layer).update(state)
     return extended
-
-
-def _record_call(executed: dict[str, nn.Module], name: str, module: nn.Module, args: Any) -> None:
-    executed[name] = module

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
-from lightpeft.core.errors import ConfigError
+from pydantic import Field
+
+from lightpeft.core.config import Config, Count
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProfilingSettings:
+class ProfilingSettings(Config):
     """Sizes of the batches, and how often each step is timed.
 
     Attributes:
@@ -19,20 +20,7 @@ class ProfilingSettings:
         rounds: rounds that are counted.
     """
 
-    batch_sizes: Sequence[int]
-    length: int
-    warmup: int = 3
-    rounds: int = 15
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: names the setting, its value and what is allowed.
-        """
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ConfigError(f"batch_sizes must be integers >= 1, got {list(self.batch_sizes)}")
-        for name, minimum in (("length", 4), ("warmup", 0), ("rounds", 3)):
-            value = getattr(self, name)
-            if value < minimum:
-                raise ConfigError(f"{name} must be an integer >= {minimum}, got {value}")
+    batch_sizes: Annotated[Sequence[Count], Field(min_length=1, description="integers >= 1")]
+    length: Annotated[int, Field(ge=4, description="an integer >= 4")]
+    warmup: Annotated[int, Field(ge=0, description="an integer >= 0")] = 3
+    rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15

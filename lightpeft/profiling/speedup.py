@@ -83,8 +83,8 @@ def estimation_cost(estimate: RunTime, finetune: Mapping[str, RunTime]) -> Estim
         finetune: method -> time of its fine-tuning, which starts where the estimation ends;
             `vanilla` is among them.
     """
-    others = [method for method in finetune if method != BASELINE]
-    pruned = "light" if "light" in others else next(iter(others), BASELINE)
+    pruned_methods = [method for method in finetune if method != BASELINE]
+    pruned = "light" if "light" in pruned_methods else next(iter(pruned_methods), BASELINE)
     step_seconds = {method: run.seconds / run.steps for method, run in finetune.items()}
     return EstimationCost(
         seconds=estimate.seconds,

@@ -135,7 +135,7 @@ def test_another_failure_is_not_called_out_of_memory(monkeypatch):
         (["--rank", "0"], r"--rank must be an integer >= 1, got 0"),
         (["--rank", "some"], r"'--rank': must be an integer, got some"),
         (["--rounds", "2"], r"--rounds must be an integer >= 3, got 2"),
-        (["--batch-sizes", "0"], r"--batch-sizes must be integers >= 1, got \[0\]"),
+        (["--batch-sizes", "0"], r"--batch-sizes must be integers >= 1, got 0"),
         (
             ["--batch-sizes", "1,"],
             r"--batch-sizes must be integers >= 1 separated .*, got 1,",
@@ -212,5 +212,5 @@ def test_the_benchmark_needs_neither_dvc_nor_datasets():
                 names.add(node.module.partition(".")[0])
 
     needed = {"torch", "transformers", "peft", "accelerate", "safetensors", "pydantic"}
-    needed |= {"psutil", "rich", "typer", "lightpeft"}
+    needed |= {"psutil", "typer", "lightpeft"}
     assert names - set(sys.stdlib_module_names) <= needed
