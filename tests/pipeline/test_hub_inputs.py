@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from helpers.data_cards import data_card
 from helpers.hub_server import HubServer, Repository, use_hub
+from helpers.import_graph import ROOT
 from helpers.run_stages import params
-from helpers.stage_workspace import ROOT, tokenizer
+from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_model
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
