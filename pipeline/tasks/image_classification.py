@@ -20,7 +20,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
-from pipeline.tasks.base import Batch, Columns
+from pipeline.tasks.base import Batch, Columns, Processor
 from pipeline.tasks.schema import CLASS_METRICS, Row, RowSchema, Template, require_column
 
 _DAMAGE = (
@@ -152,7 +152,7 @@ SCHEMA = RowSchema(
 )
 
 
-def image_tokens(config: Any) -> int:
+def image_tokens(config: PretrainedConfig) -> int:
     """Return how many tokens a model makes of an image: its patches and one more.
 
     Raises:
@@ -182,10 +182,10 @@ class ImageClassification(classify.TextClassification):
         return True
 
     @classmethod
-    def max_length(cls, requested: int, config: Any) -> int:
+    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
         return image_tokens(config)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Convert the label to its id; the image stays as it is."""
         count = len(rows["label"])
         return {
@@ -194,7 +194,7 @@ class ImageClassification(classify.TextClassification):
             "num_truncated": [0] * count,
         }
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         def collate(rows: list[Row]) -> Batch:
             made = processor([pixels(row["image"]) for row in rows], return_tensors="pt")
             truth = torch.tensor([row["label"] for row in rows])

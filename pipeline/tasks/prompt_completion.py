@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import Columns
@@ -12,7 +13,7 @@ from pipeline.tasks.base import Columns
 Ids = list[int]
 
 
-def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
+def tokenize_pairs(rows: Columns, processor: PreTrainedTokenizerBase) -> list[tuple[Ids, Ids]]:
     """Return the tokens of prompt and completion of each row for a decoder, not truncated.
 
     The whole text is tokenized and split where the prompt ends; if a token spans the boundary, both
@@ -35,7 +36,7 @@ def tokenize_pairs(rows: Columns, processor: Any) -> list[tuple[Ids, Ids]]:
     return made
 
 
-def render_chats(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
+def render_chats(chats: list[Any], processor: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
     """Return the text before a chat's last answer, and that answer with the end of its turn.
 
     Raises:
@@ -53,7 +54,7 @@ def render_chats(chats: list[Any], processor: Any) -> list[tuple[str, str]]:
         raise DataError(f"the chat template of model.name refuses a row: {error}") from None
 
 
-def _chat_text(messages: Any, processor: Any) -> tuple[str, str]:
+def _chat_text(messages: Any, processor: PreTrainedTokenizerBase) -> tuple[str, str]:
     prompt = processor.apply_chat_template(
         messages[:-1], tokenize=False, add_generation_prompt=True
     )
@@ -74,7 +75,7 @@ def _joined(rows: Columns) -> list[tuple[str, str]]:
     ]
 
 
-def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
+def _ids(texts: list[str], processor: PreTrainedTokenizerBase, *, special: bool) -> list[Ids]:
     """Return token ids without the end-of-text token that some tokenizers add."""
     end = processor.eos_token_id
     probe = processor("a", add_special_tokens=special)["input_ids"]
@@ -82,7 +83,7 @@ def _ids(texts: list[str], processor: Any, *, special: bool) -> list[Ids]:
     return [ids[:-1] for ids in found] if special and probe[-1:] == [end] else found
 
 
-def ensure_eos(completion: Ids, end: int, processor: Any) -> Ids:
+def ensure_eos(completion: Ids, end: int, processor: PreTrainedTokenizerBase) -> Ids:
     """Return the completion up to its end-of-text token, which is added if there is none."""
     if end in completion:
         last = len(completion) - completion[::-1].index(end)
@@ -91,7 +92,7 @@ def ensure_eos(completion: Ids, end: int, processor: Any) -> Ids:
     return [*completion, end]
 
 
-def eos_token_id(processor: Any) -> int:
+def eos_token_id(processor: PreTrainedTokenizerBase) -> int:
     """Return the id of the end-of-text token.
 
     Raises:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
@@ -18,7 +19,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Pretrained
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import GenerationSection
-from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, Task, Values, is_decoder
+from pipeline.tasks.base import (
+    IGNORED,
+    Batch,
+    Columns,
+    Predictions,
+    Processor,
+    Task,
+    Values,
+    is_decoder,
+)
 from pipeline.tasks.generation_schema import SCHEMA, TEXT_METRICS
 from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
 from pipeline.tasks.inference import check_finite, iter_batches, restore_row_order
@@ -46,7 +56,9 @@ class _Generation(Task):
     selection_metric = "perplexity"
 
     @classmethod
-    def check_metric(cls, metric: str, section: GenerationSection, config: Any) -> None:
+    def check_metric(
+        cls, metric: str, section: GenerationSection, config: PretrainedConfig
+    ) -> None:
         check_positions_left(config, section.max_new_tokens or 0)
         if metric in TEXT_METRICS and section.max_new_tokens == 0:
             raise ConfigError(
@@ -58,10 +70,10 @@ class _Generation(Task):
         """Return the prompts as token ids."""
 
     @abstractmethod
-    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits at each position of a batch, and the labels; -100 for none."""
 
-    def collator(self, processor: Any) -> Callable[[list[Row]], Batch]:
+    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         padding = {"input_ids": processor.pad_token_id, "labels": IGNORED}
 
         def collate(rows: list[Row]) -> Batch:
@@ -88,7 +100,9 @@ class _Generation(Task):
             entries["metrics"] = tuple(m for m in self.card.metrics if m not in TEXT_METRICS)
         return entries
 
-    def predict(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Predictions:
+    def predict(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Predictions:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
         asked, new = set(self.card.metrics) & set(TEXT_METRICS), self.card.max_new_tokens
         texts = None
@@ -102,7 +116,9 @@ class _Generation(Task):
             tokens=tokens,
         )
 
-    def _losses(self, model: Any, rows: Dataset, processor: Any, *, batch_size: int) -> Values:
+    def _losses(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> Values:
         """Return the tokens of each row's completion, and their summed negative log-likelihood."""
         order: list[int] = []
         found: list[tuple[int, float]] = []
@@ -140,7 +156,7 @@ class CausalLM(_Generation):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return is_decoder(config)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize prompt and completion as one row; labels are the completion's tokens."""
         made: Columns = {name: [] for name in ("input_ids", "labels", "length", "num_truncated")}
         for prompt, completion in tokenize_pairs(rows, processor):
@@ -155,7 +171,7 @@ class CausalLM(_Generation):
         pairs = zip(rows["input_ids"], rows["labels"], strict=True)
         return [ids[: labels.count(IGNORED)] for ids, labels in pairs]
 
-    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         labels = batch.pop("labels")
         return model(**batch).logits[:, :-1], labels[:, 1:]
 
@@ -173,7 +189,7 @@ class Seq2SeqLM(_Generation):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return bool(config.is_encoder_decoder)
 
-    def encode(self, rows: Columns, processor: Any) -> Columns:
+    def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Return prompt and completion, each truncated at its end to max_length tokens."""
         most, end = self.card.max_length, eos_token_id(processor)
         if rows["messages"][0] is None:
@@ -210,7 +226,7 @@ class Seq2SeqLM(_Generation):
     def prompts(self, rows: Dataset) -> list[Ids]:
         return list(rows["input_ids"])
 
-    def logits_and_labels(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         return model(**batch).logits, batch["labels"]
 
 
