@@ -153,10 +153,9 @@ class RowCleaner:
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
                 raise _BadRow(f"no {error}", f"which has {', '.join(row)}") from error
             raise _BadRow(_UNFIT_VALUE, describe_exception(error)) from error
-        except RowError as error:
-            raise _BadRow(_UNFIT_VALUE, str(error)) from error
         except ValueError as error:
-            raise _BadRow(_UNFIT_VALUE, describe_exception(error)) from error
+            name = str(error) if isinstance(error, RowError) else describe_exception(error)
+            raise _BadRow(_UNFIT_VALUE, name) from error
         if template_row is None:
             raise _BadRow("no label")
         if not isinstance(template_row, dict):
@@ -193,10 +192,8 @@ def drop_unknown_labels(
 
 def _has_lone_surrogate(row: Row) -> bool:
     """Return whether a text has half of a UTF-16 surrogate pair, which no file can store."""
-    for value in row.values():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return True
+    try:
+        "".join(value for value in row.values() if isinstance(value, str)).encode()
+    except UnicodeEncodeError:
+        return True
     return False

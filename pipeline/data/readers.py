@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pyarrow import ArrowException
+from pyarrow.parquet import ParquetFile
 
 from pipeline.common.errors import DataError
 from pipeline.data.formats import is_squad, read_conll, read_folder, read_squad
@@ -53,17 +57,13 @@ def find_reader(path: Path) -> Reader:
     if not path.exists():
         raise DataError(f"{path} does not exist")
     try:
-        is_empty = path.is_file() and _is_empty(path)
+        if path.is_file():
+            with path.open("rb") as file:
+                if not file.read(1):
+                    raise DataError(f"{path} is empty")
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
-    if is_empty:
-        raise DataError(f"{path} is empty")
     return reader
-
-
-def _is_empty(path: Path) -> bool:
-    with path.open("rb") as file:
-        return not file.read(1)
 
 
 def table_rows(table: Table) -> Iterator[Row]:
@@ -72,39 +72,33 @@ def table_rows(table: Table) -> Iterator[Row]:
         yield dict(zip(table, cells, strict=True))
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _read_delimited(path, csv.reader(file, strict=True))
+class _Csv(csv.excel):
+    strict = True
 
 
-def _read_tsv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _read_delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+class _Tsv(csv.excel_tab):
+    quoting = csv.QUOTE_NONE
 
 
-def _read_delimited(path: Path, reader: Any) -> Iterator[Row]:  # Any: csv's reader has no name
+def _read_delimited(path: Path, dialect: type[csv.Dialect]) -> Iterator[Row]:
     # The default limit of 131,072 characters is less than a long document.
     csv.field_size_limit(2**30)
-    try:
-        header = _header(path, next(reader, []))
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise DataError(
-                    f"{path} line {reader.line_num} has {len(cells)} fields, "
-                    f"the header has {len(header)}"
-                )
-            if cells:
+    # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, dialect)
+        try:
+            header = next(reader, [])
+            if repeated := sorted({name for name in header if header.count(name) > 1}):
+                raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    raise DataError(
+                        f"{path} line {reader.line_num} has {len(cells)} fields, "
+                        f"the header has {len(header)}"
+                    )
                 yield dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from error
-
-
-def _header(path: Path, names: Sequence[str]) -> Sequence[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
-    return names
+        except csv.Error as error:
+            raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -113,26 +107,20 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
-        yield from _objects(path, file)
-
-
-def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} is not a JSON object but a {type(row).__name__}")
-        yield row
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                raise DataError(f"{path} line {number} is not a JSON object but a {kind}")
+            yield row
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
     try:
         with ParquetFile(path) as file:
             for batch in file.iter_batches(_CHUNK):
@@ -142,8 +130,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 _READERS: dict[str, Reader] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": partial(_read_delimited, dialect=_Csv),
+    ".tsv": partial(_read_delimited, dialect=_Tsv),
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,
