@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.run import BenchmarkConfig, choose_device, run_benchmark
 from lightpeft.benchmark.table import format_table
+from lightpeft.core.command_line import describe_os_error, exit_on_signals
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
 
@@ -132,10 +133,13 @@ def _parse_batch_sizes(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    exit_on_signals("nothing was written")
     ignore_peft_deprecation()
     try:
         main(sys.argv[1:])
-    except LightPeftError as error:
-        if "--debug" in sys.argv or os.environ.get("LIGHTPEFT_DEBUG") == "1":
+    except Exception as error:
+        is_expected = isinstance(error, LightPeftError)
+        line = str(error) if is_expected else describe_os_error(error, Path("standard output"))
+        if "--debug" in sys.argv or os.environ.get("LIGHTPEFT_DEBUG") == "1" or line is None:
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {line}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightpeft.core.errors import LightPeftError, ScoresError
 from lightpeft.core.serialization import (
+    atomic_directory,
     check_format,
     read_json,
     read_tensors,
@@ -104,14 +105,6 @@ class Scores:
 
     def save(self, folder: Path) -> None:
         """Write scores, curve and adapter; stock peft can load the folder as an adapter."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / "scores.safetensors", self._tensors())
-        write_tensors(folder / WEIGHTS, self.adapter)
-        self.peft.save_pretrained(folder)
-        with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, CURVE_COLUMNS, restval=math.nan, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.curve)
         meta = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
@@ -120,7 +113,15 @@ class Scores:
             "modules": self.modules,
             "shape": self.shape.to_json(),
         }
-        write_json(folder / "scores.json", meta)
+        with atomic_directory(folder) as temporary:
+            write_tensors(temporary / "scores.safetensors", self._tensors())
+            write_tensors(temporary / WEIGHTS, self.adapter)
+            self.peft.save_pretrained(temporary)
+            with (temporary / "curve.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, CURVE_COLUMNS, restval=math.nan, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.curve)
+            write_json(temporary / "scores.json", meta)
 
     @classmethod
     def load(cls, folder: Path) -> Scores:

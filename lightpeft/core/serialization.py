@@ -8,14 +8,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lightpeft.core.command_line import os_error_number
 from lightpeft.core.errors import LightPeftError
 
 REMEDY = "run the stages estimate and prune again"
@@ -24,9 +25,8 @@ REMEDY = "run the stages estimate and prune again"
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; NaN is refused, since it is not standard JSON."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, error: type[LightPeftError]) -> Any:
@@ -82,10 +82,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = 
 
     The format fixes no order of metadata: with more, equal tensors would not be equal files.
     """
-    temporary = _temporary(path)
     metadata = None if plan is None else {"plan": plan}
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary, metadata)
-    temporary.replace(path)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replaced(path) as temporary:
+        save_file(contiguous, temporary, metadata)
 
 
 def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
@@ -117,23 +117,53 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file that replaces `path` once it is written completely.
+
+    If anything fails inside, the temporary file is removed and `path` is left as it was.
+
+    Raises:
+        OSError: it names `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        _raise_with_path(error, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """Yield a folder whose files replace those of `out` once all of them are written.
 
     If anything fails inside, `out` is left as it was. Other files in `out` are kept.
+
+    Raises:
+        OSError: it names `out`.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
-        folder = Path(parent) / "files"
-        folder.mkdir()
-        yield folder
-        if out.exists():
-            for file in folder.iterdir():
-                file.replace(out / file.name)
-        else:
-            shutil.move(folder, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
+            folder = Path(parent) / "files"
+            folder.mkdir()
+            yield folder
+            if out.exists():
+                for file in folder.iterdir():
+                    file.replace(out / file.name)
+            else:
+                shutil.move(folder, out)
+    except OSError as error:
+        _raise_with_path(error, out)
 
 
-def _temporary(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}")
+def _raise_with_path(error: Exception, path: Path) -> NoReturn:
+    """Raise the operating system's error with the path that the caller knows."""
+    number = os_error_number(error)
+    if number is None:
+        raise error
+    raise OSError(number, os.strerror(number), str(path)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -151,8 +152,14 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
             initializer=ignore_peft_deprecation,
         ) as pool,
     ):
+        # The process inherits the mask: on Ctrl-C this one ends it, and it prints no traceback.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
-            return pool.submit(function).result()
+            future = pool.submit(function)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            return future.result()
         except LightPeftError:
             raise
         except BrokenProcessPool as error:
@@ -164,6 +171,10 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
             raise LightPeftError(
                 f"the memory measurement failed: {type(error).__name__}: {reason}"
             ) from error
+        except BaseException:  # a signal: don't wait for the measurement
+            for process in pool._processes.values():
+                process.kill()
+            raise
 
 
 def _peak_bytes(

@@ -42,6 +42,7 @@ def save(model: PeftModel, folder: Path | str) -> None:
 
     Raises:
         ModelError: the model has no plan.
+        OSError: `folder` can't be written.
 
     Example:
         >>> lightpeft.save(pruned, folder / "adapter")
@@ -114,6 +115,7 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
 
     Raises:
         CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+        OSError: `out` can't be written.
 
     Example:
         >>> lightpeft.save(pruned, folder / "adapter")

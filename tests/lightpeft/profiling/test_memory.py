@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -64,3 +65,18 @@ def test_a_failure_in_the_fresh_process_is_passed_on_as_one_line(monkeypatch):
     killed = r"^the memory measurement process was killed \(out of memory\?\)$"
     with pytest.raises(LightPeftError, match=killed):
         run_in_subprocess(partial(signal.raise_signal, signal.SIGKILL))
+
+
+def test_a_signal_does_not_wait_for_the_fresh_process():
+    def stop(number, frame):
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        start = time.monotonic()
+        with pytest.raises(SystemExit, match="143"):
+            run_in_subprocess(partial(time.sleep, 60))
+        assert time.monotonic() - start < 30
+    finally:
+        signal.signal(signal.SIGALRM, before)

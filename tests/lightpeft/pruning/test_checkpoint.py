@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,18 @@ def test_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     assert torch.equal(logits(lightpeft.load(tiny_model(), tmp_path / "out")), logits(model))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing(tmp_path: Path):
+    model, (soft, hard) = pruned_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/out'"):
+            lightpeft.save(model, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert not [*tmp_path.iterdir()]
 
 
 def test_model_without_a_plan_is_not_saved(tmp_path: Path):

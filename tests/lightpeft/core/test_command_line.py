@@ -1,0 +1,53 @@
+"""What the operating system refuses is one line that names the path."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from lightpeft.core.command_line import describe_os_error
+
+OUT = Path("results/out")
+
+
+def refusal(number: int, *names: str) -> OSError:
+    return OSError(number, "text", *names)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (refusal(errno.ENOSPC), "results/out can't be written: No space left on device"),
+        (refusal(errno.EROFS, "data"), "data can't be written: Read-only file system"),
+        (refusal(errno.EACCES, "data/x"), "data/x can't be accessed: Permission denied"),
+        (refusal(errno.EACCES, "data/.x.17"), "results/out can't be accessed: Permission denied"),
+        (refusal(errno.EDQUOT), "results/out can't be written: Disk quota exceeded"),
+        (Exception("File too large (os error 27)"), "results/out can't be written: File too large"),
+        (refusal(errno.ECONNREFUSED), None),
+        (FileNotFoundError(errno.ENOENT, "text", "x"), None),
+        (ValueError("a bug"), None),
+    ],
+)
+def test_a_refusal_is_one_line_and_another_error_is_none(error, line):
+    assert describe_os_error(error, OUT) == line
+
+
+def test_the_refusal_behind_another_error_is_found():
+    with pytest.raises(ValueError) as direct:  # noqa: PT011
+        raise ValueError("x") from refusal(errno.ENOSPC)
+    with pytest.raises(ValueError) as while_handling:  # noqa: PT011, PT012
+        try:
+            raise refusal(errno.ENOSPC)
+        finally:
+            raise ValueError("closed file")
+
+    for found in (direct, while_handling):
+        line = describe_os_error(found.value, OUT)
+        assert line == "results/out can't be written: No space left on device"
+
+
+def test_the_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for number in (errno.EEXIST, errno.ENOTDIR):
+        line = describe_os_error(refusal(number, str(tmp_path / "file" / "a" / "b")), OUT)
+        assert line == f"{tmp_path}/file is a file where a folder should be; move it away"
