@@ -10,15 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
+from lightpeft.core.command_line import describe_os_error, exit_on_signals
+from lightpeft.core.errors import LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
 from pipeline import presets
 from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.files import write_text
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.common.text import one_line
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 DEBUG = "LIGHTPEFT_DEBUG"
+_EXPECTED = (PipelineError, LightPeftError)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="One of `methods`.")]
@@ -111,7 +115,7 @@ def preset(
     if output is None:
         print(text, end="")
     else:
-        presets.write_atomically(output, text)
+        write_text(output, text)
 
 
 def run_stage(stage: str, method: str = "") -> None:
@@ -119,12 +123,31 @@ def run_stage(stage: str, method: str = "") -> None:
 
     Raises:
         ConfigError: a setting is wrong, or `methods` lacks the method.
+        PipelineError: the operating system refuses a file or folder, as on a full disk.
     """
     methods = load_params().methods
     if method and method not in methods:
         raise ConfigError(f"METHOD must be one of {', '.join(methods)}, got {method!r}")
     arguments: tuple[Any, ...] = (method,) if method else ()
-    import_module(f"pipeline.stages.{stage}").main(*arguments, paths=Paths())
+    paths = Paths()
+    outputs = {
+        "prepare": paths.prepared,
+        "estimate": paths.scores,
+        "prune": paths.plan(method).parent,
+        "finetune": paths.model(method),
+        "evaluate": paths.evaluation(method).parent,
+        "benchmark": paths.benchmark,
+        "report": paths.report,
+    }
+    try:
+        import_module(f"pipeline.stages.{stage}").main(*arguments, paths=paths)
+    except _EXPECTED:
+        raise
+    except Exception as error:
+        line = describe_os_error(error, outputs[stage])
+        if line is None:
+            raise
+        raise PipelineError(line) from error
 
 
 def run(*arguments: str) -> None:
@@ -141,18 +164,13 @@ def run(*arguments: str) -> None:
     except typer.TyperException as error:
         sys.exit(f"error: {one_line(error)}; see python -m pipeline --help")
     except Exception as error:
-        if os.environ.get(DEBUG) or not _is_expected(error):
+        is_expected = isinstance(error, _EXPECTED)
+        line = str(error) if is_expected else describe_os_error(error, Path("standard output"))
+        if os.environ.get(DEBUG) or line is None:
             raise
-        sys.exit(f"error: {error}")
-
-
-def _is_expected(error: Exception) -> bool:
-    """Tell a user's mistake from a bug; lightpeft's errors exist once it is imported."""
-    library = sys.modules.get("lightpeft.core.errors")
-    return isinstance(error, PipelineError) or (
-        library is not None and isinstance(error, library.LightPeftError)
-    )
+        sys.exit(f"error: {line}")
 
 
 if __name__ == "__main__":
+    exit_on_signals("dvc repro goes on from here, and finetune from its last checkpoint")
     run(*sys.argv[1:])

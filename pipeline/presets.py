@@ -9,7 +9,6 @@ differ from the defaults) and `tasks` (name, as data.task -> further settings).
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,13 +147,6 @@ def render_params(name: str, task: str, template: Path) -> str:
     text = io.StringIO()
     yaml.dump(document, text)
     return text.getvalue()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _load_template(path: Path, yaml: YAML) -> CommentedMap:

@@ -15,6 +15,7 @@ from pipeline.common.artefacts import Evaluation
 from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
+from pipeline.common.files import write_text
 from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import ExampleStatistics, confusion, score
@@ -47,10 +48,9 @@ def main(method: str, paths: Paths) -> None:
         lifted = score(task.card, expanded_predictions)
         _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
         evaluation = evaluation.model_copy(update={"lifted": lifted})
-    path = paths.predictions(method)
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = task.table(predictions)
-    table.to_csv(path, index_label="row", float_format="%.6g", lineterminator="\n")
+    text = table.to_csv(index_label="row", float_format="%.6g", lineterminator="\n")
+    write_text(paths.predictions(method), text)
     evaluation.write(paths.evaluation(method))
     metric = evaluation.metric
     log(f"evaluate {method}", f"test {metric} {evaluation.metrics[metric]:.4f}")

@@ -17,6 +17,7 @@ from lightpeft.pruning.prune import prune
 from pipeline.common.artefacts import Timing
 from pipeline.common.console import log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
+from pipeline.common.files import write_text
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -67,7 +68,7 @@ def main(method: str, paths: Paths) -> None:
         trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
         checkpoint.save(model, paths.model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
-        curve.to_csv(paths.curve(method), index=False, lineterminator="\n")
+        write_text(paths.curve(method), curve.to_csv(index=False, lineterminator="\n"))
         timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)
         timing.write(paths.timing(method))
         delete_checkpoints(folder)

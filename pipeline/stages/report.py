@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+
 from pipeline.common.console import log
+from pipeline.common.files import write_text
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.report.curves import draw_all
@@ -17,11 +22,16 @@ def main(paths: Paths) -> None:
     results = load_run_results(paths, load_params(paths.params))
     pictures = draw_all(results)
     page = render_page(results, pictures)
-    paths.plots.mkdir(parents=True, exist_ok=True)
-    write_plot_data(results, paths.plots)
-    for name, picture in pictures.items():
-        (paths.plots / f"{name}.png").write_bytes(picture.png)
-    paths.report.write_text(page, encoding="utf-8")
+    paths.plots.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.plots.parent, prefix=".plots.") as scratch:
+        plots = Path(scratch) / "plots"
+        plots.mkdir()
+        write_plot_data(results, plots)
+        for name, picture in pictures.items():
+            (plots / f"{name}.png").write_bytes(picture.png)
+        shutil.rmtree(paths.plots, ignore_errors=True)
+        plots.rename(paths.plots)
+    write_text(paths.report, page)
     results.summarize().write(paths.metrics)
     for line in results.card.describe_newer_commits():
         log("report", line)

@@ -45,7 +45,7 @@ def checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which the operating system frees when the process ends or is killed.
 
-    On leaving, the folder is removed if it holds no checkpoint.
+    On leaving, incomplete checkpoints are removed, and the folder if it holds no other.
 
     Raises:
         TrainingError: another process holds the lock.
@@ -64,6 +64,9 @@ def locked(folder: Path) -> Iterator[None]:
         holder.write_text(str(os.getpid()))
         yield
     finally:
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not (checkpoint / _MARKER).exists():  # interrupted, or the disk is full
+                shutil.rmtree(checkpoint, ignore_errors=True)
         if not any(folder.glob("checkpoint-*")):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()

@@ -16,8 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.pruning import checkpoint as adapter_checkpoint
 from pipeline.common.console import device, log
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
+from pipeline.common.text import one_line
 from pipeline.metrics.scoring import higher_is_better, score
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
@@ -169,6 +170,17 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        try:
+            super()._save_checkpoint(*arguments)
+        except RuntimeError as error:  # as torch reports a full disk
+            raise TrainingError(
+                f"{self.args.output_dir} can't be written ({one_line(error)}); is the disk full?"
+            ) from error
+        except OSError as error:
+            error.filename = error.filename or self.args.output_dir
+            raise
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # peft's own save asks the hub about embeddings, and transformers adds a pickle.

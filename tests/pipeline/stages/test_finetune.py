@@ -72,13 +72,21 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     wait_for("checkpoints/*/checkpoint-100/complete.json", first)
     with pytest.raises(PipelineError, match=f"process {first.pid} is training in"):
         run(space, "light", "light", **settings)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.send_signal(signal.SIGTERM)
+    assert first.communicate()[1] == (
+        "error: stopped by SIGTERM; dvc repro goes on from here, and finetune from its last "
+        "checkpoint\n"
+    )
+    assert first.returncode == 143
+    second = start(space)
+    wait_for("checkpoints/*/checkpoint-200/complete.json", second)
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
     assert not PATHS.model("light").exists()
 
-    second = start(space)
-    shown, errors = second.communicate(timeout=100)
-    assert second.returncode == 0, errors
+    third = start(space)
+    shown, errors = third.communicate(timeout=100)
+    assert third.returncode == 0, errors
     assert "resuming from" in shown
 
     uninterrupted = run(space, "light", "whole", **settings)
