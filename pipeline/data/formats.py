@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
@@ -35,6 +36,21 @@ def read_conll(path: Path) -> Iterator[Row]:
         yield {"tokens": words, "tags": tags}
 
 
+def parse_json(path: Path, text: str, line: int | None = None) -> Any:
+    """Return the value of a file, or of one line of it.
+
+    Raises:
+        DataError: it is not JSON, or holds a value that Python refuses.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {line or error.lineno} is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, or deep nesting
+        place, reason = f"{path} line {line}" if line else path, str(error).partition(";")[0]
+        raise DataError(f"{place} can't be read: {reason}") from error
+
+
 def is_squad(path: Path) -> bool:
     """Return whether a JSON file starts like SQuAD's: `data` with articles of paragraphs."""
     with path.open(encoding="utf-8-sig") as file:
@@ -47,10 +63,7 @@ def read_squad(path: Path) -> Iterator[Row]:
     The file is a single JSON value and is read into memory completely.
     """
     with path.open(encoding="utf-8-sig") as file:
-        try:
-            articles = json.load(file)["data"]
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
+        articles = parse_json(path, file.read())["data"]
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:

@@ -166,12 +166,18 @@ def _iter_rows(
     for name, feature in rows.features.items():
         if isinstance(feature, Image):
             rows = rows.cast_column(name, Image(decode=False))
-    for row in rows:
-        if label and classes:
-            value = row.get(label)
-            is_list = isinstance(value, list)
-            row[label] = [_name(v, classes) for v in value] if is_list else _name(value, classes)
-        yield row
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            if label and classes:
+                ids = row.get(label)
+                is_list = isinstance(ids, list)
+                row[label] = [_name(i, classes) for i in ids] if is_list else _name(ids, classes)
+            yield row
+    except (ValueError, OverflowError) as error:  # such as a time after the year 9999
+        reason = one_line(error)
+        raise DataError(f"row {number + 1} of {rows.split} can't be read: {reason}") from error
 
 
 def _name(number: int | None, classes: list[str]) -> str | None:

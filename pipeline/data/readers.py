@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowException
+from pyarrow import ArrowException, RecordBatch
 from pyarrow.parquet import ParquetFile
 
 from pipeline.common.errors import DataError
-from pipeline.data.formats import is_squad, read_conll, read_folder, read_squad
+from pipeline.common.text import one_line
+from pipeline.data.formats import is_squad, parse_json, read_conll, read_folder, read_squad
 from pipeline.tasks.schema import Row
 
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
+        raise DataError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
     if empty:
         raise DataError(f"{path} has no rows")
 
@@ -110,10 +110,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+            row = parse_json(path, line, number)
             if not isinstance(row, dict):
                 kind = type(row).__name__
                 raise DataError(f"{path} line {number} is not a JSON object but a {kind}")
@@ -123,10 +120,28 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
 def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches(_CHUNK):
-                yield from batch.to_pylist()
+            for number, batch in enumerate(file.iter_batches(_CHUNK)):
+                try:
+                    rows = batch.to_pylist()
+                except (ValueError, OverflowError):
+                    _refuse_unreadable(path, batch, number * _CHUNK)
+                    raise
+                yield from rows
     except ArrowException as error:
         raise DataError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unreadable(path: Path, batch: RecordBatch, rows_before: int) -> None:
+    """Name the first value that Python can't hold, such as a time after the year 9999."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        for number, value in enumerate(column, start=rows_before + 1):
+            try:
+                value.as_py()
+            except (ValueError, OverflowError) as error:
+                raise DataError(
+                    f"{path} row {number}, column {name} can't be read: {one_line(error)}; "
+                    "drop the column, or write it as text"
+                ) from error
 
 
 _READERS: dict[str, Reader] = {

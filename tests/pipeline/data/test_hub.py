@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from helpers.task_files import read, section
@@ -53,6 +54,19 @@ def hub(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return fake
+
+
+def test_a_value_that_python_cannot_hold_is_one_line(hub):
+    far = Features(sentence=Value("string"), label=Value("int64"), when=Value("timestamp[us]"))
+    rows = Dataset.from_dict(
+        {"sentence": ["a", "b"], "label": [0, 1], "when": [0, 0]}, features=far, split="train"
+    )
+    when = pa.array([0, 2**62]).cast(pa.timestamp("us"))
+    rows._data = rows.data.set_column(2, "when", pa.chunked_array([when]))
+    hub.splits = DatasetDict(train=rows)
+
+    with pytest.raises(DataError, match=r"^row 2 of train can't be read: date value"):
+        list(load_hub_id("owner/name", label=None).rows["train"]())
 
 
 def test_glue_takes_public_validation_as_test(hub, tmp_path):

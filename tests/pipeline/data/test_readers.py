@@ -1,10 +1,13 @@
 """Reading local files: what is in them, or one line that says what is wrong."""
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.task_files import write
 
 from pipeline.common.errors import DataError
+from pipeline.data import readers
 from pipeline.data.readers import read_rows, table_rows
 
 TABLE = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}
@@ -49,6 +52,13 @@ def test_a_long_document_fits_in_a_csv(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", '[{"text": "a"}]\n', "line 1 is not a JSON object but a list"),
         ("a.jsonl", "\n\n", "has no rows"),
+        ("a.jsonl", '{"a": 1}\n{"a": %s}' % ("1" * 5000), "line 2 can't be read: Exceeds"),
+        ("a.jsonl", '{"a": %s' % ("[" * 100_000), "line 1 can't be read: maximum recursion depth"),
+        (
+            "a.json",
+            '{"version": %s, "data": [{"paragraphs": []}]}' % ("1" * 5000),
+            r"a\.json can't be read: Exceeds the limit",
+        ),
         ("a.parquet", "PAR1 but not really", "is not Parquet"),
         ("a.conll", "EU B-ORG\nrejects\n", "line 2 has a word without a tag: 'rejects'"),
         ("a.conll", "\n-DOCSTART- O\n\n", "has no rows"),
@@ -74,3 +84,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         next(read_rows(tmp_path / "none.csv"))
     with pytest.raises(DataError, match="is a folder"):
         next(read_rows(tmp_path / "folder.csv"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(pa.timestamp("us"), 2**62), (pa.duration("s"), 2**62), (pa.date32(), 2**30)],
+)
+def test_a_value_of_parquet_that_python_cannot_hold_is_named_by_row_and_column(
+    tmp_path, monkeypatch, kind, number
+):
+    monkeypatch.setattr(readers, "_CHUNK", 2)
+    when = pa.array([0, 0, number], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "when": when}), tmp_path / "far.parquet")
+
+    with pytest.raises(DataError, match=r"far\.parquet row 3, column when can't be read: "):
+        list(read_rows(tmp_path / "far.parquet"))
