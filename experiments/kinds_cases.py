@@ -13,6 +13,7 @@ from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 
 from experiments import kinds_models, kinds_text
+from pipeline.common.console import device
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
@@ -117,7 +118,7 @@ def _untrained() -> float:
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
     predictions = task_from_card(card.model_copy(update={"metrics": (card.metric,)})).predict(
-        model,
+        model.to(device()),
         load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),
         batch_size=params.evaluate.batch_size,

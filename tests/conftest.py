@@ -1,9 +1,12 @@
-"""Settings for all tests: one thread each, no network."""
+"""Settings for all tests: one thread each, no network, no GPU."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests compare with results of a CPU. Before torch is imported, and for child processes too.
+if not os.environ.get("LIGHTPEFT_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
 

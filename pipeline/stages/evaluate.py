@@ -12,7 +12,7 @@ from peft import PeftModel
 from lightpeft.modeling.adapters import adapter_state_dict
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import Evaluation
-from pipeline.common.console import log
+from pipeline.common.console import device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_text
@@ -32,7 +32,7 @@ def main(method: str, paths: Paths) -> None:
     rows, processor = read_rows(data, "test"), load_processor(params.model, task)
     base, _ = load_model(params.model, task, params.seed)
     task.check_metric(task.card.metric, params.evaluate, base.config)
-    model = checkpoint.load(base, folder)
+    model = checkpoint.load(base, folder).to(device())
     predictions = task.predict(model, rows, processor, batch_size=size)
     evaluation = measure(
         task,
@@ -44,6 +44,7 @@ def main(method: str, paths: Paths) -> None:
     del base, model  # frees memory for the unpruned base
     if params.evaluate.lifted:
         expanded_model = load_expanded_model(params.model, task, folder, seed=params.seed)
+        expanded_model.to(device())
         expanded_predictions = task.predict(expanded_model, rows, processor, batch_size=size)
         lifted = score(task.card, expanded_predictions)
         _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})

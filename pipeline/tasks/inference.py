@@ -12,7 +12,6 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import PeftModel
 
-from pipeline.common.console import device
 from pipeline.common.errors import PipelineError
 from pipeline.tasks.base import Batch, Processor, Task, Values
 from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
@@ -40,8 +39,9 @@ def iter_batches(
 @contextmanager
 def inference_mode(model: PeftModel) -> Iterator[torch.device]:
     """Put a model in evaluation mode, without gradients and in its dtype; yield its device."""
-    target, dtype = device(), model.get_base_model().dtype
-    model.to(target).eval()
+    base = model.get_base_model()
+    target, dtype = base.device, base.dtype
+    model.eval()
     with torch.inference_mode(), torch.autocast(target.type, dtype, dtype != torch.float32):
         yield target
 

@@ -159,7 +159,7 @@ def test_the_best_span_is_the_one_that_a_search_of_all_finds():
 class Says(torch.nn.Module):
     """A model that finds token 2 where an answer begins and 3 where it ends, and else token 0."""
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
     def get_base_model(self) -> torch.nn.Module:
         return self

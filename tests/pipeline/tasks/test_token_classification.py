@@ -98,7 +98,7 @@ def _says(tag: int) -> Any:
     from transformers.modeling_outputs import TokenClassifierOutput
 
     class Says(torch.nn.Module):
-        dtype = torch.float32
+        dtype, device = torch.float32, torch.device("cpu")
 
         def get_base_model(self):
             return self

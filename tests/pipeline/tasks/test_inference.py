@@ -1,0 +1,51 @@
+"""Batches go to where the model is, whatever accelerator the machine has."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers.stage_workspace import card, rows, tokenizer
+from helpers.tiny_models import lora, tiny_model
+from peft import get_peft_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline.tasks import inference
+from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
+from pipeline.tasks.inference import run_model
+from pipeline.tasks.registry import task_from_card
+
+TASK = task_from_card(card())
+
+
+@pytest.mark.parametrize("accelerator", ["meta", "cuda"])
+def test_a_model_on_the_cpu_predicts_there(accelerator, monkeypatch):
+    model, table = get_peft_model(tiny_model(), lora()), rows(9, seed=0)
+    expected = TASK.predict(model, table, tokenizer(), batch_size=4)
+    found = torch.device(accelerator)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    predictions = TASK.predict(model, table, tokenizer(), batch_size=4)
+
+    assert model.device == torch.device("cpu")
+    assert predictions.loss == expected.loss
+    assert (predictions.scores == expected.scores).all()
+
+
+def test_batches_follow_a_model_to_its_device(monkeypatch):
+    model, table = get_peft_model(tiny_model(attention="eager"), lora()), rows(9, seed=0)
+    order = length_sorted_batches(token_counts(table), batch_size=4)
+    batches = list(build_dataloader(table, TASK, tokenizer(), order))
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # has no such device
+    # Tensors without values: mixing devices raises as it does where there is a GPU.
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        on_cpu = [{name: fake.from_tensor(value) for name, value in b.items()} for b in batches]
+        monkeypatch.setattr(inference, "build_dataloader", lambda *_: on_cpu)
+        for module in model.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                module._parameters[name] = torch.nn.Parameter(
+                    torch.empty(weight.shape, device="meta"), weight.requires_grad
+                )
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
+        for numbers, batch, output in run_model(TASK, model, table, tokenizer(), batch_size=4):
+            devices = {value.device.type for value in [*batch.values(), output.logits]}
+            assert (devices, output.logits.shape) == ({"meta"}, (len(numbers), 2))
