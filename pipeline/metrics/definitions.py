@@ -120,6 +120,16 @@ def find_metric(name: str, *, classes: int = 2) -> Metric:
     return METRICS["f1_macro" if name == "f1" and classes > 2 else name]
 
 
+def higher_is_better(metric: str) -> bool:
+    """Return whether a higher value of the metric is a better one."""
+    return find_metric(metric).higher_is_better
+
+
+def best_value(metric: str, values: Iterable[float]) -> float:
+    """Return the best of several values of the metric."""
+    return max(values) if higher_is_better(metric) else min(values)
+
+
 def _collect_groups(
     name: str, pairs: Iterable[tuple[Any, Any]], groups: Examples | None
 ) -> Iterable[tuple[Any, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from sklearn.metrics import confusion_matrix
@@ -11,16 +11,6 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
 from pipeline.metrics.definitions import Metric, Statistics, find_metric
 from pipeline.tasks.base import Predictions
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether a higher value of the metric is a better one."""
-    return find_metric(metric).higher_is_better
-
-
-def best_value(metric: str, values: Iterable[float]) -> float:
-    """Return the best of several values of the metric."""
-    return max(values) if higher_is_better(metric) else min(values)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params
-from pipeline.metrics.scoring import best_value
+from pipeline.metrics.definitions import best_value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightpeft.core.plan import KeptUnits
-from pipeline.metrics.scoring import higher_is_better
+from pipeline.metrics.definitions import higher_is_better
 from pipeline.report.run_results import MethodResults, RunResults
 
 # Metrics that are not fractions, and therefore not shown in percent.

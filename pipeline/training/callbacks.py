@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.common.console import Progress, log
 from pipeline.common.errors import TrainingError
-from pipeline.metrics.scoring import best_value
+from pipeline.metrics.definitions import best_value
 from pipeline.training.checkpoints import mark_complete
 
 Rows = list[dict[str, float]]

@@ -19,7 +19,8 @@ from pipeline.common.console import device, log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
 from pipeline.common.text import one_line
-from pipeline.metrics.scoring import higher_is_better, score
+from pipeline.metrics.definitions import higher_is_better
+from pipeline.metrics.scoring import score
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor

@@ -18,7 +18,8 @@ from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.metrics.scoring import ExampleStatistics, higher_is_better, score
+from pipeline.metrics.definitions import higher_is_better
+from pipeline.metrics.scoring import ExampleStatistics, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare
