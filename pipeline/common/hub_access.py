@@ -83,7 +83,8 @@ class Repository:
             case HfHubHTTPError() if error.response.status_code == 401:
                 return f"{self.setting} can't be read: the hub refuses your token; {_LOGIN} anew"
             case HfHubHTTPError() if error.response.status_code == 403:
-                return f"{self.setting} can't be read: your token lacks the permission to read it"
+                what = "your token lacks the permission to read it" if get_token() else _LOGIN
+                return f"{self.setting} can't be read (error 403): {what}"
         return None
 
     def _gated(self) -> str:

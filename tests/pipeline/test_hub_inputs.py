@@ -279,9 +279,10 @@ def test_a_wrong_token_is_said(kind, hub, monkeypatch):
 
     assert refusal(kind) == f"{SETTINGS[kind]} can't be read: {wrong}"
     hub.errors = {"": 403}
-    assert refusal(kind) == (
-        f"{SETTINGS[kind]} can't be read: your token lacks the permission to read it"
-    )
+    forbidden = f"{SETTINGS[kind]} can't be read (error 403): "
+    assert refusal(kind) == f"{forbidden}your token lacks the permission to read it"
+    monkeypatch.delenv("HF_TOKEN")
+    assert refusal(kind) == f"{forbidden}log in with `hf auth login` or set HF_TOKEN"
 
 
 @KINDS
