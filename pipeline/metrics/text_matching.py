@@ -2,25 +2,47 @@
 
 torchmetrics computes ROUGE and SQuAD's two scores; nervaluate reads entities from BIO tags. Both
 are imported when first used: torchmetrics takes seconds to import.
+
+Texts of every script are compared; on ASCII text, values are those of `rouge_score` and of SQuAD's
+script. A word is a run of letters and digits with their combining marks. In scripts that put no
+spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), each character is a word, as in
+LCSTS (Hu et al. 2015, ROUGE of Chinese characters) and MLQA (Lewis et al. 2020, whose script also
+ignores the punctuation of every script).
 """
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import regex
+
 from pipeline.common.errors import DataError
 
 # A minus only where it can't be a dash or a subtraction: "10-2" ends in 2.
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_NUMBER = regex.compile(r"(?:(?<![\w)])-)?\p{Sc}?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# Full-width forms, Arabic separators and the minus sign as their ASCII equals.
+_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_ASCII |= {0x66B: ord("."), 0x66C: ord(","), 0x2212: ord("-")}
+_NO_SPACES = "".join(
+    rf"\p{{scx={script}}}" for script in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr")
+)
+_CHARACTER = rf"[[\p{{L}}\p{{N}}]&&[{_NO_SPACES}]]\p{{M}}*"
+_SINGLE = regex.compile(_CHARACTER, regex.V1)
+_WORD = regex.compile(rf"{_CHARACTER}|(?:[[\p{{L}}\p{{N}}]--[{_NO_SPACES}]]\p{{M}}*)+", regex.V1)
+_PUNCTUATION = regex.compile(r"[\p{P}--\p{ASCII}]", regex.V1)
 _FINAL = "####"
 ROUGE_KEYS = ("rouge1", "rouge2", "rougeL")
 
 
 def is_same_text(label: str, prediction: str) -> float:
-    """Return 1 if both texts are equal, apart from space at the ends, else 0."""
+    """Return 1 if both texts are equal, apart from space at the ends, else 0.
+
+    An accent may be part of its letter or follow it.
+    """
+    label, prediction = (unicodedata.normalize("NFC", text) for text in (label, prediction))
     return float(label.strip() == prediction.strip())
 
 
@@ -33,26 +55,34 @@ def is_same_number(label: str, prediction: str) -> float:
 def final_number(text: str) -> Decimal | None:
     """Return the number after the first `####`, as GSM8K writes answers, or else the last one.
 
-    Commas, dollar signs and a closing dot do not count: `$1,250.00.` is 1250.
+    Commas, signs of currencies and a closing dot do not count: `$1,250.00.` is 1250. Digits may be
+    of any script.
     """
+    text = text.translate(_ASCII)
     _, mark, rest = text.partition(_FINAL)
     if mark:
         numbers = _NUMBER.findall(rest)[:1]
     else:
         numbers = _NUMBER.findall(text)[-1:]
-    return Decimal(re.sub("[$,]", "", numbers[0])) if numbers else None
+    return Decimal(regex.sub(r"[\p{Sc},]", "", numbers[0])) if numbers else None
 
 
 def rouge_scores(label: str, prediction: str) -> tuple[float, ...]:
     """Return the F-measures of `ROUGE_KEYS`.
 
-    Lower case, runs of ASCII letters and digits as words, no stemming: what `rouge_score` and
-    `evaluate` do by default. A text without such words scores 0.
+    Words in lower case, no stemming. A text without words scores 0.
     """
     from torchmetrics.functional.text import rouge_score
 
-    scores = rouge_score(prediction, label, rouge_keys=ROUGE_KEYS)
+    scores = rouge_score(
+        prediction, label, rouge_keys=ROUGE_KEYS, normalizer=_normalize, tokenizer=_WORD.findall
+    )
     return tuple(float(scores[f"{key}_fmeasure"]) for key in ROUGE_KEYS)
+
+
+def _normalize(text: str) -> str:
+    """Return a text in lower case, with one form of each character (NFKC)."""
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 def squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]:
@@ -63,9 +93,14 @@ def squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]
     """
     from torchmetrics.functional.text import squad
 
-    reference: Any = {"id": "", "answers": {"text": list(answers) or [""]}}
-    scores = squad({"id": "", "prediction_text": prediction}, reference)
+    reference: Any = {"id": "", "answers": {"text": [*map(_separate_words, answers)] or [""]}}
+    scores = squad({"id": "", "prediction_text": _separate_words(prediction)}, reference)
     return float(scores["exact_match"]) / 100, float(scores["f1"]) / 100
+
+
+def _separate_words(text: str) -> str:
+    """Return a text without punctuation beyond ASCII, each character that is a word by itself."""
+    return _SINGLE.sub(r" \g<0> ", _PUNCTUATION.sub("", _normalize(text)))
 
 
 def bio_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:

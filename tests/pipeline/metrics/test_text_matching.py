@@ -1,14 +1,21 @@
 """Texts and tags against what the official scripts say of hard cases."""
 
+# ruff: noqa: RUF001
+
+import random
+import string
 from decimal import Decimal
 
 import pytest
+from torchmetrics.functional.text import rouge_score, squad
 
 from pipeline.common.errors import DataError
 from pipeline.metrics.text_matching import (
     bio_spans,
     final_number,
     is_same_number,
+    is_same_text,
+    rouge_scores,
     squad_scores,
 )
 
@@ -24,6 +31,11 @@ from pipeline.metrics.text_matching import (
         ("so 12-10 leaves 10-2", "2"),
         ("it costs .5 dollars", "0.5"),
         ("72.", "72"),
+        ("الجواب ١٬٢٥٠٫٥", "1250.5"),
+        ("答案是１，２５０．５", "1250.5"),
+        ("उत्तर −४२", "-42"),
+        ("-€5", "-5"),
+        ("10 m²", "10"),
         ("no number", None),
         ("12 before and none after ####", None),
         ("", None),
@@ -71,3 +83,53 @@ def test_entities_are_read_as_the_conll_script_reads_them():
 def test_tags_that_are_not_bio_are_refused(tag):
     with pytest.raises(DataError, match=rf"O, B-TYPE and I-TYPE, got '{tag}'"):
         bio_spans(["O", tag])
+
+
+TEXTS = [
+    "привет большой мир",
+    "今天天气很好",
+    "مرحبا بالعالم",
+    "आज मौसम अच्छा है",
+    "καλημέρα κόσμε",
+    "วันนี้อากาศดี",
+    "こんにちは、スーパー",
+    "안녕하세요 세계",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_of_any_script_equals_itself_and_no_other(text):
+    assert rouge_scores(text, text) == (1, 1, 1)
+    assert squad_scores([text], f"{text}。") == (1, 1)
+    for other in {*TEXTS} - {text}:
+        assert rouge_scores(text, other) == (0, 0, 0)
+        assert squad_scores([text], other) == (0, 0)
+
+
+def test_letters_beyond_ascii_and_marks_belong_to_their_word():
+    assert rouge_scores("Größe", "Grüße") == (0, 0, 0)
+    assert rouge_scores("हिन्दी", "हनद")[0] == 0
+    decomposed = "Gro\u0308ße"
+    assert rouge_scores("Größe", decomposed)[0] == is_same_text("Größe", decomposed) == 1
+    assert rouge_scores("ABC １２", "ａｂｃ 12") == (1, 1, 1)
+
+
+def test_a_character_is_a_word_where_words_have_no_spaces():
+    assert rouge_scores("北京市", "北京") == pytest.approx((0.8, 2 / 3, 0.8))
+    assert squad_scores(["北京市"], "北京") == pytest.approx((0, 0.8))
+    assert squad_scores(["在2008年"], "2008年") == pytest.approx((0, 0.8))
+    assert rouge_scores("ที่นี่", "ที่")[0] == pytest.approx(2 / 3)
+
+
+def test_ascii_texts_score_as_the_published_scripts_do():
+    draw = random.Random(0)
+    characters = [*string.ascii_letters[:4], *"AB12  \n_-.,$'\"!"]
+    for _ in range(60):
+        label, said = ("".join(draw.choices(characters, k=draw.randint(0, 25))) for _ in range(2))
+        stock = rouge_score(said, label, rouge_keys=("rouge1", "rouge2", "rougeL"))
+        expected = [float(stock[f"{key}_fmeasure"]) for key in ("rouge1", "rouge2", "rougeL")]
+        assert rouge_scores(label, said) == tuple(expected)
+        answers = {"id": "", "answers": {"text": [label], "answer_start": [0]}}
+        stock = squad({"id": "", "prediction_text": said}, answers)
+        found = (float(stock["exact_match"]) / 100, float(stock["f1"]) / 100)
+        assert squad_scores([label], said) == found
