@@ -5,19 +5,21 @@ One direction: resolve the source, infer the schema from its first rows, clean, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from datasets import Dataset
 
+from pipeline.common.console import log
 from pipeline.common.data_card import DroppedRows, Origins
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_labels
 from pipeline.data.sources import resolve_source
 from pipeline.data.splits import SplitSpec, three_splits
+from pipeline.tasks import labels
 from pipeline.tasks.registry import SCHEMAS, infer_schema
 from pipeline.tasks.schema import RawDataset, Row, RowReader, RowSchema
 
@@ -118,6 +120,8 @@ def _find_classes(
     regression = (source.metric or section.metric) in schema.regression_metrics
     spec_classes = [] if regression and source.classes is None else source.classes
     classes = schema.find_classes(tables, spec_classes)
+    if schema.label_column and not classes and section.metric is None and source.metric is None:
+        _log_whole_decimals(labels.distinct(tables["train"].data.column(schema.label_column)))
     numeric = source.metric is None or source.metric in schema.regression_metrics
     if schema.label_column and not classes and not numeric:
         raise DataError(
@@ -125,6 +129,13 @@ def _find_classes(
             "labels of train are decimals"
         )
     return classes
+
+
+def _log_whole_decimals(values: Sequence[str]) -> None:
+    """Say that labels such as 0.0 and 1.0 are taken as scores; they may be classes."""
+    if labels.whole_decimals(values):
+        shown = ", ".join(sorted(values)[:3])
+        log("prepare", f"labels such as {shown}: a regression; data.metric: accuracy for classes")
 
 
 def _group_columns(schema: RowSchema, source: RawDataset, train: Dataset) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def add_digest(row: Row) -> Row:
     image = as_stored(row["image"])
     return {
         "image": image,
-        "label": labels.as_text(row["label"]),
+        "label": labels.as_class(row["label"]),
         "digest": image and digest(image),
     }
 

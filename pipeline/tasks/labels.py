@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from pipeline.common.errors import DataError
 
 _SHOWN = 8
 _NEARLY_ALL = 0.95
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,299}", re.ASCII)  # a longer one is beyond any float
+_DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_DIGITS = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def is_missing(value: Any) -> bool:
@@ -43,7 +47,14 @@ def is_text(values: Sequence[Any]) -> bool:
     """Return whether a column holds text: nearly all are strings, not all of them numbers."""
     present = [value for value in values if not is_missing(value)]
     texts = [value for value in present if isinstance(value, str)]
-    return len(texts) >= _NEARLY_ALL * len(present) and any(_number(text) is None for text in texts)
+    return len(texts) >= _NEARLY_ALL * len(present) and any(map(_is_no_number, texts))
+
+
+def _is_no_number(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return True
 
 
 def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
@@ -55,13 +66,10 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
     if known is not None:
         return list(known)
     values, rows = list(counts), sum(counts.values())
-    numbers = [_number(value) for value in values]
-    decimals = any(isinstance(number, float) for number in numbers)
-    if decimals and None in numbers:
-        odd = [counts[v] for v, number in zip(values, numbers, strict=True) if number is None]
-        if 2 * sum(odd) < rows:
-            wrong = values[numbers.index(None)]
-            raise DataError(f"data.label: labels of train are decimals, except {wrong!r}")
+    decimals = any(isinstance(_number(value), float) for value in values)
+    if decimals and (odd := [value for value in values if _score(value) is None]):
+        if 2 * sum(counts[value] for value in odd) < rows:
+            raise DataError(f"data.label: labels of train are decimals, except {odd[0]!r}")
         decimals = False
     if decimals:
         return []
@@ -96,17 +104,17 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
             shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
             raise DataError(f"data.label: {unknown!r} in {split} is not in train: {shown}")
         return [ids[name] for name in names]
-    numbers = [_number(value) for value in values]
-    if None in numbers:
-        wrong = values[numbers.index(None)]
+    scores = [_score(value) for value in values]
+    if None in scores:
+        wrong = values[scores.index(None)]
         raise DataError(f"data.label: {wrong!r} in {split} is no number; train holds decimals")
-    return [float(number) for number in numbers if number is not None]
+    return [score for score in scores if score is not None]
 
 
 def unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
     """Return the values that are none of the classes, or no numbers where there are no classes."""
     if not classes:
-        return [value for value in values if _number(value) is None]
+        return [value for value in values if _score(value) is None]
     known = set(classes)
     return [value for value in values if value not in known and _name(value) not in known]
 
@@ -135,23 +143,42 @@ def _flat(part: pa.Array) -> pa.Array:
     return pc.list_flatten(part) if pa.types.is_list(part.type) else part
 
 
+def whole_decimals(values: Iterable[Any]) -> bool:
+    """Return whether all values are decimals without a fraction, as pandas writes integers."""
+    numbers = [_number(value) for value in values]
+    return all(isinstance(number, float) and number.is_integer() for number in numbers)
+
+
+def as_class(value: Any) -> str | None:
+    """Return a label that is a class as text: of a whole decimal, the integer."""
+    text = as_text(value)
+    return str(int(float(text))) if text is not None and whole_decimals([text]) else text
+
+
 def _name(value: Any) -> str:
-    """Return a class's name: 1, `1` and ` 1` are one class."""
-    number = _number(value)
-    return str(number) if isinstance(number, int) else str(value).strip()
+    """Return a class's name: 1, `1` and ` 1` are one class, `01` and `+1` are others."""
+    return str(value).strip()
 
 
 def _number(value: Any) -> int | float | None:
-    """Return an integer, a finite float, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    """Return an integer, a finite decimal, or None for anything else, such as the text `01`."""
+    if isinstance(value, str):
+        text = value.strip()
+        if _DECIMAL.fullmatch(text):
+            value = float(text)
+        elif _INTEGER.fullmatch(text):
+            value = int(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    for read in (int, float):
-        try:
-            number = read(value) if isinstance(value, str) else value
-        except ValueError:
-            continue
-        try:
-            return number if math.isfinite(number) else None
-        except OverflowError:  # an integer beyond any float is no label
-            return None
-    return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond any float is no label
+        return None
+
+
+def _score(value: Any) -> float | None:
+    """Return a number to predict: any decimal or integer, also `01` and `+1`."""
+    number = _number(value)
+    if number is None and isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        number = float(value)
+    return None if number is None or not math.isfinite(number) else float(number)

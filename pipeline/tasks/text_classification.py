@@ -51,10 +51,12 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     if len({*columns, label}) < len(columns) + 1:
         raise ConfigError(f"data.text and data.label must differ, got {columns} and {label!r}")
 
+    as_label = labels.as_class if section.metric in CLASS_METRICS else labels.as_text
+
     def clean(row: Row) -> Row:
         texts = ["" if row.get(name) is None else row[name] for name in columns]
         pair = texts[1] if len(texts) > 1 else None
-        return {"text": texts[0], "text_pair": pair, "label": labels.as_text(row.get(label))}
+        return {"text": texts[0], "text_pair": pair, "label": as_label(row.get(label))}
 
     return clean
 

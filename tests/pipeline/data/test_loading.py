@@ -29,13 +29,15 @@ def task(folder: Path, *, labels: list[Any], **changes: Any) -> LoadedDataset:
         (["10", "9"] * 20, ["9", "10"]),
         ([True, False] * 20, ["False", "True"]),
         (["1", "2", "n.a."] * 10, ["1", "2", "n.a."]),
+        (["01", " 1", "+1", "1_2", "12", "\u0661"] * 7, ["+1", "01", "1", "12", "1_2", "\u0661"]),
     ],
 )
 def test_strings_and_whole_numbers_are_classes_in_order(tmp_path, labels, classes):
     dataset = task(tmp_path, labels=labels)
 
     assert dataset.classes == classes
-    assert Counter(labels_of(dataset)) == {name: labels.count(labels[0]) for name in classes}
+    counts = Counter(label.strip() for label in labels_of(dataset))
+    assert counts == {name: labels.count(labels[0]) for name in classes}
 
 
 @pytest.mark.parametrize("labels", [[0.5, 1.0, 4] * 10, ["0.5", "1", "4e0"] * 10])
@@ -44,6 +46,13 @@ def test_decimals_are_a_regression(tmp_path, labels):
 
     assert dataset.classes == []
     assert {float(label) for label in labels_of(dataset)} == {0.5, 1.0, 4.0}
+
+
+@pytest.mark.parametrize("labels", [["0.0", "1.0"] * 10, [0.0, 1.0] * 10])
+def test_whole_decimals_are_classes_where_the_metric_is_one_of_classes(tmp_path, caplog, labels):
+    assert task(tmp_path, labels=labels).classes == []
+    assert "labels such as 0.0, 1.0: a regression; data.metric: accuracy" in caplog.text
+    assert task(tmp_path, labels=labels, metric="accuracy").classes == ["0", "1"]
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
