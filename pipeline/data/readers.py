@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from pyarrow.parquet import ParquetFile
 
 from pipeline.common.errors import DataError
 from pipeline.common.text import one_line
+from pipeline.data.delimited import read_delimited, refuse_repeated
 from pipeline.data.formats import is_squad, parse_json, read_conll, read_folder, read_squad
 from pipeline.tasks.schema import Row
 
@@ -24,9 +24,8 @@ _CHUNK = 10_000  # rows of a Parquet file in memory
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file one at a time; its suffix tells the format.
 
-    CSV and TSV have a header line and hold text only; CSV is quoted as Excel does it, TSV is not
-    quoted. JSON Lines hold an object per line. CoNLL files hold words with tags, a folder holds an
-    image per file, and JSON may be nested as SQuAD's is.
+    CSV and TSV have a header line and hold text only. JSON Lines hold an object per line. CoNLL
+    files hold words with tags, a folder holds an image per file, and JSON may be nested as SQuAD's.
 
     Raises:
         DataError: one line with the file, the line number, and what is wrong.
@@ -51,7 +50,7 @@ def find_reader(path: Path) -> Reader:
     Raises:
         DataError: there is none, or the file is missing, empty or not readable.
     """
-    reader = read_folder if path.is_dir() else _READERS.get(path.suffix)
+    reader = read_folder if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} must end in one of {', '.join(_READERS)}, or be a folder")
     if not path.exists():
@@ -70,35 +69,6 @@ def table_rows(table: Table) -> Iterator[Row]:
     """Yield the rows of a table in memory."""
     for cells in zip(*table.values(), strict=True):
         yield dict(zip(table, cells, strict=True))
-
-
-class _Csv(csv.excel):
-    strict = True
-
-
-class _Tsv(csv.excel_tab):
-    quoting = csv.QUOTE_NONE
-
-
-def _read_delimited(path: Path, dialect: type[csv.Dialect]) -> Iterator[Row]:
-    # The default limit of 131,072 characters is less than a long document.
-    csv.field_size_limit(2**30)
-    # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, dialect)
-        try:
-            header = next(reader, [])
-            if repeated := sorted({name for name in header if header.count(name) > 1}):
-                raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
-            for cells in filter(None, reader):
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"{path} line {reader.line_num} has {len(cells)} fields, "
-                        f"the header has {len(header)}"
-                    )
-                yield dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -120,6 +90,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
 def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with ParquetFile(path) as file:
+            refuse_repeated(path, file.schema_arrow.names)
             for number, batch in enumerate(file.iter_batches(_CHUNK)):
                 try:
                     rows = batch.to_pylist()
@@ -145,8 +116,8 @@ def _refuse_unreadable(path: Path, batch: RecordBatch, rows_before: int) -> None
 
 
 _READERS: dict[str, Reader] = {
-    ".csv": partial(_read_delimited, dialect=_Csv),
-    ".tsv": partial(_read_delimited, dialect=_Tsv),
+    ".csv": partial(read_delimited, usual=","),
+    ".tsv": partial(read_delimited, usual="\t"),
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,

@@ -45,9 +45,16 @@ def test_a_long_document_fits_in_a_csv(tmp_path):
         ("a.csv", "", r"a\.csv is empty$"),
         ("a.csv", "text,label\n", "has no rows"),
         ("a.csv", "text,label\na,1\nb\n", "line 3 has 1 fields, the header has 2"),
-        ("a.csv", 'text,label\na,1\n"b,2\n', "line 3: unexpected end of data"),
+        ("a.csv", 'text,label\na,1\n"b,2\n', "line 3 opens a quote that is never closed$"),
+        (
+            "a.csv",
+            'text,label\n"a,1\nb,2\n"c",3\n',
+            r"line 2 \(quoted up to line 4\): ',' expected",
+        ),
+        ("a.csv", 'text,label\n"a,1\nb"\n', r"line 2 \(quoted up to line 3\) has 1 fields"),
         ("a.csv", "text,text\na,1\n", "names a column twice: text"),
         ("a.csv", b"text,label\n\xff\xfe,1\n", "is not UTF-8"),
+        ("a.tsv", "text\ttext\na\t1\n", "names a column twice: text"),
         ("a.tsv", "text\tlabel\na\t1\t2\n", "line 2 has 3 fields"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", '[{"text": "a"}]\n', "line 1 is not a JSON object but a list"),
@@ -75,6 +82,14 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, message
         list(read_rows(write(tmp_path, name, content)))
 
     assert "\n" not in str(caught.value)
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match="names a column twice: text"):
+        list(read_rows(tmp_path / "a.parquet"))
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):

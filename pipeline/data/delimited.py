@@ -1,0 +1,128 @@
+"""Reader of CSV and TSV, as pandas, R and Excel write them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.common.console import log
+from pipeline.common.errors import DataError
+from pipeline.tasks.schema import Row
+
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_QUOTED = re.compile(r'"([^"]|"")*"')
+
+
+def read_delimited(path: Path, usual: str) -> Iterator[Row]:
+    """Yield the rows of a file with a header; all values are text.
+
+    The separator is the usual one of the file's ending, or another where the header has only
+    that. Fields may be in quotes, as in Excel; where tabs separate, a file decides as a whole.
+    """
+    # The default limit of 131,072 characters is less than a long document.
+    csv.field_size_limit(2**30)
+    separator = _find_separator(path, usual)
+    quoted = separator != "\t" or _is_tsv_quoted(path)
+    # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+        header: list[str] = []
+        first = 1  # line of the record being read
+        try:
+            for cells in reader:
+                if cells and not header:
+                    header = _name_columns(path, cells)
+                elif cells:
+                    if len(cells) != len(header):
+                        raise DataError(
+                            f"{path} {_lines(first, reader.line_num)} has {len(cells)} fields, "
+                            f"the header has {len(header)}"
+                        )
+                    yield dict(zip(header, cells, strict=True))
+                first = reader.line_num + 1
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise DataError(
+                    f"{path} line {first} opens a quote that is never closed"
+                ) from error
+            raise DataError(f"{path} {_lines(first, reader.line_num)}: {error}") from error
+
+
+def _name_columns(path: Path, names: list[str]) -> list[str]:
+    """Return the names of columns; one without a name, such as pandas' index, gets its number."""
+    names = [name if name.strip() else f"column {at}" for at, name in enumerate(names, start=1)]
+    refuse_repeated(path, names)
+    return names
+
+
+def refuse_repeated(path: Path, names: Iterable[str]) -> None:
+    """Refuse two columns of one name, of which a row could hold one only.
+
+    Raises:
+        DataError: names them.
+    """
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
+
+
+def _lines(first: int, last: int) -> str:
+    """Name the lines of a record; a quote that is closed too late makes it long."""
+    return f"line {last}" if first == last else f"line {first} (quoted up to line {last})"
+
+
+def _find_separator(path: Path, usual: str) -> str:
+    with path.open(encoding="utf-8-sig") as file:
+        header = next(filter(str.strip, file), "")
+    if usual in header:
+        return usual
+    found = next((separator for separator in _SEPARATORS if separator in header), usual)
+    if found != usual:
+        log("prepare", f"{path} is separated by {_SEPARATORS[found]}")
+    return found
+
+
+def _is_tsv_quoted(path: Path) -> bool:
+    """Return whether the quotes of a file with tabs enclose fields, rather than belong to them.
+
+    They do if every field with a quote is enclosed, as pandas, R and Excel write it, and either
+    all fields of a column are, or one contains doubled quotes. Else a quote at the start of a text
+    would join lines. A file whose lines differ in their number of tabs has tabs or line breaks in
+    fields if they agree once quotes are read.
+    """
+    rows, columns, doubled, enclosed, even = 0, Counter[int](), False, True, True
+    with path.open(encoding="utf-8-sig") as file:
+        lines = (line.rstrip("\n") for line in file)
+        width = next(filter(str.strip, lines), "").count("\t")
+        for line in filter(None, lines):
+            rows += 1
+            even = even and line.count("\t") == width
+            for column, field in enumerate(line.split("\t") if '"' in line else ()):
+                if '"' in field:
+                    columns[column] += len(field) > 1 and field[0] == field[-1] == '"'
+                    enclosed = enclosed and bool(_QUOTED.fullmatch(field))
+                    doubled = doubled or '""' in field[1:-1]
+    count, full = sum(columns.values()), rows in columns.values()
+    if even:
+        quoted = enclosed and (full or doubled)
+    else:
+        quoted = bool(columns) and _is_even_with_quotes(path)
+    if quoted:
+        log("prepare", f"{path}: fields are read without the quotes around them")
+    elif count:
+        log(
+            "prepare",
+            f"{path}: quotes are part of the text, also where {count} fields begin and end in one",
+        )
+    return quoted
+
+
+def _is_even_with_quotes(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return len({len(row) for row in csv.reader(file, "excel-tab", strict=True) if row}) == 1
+        except csv.Error:
+            return False
