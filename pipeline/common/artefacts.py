@@ -126,6 +126,7 @@ class Evaluation(_WithMetrics):
         metrics: every metric that was measured.
         interval: limits of the main metric's 95 % interval.
         labels: class names; empty where there are no classes.
+        positive_class: the class that F1 is of; None: F1 is the mean over the classes.
         confusion: rows of each true class (outer list) by predicted class; None: no classes.
         base_parameters: without the trained ones.
         trainable_parameters: of PEFT modules and task head.
@@ -138,6 +139,7 @@ class Evaluation(_WithMetrics):
     metrics: dict[str, float]
     interval: tuple[float, float]
     labels: tuple[str, ...]
+    positive_class: str | None = None
     confusion: tuple[tuple[int, ...], ...] | None
     base_parameters: int
     trainable_parameters: int

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
-from pipeline.common.text import one_line
+from pipeline.common.text import describe_metric, one_line
 
 _FILE = "card.json"
 
@@ -133,6 +133,7 @@ class DataCard(_Record):
         sources: what the rows were made from.
         hub_dataset: id and commit of a data set of the hub.
         baseline: of a built-in task.
+        positive_class: the class that F1 is of; None: F1 is the mean over the classes.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
         max_new_tokens: most tokens to generate; None: the task generates none.
         repeats_of_train: rows of validation and test whose texts are in train too.
@@ -152,6 +153,7 @@ class DataCard(_Record):
     sources: Origins = {}
     hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
+    positive_class: str | None = None
     neutral_prompt: str | None = None
     max_new_tokens: int | None = None
     repeats_of_train: dict[str, int] = {}
@@ -182,6 +184,10 @@ class DataCard(_Record):
     def as_json(self) -> dict[str, Any]:
         """Return what the file holds."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def describe_metric(self, name: str) -> str:
+        """Return a metric's name as it is shown; that of F1 says which class it is of."""
+        return describe_metric(name, self.labels, self.positive_class)
 
     def describe_newer_commits(self) -> list[str]:
         """Return a line each if the hub has another model or other rows now than were prepared."""

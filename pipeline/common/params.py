@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidatorFunctionWrapHandler,
@@ -52,6 +53,12 @@ AutoPositive = Annotated[
 ]
 AutoCount = Annotated[
     NonNegativeInt | None, WrapValidator(_parse_auto), Field(description="auto or an integer >= 0")
+]
+AutoClass = Annotated[
+    Annotated[Name, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+    | None,
+    WrapValidator(_parse_auto),
+    Field(description="auto or a class"),
 ]
 AutoName = Annotated[Name | None, WrapValidator(_parse_auto), Field(description="auto or a name")]
 Method = Literal["light", "vanilla", "random"]
@@ -95,6 +102,7 @@ class DataSection(Section):
         text, label: columns; None for the task's own.
         kind: task type of local files; None to choose by the column names.
         metric: main metric; None for the task's own.
+        positive_class: the class that f1 is of; None for the task's own.
         neutral_prompt: of decoders that score choices; None for the task's own.
         max_length: tokens of a row.
         packing: put several rows of train into one of `max_length` tokens.
@@ -118,6 +126,7 @@ class DataSection(Section):
         Field(description=f"auto or one of {', '.join(TASK_KINDS)}"),
     ] = None
     metric: AutoName = None
+    positive_class: AutoClass = None
     neutral_prompt: Annotated[
         Annotated[str, Field(pattern=r"\S")] | None,
         WrapValidator(_parse_auto),

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def one_line(text: object) -> str:
     """Return a text, such as another library's error, with all white space as single spaces."""
     return " ".join(str(text).split())
+
+
+def describe_metric(metric: str, labels: Sequence[str], positive_class: str | None) -> str:
+    """Return a metric's name as it is shown; that of F1 says which class it is of."""
+    if metric != "f1" or not labels:
+        return metric
+    return "f1 (mean over classes)" if positive_class is None else f"f1 of {positive_class}"
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:

@@ -7,7 +7,7 @@ A value that a constant prediction leaves undefined (MCC, F1, correlations) coun
 
 | labels and predictions | metrics |
 |---|---|
-| class numbers, indices of choices | accuracy, f1 (of class 1), f1_macro, mcc |
+| class numbers, indices of choices | accuracy, balanced_accuracy, f1 (of one), f1_macro, mcc |
 | numbers | pearson, spearman |
 | 0 and 1 of one answer, with the question's id as group | multirc_f1a, multirc_em |
 | texts | exact_match, final_number, rouge1, rouge2, rougeL |
@@ -19,13 +19,14 @@ A value that a constant prediction leaves undefined (MCC, F1, correlations) coun
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.text_matching import (
@@ -109,15 +110,19 @@ class Metric:
         return float(low), float(high)
 
 
-def find_metric(name: str, *, classes: int = 2) -> Metric:
-    """Return the metric of that name; `f1` of more than two classes is the mean over the classes.
+def find_metric(name: str, *, positive: int | None = 1) -> Metric:
+    """Return the metric of that name; `f1` is that of class `positive`; None: the classes' mean.
 
     Raises:
         ConfigError: no metric has that name.
     """
     if name not in METRICS:
         raise ConfigError(f"metric {name!r} must be one of {', '.join(METRICS)}")
-    return METRICS["f1_macro" if name == "f1" and classes > 2 else name]
+    if name != "f1" or positive == 1:
+        return METRICS[name]
+    if positive is None:
+        return METRICS["f1_macro"]
+    return replace(METRICS[name], aggregate=partial(_f1, positive=positive))
 
 
 def higher_is_better(metric: str) -> bool:
@@ -170,14 +175,20 @@ def _f1_of_counts(statistics: Statistics) -> float:
     return float(2 * right / (labels + predictions)) if right else 0.0
 
 
-def _f1(statistics: Statistics) -> float:
-    labels, predictions = statistics.T
-    return float(f1_score(labels, predictions, labels=[1], average="macro", zero_division=0.0))
+def _f1(statistics: Statistics, positive: int = 1) -> float:
+    of_class = f1_score(*statistics.T, labels=[positive], average="macro", zero_division=0.0)
+    return float(of_class)
 
 
 def _f1_macro(statistics: Statistics) -> float:
     """Return the mean over the classes that occur in labels or predictions."""
     return float(f1_score(*statistics.T, average="macro", zero_division=0.0))
+
+
+def _balanced_accuracy(statistics: Statistics) -> float:
+    """Return the mean recall of the classes that occur in labels, as scikit-learn does."""
+    labels, predictions = statistics.T
+    return float(recall_score(labels, predictions, labels=np.unique(labels), average="macro"))
 
 
 def _unless_constant(function: Callable[[Any, Any], Any]) -> Callable[[Statistics], float]:
@@ -215,6 +226,7 @@ def _entity_counts(label: Sequence[str], prediction: Sequence[str]) -> tuple[int
 
 _METRICS = (
     Metric(name="accuracy", per_example=_equal, aggregate=_mean),
+    Metric(name="balanced_accuracy", per_example=_pair, aggregate=_balanced_accuracy),
     Metric(name="f1", per_example=_pair, aggregate=_f1),
     Metric(name="f1_macro", per_example=_pair, aggregate=_f1_macro),
     Metric(name="mcc", per_example=_pair, aggregate=_unless_constant(matthews_corrcoef)),

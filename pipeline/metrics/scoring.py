@@ -29,11 +29,14 @@ class ExampleStatistics:
         """Compute the statistics of all metrics of the task; texts are compared once."""
         computed: dict[Hashable, Statistics] = {}
         by_metric = {}
+        positive = None if card.labels else 1  # of choices, which have no names
+        if card.positive_class is not None:
+            positive = card.labels.index(card.positive_class)
         for name in card.metrics:
             inputs = predictions.metric_inputs(name)
             if inputs is None:
                 continue
-            metric = find_metric(name, classes=len(card.labels))
+            metric = find_metric(name, positive=positive)
             # Perplexity and others may share a function, but not their inputs.
             key = (metric.per_example, name == "perplexity")
             if key not in computed:

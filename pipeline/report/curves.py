@@ -42,9 +42,9 @@ def _draw_quality_and_speed(results: RunResults) -> Picture:
         axes.annotate(point.method, (x, y), xytext=(7, 5), textcoords="offset points", color=colour)
         descriptions.append(f"{point.method} {y:.3f} at {x:.2f}x")
     axes.margins(x=0.25, y=0.15)
-    axes.set(xlabel="training speed-up against vanilla (x)", ylabel=f"test {results.metric}")
+    axes.set(xlabel="training speed-up against vanilla (x)", ylabel=f"test {results.metric_title}")
     axes.grid(True)
-    title = f"Test {results.metric} against training speed"
+    title = f"Test {results.metric_title} against training speed"
     return render_picture(figure, title, "; ".join(descriptions))
 
 
@@ -77,7 +77,7 @@ def _draw_validation(results: RunResults) -> Picture | None:
         descriptions.append(f"{method.name} ends at {values[-1]:.3f}")
     if not descriptions:
         return None
-    metric = results.card.selection_metric
+    metric = results.card.describe_metric(results.card.selection_metric)
     axes.set(xlabel="step (batches)", ylabel=f"validation {metric}")
     axes.grid(True, axis="y")
     axes.legend()

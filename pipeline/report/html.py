@@ -82,7 +82,7 @@ def _tiles(results: RunResults) -> list[Tile]:
     method, vanilla, metric = results.highlighted, results.vanilla, results.metric
     value = text.format_value(metric, method.quality)
     if method.plan.is_identity:
-        return [Tile(metric, value, "nothing pruned")]
+        return [Tile(results.metric_title, value, "nothing pruned")]
     change = text.format_change(metric, method.quality - vanilla.quality)
     before, after = (x.evaluation.base_parameters for x in (vanilla, method))
     speeds = [
@@ -95,7 +95,11 @@ def _tiles(results: RunResults) -> list[Tile]:
     ]
     memory = text.format_percent(results.memory_ratio(method.name, "training"))
     return [
-        Tile(metric, value, f"{change}, vanilla {text.format_value(metric, vanilla.quality)}"),
+        Tile(
+            results.metric_title,
+            value,
+            f"{change}, vanilla {text.format_value(metric, vanilla.quality)}",
+        ),
         *speeds,
         Tile("training memory", memory, "of vanilla's peak"),
         Tile("base parameters", text.format_count(after), f"of {text.format_count(before)}"),

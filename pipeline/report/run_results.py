@@ -61,6 +61,11 @@ class RunResults:
         return self.card.metric
 
     @property
+    def metric_title(self) -> str:
+        """The main metric's name as it is shown, with the class that F1 is of."""
+        return self.card.describe_metric(self.metric)
+
+    @property
     def measured_metrics(self) -> list[str]:
         """Names of the task's metrics that were measured."""
         return [name for name in self.card.metrics if name in self.vanilla.evaluation.metrics]

@@ -82,10 +82,10 @@ def headline(results: RunResults) -> str:
     """Return what pruning gained and lost, in one line."""
     method, metric = results.highlighted, results.metric
     if method.plan.is_identity:
-        return f"Nothing was pruned: {metric} {format_value(metric, method.quality)}"
+        return f"Nothing was pruned: {results.metric_title} {format_value(metric, method.quality)}"
     speed = format_factor(results.speedup(method.name, "training").median)
     change = format_change(metric, method.quality - results.vanilla.quality)
-    return f"{speed} the training speed, {metric} {change}"
+    return f"{speed} the training speed, {results.metric_title} {change}"
 
 
 def summary_sentences(results: RunResults) -> list[str]:
@@ -169,7 +169,7 @@ def _quality_sentence(results: RunResults) -> str:
     vanilla_low, vanilla_high = vanilla.evaluation.interval
     overlap = low <= vanilla_high and vanilla_low <= high
     return (
-        f"On {method.evaluation.rows:,} test rows, {metric} is "
+        f"On {method.evaluation.rows:,} test rows, {results.metric_title} is "
         f"{format_value(metric, method.quality)}, {comparison} vanilla's "
         f"{format_value(metric, vanilla.quality)}; their 95 % intervals "
         f"{'overlap' if overlap else 'do not overlap'}."

@@ -6,6 +6,7 @@ from tabulate import tabulate
 
 from pipeline.common.artefacts import Evaluation, RunSummary
 from pipeline.common.paths import Paths
+from pipeline.common.text import describe_metric
 
 # Key in metrics.json, title, format. Keys that no method has are left out.
 _COLUMNS = (
@@ -33,12 +34,13 @@ def comparison_table(paths: Paths) -> str:
     for name, values in methods.items():
         evaluation = Evaluation.read(paths.evaluation(name))
         low, high = evaluation.interval
-        metric = f"test_{evaluation.metric}"
+        metric, classes = f"test_{evaluation.metric}", evaluation.labels
+        title = f"test_{describe_metric(evaluation.metric, classes, evaluation.positive_class)}"
         rows.append(
-            {"method": name, metric: f"{values[metric]:.4f} [{low:.4f}, {high:.4f}]"}
+            {"method": name, title: f"{values[metric]:.4f} [{low:.4f}, {high:.4f}]"}
             | {
-                title: pattern.format(values[key]) if key in values else "-"
-                for key, title, pattern in columns
+                column: pattern.format(values[key]) if key in values else "-"
+                for key, column, pattern in columns
             }
         )
     alignment = ("left", *["right"] * (len(columns) + 1))

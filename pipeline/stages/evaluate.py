@@ -53,8 +53,11 @@ def main(method: str, paths: Paths) -> None:
     text = table.to_csv(index_label="row", float_format="%.6g", lineterminator="\n")
     write_text(paths.predictions(method), text)
     evaluation.write(paths.evaluation(method))
-    metric = evaluation.metric
-    log(f"evaluate {method}", f"test {metric} {evaluation.metrics[metric]:.4f}")
+    shown, value = (
+        task.card.describe_metric(evaluation.metric),
+        evaluation.metrics[task.card.metric],
+    )
+    log(f"evaluate {method}", f"test {shown} {value:.4f}")
 
 
 def _read_card(data: Path, section: EvaluateSection) -> DataCard:
@@ -92,6 +95,7 @@ def measure(
         metrics=values,
         interval=limits,
         labels=card.labels,
+        positive_class=card.positive_class,
         confusion=matrix,
         **parameters,
         lifted=None,

@@ -24,6 +24,7 @@ from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
+from pipeline.common.text import did_you_mean
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.tasks.base import Columns, Task, Values
@@ -102,6 +103,7 @@ def _make_card(
             f"data.metric must be auto or one of {', '.join(allowed)} for {task.name}, got {metric}"
         )
     task.check_metric(metric, params.evaluate, config)
+    positive_class = _find_positive_class(params.data, dataset, "f1" in allowed)
     neutral = params.data.neutral_prompt or source.neutral_prompt
     if params.data.neutral_prompt not in (None, "none") and not task.supports_neutral_prompt:
         raise ConfigError(
@@ -117,6 +119,7 @@ def _make_card(
         labels=tuple(dataset.classes),
         metric=metric,
         metrics=tuple(metrics),
+        positive_class=positive_class,
         selection_metric=source.selection_metric or task.selection_metric or metric,
         max_length=task.max_length(params.data.max_length, config),
         dropped=dataset.dropped,
@@ -125,6 +128,22 @@ def _make_card(
         baseline=source.baseline,
         neutral_prompt=neutral if task.supports_neutral_prompt and neutral != "none" else None,
     )
+
+
+def _find_positive_class(section: DataSection, dataset: LoadedDataset, has_f1: bool) -> str | None:
+    """Return the class of F1 that params.yaml names, or that the source's order of two says.
+
+    None: it depends on the rows of train, or F1 is the mean over the classes.
+    """
+    chosen, classes = section.positive_class, dataset.classes
+    if chosen is None:
+        return classes[1] if dataset.source.kind and len(classes) == 2 else None
+    if not has_f1:
+        raise ConfigError(f"data.positive_class is for the metric f1 of classes, got {chosen!r}")
+    if chosen not in classes:
+        hint = did_you_mean(chosen, classes)
+        raise ConfigError(f"data.positive_class must be auto or a class, got {chosen!r}; {hint}")
+    return chosen
 
 
 def _check_packing(task: type[Task], model_type: str) -> None:
@@ -217,7 +236,9 @@ def _summary_lines(card: DataCard) -> list[str]:
         for name, split in card.splits.items()
     ]
     classes = f"classes {', '.join(card.labels)}" if card.labels else card.kind
-    lines.append(f"{classes}; metric {card.metric}")
+    shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
+    also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
+    lines.append(f"{classes}; metric {card.describe_metric(shown)}{also}")
     lines += [
         f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
 Template = Callable[[Row], Row | None]
 
-CLASS_METRICS = ("accuracy", "f1", "f1_macro", "mcc")
+CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "mcc")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,7 @@ class TextClassification(Task):
     task_type: ClassVar[str | None] = "SEQ_CLS"
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "label")
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "mcc")
+    optional: ClassVar[tuple[str, ...]] = ("f1_macro", "balanced_accuracy")
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
@@ -129,6 +130,14 @@ class TextClassification(Task):
         label_ids = labels.encode(rows["label"], classes=self.card.labels, split="this split")
         inputs = {name: encoded[name] for name in self.inputs if name in encoded}
         return inputs | {"label": label_ids} | lengths
+
+    def train_statistics(self, train: Dataset) -> dict[str, Any]:
+        """Return the class that F1 is of: where nothing names it, the rarer one of two."""
+        names, positive = self.card.labels, self.card.positive_class
+        if positive is None and len(names) == 2:
+            ones = np.mean(train.data.column("label").to_numpy())
+            positive = names[1] if ones <= 0.5 else names[0]
+        return {"positive_class": positive}
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels) | {"problem_type": "single_label_classification"}
@@ -168,6 +177,7 @@ class TextRegression(TextClassification):
 
     name = "text-regression"
     metrics = SCHEMA.regression_metrics
+    optional = ()
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

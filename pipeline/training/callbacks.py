@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.common.console import Progress, log
+from pipeline.common.data_card import DataCard
 from pipeline.common.errors import TrainingError
 from pipeline.metrics.definitions import best_value
 from pipeline.training.checkpoints import mark_complete
@@ -49,18 +50,20 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
     """
 
     def __init__(
-        self, name: str, metric: str, *, budget: StepBudget, patience: int, seconds: float
+        self, name: str, card: DataCard, *, budget: StepBudget, patience: int, seconds: float
     ) -> None:
         """Prepare to monitor one training.
 
         Args:
             name: for progress lines.
-            metric: the validation metric that early stopping compares.
+            card: names the validation metric, which early stopping compares.
             budget: the training's batches.
             patience: validations without improvement before training stops; 0: never.
             seconds: wall time of earlier, interrupted runs of this training.
         """
-        self.name, self.metric, self.budget, self.patience = name, metric, budget, patience
+        self.name, self.budget, self.patience = name, budget, patience
+        self.metric = card.selection_metric
+        self.metric_title = card.describe_metric(self.metric)
         self.earlier_seconds = self.seconds = seconds
 
     def on_train_begin(
@@ -118,7 +121,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Print the validation metric, and stop the training if it no longer improves."""
         batch = self.budget.to_batches(state.global_step) - self.first_batch
         value = metrics[f"eval_{self.metric}"]
-        log(self.name, f"step {batch}: validation {self.metric} {value:.4f}")
+        log(self.name, f"step {batch}: validation {self.metric_title} {value:.4f}")
         control.should_training_stop |= self._has_converged(state.log_history)
 
     def on_save(

@@ -105,7 +105,7 @@ def train(
     checkpoint, seconds = latest_complete_checkpoint(folder)
     metric = data.task.card.selection_metric
     monitor = TrainingMonitor(
-        data.name, metric, budget=budget, patience=settings.early_stopping, seconds=seconds
+        data.name, data.task.card, budget=budget, patience=settings.early_stopping, seconds=seconds
     )
     dtype = model.get_base_model().dtype
     trainer = _BatchTrainer(

@@ -17,6 +17,7 @@ EVALUATION: dict[str, Any] = {
     "f1": 0.7,
     "interval": [0.75, 0.85],
     "labels": ["no", "yes"],
+    "positive_class": "yes",
     "confusion": [[10, 2], [4, 14]],
     "base_parameters": 1000,
     "trainable_parameters": 100,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.definitions import METRICS, find_metric
@@ -18,8 +18,11 @@ def test_f1_is_of_class_one_and_the_macro_mean_over_classes_that_occur():
     # Class 1: 2 true positives, 1 false positive, 1 false negative. Class 0: 1, 1 and 1.
     assert METRICS["f1"](labels, predictions) == pytest.approx(2 / 3)
     assert METRICS["f1_macro"](labels, predictions) == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert find_metric("f1", classes=3)([0, 0, 1, 1], [0, 0, 1, 0]) == pytest.approx(11 / 15)
-    assert find_metric("f1", classes=2) is METRICS["f1"]
+    assert METRICS["balanced_accuracy"](labels, predictions) == balanced_accuracy_score(
+        labels, predictions
+    )
+    assert find_metric("f1", positive=0)(labels, predictions) == pytest.approx(1 / 2)
+    assert find_metric("f1", positive=None) is METRICS["f1_macro"]
 
 
 @pytest.mark.parametrize("name", ["f1", "mcc", "pearson", "spearman"])
@@ -147,5 +150,5 @@ def test_a_measure_over_questions_needs_their_ids(name):
 def test_lengths_that_differ_and_unknown_names_are_refused():
     with pytest.raises(DataError, match=r"accuracy needs as many predictions as labels.*\[1, 2\]"):
         METRICS["accuracy"]([1, 2], [1])
-    with pytest.raises(ConfigError, match=r"metric 'bleu' must be one of accuracy, f1"):
+    with pytest.raises(ConfigError, match=r"metric 'bleu' must be one of accuracy, balanced"):
         find_metric("bleu")

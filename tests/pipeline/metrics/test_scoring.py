@@ -21,11 +21,15 @@ def predict(labels: list[int] | np.ndarray, values: list[int] | np.ndarray) -> P
     return Predictions(labels=np.asarray(labels), predictions=np.asarray(values), loss=0.0)
 
 
-def test_the_number_of_classes_decides_which_f1_is_computed():
-    two = score(data_card(), predict([1, 1, 1, 0, 0], [1, 1, 0, 0, 1]))
+def test_the_card_decides_which_class_f1_is_of():
+    labels, predictions = [1, 1, 1, 0, 0], [1, 1, 0, 0, 1]
+    no, yes = (
+        score(data_card(positive_class=name), predict(labels, predictions))
+        for name in ("no", "yes")
+    )
     three = score(THREE_CLASSES, predict([0, 0, 1, 1], [0, 0, 1, 0]))
 
-    assert two["f1"] == pytest.approx(2 / 3)  # of the second class
+    assert (no["f1"], yes["f1"]) == (pytest.approx(1 / 2), pytest.approx(2 / 3))
     assert three["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)  # mean over those that occur
 
 

@@ -1,0 +1,54 @@
+"""Stage prepare: what it makes of the classes of local files."""
+
+from pathlib import Path
+
+import pytest
+from helpers.params_file import change_params, write_params
+from helpers.stage_workspace import tokenizer
+from helpers.tiny_models import tiny_config
+
+from pipeline.common.data_card import DataCard
+from pipeline.common.errors import ConfigError
+from pipeline.common.paths import Paths
+from pipeline.stages import prepare
+
+PATHS = Paths()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, a tokenizer, and rows of which a quarter are fraud."""
+    tiny_config("bert").save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    rows = [f"w{i % 60} w{i // 60},{('fraud', 'ham', 'ham', 'ham')[i % 4]}" for i in range(100)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    data = {"task": "files", "train": "train.csv", "max_length": 16, "metric": "f1"}
+    write_params(tmp_path, {"model": {"name": "model"}, "data": data})
+    return tmp_path
+
+
+def prepared_card() -> DataCard:
+    prepare.main(PATHS)
+    return DataCard.read(PATHS.prepared)
+
+
+def test_f1_is_of_the_rarer_class_and_named(workspace, capsys):
+    assert prepared_card().positive_class == "fraud"
+    assert "metric f1 of fraud, also accuracy, mcc" in capsys.readouterr().out
+
+
+def test_a_setting_names_the_class_of_f1(workspace):
+    change_params(workspace, data={"positive_class": "ham"})
+    assert prepared_card().describe_metric("f1") == "f1 of ham"
+
+    change_params(workspace, data={"positive_class": "frod"})
+    with pytest.raises(ConfigError, match=r"a class, got 'frod'; did you mean fraud\?"):
+        prepare.main(PATHS)
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "balanced_accuracy"])
+def test_metrics_of_unbalanced_classes_are_selectable_for_files(workspace, metric):
+    change_params(workspace, data={"metric": metric})
+
+    assert prepared_card().metric == metric
