@@ -7,7 +7,8 @@ import sys
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto as classes
 
-from lightpeft.modeling.families import FAMILIES, GROUP_COUNTS, Family
+from lightpeft.modeling.families import FAMILIES, GROUP_COUNTS
+from lightpeft.modeling.family import Family
 
 _EAGER_ONLY = frozenset(("bloom", "deberta", "deberta-v2", "gemma2"))
 

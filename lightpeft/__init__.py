@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from lightpeft.core.plan import PruningPlan as PruningPlan
     from lightpeft.core.scores import Scores as Scores
     from lightpeft.estimation.estimate import estimate as estimate
-    from lightpeft.modeling.families import Family as Family
     from lightpeft.modeling.families import register_family as register_family
+    from lightpeft.modeling.family import Family as Family
     from lightpeft.modeling.inspection import inspect_model as inspect_model
     from lightpeft.planning.make_plan import make_plan as make_plan
     from lightpeft.pruning.checkpoint import expand_adapter as expand_adapter
@@ -54,7 +54,7 @@ __version__ = "0.1.0"
 # Name -> module: imported on first use, since torch and transformers take seconds.
 _MODULES = {
     "EstimationConfig": "core.config",
-    "Family": "modeling.families",
+    "Family": "modeling.family",
     "LightPeftError": "core.errors",
     "PruningConfig": "core.config",
     "PruningPlan": "core.plan",

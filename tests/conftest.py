@@ -1,7 +1,10 @@
 """Settings for all tests: one thread each, no network, no GPU."""
 
 import os
+import tempfile
 
+# Proofs are not taken from the user's cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests compare with results of a CPU. Before torch is imported, and for child processes too.

@@ -11,6 +11,10 @@ from typing import ClassVar, Literal
 _SLOTS = {"units": (1, 0), "groups": (0, 1), "interleaved": (1, 2)}
 
 
+# The `head_count_rule` of an attention block whose heads can't be pruned: they count as one.
+KEPT_WHOLE = "whole"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearShape:
     """One linear of a block, unpruned, and how its pruned dimension is divided among the units.

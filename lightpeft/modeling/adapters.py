@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import PlanError
-from lightpeft.modeling.families import families_of
+from lightpeft.modeling.families import EXPERTS
 
 PEFT_PREFIX = "base_model.model."
 LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -34,7 +34,7 @@ def get_peft_model_unmapped(model: PreTrainedModel, config: LoraConfig) -> PeftM
         config: copied, so that peft's changes to it stay out of the caller's.
     """
     config = copy.deepcopy(config)
-    if not any(family.unpruned for family in families_of(model)):
+    if not any(name.rpartition(".")[2] in EXPERTS for name, _ in model.named_modules()):
         return get_peft_model(model, config)
     model_type = model.config.model_type
     model.config.model_type = f"{model_type}, targets as they are"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.block_shape import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.families import Family
+from lightpeft.modeling.family import Family
+from lightpeft.modeling.fingerprint import in_out_features
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,29 @@ class BlockMatch:
     module: nn.Module
     family: Family
     is_attention: bool
+    by_structure: bool = False
+
+    @property
+    def keeps_heads(self) -> bool:
+        """Whether it is an attention block that counts as one head, which is always kept."""
+        return self.is_attention and not self.family.qkv_proj
+
+    @property
+    def has_fused_gate_up(self) -> bool:
+        """Whether its only input projection has the rows of gate, then of up."""
+        if not self.by_structure or len(self.input_projections) > 1:
+            return self.family.fused_gate_up
+        linears = (self.input_projections[0], self.output_projection)
+        up, down = (in_out_features(self.module.get_submodule(name)) for name in linears)
+        return up[1] == 2 * down[0]
 
     @property
     def input_projections(self) -> tuple[str, ...]:
         """Linears whose rows are units."""
-        family = self.family
-        return family.qkv_proj if self.is_attention else family.ffn_in_proj
+        if self.keeps_heads:
+            names = [n for n, child in self.module.named_modules() if _is_linear(child)]
+            return tuple(name for name in names if name != self.output_projection)
+        return self.family.qkv_proj if self.is_attention else self.family.ffn_in_proj
 
     @property
     def output_projection(self) -> str:
@@ -40,43 +59,64 @@ class BlockMatch:
         names = (*self.input_projections, self.output_projection)
         return [name for name in names if get_linear(self.module, name) is None]
 
+    @property
+    def is_match(self) -> bool:
+        """Whether the module has all these linears."""
+        return bool(self.input_projections) and not self.missing_linears
+
     def unsupported_error(self, reason: str) -> ModelError:
         """Return the error that names the block."""
         return ModelError(f"{self.path} can't be pruned: {reason}")
 
 
-def find_blocks(model: PreTrainedModel, families: tuple[Family, ...]) -> Iterator[BlockMatch]:
+def find_blocks(
+    model: PreTrainedModel, families: tuple[Family, ...], *, by_structure: bool = False
+) -> Iterator[BlockMatch]:
     """Yield blocks in numbered layers, in the order of the model's modules, outer ones first.
 
-    A block is of the first of `families` whose linears it has.
+    A block is of the first of `families` whose linears it has. By structure, a module with some of
+    a family's linears may be something else, and nothing is looked for inside an attention block.
 
     Raises:
         ModelError: a module is both kinds of block, or lacks some linears of a block (names it).
     """
+    attention = ""
     for path, module in model.named_modules():
-        if layer_of(path) is not None:
-            attention = _match(BlockMatch(path, module, family, True) for family in families)
-            feed_forward = _match(
-                BlockMatch(path, module, family, False) for family in families if family.ffn_in_proj
-            )
-            if attention and feed_forward:
-                raise attention.unsupported_error(
-                    "it is an attention and a feed-forward block in one"
-                )
-            yield from filter(None, (attention, feed_forward))
+        if layer_of(path) is None or (attention and path.startswith(attention)):
+            continue
+        found: list[BlockMatch] = []
+        for is_attention in (False, True):
+            candidates = [
+                BlockMatch(path, module, family, is_attention, by_structure)
+                for family in families
+                if (family.qkv_proj or not found if is_attention else family.ffn_in_proj)
+            ]
+            matches = [block for block in candidates if block.is_match]
+            found += matches[:1]
+            for block in () if matches or by_structure else candidates:
+                missing, output = block.missing_linears, block.output_projection
+                if output not in missing and set(block.input_projections) - set(missing):
+                    raise block.unsupported_error(f"it has {output} but no linear {missing[0]}")
+        if len(found) == 2:
+            raise found[0].unsupported_error("it is an attention and a feed-forward block in one")
+        if by_structure and found and found[0].is_attention:
+            attention = f"{path}."
+        yield from found
 
 
-def _match(candidates: Iterable[BlockMatch]) -> BlockMatch | None:
-    """Return the first block that has all its linears; refuse one that has some."""
-    candidates = list(candidates)
-    for block in candidates:
-        if not block.missing_linears:
-            return block
-    for block in candidates:
-        missing, output = block.missing_linears, block.output_projection
-        if output not in missing and set(block.input_projections) - set(missing):
-            raise block.unsupported_error(f"it has {output} but no linear {missing[0]}")
-    return None
+def stack_of(path: str) -> str:
+    """Return the stack of layers that a block is in: its path up to the first number."""
+    return str(layer_of(path)).rpartition(".")[0]
+
+
+def without_numbers(path: str) -> str:
+    """Return a path with an asterisk for each number."""
+    return re.sub(r"\.\d+\b", ".*", path)
+
+
+def is_skipped(path: str, skipped: Collection[str]) -> bool:
+    """Return whether a block, or its stack of layers, is among those skipped."""
+    return stack_of(path) in skipped or without_numbers(path) in skipped
 
 
 def get_linear(module: nn.Module, name: str) -> nn.Module | None:
@@ -85,12 +125,22 @@ def get_linear(module: nn.Module, name: str) -> nn.Module | None:
         child = module.get_submodule(name)
     except AttributeError:
         return None
-    return child if isinstance(child, nn.Linear | Conv1D) else None
+    return child if _is_linear(child) else None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def per_head_parameters(block: BlockMatch) -> dict[str, Tensor]:
-    """Return the parameters of an attention block outside its linears with a row per head."""
+    """Return the parameters of an attention block outside its linears with rows per head.
+
+    Where all heads are one unit, these are all its parameters.
+    """
     parameters = dict(block.module.named_parameters())
+    if block.keeps_heads:
+        linears = (*block.input_projections, block.output_projection)
+        return {n: w for n, w in parameters.items() if n.rpartition(".")[0] not in linears}
     names = block.family.per_head_extra if block.is_attention else ()
     return {name: parameters[name] for name in names if name in parameters}
 
@@ -99,7 +149,7 @@ def check_layers(
     model: PreTrainedModel,
     families: tuple[Family, ...],
     blocks: list[BlockMatch],
-    moe_blocks: Iterable[str],
+    moe_blocks: list[str],
 ) -> None:
     """Refuse a layer without one of its two kinds of blocks: it has it under other names.
 
@@ -121,7 +171,9 @@ def check_layers(
         for name, layer in model.get_submodule(stack).named_children():
             path = f"{stack}.{name}"
             for is_attention in (True, False):
-                if path not in layers[is_attention]:
+                if path not in layers[is_attention] and not (
+                    blocks[0].by_structure and _is_accounted_for(layer, path, blocks, moe_blocks)
+                ):
                     candidates = [
                         BlockMatch(inner, module, family, is_attention)
                         for inner, module in layer.named_modules(prefix=path)
@@ -129,6 +181,23 @@ def check_layers(
                         if inner not in paths
                     ]
                     raise _missing_block_error(path, candidates, is_attention=is_attention)
+
+
+def _is_accounted_for(
+    layer: nn.Module, path: str, blocks: list[BlockMatch], moe_blocks: list[str]
+) -> bool:
+    """Return whether all matrices of a layer are of its blocks."""
+    known = tuple(
+        f"{prefix}."
+        for block in blocks
+        for prefix in (
+            [block.path]
+            if block.is_attention
+            else [f"{block.path}.{x}" for x in (*block.input_projections, block.output_projection)]
+        )
+    ) + tuple(f"{prefix}." for prefix in moe_blocks)
+    names = [f"{path}.{name}" for name, weight in layer.named_parameters() if weight.dim() > 1]
+    return all(name.startswith(known) for name in names)
 
 
 def _missing_block_error(

@@ -2,99 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
 
 from lightpeft.core.errors import ModelError
-
-FusedQKV = Literal["", "concatenated", "interleaved"]
-HeadCountRule = Literal["", "config", "alibi", "bias_table"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Child names of one architecture's attention and feed-forward blocks.
-
-    Attributes:
-        qkv_proj: linears whose rows are heads: query, key, value, or one fused linear.
-        attn_out_proj: linear whose input is the concatenated heads.
-        ffn_in_proj: linears whose rows are neurons: one, or gate and up; empty where all
-            feed-forward blocks of the model are MoE blocks with `unpruned` experts.
-        ffn_out_proj: linear whose input is the neurons; empty where there are none.
-        attention_core: submodule of the attention block that holds head size and head counts.
-        fused_qkv: row order of a fused `qkv_proj`: `concatenated` (all queries, all keys, all
-            values) or `interleaved` (per KV group its queries, its key, its value).
-        fused_gate_up: whether `ffn_in_proj` is one linear with the rows of gate, then of up.
-        per_head_extra: optional linears and parameters with rows per query head.
-        norms: norms inside the blocks, as wide as the model.
-        head_norms: norms inside the attention block, as wide as one head.
-        unpruned: children of a MoE block that keep all weights: the router, and the fused experts,
-            before which no mask can be applied.
-        head_count_rule: what else depends on the number of heads: `config` (read in forward),
-            `alibi` (made for all heads at once) or `bias_table` (T5's position biases); see
-            `lightpeft.pruning.head_counts`.
-        config_expressible: what the stock config can express of a model that keeps as many units
-            in every layer: `heads`, `neurons`. Read by docs/architecture_table.py.
-
-    Example:
-        >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}
-        >>> family = lightpeft.Family(**attention, ffn_in_proj=("fc1",), ffn_out_proj="fc2")
-    """
-
-    qkv_proj: tuple[str, ...]
-    attn_out_proj: str
-    ffn_in_proj: tuple[str, ...]
-    ffn_out_proj: str
-    attention_core: str = ""
-    fused_qkv: FusedQKV = ""
-    fused_gate_up: bool = False
-    per_head_extra: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-    head_norms: tuple[str, ...] = ()
-    unpruned: tuple[str, ...] = ()
-    head_count_rule: HeadCountRule = ""
-    config_expressible: tuple[str, ...] = ("neurons",)
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            names = getattr(self, field.name)
-            is_tuple = isinstance(names, tuple) and all(map(_is_path, names))
-            if field.type == "tuple[str, ...]" and not is_tuple:
-                raise ModelError(
-                    f"Family.{field.name} must be a tuple of child names, got {names!r}"
-                )
-        only_experts = bool(self.unpruned) and not self.ffn_in_proj and not self.ffn_out_proj
-        for key in ("attn_out_proj",) if only_experts else ("attn_out_proj", "ffn_out_proj"):
-            if not _is_path(getattr(self, key)):
-                raise ModelError(f"Family.{key} must be a child name, got {getattr(self, key)!r}")
-        for key, choices in (("fused_qkv", FusedQKV), ("head_count_rule", HeadCountRule)):
-            value, allowed = getattr(self, key), get_args(choices)
-            if value not in allowed:
-                raise ModelError(f"Family.{key} must be one of {allowed}, got {value!r}")
-        if len(self.qkv_proj) != (1 if self.fused_qkv else 3):
-            raise ModelError(
-                f"Family.qkv_proj must be query, key and value, or one linear with fused_qkv, "
-                f"got {self.qkv_proj} with fused_qkv {self.fused_qkv!r}"
-            )
-        expected = (0,) if only_experts else (1,) if self.fused_gate_up else (1, 2)
-        if len(self.ffn_in_proj) not in expected:
-            raise ModelError(
-                f"Family.ffn_in_proj must be one linear, or gate and up, "
-                f"got {self.ffn_in_proj} with fused_gate_up {self.fused_gate_up}"
-            )
-        names = (*self.qkv_proj, *self.per_head_extra, self.attn_out_proj)
-        if len(set(names)) < len(names) or self.ffn_out_proj in self.ffn_in_proj:
-            raise ModelError(f"Family names a linear twice: {(*names, *self.ffn_in_proj)}")
-        if not set(self.config_expressible) <= {"heads", "neurons"}:
-            raise ModelError(
-                f"Family.config_expressible must be of heads, neurons, "
-                f"got {self.config_expressible}"
-            )
-
-
-def _is_path(name: object) -> bool:
-    return isinstance(name, str) and all(map(str.isidentifier, name.split(".")))
-
+from lightpeft.modeling.family import Family
 
 _BERT = Family(
     qkv_proj=("self.query", "self.key", "self.value"),
@@ -229,6 +140,73 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
 }
 
 
+# Names by which blocks of a type that is not registered are matched, besides those above.
+PATTERNS = (
+    Family(
+        qkv_proj=("attention.query", "attention.key", "attention.value"),
+        attention_core="attention",
+        attn_out_proj="output.dense",
+        ffn_in_proj=("intermediate_dense",),
+        ffn_out_proj="output_dense",
+        norms=("attention_layernorm", "ffn_layernorm", "layer_norm"),
+    ),
+    Family(
+        qkv_proj=("qkv",),
+        fused_qkv="concatenated",
+        attn_out_proj="proj",
+        ffn_in_proj=("linear1",),
+        ffn_out_proj="linear2",
+        head_norms=("q_layernorm", "k_layernorm", "query_norm", "key_norm"),
+    ),
+    Family(
+        qkv_proj=("qkv_proj",),
+        fused_qkv="concatenated",
+        attn_out_proj="out_proj",
+        ffn_in_proj=("up_proj",),
+        ffn_out_proj="down_proj",
+        per_head_extra=("sinks", "gate_proj", "g_proj", "relative_k_proj", "bias_u", "bias_v"),
+    ),
+    Family(
+        qkv_proj=("Wq", "Wk", "Wv"),
+        attn_out_proj="o_proj",
+        ffn_in_proj=("w1", "w3"),
+        ffn_out_proj="w2",
+    ),
+    Family(
+        qkv_proj=("query", "key", "value"),
+        attn_out_proj="proj",
+        ffn_in_proj=("fc_in",),
+        ffn_out_proj="fc_out",
+    ),
+    Family(
+        qkv_proj=("query_proj", "key_proj", "value_proj"),
+        attn_out_proj="out_proj",
+        ffn_in_proj=("intermediate",),
+        ffn_out_proj="output",
+    ),
+    Family(
+        qkv_proj=("wq", "wk", "wv"),
+        attn_out_proj="wo",
+        ffn_in_proj=("dense1",),
+        ffn_out_proj="dense2",
+    ),
+    Family(qkv_proj=(), attn_out_proj="o_proj", ffn_in_proj=("linear_1",), ffn_out_proj="linear_2"),
+    Family(qkv_proj=(), attn_out_proj="out_proj", ffn_in_proj=("w_0",), ffn_out_proj="w_1"),
+    Family(qkv_proj=(), attn_out_proj="Wo", ffn_in_proj=("w1",), ffn_out_proj="w2"),
+    Family(qkv_proj=(), attn_out_proj="wo", ffn_in_proj=("w1",), ffn_out_proj="w2"),
+)
+
+
+def registered_families(model_type: str) -> tuple[Family, ...]:
+    """Return the families of a model type; none if it is not registered."""
+    return FAMILIES.get(model_type, ())
+
+
+def known_families() -> list[Family]:
+    """Return all families by whose names blocks are matched, those of registered types first."""
+    return [family for families in (*FAMILIES.values(), PATTERNS) for family in families]
+
+
 def register_family(model_type: str, *families: Family) -> None:
     """Support another architecture; a block is of the first family whose names it has.
 
@@ -252,27 +230,14 @@ def register_family(model_type: str, *families: Family) -> None:
     FAMILIES[model_type] = families
 
 
-def families_of(model: Any) -> tuple[Family, ...]:
-    """Return the families of a model's architecture.
-
-    Raises:
-        ModelError: the architecture is not supported.
-    """
-    model_type = model.config.model_type
-    if model_type not in FAMILIES:
-        raise ModelError(
-            f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
-
-
 # Attributes of attention modules: the size of one head, and what to set when heads are pruned.
 HEAD_SIZES = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)
-EXPERTS_PER_TOKEN = "top_k"
+EXPERTS = ("experts",)
+EXPERTS_PER_TOKEN = ("top_k", "num_experts_per_tok", "moe_topk", "topk")
 # Of T5: the first self-attention of a stack has the position biases for all its layers.
 BIAS_TABLE = "relative_attention_bias"
 # Parts of the names of modules outside the blocks, by which to classify them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.block_shape import layer_of
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.families import EXPERTS_PER_TOKEN, Family
+from lightpeft.modeling.families import EXPERTS, EXPERTS_PER_TOKEN
+from lightpeft.modeling.family import Family
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,14 @@ class MoEBlock:
         Raises:
             ModelError: no module says to how many experts a token is routed.
         """
-        top_k = max(getattr(module, EXPERTS_PER_TOKEN, 0) for module in self.module.modules())
+        counts = [
+            getattr(module, name, None)
+            for module in self.module.modules()
+            for name in EXPERTS_PER_TOKEN
+        ]
+        top_k = max((count for count in counts if isinstance(count, int)), default=0)
         if not top_k:
-            raise ModelError(f"{self.path} can't be counted: it has no {EXPERTS_PER_TOKEN}")
+            raise ModelError(f"{self.path} can't be counted: it has no {EXPERTS_PER_TOKEN[0]}")
         total = 0
         for weight in self.unpruned_weights().values():
             if weight.dim() == 3:  # (experts, out, in)
@@ -51,11 +58,25 @@ class MoEBlock:
         return total
 
 
-def find_moe_blocks(model: PreTrainedModel, families: tuple[Family, ...]) -> list[MoEBlock]:
-    """Return the blocks in numbered layers that have all children a family leaves `unpruned`."""
+def find_moe_blocks(
+    model: PreTrainedModel, families: tuple[Family, ...], dense: Collection[str] | None = None
+) -> list[MoEBlock]:
+    """Return the blocks in numbered layers that have all children a family leaves `unpruned`.
+
+    Args:
+        model: as it is.
+        families: of its architecture.
+        dense: paths of the dense blocks found by structure: then whatever a module with experts
+            has beside them is left unpruned, whatever its name.
+    """
     blocks = []
     for path, module in model.named_modules():
         children = {name for name, _ in module.named_children()}
+        if dense is not None and layer_of(path) and children & set(EXPERTS):
+            names = {name.partition(".")[0] for name, _ in module.named_parameters()}
+            is_pruned = {x.removeprefix(f"{path}.").partition(".")[0] for x in dense}
+            blocks.append(MoEBlock(path, module, tuple(sorted(names - is_pruned))))
+            continue
         for family in families:
             if family.unpruned and layer_of(path) and set(family.unpruned) <= children:
                 blocks.append(MoEBlock(path, module, family.unpruned))

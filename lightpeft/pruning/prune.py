@@ -15,12 +15,12 @@ from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import get_peft_model_unmapped, load_adapter_state_dict
 from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
+from lightpeft.modeling.slicing import slice_base
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     pruned_lora_config,
     slice_adapter,
 )
-from lightpeft.pruning.slicing import slice_base
 from lightpeft.pruning.verification import slice_and_verify
 
 Quantize = Callable[[PreTrainedModel], object]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.masks import Masks
-from lightpeft.pruning.slicing import slice_base
+from lightpeft.modeling.slicing import slice_base
 
 # Fraction of the largest output: rounding of other summation orders, over dozens of layers.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from docs.architecture_table import table
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.modeling.families import FAMILIES
-from lightpeft.pruning.slicing import slice_base
+from lightpeft.modeling.slicing import slice_base
 
 HEAD_KEYS = ("num_attention_heads", "num_key_value_heads", "num_heads")
 

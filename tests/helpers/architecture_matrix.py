@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from helpers.architectures import ARCHITECTURES
+from helpers.architectures import ARCHITECTURES, BY_STRUCTURE, REFUSED
 from helpers.tiny_models import mask_units, random_scores
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -18,14 +18,17 @@ from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.pruning.slicing import slice_base
+from lightpeft.modeling.slicing import slice_base
 
 QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "dropout_rate"}
 
 
+_MODELS = ARCHITECTURES | BY_STRUCTURE | REFUSED
+
+
 def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTrainedModel:
     """A model whose weights and biases are all of order 1, without dropout."""
-    architecture = ARCHITECTURES[name]
+    architecture = _MODELS[name]
     config = architecture.config()
     model = getattr(hf, architecture.model)._from_config(config, attn_implementation=attention)
     for module in model.modules():
@@ -57,7 +60,7 @@ def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generat
 
 def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any]:
     """Return inputs of the model, on demand with labels or what else gives a loss."""
-    kind, generator = ARCHITECTURES[name].kind, torch.Generator().manual_seed(seed)
+    kind, generator = _MODELS[name].kind, torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 40, (2, 9), generator=generator)
     mask = torch.ones_like(ids)
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
@@ -84,7 +87,7 @@ def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any
 
 
 def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
-    model = ARCHITECTURES[name].model
+    model = _MODELS[name].model
     if "Classification" in model:
         return {"labels": torch.tensor([0, 1])}
     if model == "CLIPModel":

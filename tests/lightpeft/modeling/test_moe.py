@@ -17,7 +17,8 @@ from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.modeling.families import FAMILIES, Family
+from lightpeft.modeling.families import FAMILIES
+from lightpeft.modeling.family import Family
 
 QWEN2 = "qwen2_moe, shared expert and dense layer"
 RATIOS = {"heads": 0.5, "modules": 0.25, "ranks": 0.5}

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 import lightpeft
 from lightpeft.core.errors import ModelError
+from lightpeft.modeling.slicing import slice_base
 from lightpeft.pruning import checkpoint
-from lightpeft.pruning.slicing import slice_base
 
 TESTS = Path(__file__).resolve().parents[2]
 

@@ -23,7 +23,7 @@ import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.pruning import slicing
+from lightpeft.modeling import slicing
 
 RATIOS = {"heads": 0.5, "neurons": 0.5, "modules": 0.5, "ranks": 0}
 

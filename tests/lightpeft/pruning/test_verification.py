@@ -15,7 +15,7 @@ from torch import nn
 
 import lightpeft
 from lightpeft.core.errors import ModelError
-from lightpeft.pruning import slicing
+from lightpeft.modeling import slicing
 from lightpeft.pruning.verification import slice_and_verify
 
 

@@ -64,7 +64,7 @@ def _unsupported(paths: Paths) -> tuple[str, ...]:
         (_foreign_weights, f"artifacts/models/light/{WEIGHTS} was not saved with the plan"),
         (_damaged_rows, "data/prepared/train is damaged or missing"),
         (_emptied_card, "data/prepared/card.json lacks task, model, kind, task_name, labels"),
-        (_unsupported, "model type 'ctrl' is not supported; supported: "),
+        (_unsupported, "model type 'ctrl' can't be pruned: transformer.h.0 can't be pruned: "),
     ],
 )
 def test_wrong_artefacts_are_one_line_and_exit_code_1(space, tmp_path, damage, message):

@@ -71,19 +71,19 @@ def _slice_alibi(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Pass on the biases of the kept heads.
 
     Bloom's and Falcon's models make alibi, and Falcon a mask that contains it, once for all layers
-    and for as many heads as their config says.
+    and for as many heads as their config says; so does MPNet with its position bias.
     """
     kept, total = module.lightpeft_heads, module.lightpeft_total
-    alibi, mask = kwargs.get("alibi"), kwargs.get("attention_mask")
-    if alibi is None:
-        return args, kwargs
-    if alibi.dim() == 3:  # Bloom: (rows * heads, 1, keys)
+    alibi = kwargs.get("alibi")
+    if alibi is not None and alibi.dim() == 3:  # Bloom: (rows * heads, 1, keys)
         by_head = alibi.unflatten(0, (-1, total))
         return args, kwargs | {"alibi": by_head.index_select(1, kept).flatten(0, 1)}
-    kwargs = kwargs | {"alibi": alibi.index_select(1, kept)}
-    if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1] == total:
-        kwargs["attention_mask"] = mask.index_select(1, kept)
-    return args, kwargs
+
+    def slice_heads(value: Any) -> Any:  # (rows, heads, queries, keys)
+        is_per_head = isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == total
+        return value.index_select(1, kept) if is_per_head else value
+
+    return tuple(map(slice_heads, args)), {k: slice_heads(v) for k, v in kwargs.items()}
 
 
 def _give_layers_own_position_bias(model: PreTrainedModel, plan: PruningPlan) -> None:

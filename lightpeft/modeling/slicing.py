@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -9,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.fingerprint import in_out_features
+from lightpeft.modeling.head_counts import update_head_counts
 from lightpeft.modeling.units import kept_indices
-from lightpeft.pruning.head_counts import update_head_counts
 
 
 def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
@@ -25,11 +26,11 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
             indices = kept_indices(linear, units)
             slice_linear(model.get_submodule(path), indices, linear.pruned_dim)
         if isinstance(block, AttentionBlock):
-            indices = kept_indices(block.linears[block.output_projection], units)
-            for path in block.per_head_weights:
+            for path in block.per_head_weights if len(units) < block.units else ():
                 parent, _, name = path.rpartition(".")
-                owner = model.get_submodule(parent)
-                setattr(owner, name, index_parameter(getattr(owner, name), 0, indices))
+                owner, weight = model.get_submodule(parent), model.get_parameter(path)
+                rows = torch.arange(len(weight)).reshape(block.units, -1)
+                setattr(owner, name, index_parameter(weight, 0, rows[list(units)].flatten()))
         if not plan.units[block.path].kept:
             model.get_submodule(block.output_projection).weight.detach().zero_()
     update_head_counts(model, plan)

@@ -6,7 +6,7 @@ import copy
 
 from helpers.architectures import ARCHITECTURES
 
-from lightpeft.pruning.head_counts import _ConfigView
+from lightpeft.modeling.head_counts import _ConfigView
 
 
 def test_view_of_a_config_follows_it_and_can_be_copied():

@@ -1,0 +1,259 @@
+"""Compare a pruned model with the masked one: outputs, LoRA gradients, decoding with the cache."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightpeft.core.block_shape import AttentionBlock
+from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.shape import ModelShape
+from lightpeft.modeling.adapters import LORA_KEY, get_peft_model_unmapped
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.slicing import slice_base
+from lightpeft.modeling.units import kept_indices
+
+_RANK = 2
+# Of the largest value: rounding of other summation orders in float32, over a few layers.
+_TOLERANCE = 1e-4
+_GRADIENT_TOLERANCE = 1e-3
+_PREFIX = 5  # tokens that are in the cache when the others are decoded
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What a model computes of a batch; `decoded` is empty if it has no cache."""
+
+    outputs: list[Tensor]
+    gradients: dict[str, Tensor]
+    decoded: list[Tensor]
+
+
+def find_difference(
+    model: PreTrainedModel, shape: ModelShape, batch: Mapping[str, Tensor]
+) -> str | None:
+    """Compare pruned with masked by several random plans, LoRA on all block linears.
+
+    Args:
+        model: small, on the CPU, in evaluation mode; not changed.
+        shape: what can be pruned of it.
+        batch: its keyword arguments.
+
+    Returns:
+        What differs and by how much, or None.
+    """
+    try:
+        adapted = _attach_lora(copy.deepcopy(model), shape.linears)
+        decode = _can_decode(adapted.get_base_model(), batch)
+        plain = _compute(adapted, batch, decode=decode)
+    except Exception as error:  # whatever peft, or the model with it, raises
+        return f"with LoRA, it does not run ({' '.join(str(error).split())[:150]})"
+    lora = adapted.state_dict()
+    for plan in _draw_plans(shape):
+        masked = _compute_masked(adapted, plan, batch, decode=decode)
+        if _difference(plain.outputs, masked.outputs) < 10 * _TOLERANCE:
+            return "masks make no difference to its outputs"
+        pruned = copy.deepcopy(model)
+        try:
+            slice_base(pruned, plan)
+            found = _compute(_attach_pruned_lora(pruned, plan, lora), batch, decode=decode)
+        except Exception as error:  # whatever the model's code raises with sliced weights
+            return f"pruned, it does not run ({' '.join(str(error).split())[:150]})"
+        gradients = {name: _slice(masked.gradients[name], name, plan) for name in found.gradients}
+        for what, expected, other, allowed in (
+            ("outputs", masked.outputs, found.outputs, _TOLERANCE),
+            (
+                "LoRA gradients",
+                [*gradients.values()],
+                [*found.gradients.values()],
+                _GRADIENT_TOLERANCE,
+            ),
+            ("outputs with the KV cache", masked.decoded, found.decoded, _TOLERANCE),
+        ):
+            difference = _difference(expected, other)
+            if not difference <= allowed:
+                return f"pruned and masked {what} differ by {difference:.2g} of the largest"
+    return None
+
+
+def _draw_plans(shape: ModelShape) -> Iterator[PruningPlan]:
+    """Draw what each block keeps: whole KV groups, single heads, nothing in some blocks."""
+    shares = any(1 < x.heads_per_kv_group for x in shape.attention_blocks)
+    for seed, by_group, empties in ((0, True, False), (1, not shares, False), (2, True, True)):
+        draw = random.Random(seed)
+        emptied = {x.path for x in shape.blocks[::3]} if empties else set()
+        kept: dict[str, list[int]] = {}
+        for block in shape.blocks:
+            if isinstance(block, AttentionBlock):
+                kept[block.path] = _draw_heads(draw, block, by_group=by_group)
+            else:
+                count = draw.randint(1, max(1, block.units - 1))
+                kept[block.path] = sorted(draw.sample(range(block.units), count))
+        cuts = {
+            block.path: KeptUnits(
+                total=block.units,
+                kept=() if block.path in emptied else tuple(kept[block.path]),
+                reason="proof",
+            )
+            for block in shape.blocks
+        }
+        ranks = {
+            path: KeptUnits(total=_RANK, kept=tuple(range(_RANK)), reason="proof")
+            for path, linear in shape.linears.items()
+            if not (shape.block_of[path].path in emptied and linear.pruned_dim == "in")
+        }
+        yield PruningPlan(
+            shape=shape,
+            fingerprint="",
+            scores="",
+            settings={},
+            heads={path: cuts[path] for path in shape.heads},
+            neurons={path: cuts[path] for path in shape.neurons},
+            ranks=ranks,
+            notes=(),
+        )
+
+
+def _draw_heads(draw: random.Random, block: AttentionBlock, *, by_group: bool) -> list[int]:
+    sharing = block.heads_per_kv_group
+    groups = range(block.units // sharing)
+    if by_group and len(groups) > 1:
+        kept = sorted(draw.sample(groups, draw.randint(1, len(groups) - 1)))
+        return [group * sharing + head for group in kept for head in range(sharing)]
+    count = draw.randint(1, max(1, sharing - 1))
+    return [
+        group * sharing + head
+        for group in groups
+        for head in sorted(draw.sample(range(sharing), count))
+    ]
+
+
+def _attach_lora(model: PreTrainedModel, linears: Iterable[str]) -> PeftModel:
+    config = LoraConfig(
+        r=_RANK, target_modules="|".join(map(re.escape, linears)), init_lora_weights=False
+    )
+    return get_peft_model_unmapped(model, config).eval()
+
+
+def _attach_pruned_lora(
+    model: PreTrainedModel, plan: PruningPlan, lora: Mapping[str, Tensor]
+) -> PeftModel:
+    """Attach the rows and columns of LoRA's unpruned factors that belong to what a plan keeps."""
+    adapted = _attach_lora(model, plan.ranks)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if weight.requires_grad:
+                weight.copy_(_slice(lora[name], name, plan))
+    return adapted
+
+
+def _slice(factor: Tensor, name: str, plan: PruningPlan) -> Tensor:
+    """Return what a plan keeps of a tensor with the shape of an unpruned LoRA factor."""
+    match = LORA_KEY.fullmatch(name.replace(".default", ""))
+    assert match is not None
+    linear = plan.shape.linears[match["linear"]]
+    if (match["factor"] == "A") != (linear.pruned_dim == "in"):
+        return factor
+    units = plan.remaining_units(plan.shape.block_of[match["linear"]].path)
+    return factor.index_select(int(match["factor"] == "A"), kept_indices(linear, units))
+
+
+def find_unused(
+    model: PreTrainedModel, shape: ModelShape, batch: Mapping[str, Tensor]
+) -> list[str]:
+    """Return the blocks whose output projections the model's outputs do not depend on."""
+    with Masks(model, shape, l1=0.0) as masks:
+        torch.autograd.backward(_loss(_floats(model(**batch))))
+        model.zero_grad()
+        named = masks.heads | masks.neurons
+        return [path for path, mask in named.items() if mask.grad is None]
+
+
+def _compute_masked(
+    model: PeftModel, plan: PruningPlan, batch: Mapping[str, Tensor], *, decode: bool
+) -> _Computed:
+    """Compute with all that the plan prunes multiplied by 0."""
+    with Masks(model.get_base_model(), plan.shape, l1=0.0) as masks, torch.no_grad():
+        for path, mask in (masks.heads | masks.neurons).items():
+            mask.zero_()
+            mask[list(plan.units[path].kept)] = 1.0
+        with torch.enable_grad():
+            return _compute(model, batch, decode=decode)
+
+
+def _loss(outputs: list[Tensor]) -> Tensor:
+    """Return a scalar that depends on every output."""
+    generator = torch.Generator().manual_seed(0)
+    products = [(x * torch.randn(x.shape, generator=generator)).mean() for x in outputs]
+    return torch.stack(products).sum()
+
+
+def _compute(model: PeftModel, batch: Mapping[str, Tensor], *, decode: bool) -> _Computed:
+    base = model.get_base_model()
+    model.zero_grad()
+    torch.manual_seed(0)  # some models draw random numbers, such as the patches to leave out
+    outputs = _floats(base(**batch))
+    torch.autograd.backward(_loss(outputs))
+    gradients = {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+    with torch.no_grad():
+        decoded = _decode(base, batch) if decode else []
+    return _Computed([x.detach() for x in outputs], gradients, decoded)
+
+
+def _can_decode(model: Any, batch: Mapping[str, Tensor]) -> bool:
+    """Return whether a model takes a text in two parts, with a cache between them."""
+    names = inspect.signature(model.forward).parameters
+    is_text = set(batch) <= {"input_ids", "attention_mask"}
+    if not is_text or not {"past_key_values", "use_cache"} <= set(names):
+        return False
+    try:
+        with torch.no_grad():
+            return bool(_decode(model, batch))
+    except Exception:  # whatever the model raises: it can't, pruned or not
+        return False
+
+
+def _decode(model: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the outputs of the last tokens, with the first ones in the cache; none without one."""
+    first = {name: value[:, :_PREFIX] for name, value in batch.items()}
+    past = getattr(model(**first, use_cache=True), "past_key_values", None)
+    if past is None:
+        return []
+    rest = dict(batch) | {"input_ids": batch["input_ids"][:, _PREFIX:]}
+    return _floats(model(**rest, past_key_values=past, use_cache=True))
+
+
+def _floats(value: Any) -> list[Tensor]:
+    """Return the logits of a model's output, or all floating-point tensors in it."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        if isinstance(value.get("logits"), Tensor):
+            return [value["logits"]]
+        value = [x for name, x in value.items() if name != "past_key_values"]
+    return [x for item in value for x in _floats(item)] if isinstance(value, list | tuple) else []
+
+
+def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Return the largest difference, as a fraction of the largest value; NaN if there is one."""
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return float("inf")
+    if not expected:
+        return 0.0
+    scale = max(float(x.abs().max()) for x in expected)
+    differences = torch.stack([(a - b).abs().max() for a, b in zip(expected, found, strict=True)])
+    return float(differences.max()) / max(scale, torch.finfo(torch.float32).tiny)
