@@ -8,9 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
+from lightpeft.core.command_line import describe_os_error, exit_on_signals
+
+if __name__ == "__main__":  # before the other imports, which take a moment
+    exit_on_signals("dvc repro goes on from here, and finetune from its last checkpoint")
+
 import typer
 
-from lightpeft.core.command_line import describe_os_error, exit_on_signals
 from lightpeft.core.errors import LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
 from pipeline import presets
@@ -172,5 +176,4 @@ def run(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_signals("dvc repro goes on from here, and finetune from its last checkpoint")
     run(*sys.argv[1:])

@@ -10,13 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from lightpeft.core.command_line import describe_os_error, exit_on_signals
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    exit_on_signals("nothing was written")
+
 import typer
 from typer.exceptions import TyperException
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.run import BenchmarkConfig, choose_device, run_benchmark
 from lightpeft.benchmark.table import format_table
-from lightpeft.core.command_line import describe_os_error, exit_on_signals
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
 
@@ -100,9 +104,9 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
         name, _, message = str(error).partition(" ")
         raise ConfigError(f"--{name.replace('_', '-')} {message}") from error
     result = run_benchmark(config, choose_device(device), progress=_log)
-    if out:
-        result.model_copy(update={"command": context.obj}).save(out)
     typer.echo(format_table(result), nl=False)
+    if out:  # at last: if it can't be written, the table was seen
+        result.model_copy(update={"command": context.obj}).save(out)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -133,7 +137,6 @@ def _parse_batch_sizes(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    exit_on_signals("nothing was written")
     ignore_peft_deprecation()
     try:
         main(sys.argv[1:])

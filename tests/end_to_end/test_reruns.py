@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from pipeline.__main__ import STAGES
 
 TOY = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from ruamel.yaml import YAML
 from pipeline.common.paths import Paths
@@ -26,6 +26,9 @@ for out in map(Path, outs):
     file = out if out.suffix else out / "file"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{time.time() if 'timing' in file.parts else out}")
+    if os.environ.get("STOPPED") == stage:
+        file.with_name("half").touch()
+        sys.exit(143)
 """
 METHODS = ("light", "vanilla", "random")
 FILES = [
@@ -147,6 +150,21 @@ def test_another_duration_of_the_same_training_does_not_run_evaluate_again(proje
     assert timing.read_text() != before
     assert stale(project) == {"benchmark", "report"}
     repro(project)
+
+
+def test_a_stage_that_was_stopped_runs_again_without_what_it_had_written(project, monkeypatch):
+    half, before = project / "artifacts/models/light/half", hashes(project)
+    with monkeypatch.context() as stopped:
+        stopped.setenv("STOPPED", "finetune")
+        with pytest.raises(AssertionError, match="assert 255 == 0"):
+            repro(project, "--force", "--single-item", "finetune@light")
+    assert half.exists()
+    assert "finetune" in stale(project)
+
+    repro(project)
+
+    assert not half.exists()
+    assert hashes(project) == before
 
 
 def test_a_method_taken_off_leaves_no_trace_in_any_hash(tmp_path):

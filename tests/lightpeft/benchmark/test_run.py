@@ -59,6 +59,17 @@ def test_the_command_compares_two_models_and_writes_a_table_and_json(
     assert "training, batches of 3" in written.err
 
 
+def test_a_result_that_cannot_be_written_is_shown_all_the_same(
+    tiny_bert, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(run, "run_in_subprocess", lambda function: _peak(2**21))
+    (tmp_path / "file").touch()
+
+    with pytest.raises(OSError, match=r"file/result\.json"):
+        main([*tiny_bert, "--device", "cpu", "--out", str(tmp_path / "file" / "result.json")])
+    assert "training" in capsys.readouterr().out
+
+
 def test_memory_without_a_ratio_is_shown(tiny_bert, monkeypatch, capsys):
     monkeypatch.setattr(run, "run_in_subprocess", lambda function: _peak(2**19))
     monkeypatch.setattr(run, "can_measure_memory", lambda device: True)
