@@ -100,7 +100,8 @@ def squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]
 
 def _separate_words(text: str) -> str:
     """Return a text without punctuation beyond ASCII, each character that is a word by itself."""
-    return _SINGLE.sub(r" \g<0> ", _PUNCTUATION.sub("", _normalize(text)))
+    separated: str = _SINGLE.sub(r" \g<0> ", _PUNCTUATION.sub("", _normalize(text)))
+    return separated
 
 
 def bio_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import struct
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, Features, Value
-from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
@@ -21,12 +15,9 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns, Processor
+from pipeline.tasks.pixels import inspect, pixels
 from pipeline.tasks.schema import CLASS_METRICS, Row, RowSchema, Template, require_column
 
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
 _IMAGES = 500  # in memory at a time
 
 
@@ -49,14 +40,11 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     return lambda row: {"image": row.get(image), "label": row.get(label)}
 
 
-def add_digest(row: Row) -> Row:
-    """Return the row with its image as it is stored, its label as text, and the image's digest."""
+def inspect_image(row: Row) -> Row:
+    """Return the row with its image as it is stored, its label as text, and what `inspect` says."""
     image = as_stored(row["image"])
-    return {
-        "image": image,
-        "label": labels.as_class(row["label"]),
-        "digest": image and digest(image),
-    }
+    found = inspect(image) if image else {}
+    return {"image": image, "label": labels.as_class(row["label"])} | found
 
 
 def as_stored(image: Any) -> dict[str, Any] | None:
@@ -69,47 +57,12 @@ def as_stored(image: Any) -> dict[str, Any] | None:
     return {"bytes": image.get("bytes"), "path": None if path is None else str(path)}
 
 
-def digest(image: dict[str, Any]) -> str | None:
-    """Return a hash of an image's file; None if it can't be decoded completely."""
-    try:
-        data = image["bytes"] or Path(image["path"]).read_bytes()
-        with _opened(io.BytesIO(data)) as file:
-            file.draft("RGB", (1, 1))  # decodes JPEG faster; the whole file is read anyway
-            file.load()
-    except _DAMAGE:
-        return None
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def pixels(image: dict[str, Any]) -> Image.Image:
-    """Return the image upright, in RGB.
-
-    Raises:
-        DataError: it was readable at the stage `prepare`, and is not now.
-    """
-    try:
-        with _opened(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except _DAMAGE as error:
-        raise DataError(
-            f"{image['path']} can't be read any more ({error}); run the stage prepare again"
-        ) from error
-
-
-@contextmanager
-def _opened(source: Any) -> Iterator[Image.Image]:
-    """Open an image, without pillow's warnings about its tags."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(source) as file:
-            yield file
-
-
 def find_error(row: Row) -> str | None:
     """Return why a row is bad: label or image are missing, or the image can't be read."""
     if row["label"] is None or row["image"] is None:
         return "no label" if row["label"] is None else "no image"
-    return None if row["digest"] else "damaged or missing image"
+    error: str | None = row["error"]
+    return error
 
 
 def get_path(row: Row) -> str | None:
@@ -124,10 +77,10 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     Raises:
         DataError: the labels are decimals, or make no classes.
     """
-    found = classify.find_classes(splits, known)
-    if not found:
+    names = classify.find_classes(splits, known)
+    if not names:
         raise DataError("data.label: labels of images must be classes, train has decimals")
-    return found
+    return names
 
 
 SCHEMA = RowSchema(
@@ -137,11 +90,12 @@ SCHEMA = RowSchema(
             "image": {"bytes": Value("large_binary"), "path": Value("string")},
             "label": Value("string"),
             "digest": Value("string"),
+            "mode": Value("string"),  # pillow's name of how its pixels are stored
         }
     ),
     metrics=CLASS_METRICS,
     build_template=build_template,
-    postprocess=add_digest,
+    postprocess=inspect_image,
     find_error=find_error,
     find_classes=find_classes,
     label_column="label",
@@ -156,8 +110,10 @@ def image_tokens(config: PretrainedConfig) -> int:
     """Return how many tokens a model makes of an image: its patches and one more.
 
     Raises:
-        ConfigError: it reads no images, or not in square patches.
+        ConfigError: it reads no images in RGB, or not in square patches.
     """
+    if (channels := getattr(config, "num_channels", 3)) != 3:
+        raise ConfigError(f"model.name reads images of {channels} channels; RGB has 3")
     side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
     if not isinstance(side, int) or not isinstance(patch, int):
         raise ConfigError(f"model type {config.model_type!r} reads no images in square patches")
@@ -196,8 +152,8 @@ class ImageClassification(classify.TextClassification):
 
     def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         def collate(rows: list[Row]) -> Batch:
-            made = processor([pixels(row["image"]) for row in rows], return_tensors="pt")
-            truth = torch.tensor([row["label"] for row in rows])
-            return {"pixel_values": made["pixel_values"], "labels": truth}
+            images = processor([pixels(row["image"]) for row in rows], return_tensors="pt")
+            class_ids = torch.tensor([row["label"] for row in rows])
+            return {"pixel_values": images["pixel_values"], "labels": class_ids}
 
         return collate

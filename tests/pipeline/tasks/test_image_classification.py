@@ -1,6 +1,7 @@
 """Images: what is stored of them, which are bad, and the stages on a tiny ViT."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
-from pipeline.tasks.image_classification import as_stored, digest, pixels
+from pipeline.tasks.image_classification import as_stored
 from pipeline.tasks.model_loading import load_processor
+from pipeline.tasks.pixels import inspect, pixels
 from pipeline.tasks.registry import task_from_card
 
 SIDE = 16
@@ -33,9 +35,9 @@ def drawn(label: str, seed: int, *, mode: str = "RGB", size: tuple[int, int] = (
     return Image.fromarray(noise + (150 if label == "light" else 0)).convert(mode)
 
 
-def encoded(image: Any, format: str = "PNG") -> bytes:
+def encoded(image: Any, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -90,6 +92,7 @@ def test_prepared_rows_hold_paths_and_no_pixels(space):
         "image",
         "label",
         "digest",
+        "mode",
         "length",
         "num_truncated",
         "text_hash",
@@ -138,16 +141,14 @@ def test_damaged_files_are_counted_and_named(space):
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_no_damage_ends_in_a_traceback(format):
     undamaged = encoded(drawn("dark", 0), format)
-    assert digest({"bytes": undamaged, "path": None})
+    assert inspect({"bytes": undamaged, "path": None})["error"] is None
     random = np.random.default_rng(0)
     for _ in range(60):
         damaged = bytearray(undamaged[: random.integers(len(undamaged))])
         for position in random.integers(max(len(damaged), 1), size=4) if damaged else ():
             damaged[position] = random.integers(256)
-        damaged_digest = digest({"bytes": bytes(damaged), "path": None})
-        assert (
-            damaged_digest is None or pixels({"bytes": bytes(damaged), "path": None}).mode == "RGB"
-        )
+        image = {"bytes": bytes(damaged), "path": None}
+        assert inspect(image)["error"] or pixels(image).mode == "RGB"
 
 
 def test_bytes_and_paths_are_the_same_image(tmp_path):
@@ -156,7 +157,7 @@ def test_bytes_and_paths_are_the_same_image(tmp_path):
     path.write_bytes(encoded(image))
     kept = [as_stored(path.read_bytes()), as_stored(path), as_stored({"path": str(path)})]
 
-    assert len({digest(stored) for stored in kept}) == 1
+    assert len({inspect(stored)["digest"] for stored in kept}) == 1
     for stored in kept:
         np.testing.assert_array_equal(pixels(stored), image)
     assert as_stored({"bytes": None, "path": None}) is as_stored(None) is as_stored(3) is None
@@ -168,6 +169,75 @@ def test_an_image_is_turned_upright(tmp_path):
     drawn("dark", 0, size=(20, 30)).save(tmp_path / "a.jpg", exif=exif)
 
     assert pixels({"bytes": None, "path": str(tmp_path / "a.jpg")}).size == (20, 30)
+
+
+def stored(image: Any, format: str = "PNG", **options: Any) -> dict[str, Any]:
+    """An image as a row holds it."""
+    return {"bytes": encoded(image, format, **options), "path": None}
+
+
+def ramp(white: float, dtype: Any) -> Any:
+    """Gray values from 0 to white."""
+    return Image.fromarray(np.linspace(0, white, 256).reshape(16, 16).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "mode"),
+    [
+        (ramp(65535, np.uint16), "PNG", "I;16"),
+        (ramp(65535, np.uint16), "TIFF", "I;16"),
+        (ramp(65535, np.uint16), "PPM", "I"),
+        (ramp(1, np.float32), "TIFF", "F"),
+        (ramp(255, np.uint8), "PNG", "L"),
+        (ramp(255, np.uint8).convert("P"), "PNG", "P"),
+        (ramp(255, np.uint8).convert("LA"), "PNG", "LA"),
+        (ramp(255, np.uint8).convert("RGB").convert("CMYK"), "TIFF", "CMYK"),
+    ],
+)
+def test_gray_values_of_any_depth_are_scaled_to_eight_bits(image, format, mode):
+    image = stored(image, format)
+
+    assert inspect(image) == inspect(image) | {"mode": mode, "error": None}
+    values = np.asarray(pixels(image)).reshape(-1, 3)
+    np.testing.assert_allclose(values, np.arange(256)[:, None].repeat(3, 1), atol=1)
+
+
+def test_deep_images_are_turned_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.zeros((20, 30), np.uint16))
+
+    assert pixels(stored(image, exif=exif)).size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(mode):
+    black = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    options = {} if mode != "P" else {"transparency": 0}
+    image = stored(
+        black.convert("L").convert("P") if mode == "P" else black.convert(mode), **options
+    )
+
+    assert np.asarray(pixels(image)).min() == 255
+    half = stored(Image.new("RGBA", (1, 1), (255, 0, 0, 128)))
+    assert pixels(half).getpixel((0, 0)) == (255, 127, 127)
+    assert np.unique(pixels(stored(Image.new("1", (4, 4), 1)))).tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (ramp(2**20, np.int32), r"pixels of mode I (save it in 8 bits)"),
+        (ramp(255, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
+        (ramp(np.nan, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
+        (Image.new("LAB", (4, 4)), r"pixels of mode LAB (save it in 8 bits)"),
+    ],
+)
+def test_pixels_without_a_known_white_make_a_row_bad(space, image, error):
+    image.save("images/dark/00.tiff")
+
+    with pytest.raises(DataError, match=rf"1 x {re.escape(error)} \(first: row 2, images/dark/00"):
+        prepare.main(Paths())
 
 
 def test_a_file_that_went_away_since_is_one_line(tmp_path):
