@@ -74,6 +74,9 @@ class SplitStatistics(_Record):
         mean_tokens, p50_tokens, p95_tokens, max_tokens: of a row's length after truncation.
         truncated: rows that were longer than `max_length`.
         tokens_lost, most_lost: tokens cut off, in all rows and in one row at most.
+        unknown: fraction of tokens, special ones apart, that are the tokenizer's unknown token;
+            None: there are no texts, or the tokenizer knows every text.
+        only_unknown: rows without any other token.
         labels: rows (or words) of each class; empty where there are no classes.
         packed: rows after packing; None: they were not packed.
     """
@@ -86,6 +89,8 @@ class SplitStatistics(_Record):
     truncated: int
     tokens_lost: int
     most_lost: int
+    unknown: float | None = None
+    only_unknown: int | None = None
     labels: dict[str, int]
     packed: int | None = None
 
@@ -106,6 +111,18 @@ class DroppedRows(_Record):
     def describe_first(self) -> str:
         """Return the number and the name of the first row."""
         return f"row {self.first:,}" + (f", {self.name}" if self.name else "")
+
+
+class ModelRow(_Record):
+    """A row as the model sees it, shortened.
+
+    Attributes:
+        prompt: its decoded tokens, special ones included; None: it has none.
+        target: what is to be predicted.
+    """
+
+    prompt: str | None = None
+    target: str
 
 
 class Baseline(_Record):
@@ -129,6 +146,12 @@ class DataCard(_Record):
         selection_metric: the metric by which validation selects a checkpoint.
         max_length: most tokens of a row.
         splits: by name, train first.
+        columns: field of a row -> the columns of the data set that it was made from; `row`: those
+            that decide whether there is a row.
+        ignored_columns: those that change nothing.
+        first_row: of train.
+        image_modes: pillow's names of the images' modes -> images of train.
+        unused_message_fields: keys of chat messages that change nothing.
         dropped: `SPLIT: REASON` -> bad rows.
         sources: what the rows were made from.
         hub_dataset: id and commit of a data set of the hub.
@@ -149,6 +172,11 @@ class DataCard(_Record):
     selection_metric: str
     max_length: int
     splits: dict[str, SplitStatistics] = {}
+    columns: dict[str, tuple[str, ...]] = {}
+    ignored_columns: tuple[str, ...] = ()
+    first_row: ModelRow | None = None
+    image_modes: dict[str, int] | None = None
+    unused_message_fields: tuple[str, ...] | None = None
     dropped: dict[str, DroppedRows] = {}
     sources: Origins = {}
     hub_dataset: HubDataset | None = None

@@ -107,6 +107,7 @@ class DataSection(Section):
         max_length: tokens of a row.
         packing: put several rows of train into one of `max_length` tokens.
         max_bad_rows, max_truncated: fraction of a split's rows above which the stage stops.
+        max_unknown: fraction of a split's tokens above which it stops.
     """
 
     task: Name = "docstrings"
@@ -136,6 +137,7 @@ class DataSection(Section):
     packing: Flag = False
     max_bad_rows: Fraction = 0.01
     max_truncated: Fraction = 0.1
+    max_unknown: Fraction = 0.2
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:

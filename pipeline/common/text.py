@@ -1,4 +1,4 @@
-"""One-line error messages."""
+"""Texts in one line, for errors and summaries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def describe_metric(metric: str, labels: Sequence[str], positive_class: str | No
     if metric != "f1" or not labels:
         return metric
     return "f1 (mean over classes)" if positive_class is None else f"f1 of {positive_class}"
+
+
+def shorten(text: str, length: int = 240) -> str:
+    """Return a text in one line, its middle left out beyond a length, line breaks as `\\n`."""
+    if len(text) > length:
+        text = f"{text[: 2 * length // 3]} ... {text[-length // 3 :]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:

@@ -17,6 +17,7 @@ from pipeline.common.data_card import DroppedRows, Origins
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_labels
+from pipeline.data.columns import find_columns
 from pipeline.data.sources import resolve_source
 from pipeline.data.splits import SplitSpec, three_splits
 from pipeline.tasks import labels
@@ -36,6 +37,8 @@ class LoadedDataset:
         classes: class names in the order of their ids; empty for tasks without classes.
         source: the raw data set.
         origins: what the rows were made from.
+        columns: field of a row -> the columns of the source that it was made from.
+        ignored_columns: of the source.
         dropped: bad rows by split and reason: how many, and the first.
     """
 
@@ -44,6 +47,8 @@ class LoadedDataset:
     classes: list[str]
     source: RawDataset
     origins: Origins
+    columns: dict[str, tuple[str, ...]]
+    ignored_columns: tuple[str, ...]
     dropped: dict[str, DroppedRows]
 
 
@@ -87,12 +92,15 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         seed=seed,
     )
     splits, origins = three_splits(tables, source.origins, spec)
+    columns, ignored_columns = find_columns(template, first_rows)
     return LoadedDataset(
         schema=schema,
         splits=splits,
         classes=classes,
         source=source,
         origins=origins,
+        columns=columns,
+        ignored_columns=ignored_columns,
         dropped=bad_rows.counts,
     )
 

@@ -13,25 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
-from numpy.typing import NDArray
 
 from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, SplitStatistics
-from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
 from pipeline.common.text import did_you_mean
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
-from pipeline.tasks.base import Columns, Task, Values
+from pipeline.data.statistics import check_limits, column_values, count_repeats, describe
+from pipeline.data.summary import describe_row, summary_lines
+from pipeline.tasks.base import Columns, Task
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import load_config, load_processor
 from pipeline.tasks.positions import check_lengths
-from pipeline.tasks.registry import choose_task, task_from_card
+from pipeline.tasks.registry import choose_task
 from pipeline.tasks.schema import hash_texts
 
 _ROWS_PER_PROCESS = 50_000  # for fewer, starting a process takes longer than it saves
@@ -46,7 +44,7 @@ def main(paths: Paths) -> None:
         card = write_prepared(Path(scratch), params)
         shutil.rmtree(out, ignore_errors=True)
         (Path(scratch) / "prepared").rename(out)
-    for line in _summary_lines(card):
+    for line in summary_lines(card):
         log("prepare", line)
 
 
@@ -74,11 +72,12 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     card_changes: dict[str, Any] = {}
     for split, rows in dataset.splits.items():
         encoded = _encode(rows, task, processor, texts=dataset.schema.identity_columns, name=split)
-        splits[split] = describe(encoded, dataset.classes)
-        check_truncated(splits[split], params.data, split)
+        splits[split] = describe(encoded, task, processor)
+        check_limits(splits[split], params.data, split)
         text_hashes[split] = column_values(encoded, "text_hash")
         if split == "train":
             card_changes = task.train_statistics(encoded)
+            card_changes["first_row"] = describe_row(task, encoded[0], processor)
             if params.data.packing:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)
                 splits[split] = splits[split].model_copy(update={"packed": len(encoded)})
@@ -122,6 +121,8 @@ def _make_card(
         positive_class=positive_class,
         selection_metric=source.selection_metric or task.selection_metric or metric,
         max_length=task.max_length(params.data.max_length, config),
+        columns=dataset.columns,
+        ignored_columns=dataset.ignored_columns,
         dropped=dataset.dropped,
         sources=dataset.origins,
         hub_dataset=source.hub_dataset,
@@ -175,75 +176,3 @@ def _encode(
         new_fingerprint=name,  # so that equal rows give equal bytes
         desc=f"[prepare] encoding {name}",
     )
-
-
-def describe(rows: Dataset, classes: list[str]) -> SplitStatistics:
-    """Return the statistics of a split: lengths, truncated rows, rows per class."""
-    lengths, lost = np.sort(column_values(rows, "length")), column_values(rows, "num_truncated")
-    counts = _class_counts(rows, len(classes)) if classes else ()
-    return SplitStatistics(
-        rows=len(lengths),
-        mean_tokens=round(float(lengths.mean()), 2),
-        p50_tokens=int(lengths[len(lengths) // 2]),
-        p95_tokens=int(lengths[int(len(lengths) * 0.95)]),
-        max_tokens=int(lengths[-1]),
-        truncated=int((lost > 0).sum()),
-        tokens_lost=int(lost.sum()),
-        most_lost=int(lost.max()),
-        labels={name: int(n) for name, n in zip(classes, counts, strict=True)},
-    )
-
-
-def column_values(rows: Dataset, column: str) -> Values:
-    """Return a column as an array, without the list that `datasets` would make first."""
-    values: Values = rows.data.column(column).to_numpy()
-    return values
-
-
-def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
-    """Count the rows (or tags, where a row has a list of them) of each class."""
-    labels = rows.data.column("label").combine_chunks()
-    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
-    return np.bincount(flat.to_numpy(), minlength=classes)
-
-
-def check_truncated(split: SplitStatistics, section: DataSection, name: str) -> None:
-    """Refuse a split with too many truncated rows.
-
-    Raises:
-        DataError: names the counts and both settings.
-    """
-    if split.truncated > section.max_truncated * split.rows:
-        raise DataError(
-            f"{split.truncated:,} of {split.rows:,} rows of {name} are longer than "
-            f"data.max_length {section.max_length} (by up to {split.most_lost:,} tokens), more "
-            f"than data.max_truncated {section.max_truncated:g} allows; raise either"
-        )
-
-
-def count_repeats(keys: dict[str, Values]) -> dict[str, int]:
-    """Count the rows of validation and test that repeat a row of train."""
-    others = ("validation", "test")
-    return {split: int(np.isin(keys[split], keys["train"]).sum()) for split in others}
-
-
-def _summary_lines(card: DataCard) -> list[str]:
-    lines = [
-        f"{name}: {split.rows:,} rows, {split.mean_tokens} tokens, "
-        f"{split.truncated:,} cut at {card.max_length}"
-        + (f", {split.tokens_lost:,} tokens lost" if split.truncated else "")
-        + (f", packed in {split.packed:,} rows" if split.packed is not None else "")
-        for name, split in card.splits.items()
-    ]
-    classes = f"classes {', '.join(card.labels)}" if card.labels else card.kind
-    shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
-    also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
-    lines.append(f"{classes}; metric {card.describe_metric(shown)}{also}")
-    lines += [
-        f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
-        for reason, bad in card.dropped.items()
-    ]
-    lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
-    if card.baseline:
-        lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
-    return lines

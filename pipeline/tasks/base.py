@@ -81,6 +81,7 @@ class Task(ABC):
         fixed_length: whether all rows have the same length, as images have.
         new_head: whether the model gets a new head, which is trained and saved completely.
         inputs: columns of the prepared rows that a batch is made from, if they exist.
+        token_columns: columns of the prepared rows that hold token ids of texts.
         metrics: all metrics, the default main one first.
         optional: further metrics that data.metric may name.
         selection_metric: the metric by which validation selects a checkpoint; None: the main one.
@@ -97,6 +98,7 @@ class Task(ABC):
     fixed_length: ClassVar[bool] = False
     new_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]]
+    token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
     metrics: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
     selection_metric: ClassVar[str | None] = None
@@ -153,6 +155,15 @@ class Task(ABC):
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
+
+    def shown_tokens(self, row: Row) -> list[int]:
+        """Return the tokens of an encoded row that tell a person what the model sees."""
+        ids: list[int] = row["input_ids"]
+        return ids
+
+    def describe_target(self, row: Row, processor: Processor) -> str:
+        """Return what is to be predicted for an encoded row: the class or the number."""
+        return self.card.labels[row["label"]] if self.card.labels else f"{row['label']:g}"
 
     def warnings(self) -> list[str]:
         """Return lines for the log of the stage prepare."""

@@ -132,6 +132,7 @@ class ImageClassification(classify.TextClassification):
     task_type = None
     fixed_length = True
     inputs = ("image", "label")
+    token_columns = ()
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
@@ -149,6 +150,10 @@ class ImageClassification(classify.TextClassification):
             "length": [self.card.max_length] * count,
             "num_truncated": [0] * count,
         }
+
+    def shown_tokens(self, row: Row) -> list[int]:
+        """Return none: an image is read as pixels."""
+        return []
 
     def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         def collate(rows: list[Row]) -> Batch:

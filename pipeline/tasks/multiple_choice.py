@@ -48,6 +48,10 @@ class ChoiceTask(Task):
             best = np.asarray([choices[number] for choices, number in pairs], object)
         return Predictions(labels=labels, predictions=best, loss=loss, scores=probabilities)
 
+    def describe_target(self, row: Row, processor: Processor) -> str:
+        """Return the right choice, with its index."""
+        return f"choice {row['label']}: {row['choices'][row['label']]}"
+
     def table(self, predictions: Predictions) -> pd.DataFrame:
         """Return label, prediction and each choice's probability, blank where a row has fewer."""
         table = super().table(predictions)
@@ -110,6 +114,11 @@ class MultipleChoice(ChoiceTask):
             "length": lengths,
             "num_truncated": [n - kept for n, kept in zip(full_lengths, lengths, strict=True)],
         }
+
+    def shown_tokens(self, row: Row) -> list[int]:
+        """Return the tokens of the pair of the prompt and the right choice."""
+        ids: list[int] = row["input_ids"][row["label"]]
+        return ids
 
     def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that pads pairs to one length, and rows to one number of choices."""

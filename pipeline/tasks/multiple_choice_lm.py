@@ -50,6 +50,7 @@ class MultipleChoiceLM(ChoiceTask):
     new_head = False
     supports_neutral_prompt = True
     inputs = ("prompt_ids", "choice_ids", "label")
+    token_columns = ("prompt_ids", "choice_ids")
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
@@ -73,6 +74,11 @@ class MultipleChoiceLM(ChoiceTask):
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
         return columns
+
+    def shown_tokens(self, row: Row) -> list[int]:
+        """Return the tokens of the prompt, and of the right choice after it."""
+        ids: list[int] = row["prompt_ids"] + row["choice_ids"][row["label"]]
+        return ids
 
     def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that joins prompts with right choices; only these have labels."""

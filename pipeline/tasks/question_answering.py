@@ -160,6 +160,13 @@ class QuestionAnswering(Task):
         lost = [max(len(ids) - kept, 0) for ids, kept in zip(full, lengths, strict=True)]
         return columns | {"length": lengths, "num_truncated": lost}
 
+    def describe_target(self, row: Row, processor: Processor) -> str:
+        """Return the tokens of the answer, or that there is none."""
+        if not row["answers"]["text"]:
+            return _LABELS[0]
+        span = row["input_ids"][row["start_positions"] : row["end_positions"] + 1]
+        return str(processor.decode(span))
+
     def predict(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Predictions:

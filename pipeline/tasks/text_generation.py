@@ -87,6 +87,10 @@ class _Generation(Task):
 
         return collate
 
+    def describe_target(self, row: Row, processor: Processor) -> str:
+        """Return the tokens of the completion."""
+        return str(processor.decode([label for label in row["labels"] if label != IGNORED]))
+
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """Return the longest completion's length; without prompts, no metrics of texts."""
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
@@ -167,6 +171,11 @@ class CausalLM(_Generation):
             made["num_truncated"].append(len(prompt) + len(completion) - len(kept) - len(rest))
         return made
 
+    def shown_tokens(self, row: Row) -> list[int]:
+        """Return the tokens of the prompt."""
+        ids: list[int] = row["input_ids"][: row["labels"].count(IGNORED)]
+        return ids
+
     def prompts(self, rows: Dataset) -> list[Ids]:
         pairs = zip(rows["input_ids"], rows["labels"], strict=True)
         return [ids[: labels.count(IGNORED)] for ids, labels in pairs]
@@ -182,6 +191,7 @@ class Seq2SeqLM(_Generation):
     name = "seq2seq-lm"
     model_class = AutoModelForSeq2SeqLM
     task_type = "SEQ_2_SEQ_LM"
+    token_columns = ("input_ids", "labels")
     metrics = ("rougeL", "rouge1", "rouge2", "exact_match", "perplexity")
     optional = ("final_number",)
 

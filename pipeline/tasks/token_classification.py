@@ -133,6 +133,10 @@ class TokenClassification(Task):
             columns["words"].append([*first_tokens])
         return columns | lengths
 
+    def describe_target(self, row: Row, processor: Processor) -> str:
+        """Return the tags."""
+        return " ".join(row["tags"])
+
     def warnings(self) -> list[str]:
         """Return a line if tags are numbers, which do not tell where an entity begins."""
         if not labels.are_numbers(self.card.labels):

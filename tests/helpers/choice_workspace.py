@@ -17,7 +17,13 @@ from helpers.tiny_models import tiny_model
 from pipeline.tasks.base import Task
 
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "data": {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0},
+    "data": {
+        "task": "files",
+        "train": "train.jsonl",
+        "max_length": 16,
+        "max_truncated": 1.0,
+        "max_unknown": 1.0,
+    },
     "estimate": {"steps": 4, "batch_size": 8},
     "finetune": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 6},
     "benchmark": {"batch_sizes": [3], "length": 8, "warmup": 0, "rounds": 3},

@@ -31,7 +31,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, " ,1"]))
     monkeypatch.chdir(tmp_path)
-    data = {"task": "files", "train": "train.csv", "max_length": 16, "max_truncated": 1.0}
+    data = {
+        "task": "files",
+        "train": "train.csv",
+        "max_length": 16,
+        "max_truncated": 1.0,
+        "max_unknown": 1.0,
+    }
     write_params(tmp_path, {"model": {"name": "model"}, "data": data})
     return tmp_path
 
@@ -164,3 +170,39 @@ def test_wrong_input_is_one_line_and_exit_code_1(workspace, data, message):
     check_error(workspace, "prepare", message=message)
 
     assert not PATHS.prepared.exists()
+
+
+def test_the_card_and_the_log_say_what_was_read(workspace, capsys):
+    (workspace / "train.jsonl").write_text(
+        "".join(
+            f'{{"id": {i}, "text": "{("bad w99", "good")[i % 2]}\\n", "label": {i % 2}}}\n'
+            for i in range(100)
+        )
+    )
+    change_params(workspace, data=dict.fromkeys(("train", "validation", "test"), "train.jsonl"))
+    prepare.main(PATHS)
+    card = DataCard.read(PATHS.prepared)
+
+    assert card.columns == {"text": ("text",), "label": ("label",)}
+    assert card.ignored_columns == ("id",)
+    assert card.first_row is not None
+    assert (card.first_row.prompt, card.first_row.target) == ("bad [UNK]", "0")
+    assert (card.splits["test"].unknown, card.splits["test"].only_unknown) == (0.333333, 0)
+    logged = capsys.readouterr().out
+    assert "[prepare] columns: text, label; ignored: id\n" in logged
+    assert "[prepare] first row: bad [UNK] -> 0\n" in logged
+    assert "[prepare] classes in train: 0 50, 1 50; metric accuracy" in logged
+    assert "33.33% unknown" in logged
+
+
+def test_rows_of_unknown_tokens_are_told_and_refused(workspace, capsys):
+    (workspace / "train.csv").write_text(
+        "text,label\n" + "".join(f"{('ดี', 'good')[i % 4 > 0]},{i % 2}\n" for i in range(80))
+    )
+    change_params(workspace, data={"validation": "train.csv", "test": "train.csv"})
+    prepare.main(PATHS)
+    assert "20 of 80 rows of train hold nothing but unknown tokens\n" in capsys.readouterr().out
+
+    change_params(workspace, data={"max_unknown": 0.2})
+    with pytest.raises(DataError, match=r"25\.0% of the tokens of train.*20 of 80 rows hold no"):
+        prepare.main(PATHS)

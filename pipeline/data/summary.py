@@ -1,0 +1,86 @@
+"""The lines that the stage prepare logs at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.common.data_card import DataCard, ModelRow, SplitStatistics
+from pipeline.common.text import shorten
+from pipeline.tasks.base import Processor, Task
+from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.schema import Row
+
+_SHOWN = 10  # columns or classes in a line
+_LEAST_SHOWN = 5e-5  # fraction of tokens, 0.01 % when rounded
+
+
+def describe_row(task: Task, row: Row, processor: Processor) -> ModelRow:
+    """Return an encoded row as the model sees it, special tokens included, and its target."""
+    ids = task.shown_tokens(row)
+    return ModelRow(
+        prompt=shorten(processor.decode(ids)) if ids else None,
+        target=shorten(task.describe_target(row, processor)),
+    )
+
+
+def summary_lines(card: DataCard) -> list[str]:
+    """Return what the stage prepare logs at its end."""
+    lines = [_columns_line(card)] if card.columns else []
+    lines += [_split_line(name, split, card.max_length) for name, split in card.splits.items()]
+    if card.first_row:
+        prompt = card.first_row.prompt
+        lines.append(f"first row: {f'{prompt} -> ' if prompt else ''}{card.first_row.target}")
+    shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
+    also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
+    lines.append(f"{_classes(card)}; metric {card.describe_metric(shown)}{also}")
+    if card.image_modes:
+        lines.append(f"image modes: {_join_counts(card.image_modes)}")
+    if card.unused_message_fields:
+        lines.append(f"message fields not used: {_join(card.unused_message_fields)}")
+    lines += [
+        f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
+        for reason, bad in card.dropped.items()
+    ]
+    lines += [
+        f"{split.only_unknown:,} of {split.rows:,} rows of {name} hold nothing but unknown tokens"
+        for name, split in card.splits.items()
+        if split.only_unknown
+    ]
+    lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
+    if card.baseline:
+        lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
+    return lines
+
+
+def _columns_line(card: DataCard) -> str:
+    read = [
+        name if columns == (name,) else f"{name} from {_join(columns, ' + ')}"
+        for name, columns in card.columns.items()
+    ]
+    ignored = f"; ignored: {_join(card.ignored_columns)}" if card.ignored_columns else ""
+    return f"columns: {', '.join(read)}{ignored}"
+
+
+def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
+    return (
+        f"{name}: {split.rows:,} rows, {split.mean_tokens} tokens, "
+        f"{split.truncated:,} cut at {max_length}"
+        + (f", {split.tokens_lost:,} tokens lost" if split.truncated else "")
+        + (f", {split.unknown:.2%} unknown" if (split.unknown or 0) >= _LEAST_SHOWN else "")
+        + (f", packed in {split.packed:,} rows" if split.packed is not None else "")
+    )
+
+
+def _classes(card: DataCard) -> str:
+    if not card.labels:
+        return card.kind
+    return f"classes in train: {_join_counts(card.splits['train'].labels)}"
+
+
+def _join_counts(counts: Mapping[str, int]) -> str:
+    return _join([f"{name} {count:,}" for name, count in counts.items()])
+
+
+def _join(names: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more
