@@ -28,8 +28,12 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
     quoted = separator != "\t" or _is_tsv_quoted(path)
     # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
-        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+        reader = csv.reader(
+            file,
+            delimiter=separator,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
         header: list[str] = []
         first = 1  # line of the record being read
         try:

@@ -1,19 +1,15 @@
-"""Readers of published formats: CoNLL files, SQuAD's JSON, image folders."""
+"""Readers of published formats: CoNLL files and image folders."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not \s: a non-breaking space may be part of a word
-_SQUAD = re.compile(r'\s*\{[^[]*"data"\s*:\s*\[\s*\{.*"paragraphs"', re.DOTALL)
-_INSPECTED_CHARACTERS = 10_000
 
 
 def read_conll(path: Path) -> Iterator[Row]:
@@ -34,47 +30,6 @@ def read_conll(path: Path) -> Iterator[Row]:
                 tags.append(cells[-1])
     if words:
         yield {"tokens": words, "tags": tags}
-
-
-def parse_json(path: Path, text: str, line: int | None = None) -> Any:
-    """Return the value of a file, or of one line of it.
-
-    Raises:
-        DataError: it is not JSON, or holds a value that Python refuses.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {line or error.lineno} is not JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, or deep nesting
-        place, reason = f"{path} line {line}" if line else path, str(error).partition(";")[0]
-        raise DataError(f"{place} can't be read: {reason}") from error
-
-
-def is_squad(path: Path) -> bool:
-    """Return whether a JSON file starts like SQuAD's: `data` with articles of paragraphs."""
-    with path.open(encoding="utf-8-sig") as file:
-        return bool(_SQUAD.match(file.read(_INSPECTED_CHARACTERS)))
-
-
-def read_squad(path: Path) -> Iterator[Row]:
-    """Yield the questions of SQuAD's nested JSON, each with its paragraph.
-
-    The file is a single JSON value and is read into memory completely.
-    """
-    with path.open(encoding="utf-8-sig") as file:
-        articles = parse_json(path, file.read())["data"]
-    try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for item in paragraph["qas"]:
-                    yield {
-                        "question": item["question"],
-                        "context": paragraph["context"],
-                        "answers": item.get("answers"),
-                    }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} does not have SQuAD's structure: {error!r}") from error
 
 
 def read_folder(path: Path) -> Iterator[Row]:

@@ -13,7 +13,8 @@ from pyarrow.parquet import ParquetFile
 from pipeline.common.errors import DataError
 from pipeline.common.text import one_line
 from pipeline.data.delimited import read_delimited, refuse_repeated
-from pipeline.data.formats import is_squad, parse_json, read_conll, read_folder, read_squad
+from pipeline.data.formats import read_conll, read_folder
+from pipeline.data.json_files import read_json
 from pipeline.tasks.schema import Row
 
 Table = dict[str, list[Any]]  # column -> values, all columns of one length
@@ -24,8 +25,8 @@ _CHUNK = 10_000  # rows of a Parquet file in memory
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file one at a time; its suffix tells the format.
 
-    CSV and TSV have a header line and hold text only. JSON Lines hold an object per line. CoNLL
-    files hold words with tags, a folder holds an image per file, and JSON may be nested as SQuAD's.
+    CSV and TSV have a header line and hold text only. JSON holds an object per line, an array of
+    objects, or SQuAD's articles; CoNLL files words with tags, and a folder an image per file.
 
     Raises:
         DataError: one line with the file, the line number, and what is wrong.
@@ -71,22 +72,6 @@ def table_rows(table: Table) -> Iterator[Row]:
         yield dict(zip(table, cells, strict=True))
 
 
-def _read_json(path: Path) -> Iterator[Row]:
-    return read_squad(path) if is_squad(path) else _read_json_lines(path)
-
-
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            row = parse_json(path, line, number)
-            if not isinstance(row, dict):
-                kind = type(row).__name__
-                raise DataError(f"{path} line {number} is not a JSON object but a {kind}")
-            yield row
-
-
 def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with ParquetFile(path) as file:
@@ -118,9 +103,9 @@ def _refuse_unreadable(path: Path, batch: RecordBatch, rows_before: int) -> None
 _READERS: dict[str, Reader] = {
     ".csv": partial(read_delimited, usual=","),
     ".tsv": partial(read_delimited, usual="\t"),
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".json": _read_json,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
     ".parquet": _read_parquet,
     ".conll": read_conll,
     ".txt": read_conll,

@@ -1,7 +1,7 @@
 """Stage `prepare`: a data set -> encoded rows in three splits, with a data card.
 
-Rows are streamed from file to file, so memory does not grow with their number (except for SQuAD's
-own JSON and the built-in tasks, which are read into memory).
+Rows are streamed from file to file, so memory does not grow with their number (except for
+the built-in tasks, which are read into memory).
 """
 
 from __future__ import annotations
