@@ -100,6 +100,7 @@ class DataSection(Section):
         revision: branch, tag or commit of a Hub data set; None for what the Hub has now.
         train, validation, test: paths of local files.
         text, label: columns; None for the task's own.
+        template: of a text with columns in braces, instead of `text`; None: no template.
         kind: task type of local files; None to choose by the column names.
         metric: main metric; None for the task's own.
         positive_class: the class that f1 is of; None for the task's own.
@@ -120,6 +121,7 @@ class DataSection(Section):
         WrapValidator(_parse_auto),
         Field(description="auto, a column, or a list of two columns"),
     ] = None
+    template: AutoName = None
     label: AutoName = None
     kind: Annotated[
         Annotated[Name, AfterValidator(check_task_kind)] | None,
@@ -143,6 +145,10 @@ class DataSection(Section):
     def _check_combination(self) -> Self:
         if isinstance(self.text, list) and not 1 <= len(self.text) == len({*self.text}) <= 2:
             raise ConfigError(f"data.text must be one column or two, got {self.text}")
+        if self.template is not None and self.text is not None:
+            raise ConfigError(
+                f"data.text must be auto with data.template {self.template!r}, got {self.text!r}"
+            )
         if self.task == "files" and self.train is None:
             raise ConfigError("data.train must be a file's path when data.task is files, got auto")
         for key in ("train", "validation", "test"):

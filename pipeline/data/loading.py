@@ -70,6 +70,12 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         raise DataError(f"data.task {section.task} has no rows to train on")
     kind = section.kind or source.kind
     schema = SCHEMAS[kind] if kind else infer_schema(section, first_rows)
+    if section.template is not None and not schema.supports_text_template:
+        kinds = [name for name, known in SCHEMAS.items() if known.supports_text_template]
+        raise ConfigError(
+            f"data.template is for data.kind {', '.join(kinds)}, not {schema.kind}; "
+            f"got {section.template!r}"
+        )
     template = source.template or schema.build_template(section, first_rows)
 
     cleaner = RowCleaner(task=section.task, schema=schema, template=template)

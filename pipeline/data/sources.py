@@ -31,13 +31,13 @@ def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
     """
     task = section.task
     if task in BUILTIN_TASKS:
-        _check_auto(section, "text", "label", "kind", "revision")
+        _check_auto(section, "text", "template", "label", "kind", "revision")
         return build_task(task, seed=seed)
     spec = _load_user_spec(task) or CATALOG.get(task)
     if spec is None:
         _check_task_name(task)
     else:
-        _check_auto(section, "kind", "text", "label")
+        _check_auto(section, "kind", "text", "template", "label")
     if task == "files" or section.train is not None:
         if spec is None and task != "files":
             raise ConfigError(f"data.train is for data.task: files or a named task, got {task}")

@@ -18,6 +18,7 @@ from pipeline.tasks.schema import (
     question_prompt,
     require_column,
 )
+from pipeline.tasks.text_template import compile_template
 
 # Columns that say that a question and its answer are of another form.
 _OTHERS = {"label", "choices", "context"}
@@ -85,9 +86,15 @@ def match_layout(names: Sequence[str]) -> Template | None:
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Build a template from the columns that data.text and data.label name, or from the names.
 
-    data.label holds completions, data.text their prompts; alone, data.text holds chats or plain
-    text.
+    data.label holds completions, data.text or data.template their prompts; alone, data.text holds
+    chats or plain text, and data.template makes plain text.
     """
+    if section.template is not None:
+        fill = compile_template(section.template, first, label=section.label)
+        if section.label is None:
+            return lambda row: _row("", fill(row))
+        completion = require_column(section.label, first, "data.label")
+        return lambda row: _row(fill(row), row.get(completion))
     if section.text is None and section.label is None:
         found = match_layout(column_names(first))
         if found is None:
@@ -165,6 +172,7 @@ SCHEMA = RowSchema(
     ),
     metrics=(*TEXT_METRICS, "perplexity"),
     build_template=build_template,
+    supports_text_template=True,
     find_error=find_error,
     matches_columns=lambda names: match_layout(names) is not None,
     identity_columns=("prompt", "completion", "messages"),

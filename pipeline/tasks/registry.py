@@ -49,7 +49,8 @@ def infer_schema(section: DataSection, first: Sequence[Row]) -> RowSchema:
     Where params.yaml names columns of text, they are taken for text classification, unless
     data.kind says otherwise.
     """
-    names, named = column_names(first), section.text is not None or section.label is not None
+    names = column_names(first)
+    named = any(key is not None for key in (section.text, section.template, section.label))
     for schema in SCHEMAS.values():
         if schema.matches_columns(names) and not (named and schema is generation_schema.SCHEMA):
             return schema

@@ -70,6 +70,7 @@ class RowSchema:
         regression_metrics: those of labels that are numbers; empty: labels never are.
         build_template: params.yaml's section and the first rows of train -> a function that maps
             a raw row to a row of this schema.
+        supports_text_template: whether `build_template` reads data.template.
         postprocess: completes a row that a template returned.
         find_error: returns why a row is bad, in two or three words; None if it is not.
         find_classes: splits and the classes that the source names -> class names; [] if none.
@@ -89,6 +90,7 @@ class RowSchema:
     regression_metrics: tuple[str, ...] = ()
     build_template: Callable[[DataSection, Sequence[Row]], Template]
     find_error: Callable[[Row], str | None]
+    supports_text_template: bool = False
     postprocess: Callable[[Row], Row] = field(default=lambda row: row)
     find_classes: Callable[[dict[str, Dataset], list[str] | None], list[str]] = field(
         default=lambda splits, known: []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -31,12 +31,28 @@ from pipeline.tasks.schema import (
     column_names,
     require_column,
 )
+from pipeline.tasks.text_template import compile_template
 from pipeline.tasks.tokenization import tokenize
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Build a template for one or two columns of text and a label, named or inferred."""
     label = require_column(section.label or "label", first, "data.label")
+    read_texts = build_text_reader(section, first, label=label)
+    as_label = labels.as_class if section.metric in CLASS_METRICS else labels.as_text
+    return lambda row: read_texts(row) | {"label": as_label(row.get(label))}
+
+
+def build_text_reader(
+    section: DataSection, first: Sequence[Row], *, label: str
+) -> Callable[[Row], Row]:
+    """Build a function that returns the text of a raw row, or both texts of a pair.
+
+    The columns are those of data.template or data.text, or else the columns of text.
+    """
+    if section.template is not None:
+        fill = compile_template(section.template, first, label=label)
+        return lambda row: {"text": fill(row), "text_pair": None}
     columns = [section.text] if isinstance(section.text, str) else section.text
     if columns is None:
         names = [name for name in column_names(first) if name != label]
@@ -51,14 +67,11 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     if len({*columns, label}) < len(columns) + 1:
         raise ConfigError(f"data.text and data.label must differ, got {columns} and {label!r}")
 
-    as_label = labels.as_class if section.metric in CLASS_METRICS else labels.as_text
-
-    def clean(row: Row) -> Row:
+    def read_texts(row: Row) -> Row:
         texts = ["" if row.get(name) is None else row[name] for name in columns]
-        pair = texts[1] if len(texts) > 1 else None
-        return {"text": texts[0], "text_pair": pair, "label": as_label(row.get(label))}
+        return {"text": texts[0], "text_pair": texts[1] if len(texts) > 1 else None}
 
-    return clean
+    return read_texts
 
 
 def find_error(row: Row) -> str | None:
@@ -93,6 +106,7 @@ SCHEMA = RowSchema(
     metrics=(*CLASS_METRICS, "multirc_f1a", "multirc_em"),
     regression_metrics=("pearson", "spearman"),
     build_template=build_template,
+    supports_text_template=True,
     find_error=find_error,
     find_classes=find_classes,
     label_column="label",
