@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from lightpeft.core.command_line import describe_os_error, exit_on_signals
+from lightpeft.core.command_line import describe_os_error, exit_on_signals, raise_hidden_exit
 
 if __name__ == "__main__":  # before the other imports, which take a moment
     exit_on_signals("dvc repro goes on from here, and finetune from its last checkpoint")
@@ -168,6 +168,7 @@ def run(*arguments: str) -> None:
     except typer.TyperException as error:
         sys.exit(f"error: {one_line(error)}; see python -m pipeline --help")
     except Exception as error:
+        raise_hidden_exit(error)
         is_expected = isinstance(error, _EXPECTED)
         line = str(error) if is_expected else describe_os_error(error, Path("standard output"))
         if os.environ.get(DEBUG) or line is None:

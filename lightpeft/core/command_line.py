@@ -56,6 +56,15 @@ def describe_os_error(error: BaseException, path: Path) -> str | None:
     return f"{path} can't be {verb}: {os.strerror(number)}"
 
 
+def raise_hidden_exit(error: BaseException) -> None:
+    """Leave if the error came up while the process was leaving, as datasets' does on a signal."""
+    hidden: BaseException | None = error
+    while hidden is not None:
+        if isinstance(hidden, SystemExit):
+            raise hidden
+        hidden = hidden.__context__
+
+
 def exit_on_signals(advice: str) -> None:
     """Leave by SystemExit on SIGINT, SIGTERM and SIGHUP, so that temporary files are removed.
 
@@ -70,6 +79,9 @@ def exit_on_signals(advice: str) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == main_process:
             line = f"error: stopped by {signal.Signals(number).name}; {advice}\n"
+            tqdm = sys.modules.get("tqdm")
+            if tqdm is not None and tqdm.tqdm._instances:  # a progress bar has no end of line yet
+                line = f"\n{line}"
             os.write(sys.stderr.fileno(), line.encode())  # print may be what was interrupted
         sys.exit(128 + number)
 

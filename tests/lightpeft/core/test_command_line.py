@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightpeft.core.command_line import describe_os_error
+from lightpeft.core.command_line import describe_os_error, raise_hidden_exit
 
 OUT = Path("results/out")
 
@@ -51,3 +51,17 @@ def test_the_file_in_the_place_of_a_folder_is_named(tmp_path):
     for number in (errno.EEXIST, errno.ENOTDIR):
         line = describe_os_error(refusal(number, str(tmp_path / "file" / "a" / "b")), OUT)
         assert line == f"{tmp_path}/file is a file where a folder should be; move it away"
+
+
+def test_an_error_on_the_way_out_does_not_hide_that_the_process_was_stopped():
+    def fail_while_leaving():
+        try:
+            raise SystemExit(143)
+        finally:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError) as found:
+        fail_while_leaving()
+    with pytest.raises(SystemExit, match="143"):
+        raise_hidden_exit(found.value)
+    raise_hidden_exit(ValueError("a bug"))
