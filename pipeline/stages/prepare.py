@@ -25,6 +25,7 @@ from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.data.statistics import check_limits, column_values, count_repeats, describe
 from pipeline.data.summary import describe_row, summary_lines
+from pipeline.tasks import labels
 from pipeline.tasks.base import Columns, Task
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import load_config, load_processor
@@ -115,7 +116,7 @@ def _make_card(
         model=describe_origin(params.model),
         kind=task.schema.kind,
         task_name=task.name,
-        labels=tuple(dataset.classes),
+        labels=tuple(_order_classes(dataset.classes, task, config)),
         metric=metric,
         metrics=tuple(metrics),
         positive_class=positive_class,
@@ -129,6 +130,21 @@ def _make_card(
         baseline=source.baseline,
         neutral_prompt=neutral if task.supports_neutral_prompt and neutral != "none" else None,
     )
+
+
+def _order_classes(classes: list[str], task: type[Task], config: Any) -> list[str]:
+    """Return the classes in the order of the checkpoint's head, if it was trained for them."""
+    if not classes or not task.has_trained_head(config):
+        return classes
+    trained = [config.id2label[index] for index in sorted(config.id2label)]
+    ordered = labels.order_like(classes, trained)
+    if ordered is None:
+        log(
+            "prepare",
+            f"model.name has a head for other classes, {labels.shorten(trained)}: a new one is "
+            "trained; id2label of its config.json must name those of the data to keep it",
+        )
+    return ordered or classes
 
 
 def _find_positive_class(section: DataSection, dataset: LoadedDataset, has_f1: bool) -> str | None:

@@ -115,6 +115,12 @@ class Task(ABC):
         return True
 
     @classmethod
+    def has_trained_head(cls, config: PretrainedConfig) -> bool:
+        """Return whether a checkpoint with this config comes with a head for this task."""
+        head = cls.model_class.__name__.removeprefix("AutoModel")
+        return any(name.endswith(head) for name in config.architectures or ())
+
+    @classmethod
     def max_length(cls, requested: int, config: PretrainedConfig) -> int:
         """Return how many tokens a row may have: data.max_length, unless the model fixes it.
 

@@ -94,6 +94,23 @@ def are_numbers(names: Iterable[str]) -> bool:
     return all(isinstance(_number(name), int) for name in names)
 
 
+def shorten(names: Sequence[str]) -> str:
+    """Return the first names of a list, with dots for the others."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def order_like(classes: Sequence[str], names: Sequence[str]) -> list[str] | None:
+    """Return the classes in the order of a checkpoint's names; None where these name others.
+
+    Case does not count. transformers' default names, LABEL_0 and so on, name the classes 0, 1, ...
+    """
+    if list(names) == [f"LABEL_{index}" for index in range(len(names))]:
+        names = [str(index) for index in range(len(names))]
+    by_name = {name.casefold(): name for name in classes}
+    ordered = [by_name.get(name.strip().casefold(), "") for name in names]
+    return ordered if sorted(ordered) == sorted(classes) else None
+
+
 def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list[int] | list[float]:
     """Return labels as class ids, or as numbers where there are no classes."""
     if classes:
@@ -101,7 +118,7 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
         names = [value if value in ids else _name(value) for value in values]
         unknown = next((name for name in names if name not in ids), None)
         if unknown is not None:
-            shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+            shown = shorten(classes)
             raise DataError(f"data.label: {unknown!r} in {split} is not in train: {shown}")
         return [ids[name] for name in names]
     scores = [_score(value) for value in values]

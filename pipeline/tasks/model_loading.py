@@ -18,6 +18,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.hub_access import CLIENT_ERRORS, Repository, open_repository
 from pipeline.common.params import ModelSection, ModelSource
 from pipeline.common.text import one_line
+from pipeline.tasks import labels
 from pipeline.tasks.base import Task
 from pipeline.tasks.model_files import find_folder
 from pipeline.tasks.positions import check_length, count_position_embeddings
@@ -71,7 +72,8 @@ def load_processor(section: ModelSource, task: Task) -> Any:
 def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrainedModel, list[str]]:
     """Load the pretrained model with a head for the task, on the CPU.
 
-    The same seed gives the same new weights.
+    The same seed gives the same new weights. A trained head of other classes, or of classes in
+    another order, is replaced by a new one.
 
     Returns:
         The model, and the names of the modules to train and save completely: the head, and others
@@ -81,6 +83,9 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
         ConfigError: it does not exist, can't be reached, is damaged or not supported, or has fewer
             positions than data.max_length.
     """
+    options = task.model_options()
+    # The checkpoint's own names are compared with these, unless their numbers differ.
+    names = {key: options.pop(key) for key in ("id2label", "label2id") if key in options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = _load(
@@ -88,13 +93,15 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
             section.name,
             _revision(section, task),
             dtype=_dtype(section.dtype),
-            # A head trained for other classes is replaced by a new one.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # of a head for another number of classes
             use_safetensors=True,
             output_loading_info=True,
-            **task.model_options(),
+            **options,
         )
-    new_keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        new_keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        head = head_modules(model, new_keys) if task.new_head else []
+        if names:
+            _fit_head(model, head, names, new_keys)
     damaged = sorted(key for key in new_keys if _PRETRAINED.search(key))
     if damaged:
         raise ConfigError(
@@ -110,7 +117,22 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
     limit = count_position_embeddings(model)
     check_length("data.max_length", task.card.max_length, limit=limit, model=section.name)
     _set_padding(model, section, task)
-    return model, head_modules(model, new_keys) if task.new_head else []
+    return model, head
+
+
+def _fit_head(
+    model: PreTrainedModel, head: list[str], names: dict[str, Any], new_keys: Set[str]
+) -> None:
+    """Give a head that was trained for other classes new weights, and set the classes' names."""
+    classes, trained = list(names["id2label"].values()), list(model.config.id2label.values())
+    is_new = any(key.startswith(tuple(f"{name}." for name in head)) for key in new_keys)
+    if not is_new and labels.order_like(classes, trained) != classes:
+        for name in head:
+            for part in model.get_submodule(name).modules():
+                for unit in (part, *part.parameters(recurse=False)):
+                    unit._is_hf_initialized = False
+        model.initialize_weights()  # of what is not marked as initialized
+    model.config.update(names)
 
 
 def _set_padding(model: PreTrainedModel, section: ModelSection, task: Task) -> None:

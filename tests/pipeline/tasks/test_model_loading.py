@@ -141,6 +141,33 @@ def test_a_head_for_other_classes_is_replaced(tmp_path):
     )
 
 
+def test_a_head_is_kept_only_for_the_same_classes_in_the_same_order(tmp_path):
+    names = dict(enumerate(("NO", "yes", "Maybe")))
+    saved = tiny_model("roberta", num_labels=3, id2label=names)
+    saved.save_pretrained(tmp_path)
+    body_weights = saved.roberta.state_dict()
+    for classes, kept in [
+        (LABELS, True),
+        (("yes", "no", "maybe"), False),
+        (("a", "b", "c"), False),
+    ]:
+        task = task_from_card(data_card(labels=classes))
+        models_of_seeds = [load_model(named(tmp_path), task, seed)[0] for seed in (0, 0, 1)]
+        heads = [model.classifier.state_dict() for model in models_of_seeds]
+        same, other = (
+            all(torch.equal(heads[0][key], head[key]) for key in head if "bias" not in key)
+            for head in heads[1:]
+        )
+
+        assert same
+        assert other is kept
+        assert torch.equal(heads[0]["dense.weight"], saved.classifier.dense.weight) is kept
+        for model in models_of_seeds:
+            assert model.config.id2label == dict(enumerate(classes))
+            weights = model.roberta.state_dict()
+            assert all(torch.equal(weights[key], body_weights[key]) for key in weights)
+
+
 def test_the_dtype_is_as_asked(tmp_path):
     model, _ = load_model(named(body(tmp_path), "bfloat16"), KIND, 0)
 
