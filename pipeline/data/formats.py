@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
-
-_BLANKS = re.compile(r"[ \t]+")  # not \s: a non-breaking space may be part of a word
-
-
-def read_conll(path: Path) -> Iterator[Row]:
-    """Yield a sentence per row: words from the first column, tags from the last."""
-    words: list[str] = []
-    tags: list[str] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            cells = _BLANKS.split(line.strip(" \t\r\n"))
-            if cells == [""] or cells[0] == "-DOCSTART-":
-                if words:
-                    yield {"tokens": words, "tags": tags}
-                words, tags = [], []
-            elif len(cells) < 2:
-                raise DataError(f"{path} line {number} has a word without a tag: {cells[0]!r}")
-            else:
-                words.append(cells[0])
-                tags.append(cells[-1])
-    if words:
-        yield {"tokens": words, "tags": tags}
 
 
 def read_folder(path: Path) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import (
     PretrainedConfig,
 )
 
+from pipeline.common.console import log
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
@@ -33,6 +34,8 @@ from pipeline.tasks.schema import Row, RowSchema, Template, column_names, requir
 from pipeline.tasks.tokenization import require_fast_tokenizer, tokenize
 
 OUTSIDE = "O"
+_SCHEMES = ("BIES", "BILU", "BMES", "BMEW")
+_TO_BIO = {"S": "B", "U": "B", "W": "B", "M": "I", "E": "I", "L": "I"}
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
@@ -46,14 +49,34 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     names = column_names(first)
     default = "ner_tags" if "tags" not in names and "ner_tags" in names else "tags"
     tags_column = require_column(section.label or default, first, "data.label")
+    rows = (row.get(tags_column) for row in first)
+    found = {tag for tags in rows if isinstance(tags, list) for tag in tags if isinstance(tag, str)}
+    if convert := _is_bioes(found):
+        shown = ", ".join(sorted(tag for tag in found if tag[0] in _TO_BIO)[:3])
+        log("prepare", f"tags such as {shown} are read as BIO: B- begins an entity, I- goes on")
 
     def clean(row: Row) -> Row:
         tags = row.get(tags_column)
         if isinstance(tags, list):
             tags = [str(tag) if isinstance(tag, int) else tag for tag in tags]
+            tags = _as_bio(tags) if convert else tags
         return {"tokens": row.get(words_column), "tags": tags}
 
     return clean
+
+
+def _is_bioes(tags: Collection[str]) -> bool:
+    """Return whether tags are of one scheme that also marks how entities end."""
+    prefixes = {tag[0] if tag[1:2] == "-" else "" for tag in tags if tag != OUTSIDE}
+    return any(prefixes <= {*scheme} for scheme in _SCHEMES) and not prefixes <= {"B", "I"}
+
+
+def _as_bio(tags: Sequence[Any]) -> list[Any]:
+    """Return tags of such a scheme as BIO tags."""
+    return [
+        _TO_BIO.get(tag[0], tag[0]) + tag[1:] if isinstance(tag, str) and tag[1:2] == "-" else tag
+        for tag in tags
+    ]
 
 
 def find_error(row: Row) -> str | None:
@@ -80,6 +103,8 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     names = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
     if len(names) < 2:
         raise DataError(f"data.label: train has one tag only, {names[0]!r}")
+    if known and _is_bioes(known) and not _is_bioes(names):
+        return list(dict.fromkeys(_as_bio(known)))
     return list(known or sorted(names, key=lambda name: name != OUTSIDE))
 
 
@@ -138,10 +163,17 @@ class TokenClassification(Task):
         return " ".join(row["tags"])
 
     def warnings(self) -> list[str]:
-        """Return a line if tags are numbers, which do not tell where an entity begins."""
-        if not labels.are_numbers(self.card.labels):
+        """Return a line if tags may be of entities, and do not tell where one begins."""
+        names = [name for name in self.card.labels if name != OUTSIDE]
+        others = [name for name in names if name[:2] not in ("B-", "I-")]
+        if labels.are_numbers(self.card.labels):
+            others = ["numbers"]
+        elif not others or len(others) == len(names):
             return []
-        return ["tags are numbers: entity F1 needs names such as B-PER; measured by token accuracy"]
+        shown = ", ".join(others[:3])
+        return [
+            f"tags are {shown}: entity F1 needs names such as B-PER; measured by token accuracy"
+        ]
 
     def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         collate: Callable[[list[Row]], Batch] = DataCollatorForTokenClassification(processor)

@@ -12,6 +12,7 @@ from helpers.data_cards import data_card
 from helpers.params_file import change_params
 from helpers.run_stages import params, read, run_stages
 from helpers.stage_workspace import tokenizer
+from helpers.task_files import read as read_rows_of
 from helpers.tiny_models import tiny_config
 from transformers import AutoConfig, AutoModel
 
@@ -219,6 +220,29 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
     assert (
         "[prepare] tags are numbers: entity F1 needs names such as B-PER" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("single", "end", "inner"), ["SEI", "ULI", "SEM", "WEM"])
+def test_schemes_that_mark_ends_become_bio(tmp_path, caplog, single, end, inner):
+    tags = [f"{single}-X", "O", "B-X", f"{inner}-X", f"{end}-X", f"{single}-Y"]
+    path = tmp_path / "a.conll"
+    path.write_text("\n\n".join("\n".join(f"w{n} {tag}" for tag in tags) for n in range(10)))
+    dataset = read_rows_of(tmp_path, train=str(path))
+
+    assert dataset.splits["train"]["tags"][0] == ["B-X", "O", "B-X", "I-X", "I-X", "B-Y"]
+    assert dataset.classes == ["O", "B-X", "B-Y", "I-X"]
+    assert "are read as BIO: B- begins an entity" in caplog.text
+    known = ["O", *(f"{prefix}-X" for prefix in ("B", inner, end, single))]
+    assert SCHEMA.find_classes(dataset.splits, known) == ["O", "B-X", "I-X"]
+
+
+def test_bio_tags_among_others_are_told(caplog):
+    card = data_card(kind="token-classification", labels=("O", "B-X", "I-X", "X"))
+    lines = TokenClassification(card).warnings()
+
+    assert lines == ["tags are X: entity F1 needs names such as B-PER; measured by token accuracy"]
+    tagging = card.model_copy(update={"labels": ("NOUN", "X", "VERB")})
+    assert TokenClassification(tagging).warnings() == []
 
 
 def test_tags_with_names_need_no_advice(space, capsys):
