@@ -8,7 +8,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lightpeft.core.errors import LightPeftError
-from lightpeft.core.serialization import read_json, write_json
+from lightpeft.core.reading import read_json
+from lightpeft.core.serialization import write_json
 
 Phase = Literal["training", "inference", "prefill", "decode"]
 

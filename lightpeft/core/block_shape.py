@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+
+# A number of units, weights or parameters, in a model or in a file.
+Size = Annotated[int, Field(ge=0, lt=2**63)]
 # Slots in a segment of a linear: for each unit of its block, and for each KV group.
 _SLOTS = {"units": (1, 0), "groups": (0, 1), "interleaved": (1, 2)}
 
@@ -39,16 +43,16 @@ class LinearShape:
         heads_per_kv_group: query heads that share one key and value; 1 for neurons.
     """
 
-    inputs: int
-    outputs: int
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    inputs: Size
+    outputs: Size
     bias: bool
     pruned_dim: Literal["in", "out"]
-    unit_size: int
+    unit_size: Size
     segments: tuple[str, ...] = ("units",)
-    heads_per_kv_group: int = 1
+    heads_per_kv_group: Size = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "segments", tuple(self.segments))  # JSON has lists only
         if not self.segments or not set(self.segments) <= set(_SLOTS):
             raise ValueError(f"segments must be of {', '.join(_SLOTS)}, got {self.segments}")
         if self.unit_size < 1 or self.heads_per_kv_group < 1:
@@ -90,14 +94,16 @@ class _Block:
     """What attention and feed-forward blocks have in common.
 
     Attributes:
+        kind: for plan.json, `attention` or `feed_forward`.
         path: of the block's module in the model.
         units: query heads, or neurons.
         linears: path -> linear whose rows or columns are units, in execution order.
     """
 
-    kind: ClassVar[str]
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    kind: str
     path: str
-    units: int
+    units: Size
     linears: dict[str, LinearShape]
 
     def __post_init__(self) -> None:
@@ -138,24 +144,20 @@ class AttentionBlock(_Block):
             routed to, that multiply a token; 0 in layers without unpruned experts.
     """
 
-    kind: ClassVar[str] = "attention"
+    kind: Literal["attention"] = "attention"
     attention_core: str = ""
     head_count_rule: str = ""
     per_head_weights: tuple[str, ...] = ()
-    parameters_per_head: int = 0
+    parameters_per_head: Size = 0
     position_bias_owner: str = ""
-    moe_matmul_weights: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "per_head_weights", tuple(self.per_head_weights))
+    moe_matmul_weights: Size = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardBlock(_Block):
     """A dense feed-forward block; `units` are its neurons."""
 
-    kind: ClassVar[str] = "feed_forward"
+    kind: Literal["feed_forward"] = "feed_forward"
 
 
 Block = AttentionBlock | FeedForwardBlock

@@ -1,8 +1,13 @@
 """Errors that a caller can cause. A message is one line: what is wrong, its value, what to do."""
 
+MAX_MESSAGE = 300
+
 
 class LightPeftError(Exception):
     """Base class of all errors of lightpeft; its message is for the user.
+
+    A name from a file can have any length and any characters: what can't be printed is escaped,
+    and the middle of a message of more than 300 characters is left out.
 
     Example:
         >>> try:
@@ -11,6 +16,13 @@ class LightPeftError(Exception):
         ...     print(error)
         the model has no plan; get it from lightpeft.prune or lightpeft.load
     """
+
+    def __init__(self, message: str) -> None:
+        text = " ".join(message.split())
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE - 105]} ... {text[-100:]}"
+        escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        super().__init__(escaped[:MAX_MESSAGE])
 
 
 class ConfigError(LightPeftError):

@@ -13,11 +13,13 @@ from typing import Any
 
 from lightpeft.core.block_shape import Block, layer_of
 from lightpeft.core.errors import PlanError
-from lightpeft.core.serialization import REMEDY, check_format, read_json, write_json
+from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE, UnitsInFile, format_ranges, parse_ranges
+from lightpeft.core.reading import REMEDY, check_format, parse_as, read_json
+from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.core.text_table import align_columns
 
-_FORMAT = "lightpeft-plan-3"
+_FORMAT = "lightpeft-plan-4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write plan.json, with ranges of units as `0-4,7`."""
-        write_json(path, self._as_json())
+        write_json(path, {"format": _FORMAT, "digest": self.digest} | self._as_json())
 
     def _as_json(self) -> dict[str, Any]:
         return {
@@ -212,7 +214,7 @@ class PruningPlan:
             "settings": self.settings,
             "notes": list(self.notes),
             **{name: _units_to_json(getattr(self, name)) for name in ("heads", "neurons", "ranks")},
-            "shape": self.shape.to_json(),
+            "shape": asdict(self.shape),
         }
 
     @classmethod
@@ -229,15 +231,29 @@ class PruningPlan:
         """
         raw = read_json(path, PlanError)
         check_format(path, raw, _FORMAT, PlanError, remedy=remedy)
+        file = parse_as(PLAN_FILE, raw, path, PlanError)
+        groups = {name: getattr(file, name) for name in ("heads", "neurons", "ranks")}
+        units = sum(x.total for group in groups.values() for x in group.values())
+        if units > MAX_UNITS:
+            raise PlanError(f"{path} has {units:,} units and ranks; at most {MAX_UNITS:,} are read")
         try:
-            fields: dict[str, Any] = {n: raw[n] for n in ("fingerprint", "scores", "settings")}
-            fields |= {n: _units_from_json(raw[n]) for n in ("heads", "neurons", "ranks")}
-            shape, notes = ModelShape.from_json(raw["shape"]), tuple(raw["notes"])
-            return cls(shape=shape, notes=notes, **fields)
+            plan = cls(
+                shape=file.shape,
+                fingerprint=file.fingerprint,
+                scores=file.scores,
+                settings=file.settings,
+                notes=file.notes,
+                **{name: _expand_ranges(group) for name, group in groups.items()},
+            )
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"{path} is not a plan: {error!r}") from error
+        except ValueError as error:  # a range without numbers
+            raise PlanError(f"{path} is damaged: {error}") from error
+        if plan.digest != file.digest:
+            raise PlanError(
+                f"{path} has changed since it was saved: its digest is another; {remedy}"
+            )
+        return plan
 
 
 def _fraction(units: Iterable[KeptUnits]) -> str:
@@ -246,34 +262,11 @@ def _fraction(units: Iterable[KeptUnits]) -> str:
 
 
 def _units_to_json(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
-    return {path: asdict(x) | {"kept": _format_ranges(x.kept)} for path, x in units.items()}
+    return {path: asdict(x) | {"kept": format_ranges(x.kept)} for path, x in units.items()}
 
 
-def _units_from_json(value: dict[str, dict[str, Any]]) -> dict[str, KeptUnits]:
+def _expand_ranges(units: Mapping[str, UnitsInFile]) -> dict[str, KeptUnits]:
     return {
-        path: KeptUnits(**raw | {"kept": _parse_ranges(raw["kept"], raw["total"])})
-        for path, raw in value.items()
+        path: KeptUnits(total=x.total, kept=parse_ranges(x.kept, x.total), reason=x.reason)
+        for path, x in units.items()
     }
-
-
-def _format_ranges(units: tuple[int, ...]) -> str:
-    """Write ascending units as text: (0, 1, 2, 5) is `0-2,5`."""
-    ranges: list[list[int]] = []
-    for unit in units:
-        if ranges and unit == ranges[-1][1] + 1:
-            ranges[-1][1] = unit
-        else:
-            ranges.append([unit, unit])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
-
-
-def _parse_ranges(text: str, total: int) -> tuple[int, ...]:
-    """Parse what `_format_ranges` wrote; bounds are checked before a range is expanded."""
-    units: list[int] = []
-    for bounds in filter(None, text.split(",")):
-        first, _, last = bounds.partition("-")
-        start, end = int(first), int(last or first)
-        if not 0 <= start <= end < total:
-            raise PlanError(f"kept units must be from 0 to {total - 1} and ascend, got {bounds!r}")
-        units.extend(range(start, end + 1))
-    return tuple(units)

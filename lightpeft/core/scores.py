@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from torch import Tensor
 
-from lightpeft.core.errors import LightPeftError, ScoresError
-from lightpeft.core.serialization import (
-    atomic_directory,
+from lightpeft.core.block_shape import Size
+from lightpeft.core.errors import ScoresError
+from lightpeft.core.lora_settings import CONFIG, read_lora
+from lightpeft.core.reading import (
+    check_digests,
+    check_finite,
     check_format,
+    parse_as,
+    read_bytes,
     read_json,
     read_tensors,
+)
+from lightpeft.core.serialization import (
+    atomic_directory,
+    write_digests,
     write_json,
     write_tensors,
 )
 from lightpeft.core.shape import ModelShape
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 CRITERIA = ("mask", "taylor", "magnitude")
-_FORMAT = "lightpeft-scores-3"
+_FORMAT = "lightpeft-scores-4"
+_FILES = (WEIGHTS, CONFIG, "curve.csv", "scores.json", "scores.safetensors")
 CURVE_COLUMNS = (
     "step",
     "task_loss",
@@ -79,13 +90,18 @@ class Scores:
         for group, blocks in (("heads", self.shape.heads), ("neurons", self.shape.neurons)):
             for criterion in CRITERIA:
                 rows = getattr(self, group).get(criterion, {})
-                if {block: len(row) for block, row in rows.items()} != blocks:
+                if {block: tuple(row.shape) for block, row in rows.items()} != {
+                    block: (units,) for block, units in blocks.items()
+                }:
                     raise ScoresError(f"the {criterion} scores of {group} are not of this model")
         if not self.modules or self.modules.keys() != self.ranks.keys():
             raise ScoresError("the scores of PEFT modules and of their ranks must have one set")
+        if any(tuple(row.shape) != (self.peft.r,) for row in self.ranks.values()):
+            raise ScoresError(f"the scores of ranks must have shape ({self.peft.r},)")
         for name, tensor in self._tensors().items():
-            if not bool(tensor.isfinite().all()):
+            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
                 raise ScoresError(f"the score {name} is not a number; estimate again")
+        check_finite(self.adapter, ScoresError, "the estimation's weight ")
 
     def __repr__(self) -> str:
         return (
@@ -111,7 +127,7 @@ class Scores:
             "digest": self.digest,
             "steps": self.steps,
             "modules": self.modules,
-            "shape": self.shape.to_json(),
+            "shape": asdict(self.shape),
         }
         with atomic_directory(folder) as temporary:
             write_tensors(temporary / "scores.safetensors", self._tensors())
@@ -122,6 +138,7 @@ class Scores:
                 writer.writeheader()
                 writer.writerows(self.curve)
             write_json(temporary / "scores.json", meta)
+            write_digests(temporary)
 
     @classmethod
     def load(cls, folder: Path) -> Scores:
@@ -130,13 +147,13 @@ class Scores:
         Raises:
             ScoresError: a file is missing, damaged, or of another estimation.
         """
-        meta = read_json(folder / "scores.json", ScoresError)
-        check_format(folder / "scores.json", meta, _FORMAT, ScoresError)
-        tensors = read_tensors(folder / "scores.safetensors", ScoresError)
-        adapter = read_tensors(folder / WEIGHTS, ScoresError)
-        peft = read_lora(folder, ScoresError)
+        meta = folder / "scores.json"
+        raw = read_json(meta, ScoresError)
+        check_format(meta, raw, _FORMAT, ScoresError)
+        file = parse_as(_META, raw, meta, ScoresError)
+        check_digests(folder, _FILES, ScoresError)
         groups: dict[str, Any] = {"heads": {}, "neurons": {}, "ranks": {}}
-        for name, tensor in tensors.items():
+        for name, tensor in read_tensors(folder / "scores.safetensors", ScoresError).items():
             group, _, rest = name.partition("/")
             if group == "ranks":
                 groups["ranks"][rest] = tensor
@@ -145,20 +162,18 @@ class Scores:
                 groups[group].setdefault(criterion, {})[path] = tensor
         try:
             scores = cls(
-                shape=ModelShape.from_json(meta["shape"]),
-                fingerprint=meta["fingerprint"],
-                peft=peft,
-                modules=meta["modules"],
-                adapter=adapter,
+                shape=file.shape,
+                fingerprint=file.fingerprint,
+                peft=read_lora(folder, ScoresError),
+                modules=file.modules,
+                adapter=read_tensors(folder / WEIGHTS, ScoresError),
                 curve=_read_curve(folder / "curve.csv"),
-                steps=meta["steps"],
+                steps=file.steps,
                 **groups,
             )
         except ScoresError as error:
             raise ScoresError(f"{folder}: {error}") from error
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ScoresError(f"{folder} is damaged ({error!r}); estimate again") from error
-        if scores.digest != meta.get("digest"):
+        if scores.digest != file.digest:
             raise ScoresError(f"the tensors in {folder} are not of scores.json beside them")
         return scores
 
@@ -171,22 +186,28 @@ class Scores:
         return tensors
 
 
-def read_lora(folder: Path, error: type[LightPeftError]) -> LoraConfig:
-    """Read adapter_config.json.
+class _Meta(BaseModel):
+    """What scores.json holds."""
 
-    Raises:
-        error: the file is missing, cut short, or not of LoRA.
-    """
-    path = folder / CONFIG
-    peft_type = read_json(path, error).get("peft_type")
-    if peft_type != "LORA":
-        raise error(f"{path} must hold a LoRA config, got peft_type {peft_type!r}")
-    try:
-        return LoraConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError) as cause:
-        raise error(f"{path} is not a LoRA config: {cause}") from cause
+    model_config = ConfigDict(extra="forbid")
+    format: str
+    fingerprint: str
+    digest: str
+    steps: Size
+    modules: dict[str, float]
+    shape: ModelShape
+
+
+_META = TypeAdapter(_Meta)
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+    text = io.StringIO(read_bytes(path, ScoresError).decode(errors="replace"), newline="")
+    try:
+        rows = csv.DictReader(text, CURVE_COLUMNS, strict=True)
+        header, *values = [{str(key): cell for key, cell in row.items()} for row in rows]
+        if list(header.values()) != list(CURVE_COLUMNS):
+            raise ValueError("its columns are others")
+        return [{key: float(cell) for key, cell in row.items()} for row in values]
+    except (ValueError, TypeError, csv.Error) as error:  # an empty file, a cell too few or too many
+        raise ScoresError(f"{path.name} is damaged: {error}") from error

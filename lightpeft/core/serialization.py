@@ -1,4 +1,4 @@
-"""Read and write JSON and safetensors: written completely or not at all, damage is one line."""
+"""Write JSON, safetensors and their digests, completely or not at all."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightpeft.core.command_line import os_error_number
-from lightpeft.core.errors import LightPeftError
 
-REMEDY = "run the stages estimate and prune again"
+DIGESTS = "SHA256SUMS"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,54 +26,6 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path, error: type[LightPeftError]) -> Any:
-    """Read a JSON object.
-
-    Raises:
-        error: the file is missing, cut short, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
-    except (ValueError, OSError, RecursionError) as cause:
-        raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from cause
-    if not isinstance(value, dict):
-        raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
-def check_format(
-    path: Path,
-    value: dict[str, Any],
-    expected: str,
-    error: type[LightPeftError],
-    *,
-    remedy: str = REMEDY,
-) -> None:
-    """Refuse a JSON object of another format, or of another version of this one.
-
-    Args:
-        path: of the file, for the message.
-        value: what it holds.
-        expected: the format that is read, as `lightpeft-plan-3`.
-        error: to raise.
-        remedy: what to do about another version, for the message.
-
-    Raises:
-        error: the value's `format` is another.
-    """
-    actual = value.get("format")
-    if actual == expected:
-        return
-    if str(actual).startswith(expected.rpartition("-")[0]):
-        raise error(
-            f"{path} is {actual}, made by another version of lightpeft, which now writes "
-            f"{expected}; {remedy}"
-        )
-    raise error(f"{path} is of format {actual!r}, not {expected!r}")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:
@@ -88,32 +39,20 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = 
         save_file(contiguous, temporary, metadata)
 
 
-def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
-    """Read safetensors onto the CPU.
-
-    Raises:
-        error: the file is missing, cut short, or not safetensors.
-    """
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
-    except (safetensors.SafetensorError, OSError) as cause:
-        raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from cause
+def write_digests(folder: Path) -> None:
+    """Write the SHA-256 of every file in a folder, as `sha256sum` does."""
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / DIGESTS).write_bytes(format_digests(folder, names))
 
 
-def read_plan_digest(path: Path) -> str | None:
-    """Return the `plan` that safetensors were written with; the file must be readable."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        digest: str | None = (file.metadata() or {}).get("plan")
-        return digest
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def format_digests(folder: Path, names: Iterable[str]) -> bytes:
+    """Return what `sha256sum` prints for files of a folder."""
+    lines = []
+    for name in names:
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        lines.append(f"{digest}  {name}\n")
+    return "".join(lines).encode()
 
 
 @contextmanager

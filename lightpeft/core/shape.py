@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, ClassVar
 
-from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
+from pydantic import ConfigDict, Field
 
-_KINDS: dict[str, type[Block]] = {x.kind: x for x in (AttentionBlock, FeedForwardBlock)}
+from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,12 @@ class ModelShape:
         layer_repeats: path of a module that runs several times in a row -> how often (ALBERT).
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     model_type: str
-    blocks: tuple[Block, ...]
-    non_block_parameters: dict[str, int]
-    matmul_weights: dict[str, int] = field(default_factory=dict)
-    layer_repeats: dict[str, int] = field(default_factory=dict)
+    blocks: tuple[Annotated[Block, Field(discriminator="kind")], ...]
+    non_block_parameters: dict[str, Size]
+    matmul_weights: dict[str, Size] = field(default_factory=dict)
+    layer_repeats: dict[str, Size] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         paths = Counter(block.path for block in self.blocks)
@@ -131,21 +132,3 @@ class ModelShape:
                 if owner in ("", block.path) or owner in pruned_stacks:
                     parameters["attention"] += block.parameters_per_head * units
         return parameters
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the shape as JSON values."""
-        return asdict(self) | {"blocks": [{"kind": x.kind} | asdict(x) for x in self.blocks]}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ModelShape:
-        """Read what `to_json` returned.
-
-        Raises:
-            KeyError, TypeError, ValueError: it contradicts itself.
-        """
-        blocks = []
-        for raw in value["blocks"]:
-            linears = {path: LinearShape(**linear) for path, linear in raw["linears"].items()}
-            fields = {name: x for name, x in raw.items() if name != "kind"}
-            blocks.append(_KINDS[raw["kind"]](**fields | {"linears": linears}))
-        return cls(**value | {"blocks": tuple(blocks)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import asdict
 from typing import Any
 
 from peft import LoraConfig
@@ -12,24 +11,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.errors import ModelError
+from lightpeft.core.lora_settings import check_settings
 from lightpeft.core.shape import ModelShape
 
-# Every other setting of LoraConfig must be at its default.
-_SUPPORTED = {
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "target_modules",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "init_lora_weights",
-    "task_type",
-    "peft_type",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-}
 _NEW_HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
@@ -62,25 +46,6 @@ def resolve_lora_config(
     resolved.fan_in_fan_out = any(isinstance(model.get_submodule(n), Conv1D) for n in names)
     resolved.modules_to_save = _modules_to_save(model, resolved)
     return resolved
-
-
-def check_settings(config: LoraConfig) -> None:
-    """Refuse settings that can't be pruned, such as those of DoRA and PiSSA.
-
-    Raises:
-        ModelError: names the setting.
-    """
-    if type(config) is not LoraConfig:
-        raise ModelError(f"the PEFT method must be LoRA, got {type(config).__name__}")
-    defaults = asdict(LoraConfig())
-    for name, value in asdict(config).items():
-        if name not in _SUPPORTED and value != defaults[name]:
-            raise ModelError(f"LoraConfig.{name} is not supported, got {value!r}")
-    if config.init_lora_weights not in (True, False, "gaussian"):
-        raise ModelError(
-            f"LoraConfig.init_lora_weights must be true, false or gaussian, "
-            f"got {config.init_lora_weights!r}"
-        )
 
 
 def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:

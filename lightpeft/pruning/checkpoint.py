@@ -9,17 +9,13 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import CheckpointError, ModelError, PlanError
+from lightpeft.core.errors import CheckpointError, PlanError
+from lightpeft.core.lora_settings import CONFIG, read_lora
 from lightpeft.core.plan import PruningPlan
-from lightpeft.core.scores import WEIGHTS, read_lora
-from lightpeft.core.serialization import (
-    atomic_directory,
-    read_plan_digest,
-    read_tensors,
-    write_tensors,
-)
+from lightpeft.core.reading import check_digests, check_finite, read_plan_digest, read_tensors
+from lightpeft.core.scores import WEIGHTS
+from lightpeft.core.serialization import atomic_directory, write_digests, write_tensors
 from lightpeft.modeling.adapters import adapter_state_dict
-from lightpeft.modeling.lora_targets import check_settings
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     pruned_lora_config,
@@ -28,6 +24,7 @@ from lightpeft.pruning.adapter_slicing import (
 from lightpeft.pruning.prune import Quantize, attach_adapter, get_plan, prune_base_model
 
 PLAN = "plan.json"
+_REMEDY = "prune and fine-tune again"
 
 
 def save(model: PeftModel, folder: Path | str) -> None:
@@ -38,26 +35,29 @@ def save(model: PeftModel, folder: Path | str) -> None:
     Args:
         model: from `prune` or `load`, in any state of training.
         folder: created or replaced; gets peft's `adapter_config.json` and
-            `adapter_model.safetensors`, and `plan.json`.
+            `adapter_model.safetensors`, `plan.json`, and the digests of all three.
 
     Raises:
         ModelError: the model has no plan.
+        CheckpointError: a weight holds NaN or infinity.
         OSError: `folder` can't be written.
 
     Example:
         >>> lightpeft.save(pruned, folder / "adapter")
         >>> sorted(path.name for path in (folder / "adapter").iterdir())
-        ['adapter_config.json', 'adapter_model.safetensors', 'plan.json']
+        ['SHA256SUMS', 'adapter_config.json', 'adapter_model.safetensors', 'plan.json']
     """
     plan, config = get_plan(model), copy.deepcopy(model.peft_config["default"])
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     weights = adapter_state_dict(model)
+    check_finite(weights, CheckpointError, "nothing was saved: the weight ")
     with atomic_directory(Path(folder)) as temporary:
         config.save_pretrained(str(temporary))
         plan.save(temporary / PLAN)
         write_tensors(temporary / WEIGHTS, weights, plan=plan.digest)
+        write_digests(temporary)
 
 
 def load(
@@ -150,21 +150,14 @@ def _target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
         config.lora_dropout = 0.0
 
 
-def read_plan(folder: Path) -> PruningPlan:
-    """Read the plan in a saved folder.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    try:
-        return PruningPlan.load(folder / PLAN, remedy="prune and fine-tune again")
-    except PlanError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     """Read what `save` wrote, and check that the files belong together."""
-    plan, config = read_plan(folder), read_lora(folder, CheckpointError)
+    check_digests(folder, (CONFIG, WEIGHTS, PLAN), CheckpointError, remedy=_REMEDY)
+    try:
+        plan = PruningPlan.load(folder / PLAN, remedy=_REMEDY)
+    except PlanError as error:
+        raise CheckpointError(str(error)) from error
+    config = read_lora(folder, CheckpointError)
     weights = read_tensors(folder / WEIGHTS, CheckpointError)
     # Two plans of one model often keep equal numbers of units, so equal shapes are not enough.
     if read_plan_digest(folder / WEIGHTS) != plan.digest:
@@ -174,8 +167,7 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     # Modules and ranks are the plan's; `pruned_lora_config` writes them again.
     config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
     try:
-        check_settings(config)
         check_adapter_shapes(weights, plan)
-    except (ModelError, PlanError) as error:
+    except PlanError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return plan, config, weights

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.sealing import seal_plan
 from helpers.tiny_models import random_scores, tiny_model, uneven_plan
 
 from lightpeft.core.errors import PlanError
@@ -117,7 +119,7 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         del parent[last]
     else:
         parent[last] = value
-    return json.dumps(raw)
+    return json.dumps(seal_plan(raw))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,17 @@ def edited(raw: dict[str, Any], path: str, value: object) -> str:
         (f"shape/blocks/0/linears/{ATTENTION}.self.key/heads_per_kv_group", -1),
         ("ranks", {"x": {"total": 4, "kept": "0", "reason": ""}}),
         ("notes", None),
+        (f"heads/{ATTENTION}/total", 4.0),
+        (f"heads/{ATTENTION}/total", True),
+        (f"heads/{ATTENTION}/kept", "0-1,0-1"),
+        (f"neurons/{ATTENTION.removesuffix('.attention')}/total", 10**30),
+        ("ranks/x", {"total": 2**40, "kept": "0-999999999999", "reason": ""}),
+        ("shape/blocks/0/path", "bert.encoder.layer.0.attentiom"),
+        ("shape/blocks/0/units", 4.0),
+        ("shape/blocks/0/extra", 1),
+        ("shape/non_block_parameters/head", 10**4000),
+        ("settings", []),
+        ("settings/deep", json.loads("[" * 900 + "]" * 900)),
     ],
 )
 def test_edited_plan_is_one_line(plan: PruningPlan, tmp_path: Path, path: str, value: object):
@@ -170,6 +183,52 @@ def test_edited_plan_is_one_line(plan: PruningPlan, tmp_path: Path, path: str, v
 
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_edit_without_its_digest_is_noticed(plan: PruningPlan, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scores": "0" * 16}))
+
+    with pytest.raises(PlanError, match="has changed since it was saved: its digest is another"):
+        PruningPlan.load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        ('{"a": 1e999}', "1e999 is not a finite number"),
+        ('{"a": NaN}', "NaN is not a finite number"),
+        ('{"a": ' + "1" * 5000 + "}", "is not readable JSON"),
+        (" " * (2**25 + 1), "is too large: at most 33,554,432 bytes are read"),
+    ],
+)
+def test_json_that_no_writer_makes_is_one_line(tmp_path: Path, text: str, message: str):
+    (tmp_path / "plan.json").write_text(text)
+
+    with pytest.raises(PlanError, match=message):
+        PruningPlan.load(tmp_path / "plan.json")
+
+
+def test_file_that_reading_would_never_end_of_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(PlanError, match="is not a regular file"):
+            PruningPlan.load(path)
+
+
+def test_message_is_one_line_whatever_a_name_is(plan: PruningPlan, tmp_path: Path):
+    file, name = tmp_path / "plan.json", "x\n\x1b[31m\ud800" + "y" * 10_000
+    plan.save(file)
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(seal_plan(raw | {"fingerprint": {name: 0}, name: 1})))
+
+    with pytest.raises(PlanError) as caught:
+        PruningPlan.load(file)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 300
 
 
 def test_plan_of_an_older_version_is_refused_with_what_to_do(plan: PruningPlan, tmp_path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.sealing import seal
 from helpers.tiny_models import made_up_scores, random_scores, tiny_batch, tiny_model, tiny_scores
 from peft import LoraConfig, PeftModel
 
@@ -90,6 +91,9 @@ def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
     random_scores(model, seed=1).save(tmp_path / "two")
     shutil.copy(tmp_path / "two" / file, tmp_path / "one" / file)
 
+    with pytest.raises(ScoresError, match=rf"{file} is not the file that was saved"):
+        Scores.load(tmp_path / "one")
+    seal(tmp_path / "one")
     with pytest.raises(ScoresError, match=r"not of scores\.json beside them"):
         Scores.load(tmp_path / "one")
 
@@ -98,7 +102,7 @@ def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
     ("key", "value", "message"),
     [
         ("format", "edited", None),
-        ("format", "lightpeft-scores-2", "is lightpeft-scores-2, .*; run the stages estimate and"),
+        ("format", "lightpeft-scores-3", "is lightpeft-scores-3, .*; run the stages estimate and"),
         ("shape", "edited", None),
         ("modules", {"x": 1.0}, None),
         ("digest", "edited", None),
@@ -108,6 +112,7 @@ def test_edited_scores_are_one_line(tmp_path: Path, key: str, value: object, mes
     random_scores(tiny_model()).save(tmp_path)
     meta = json.loads((tmp_path / "scores.json").read_text()) | {key: value}
     (tmp_path / "scores.json").write_text(json.dumps(meta))
+    seal(tmp_path)
 
     with pytest.raises(ScoresError, match=message) as caught:
         Scores.load(tmp_path)
@@ -119,6 +124,7 @@ def test_edited_scores_are_one_line(tmp_path: Path, key: str, value: object, mes
 def test_config_of_another_method_is_refused(tmp_path: Path):
     random_scores(tiny_model()).save(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    seal(tmp_path)
 
     with pytest.raises(ScoresError, match="must hold a LoRA config, got peft_type 'IA3'"):
         Scores.load(tmp_path)

@@ -72,7 +72,7 @@ def test_saving_what_was_loaded_gives_the_same_bytes(tmp_path: Path):
 
     lightpeft.save(lightpeft.load(tiny_model(), tmp_path / "one"), tmp_path / "two")
 
-    names = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
+    names = ["SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "plan.json"]
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from helpers.sealing import seal
 from helpers.tiny_models import logits, pruned_model, tiny_model, unchanged
 from safetensors.torch import load_file, save_file
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError
-from lightpeft.core.serialization import read_plan_digest
+from lightpeft.core.reading import read_plan_digest
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
@@ -46,7 +49,7 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: int(len(data) * share)])
 
-    refused(folder, tiny_model(), rf"{name} is not readable .* was it cut short\?")
+    refused(folder, tiny_model(), rf"{name} is not the file that was saved, .* was it cut short")
     with pytest.raises(CheckpointError, match=name):
         lightpeft.expand_adapter(folder, folder.parent / "lifted")
     assert not (folder.parent / "lifted").exists()
@@ -54,25 +57,53 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
 
 def test_checkpoint_of_another_version_is_one_line_with_what_to_do(folder: Path):
     text = (folder / "plan.json").read_text()
-    (folder / "plan.json").write_text(text.replace("lightpeft-plan-3", "lightpeft-plan-2"))
+    (folder / "plan.json").write_text(text.replace("lightpeft-plan-4", "lightpeft-plan-3"))
+    seal(folder)
 
-    refused(folder, tiny_model(), r"is lightpeft-plan-2, .*; prune and fine-tune again$")
+    refused(folder, tiny_model(), r"is lightpeft-plan-3, .*; prune and fine-tune again$")
+
+
+def test_folder_without_digests_is_one_line_with_what_to_do(folder: Path):
+    (folder / "SHA256SUMS").unlink()
+
+    refused(folder, tiny_model(), r"has no SHA256SUMS: .* older .*; prune and fine-tune again$")
+
+
+def test_every_flipped_bit_is_noticed(folder: Path):
+    base, draw = tiny_model(), random.Random(0)
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        for position in draw.sample(range(len(data)), 25):
+            changed = bytearray(data)
+            changed[position] ^= 1 << draw.randrange(8)
+            path.write_bytes(changed)
+            with pytest.raises(CheckpointError, match=r"not the file that was saved|sha256sum"):
+                lightpeft.load(base, folder)
+        path.write_bytes(data)
+    lightpeft.load(base, folder)
+
+
+def test_digests_are_those_of_sha256sum(folder: Path):
+    subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, check=True)
 
 
 def test_folder_that_is_not_there_is_one_line(tmp_path: Path):
-    refused(tmp_path / "nowhere", tiny_model(), r"plan\.json does not exist")
+    refused(tmp_path / "nowhere", tiny_model(), r"nowhere/.* does not exist")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "plan.json"])
 def test_file_of_another_plan_with_equal_counts_is_refused(folder: Path, name: str):
     lightpeft.save(pruned_model(seed=1), folder.parent / "other")
     shutil.copy(folder.parent / "other" / name, folder / name)
+    refused(folder, tiny_model(), rf"{name} is not the file that was saved")
+    seal(folder)
 
     refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
 
 
 def test_safetensors_of_something_else_are_refused(folder: Path):
     save_file({"x": torch.ones(2)}, folder / "adapter_model.safetensors")
+    seal(folder)
 
     refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
 
@@ -89,6 +120,7 @@ def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, chang
     else:
         weights[name] = weights[name][:, :3].contiguous()
     save_file(weights, path, {"plan": mark})
+    seal(folder)
 
     refused(folder, tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got ")
     with pytest.raises(CheckpointError, match="must have shape"):
@@ -101,12 +133,13 @@ def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, chang
         ("[]", "must hold a JSON object, got list"),
         ("{}", "must hold a LoRA config, got peft_type None"),
         ('{"peft_type": "IA3"}', "must hold a LoRA config, got peft_type 'IA3'"),
-        ('{"peft_type": "LORA", "r": "a"}', "rank r 'a' is not that of plan.json"),
+        ('{"peft_type": "LORA", "r": "a"}', "damaged: r: Input should be a valid integer, got 'a'"),
         ('{"peft_type": "LORA", "r": 5}', "rank r 5 is not that of plan.json"),
     ],
 )
 def test_config_of_something_else_is_refused(folder: Path, text: str, message: str):
     (folder / "adapter_config.json").write_text(text)
+    seal(folder)
 
     refused(folder, tiny_model(), message)
 
@@ -124,6 +157,7 @@ def test_edited_settings_that_change_the_method_are_refused(
 ):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    seal(folder)
 
     refused(folder, tiny_model(), message)
     with pytest.raises(CheckpointError, match=message):
@@ -134,6 +168,7 @@ def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"target_modules": [".*"], "rank_pattern": {".*": 1}}))
+    seal(folder)
 
     loaded = lightpeft.load(tiny_model(), folder)
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import transformers
 from helpers.run_stages import check_error
+from helpers.sealing import seal_plan
 from helpers.stage_workspace import set_params, tokenizer
 
 from lightpeft.core.errors import ModelError
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("in_space")
 
 def _foreign_plan(paths: Paths) -> tuple[str, ...]:
     plan = json.loads(paths.plan("light").read_text())
-    paths.plan("light").write_text(json.dumps(plan | {"scores": "0" * 16}))
+    paths.plan("light").write_text(json.dumps(seal_plan(plan | {"scores": "0" * 16})))
     return ("finetune", "light")
 
 
@@ -61,7 +62,7 @@ def _unsupported(paths: Paths) -> tuple[str, ...]:
     [
         (_foreign_plan, "the plan was made from scores 0000000000000000, but these scores are"),
         (_truncated_plan, "artifacts/plans/light/plan.json is not readable JSON"),
-        (_foreign_weights, f"artifacts/models/light/{WEIGHTS} was not saved with the plan"),
+        (_foreign_weights, f"artifacts/models/light/{WEIGHTS} is not the file that was saved"),
         (_damaged_rows, "data/prepared/train is damaged or missing"),
         (_emptied_card, "data/prepared/card.json lacks task, model, kind, task_name, labels"),
         (_unsupported, "model type 'ctrl' can't be pruned: transformer.h.0 can't be pruned: "),

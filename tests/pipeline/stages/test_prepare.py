@@ -13,7 +13,7 @@ from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_config
 from transformers import AutoTokenizer
 
-from lightpeft.core.serialization import read_json
+from lightpeft.core.reading import read_json
 from pipeline.common.data_card import DataCard, HubDataset
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
