@@ -14,7 +14,7 @@ from pipeline.common.errors import DataError
 from pipeline.common.text import one_line
 from pipeline.data.conll import read_conll
 from pipeline.data.delimited import read_delimited, refuse_repeated
-from pipeline.data.formats import read_folder
+from pipeline.data.image_folder import read_folder
 from pipeline.data.json_files import read_json
 from pipeline.tasks.schema import Row
 
