@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, layer_of
 from lightpeft.core.errors import LightPeftError, ModelError
-from lightpeft.core.serialization import read_json, write_json
+from lightpeft.core.reading import read_json
+from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.blocks import stack_of, without_numbers
 from lightpeft.modeling.equivalence import find_difference, find_unused
