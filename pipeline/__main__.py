@@ -47,9 +47,16 @@ def _configure(
 
 
 @app.command()
-def prepare() -> None:
+def prepare(
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, metavar="N", help="Show the first N rows of train, and write nothing."
+        ),
+    ] = None,
+) -> None:
     """Read a task, tokenize its rows, split them, and write a data card."""
-    run_stage("prepare")
+    run_stage("prepare", preview=preview)
 
 
 @app.command()
@@ -122,7 +129,7 @@ def preset(
         write_text(output, text)
 
 
-def run_stage(stage: str, method: str = "") -> None:
+def run_stage(stage: str, method: str = "", **options: Any) -> None:
     """Check params.yaml as a whole before anything heavy is imported, then run a stage.
 
     Raises:
@@ -144,7 +151,7 @@ def run_stage(stage: str, method: str = "") -> None:
         "report": paths.report,
     }
     try:
-        import_module(f"pipeline.stages.{stage}").main(*arguments, paths=paths)
+        import_module(f"pipeline.stages.{stage}").main(*arguments, paths=paths, **options)
     except _EXPECTED:
         raise
     except Exception as error:
@@ -166,7 +173,8 @@ def run(*arguments: str) -> None:
     try:
         app(list(arguments), prog_name="python -m pipeline", standalone_mode=False)
     except typer.TyperException as error:
-        sys.exit(f"error: {one_line(error)}; see python -m pipeline --help")
+        wrong = one_line(error.format_message()).removesuffix(".")
+        sys.exit(f"error: {wrong}; see python -m pipeline --help")
     except Exception as error:
         raise_hidden_exit(error)
         is_expected = isinstance(error, _EXPECTED)

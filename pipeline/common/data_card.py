@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
-from pipeline.common.text import describe_metric, one_line
+from pipeline.common.text import describe_metric, join_some, one_line
 
 _FILE = "card.json"
 
@@ -124,6 +124,10 @@ class ModelRow(_Record):
     prompt: str | None = None
     target: str
 
+    def describe(self) -> str:
+        """Return both in one line."""
+        return self.target if self.prompt is None else f"{self.prompt} -> {self.target}"
+
 
 class Baseline(_Record):
     """What a trivial method reaches on the test split."""
@@ -234,6 +238,15 @@ class DataCard(_Record):
             for repo_type, name, origin in used
         ]
         return [line for line in lines if line]
+
+    def describe_columns(self) -> str:
+        """Return which columns were read for which field, and which were ignored."""
+        read = [
+            name if columns == (name,) else f"{name} from {join_some(columns, ' + ')}"
+            for name, columns in self.columns.items()
+        ]
+        ignored = f"; ignored: {join_some(self.ignored_columns)}" if self.ignored_columns else ""
+        return f"columns: {', '.join(read) or 'not known'}{ignored}"
 
     def describe_repeats(self) -> list[str]:
         """Return a line that counts the rows that repeat train; no line if none does."""

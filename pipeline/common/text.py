@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_SHOWN = 10
+
 
 def one_line(text: object) -> str:
     """Return a text, such as another library's error, with all white space as single spaces."""
@@ -23,6 +25,12 @@ def shorten(text: str, length: int = 240) -> str:
     if len(text) > length:
         text = f"{text[: 2 * length // 3]} ... {text[-length // 3 :]}"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def join_some(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first ten names in one text, and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:

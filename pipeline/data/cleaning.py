@@ -74,7 +74,7 @@ class BadRowCounter:
             )
 
 
-class _BadRow(Exception):
+class BadRow(Exception):
     """Why a row is bad, and what tells it from other rows."""
 
     def __init__(self, reason: str, name: str | None = None) -> None:
@@ -112,8 +112,8 @@ class RowCleaner:
             nonlocal total
             for total, row in enumerate(rows, start=1):
                 try:
-                    clean_row = self._clean(row, f"row {total:,} of {split}")
-                except _BadRow as bad:
+                    clean_row = self.clean(row, f"row {total:,} of {split}")
+                except BadRow as bad:
                     bad_rows.add(split, bad.reason, total, name=bad.name)
                 else:
                     yield clean_row
@@ -127,16 +127,20 @@ class RowCleaner:
         bad_rows.check(split, total)
         return Dataset.from_file(str(path))
 
-    def _clean(self, row: Row, where: str) -> Row:
+    def clean(self, row: Row, where: str) -> Row:
         """Return the clean row.
 
+        Args:
+            row: as it was read.
+            where: its number and split, for messages.
+
         Raises:
-            _BadRow: the row is bad.
+            BadRow: the row is bad.
             DataError: the template is: an exception that no value of a row should raise.
         """
         try:
             return self._apply_template(row)
-        except (PipelineError, _BadRow):
+        except (PipelineError, BadRow):
             raise
         except Exception as error:
             name = getattr(self.template, "__qualname__", repr(self.template))
@@ -151,13 +155,13 @@ class RowCleaner:
         except KeyError as error:
             values = [value for value in row.values() if isinstance(value, str | int)]
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
-                raise _BadRow(f"no {error}", f"which has {', '.join(row)}") from error
-            raise _BadRow(_UNFIT_VALUE, describe_exception(error)) from error
+                raise BadRow(f"no {error}", f"which has {', '.join(row)}") from error
+            raise BadRow(_UNFIT_VALUE, describe_exception(error)) from error
         except ValueError as error:
             name = str(error) if isinstance(error, RowError) else describe_exception(error)
-            raise _BadRow(_UNFIT_VALUE, name) from error
+            raise BadRow(_UNFIT_VALUE, name) from error
         if template_row is None:
-            raise _BadRow("no label")
+            raise BadRow("no label")
         if not isinstance(template_row, dict):
             raise TypeError(f"it must return a dict or None, got {template_row!r}")
         clean_row = self.schema.postprocess(template_row)
@@ -165,7 +169,7 @@ class RowCleaner:
         if reason is None and _has_lone_surrogate(clean_row):
             reason = "text with an unpaired surrogate"
         if reason:
-            raise _BadRow(reason, self.schema.row_name(clean_row))
+            raise BadRow(reason, self.schema.row_name(clean_row))
         return clean_row
 
 

@@ -52,6 +52,25 @@ class LoadedDataset:
     dropped: dict[str, DroppedRows]
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenedSource:
+    """A data set of which only the first rows have been read.
+
+    Attributes:
+        source: the raw data set.
+        schema: of the clean rows.
+        cleaner: turns raw rows into clean ones.
+        first_rows: of train.
+        raw_splits: all rows of each split.
+    """
+
+    source: RawDataset
+    schema: RowSchema
+    cleaner: RowCleaner
+    first_rows: list[Row]
+    raw_splits: dict[str, Iterator[Row]]
+
+
 def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedDataset:
     """Read the data set of section `data` of params.yaml.
 
@@ -64,27 +83,14 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         ConfigError: the data set does not exist, or settings do not fit it.
         DataError: the rows can't be read, or can't be used.
     """
-    source = resolve_source(section, seed=seed)
-    first_rows, raw_splits = _open_splits(source.rows)
-    if not first_rows:
-        raise DataError(f"data.task {section.task} has no rows to train on")
-    kind = section.kind or source.kind
-    schema = SCHEMAS[kind] if kind else infer_schema(section, first_rows)
-    if section.template is not None and not schema.supports_text_template:
-        kinds = [name for name, known in SCHEMAS.items() if known.supports_text_template]
-        raise ConfigError(
-            f"data.template is for data.kind {', '.join(kinds)}, not {schema.kind}; "
-            f"got {section.template!r}"
-        )
-    template = source.template or schema.build_template(section, first_rows)
-
-    cleaner = RowCleaner(task=section.task, schema=schema, template=template)
+    opened = open_source(section, seed=seed)
+    source, schema = opened.source, opened.schema
     bad_rows = BadRowCounter(section.max_bad_rows)
     tables = {
-        split: cleaner.write(rows, folder / f"{split}.arrow", split=split, bad_rows=bad_rows)
-        for split, rows in raw_splits.items()
+        split: opened.cleaner.write(rows, folder / f"{split}.arrow", split=split, bad_rows=bad_rows)
+        for split, rows in opened.raw_splits.items()
     }
-    classes = _find_classes(section, schema, source, tables)
+    classes = find_classes(section, schema, source, tables)
     if schema.label_column:
         for split, rows in tables.items():
             tables[split] = drop_unknown_labels(
@@ -98,7 +104,7 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         seed=seed,
     )
     splits, origins = three_splits(tables, source.origins, spec)
-    columns, ignored_columns = find_columns(template, first_rows)
+    columns, ignored_columns = find_columns(opened.cleaner.template, opened.first_rows)
     return LoadedDataset(
         schema=schema,
         splits=splits,
@@ -108,6 +114,35 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
         columns=columns,
         ignored_columns=ignored_columns,
         dropped=bad_rows.counts,
+    )
+
+
+def open_source(section: DataSection, *, seed: int, for_preview: bool = False) -> OpenedSource:
+    """Resolve the source and infer the schema from its first rows, without reading the others.
+
+    Raises:
+        ConfigError, DataError: as `read_dataset`.
+    """
+    source = resolve_source(section, seed=seed, for_preview=for_preview)
+    first_rows, raw_splits = _open_splits(source.rows)
+    if not first_rows:
+        raise DataError(f"data.task {section.task} has no rows to train on")
+    kind = section.kind or source.kind
+    schema = SCHEMAS[kind] if kind else infer_schema(section, first_rows)
+    if section.template is not None and not schema.supports_text_template:
+        kinds = [name for name, known in SCHEMAS.items() if known.supports_text_template]
+        raise ConfigError(
+            f"data.template is for data.kind {', '.join(kinds)}, not {schema.kind}; "
+            f"got {section.template!r}"
+        )
+    template = source.template or schema.build_template(section, first_rows)
+
+    return OpenedSource(
+        source=source,
+        schema=schema,
+        cleaner=RowCleaner(task=section.task, schema=schema, template=template),
+        first_rows=first_rows,
+        raw_splits=raw_splits,
     )
 
 
@@ -123,7 +158,7 @@ def _open_splits(rows: dict[str, RowReader]) -> tuple[list[Row], dict[str, Itera
     return heads["train"], {split: chain(heads[split], streams[split]) for split in streams}
 
 
-def _find_classes(
+def find_classes(
     section: DataSection, schema: RowSchema, source: RawDataset, tables: dict[str, Dataset]
 ) -> list[str]:
     """Return the class names; none where the labels are numbers to predict, or are no classes.

@@ -22,8 +22,10 @@ from pipeline.data.splits import SPLITS
 from pipeline.tasks.schema import RawDataset, RowReader, describe_exception
 
 
-def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
+def resolve_source(section: DataSection, *, seed: int, for_preview: bool = False) -> RawDataset:
     """Return the raw rows that `data.task` and `data.train` etc. name, not read yet.
+
+    A preview leaves out what takes all rows: digests of files, baselines of built-in tasks.
 
     Raises:
         ConfigError: there is no such task, or other settings do not fit it.
@@ -32,7 +34,7 @@ def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
     task = section.task
     if task in BUILTIN_TASKS:
         _check_auto(section, "text", "template", "label", "kind", "revision")
-        return build_task(task, seed=seed)
+        return build_task(task, seed=seed, with_baseline=not for_preview)
     spec = _load_user_spec(task) or CATALOG.get(task)
     if spec is None:
         _check_task_name(task)
@@ -46,7 +48,7 @@ def resolve_source(section: DataSection, *, seed: int) -> RawDataset:
                 f"data.revision is for rows of the hub, not of data.train {section.train}; "
                 f"got {section.revision!r}"
             )
-        rows, origins = _local_rows(section)
+        rows, origins = _local_rows(section, with_digests=not for_preview)
         return (
             hub.source_from_spec(spec, rows, origins)
             if spec
@@ -80,19 +82,22 @@ def _check_auto(section: DataSection, *keys: str) -> None:
             )
 
 
-def _local_rows(section: DataSection) -> tuple[dict[str, RowReader], Origins]:
+def _local_rows(
+    section: DataSection, *, with_digests: bool
+) -> tuple[dict[str, RowReader], Origins]:
     """Return rows and origins of the files that params.yaml names."""
     paths = {split: getattr(section, split) for split in SPLITS}
     files = {split: Path(path) for split, path in paths.items() if path is not None}
     for path in files.values():  # before a large file is hashed
         find_reader(path)
     rows: dict[str, RowReader] = {split: partial(read_rows, path) for split, path in files.items()}
-    return rows, {split: _origin(path) for split, path in files.items()}
+    return rows, {split: _origin(path, with_digests) for split, path in files.items()}
 
 
-def _origin(path: Path) -> DataOrigin:
+def _origin(path: Path, with_digest: bool) -> DataOrigin:
     """Describe a file by path and digest; what a folder holds is hashed row by row."""
-    return DataOrigin(source=str(path), sha256=file_hash(path) if path.is_file() else None)
+    digest = file_hash(path) if with_digest and path.is_file() else None
+    return DataOrigin(source=str(path), sha256=digest)
 
 
 def _load_user_spec(task: str) -> DatasetSpec | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pipeline.common.data_card import DataCard, ModelRow, SplitStatistics
-from pipeline.common.text import shorten
+from pipeline.common.text import join_some, shorten
 from pipeline.tasks.base import Processor, Task
 from pipeline.tasks.registry import task_from_card
 from pipeline.tasks.schema import Row
 
-_SHOWN = 10  # columns or classes in a line
 _LEAST_SHOWN = 5e-5  # fraction of tokens, 0.01 % when rounded
 
 
@@ -23,20 +22,24 @@ def describe_row(task: Task, row: Row, processor: Processor) -> ModelRow:
     )
 
 
+def describe_raw(row: Row) -> str:
+    """Return a row as it was read, its values shortened."""
+    return join_some([f"{name}={shorten(repr(value), 80)}" for name, value in row.items()])
+
+
 def summary_lines(card: DataCard) -> list[str]:
     """Return what the stage prepare logs at its end."""
-    lines = [_columns_line(card)] if card.columns else []
+    lines = [card.describe_columns()]
     lines += [_split_line(name, split, card.max_length) for name, split in card.splits.items()]
     if card.first_row:
-        prompt = card.first_row.prompt
-        lines.append(f"first row: {f'{prompt} -> ' if prompt else ''}{card.first_row.target}")
+        lines.append(f"first row: {card.first_row.describe()}")
     shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
     also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
     lines.append(f"{_classes(card)}; metric {card.describe_metric(shown)}{also}")
     if card.image_modes:
         lines.append(f"image modes: {_join_counts(card.image_modes)}")
     if card.unused_message_fields:
-        lines.append(f"message fields not used: {_join(card.unused_message_fields)}")
+        lines.append(f"message fields not used: {join_some(card.unused_message_fields)}")
     lines += [
         f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()
@@ -50,15 +53,6 @@ def summary_lines(card: DataCard) -> list[str]:
     if card.baseline:
         lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
     return lines
-
-
-def _columns_line(card: DataCard) -> str:
-    read = [
-        name if columns == (name,) else f"{name} from {_join(columns, ' + ')}"
-        for name, columns in card.columns.items()
-    ]
-    ignored = f"; ignored: {_join(card.ignored_columns)}" if card.ignored_columns else ""
-    return f"columns: {', '.join(read)}{ignored}"
 
 
 def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
@@ -78,9 +72,4 @@ def _classes(card: DataCard) -> str:
 
 
 def _join_counts(counts: Mapping[str, int]) -> str:
-    return _join([f"{name} {count:,}" for name, count in counts.items()])
-
-
-def _join(names: Sequence[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more
+    return join_some([f"{name} {count:,}" for name, count in counts.items()])

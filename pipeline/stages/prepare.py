@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import datasets
 from datasets import Dataset
 
 from pipeline.common.console import log
-from pipeline.common.data_card import DataCard, SplitStatistics
+from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
 from pipeline.common.text import did_you_mean
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
+from pipeline.data.preview import read_first_rows
 from pipeline.data.statistics import check_limits, column_values, count_repeats, describe
-from pipeline.data.summary import describe_row, summary_lines
+from pipeline.data.summary import describe_raw, describe_row, summary_lines
 from pipeline.tasks import labels
-from pipeline.tasks.base import Columns, Task
+from pipeline.tasks.base import Columns, Processor, Task
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import load_config, load_processor
 from pipeline.tasks.positions import check_lengths
@@ -36,10 +38,14 @@ from pipeline.tasks.schema import hash_texts
 _ROWS_PER_PROCESS = 50_000  # for fewer, starting a process takes longer than it saves
 
 
-def main(paths: Paths) -> None:
-    """Prepare the data that params.yaml names."""
+def main(paths: Paths, *, preview: int | None = None) -> None:
+    """Prepare the data that params.yaml names; or show that many rows, and write nothing."""
     params, out = PrepareParams.load(paths.params), paths.prepared
     datasets.disable_progress_bars()
+    if preview is not None:
+        for line in preview_lines(params, preview):
+            log("prepare", line)
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         card = write_prepared(Path(scratch), params)
@@ -47,6 +53,29 @@ def main(paths: Paths) -> None:
         (Path(scratch) / "prepared").rename(out)
     for line in summary_lines(card):
         log("prepare", line)
+
+
+def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
+    """Yield the first rows of train: as read, as the model sees them, and their targets.
+
+    Raises:
+        ConfigError, DataError: the rows, the model and the settings don't fit; one line.
+    """
+    section = params.data.model_copy(update={"positive_class": None})  # not seen yet, perhaps
+    params = params.model_copy(update={"data": section})
+    dataset, rows = read_first_rows(section, count, seed=params.seed)
+    task, processor = _bind_task(params, dataset)
+    yield task.card.describe_columns()
+    for number, (raw, clean) in enumerate(rows, start=1):
+        yield f"row {number} as read: {describe_raw(raw)}"
+        if isinstance(clean, str):
+            yield f"row {number} is bad: {clean}"
+            continue
+        encoded = task.encode({name: [value] for name, value in clean.items()}, processor)
+        row = clean | {name: values[0] for name, values in encoded.items()}
+        shown = describe_row(task, row, processor)
+        cut = f", {row['num_truncated']:,} more cut" if row["num_truncated"] else ""
+        yield f"row {number} for the model, {row['length']:,} tokens{cut}: {shown.describe()}"
 
 
 def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
@@ -59,15 +88,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
     dataset = read_dataset(params.data, scratch, seed=params.seed)
-    config = load_config(params.model)
-    task_class = choose_task(dataset.schema, dataset.classes, config)
-    if params.data.packing:
-        _check_packing(task_class, config.model_type)
-    card = _make_card(params, dataset, task_class, config)
-    task = task_class(card)
-    processor = load_processor(params.model, task)
-    exact = card.max_length if task.fixed_length else None
-    check_lengths(params, getattr(processor, "model_max_length", None), exact)
+    task, processor = _bind_task(params, dataset)
     out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
     card_changes: dict[str, Any] = {}
@@ -83,17 +104,35 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)
                 splits[split] = splits[split].model_copy(update={"packed": len(encoded)})
         encoded.save_to_disk(out / split)
-    card_changes |= {"splits": splits, "repeats_of_train": count_repeats(text_hashes)}
-    card = card.model_copy(update=card_changes)
+    card_changes |= {
+        # Later stages depend on the card, so they run again if a local model's files change.
+        "model": describe_origin(params.model),
+        "splits": splits,
+        "repeats_of_train": count_repeats(text_hashes),
+    }
+    card = task.card.model_copy(update=card_changes)
     processor.save_pretrained(out / "tokenizer")
     card.write(out)
     return card
 
 
+def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Processor]:
+    """Return the task with a card that lacks what depends on encoded rows, and its tokenizer."""
+    config = load_config(params.model)
+    task_class = choose_task(dataset.schema, dataset.classes, config)
+    if params.data.packing:
+        _check_packing(task_class, config.model_type)
+    task = task_class(_make_card(params, dataset, task_class, config))
+    processor = load_processor(params.model, task)
+    exact = task.card.max_length if task.fixed_length else None
+    check_lengths(params, getattr(processor, "model_max_length", None), exact)
+    return task, processor
+
+
 def _make_card(
     params: PrepareParams, dataset: LoadedDataset, task: type[Task], config: Any
 ) -> DataCard:
-    """Return the data card without what depends on encoded rows."""
+    """Return the data card without what depends on the model's files and on encoded rows."""
     source = dataset.source
     metrics = list(source.metrics or task.metrics)
     metric = params.data.metric or source.metric or metrics[0]
@@ -112,8 +151,7 @@ def _make_card(
     metrics = [*dict.fromkeys((*metrics, metric))]
     return DataCard(
         task=params.data.task,
-        # Later stages depend on the card, so they run again if a local model's files change.
-        model=describe_origin(params.model),
+        model=ModelOrigin(name=params.model.name),
         kind=task.schema.kind,
         task_name=task.name,
         labels=tuple(_order_classes(dataset.classes, task, config)),

@@ -23,8 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("words", "message"),
     [
         (["prun"], r"No such command 'prun'\. Did you mean 'prune'\?.*; see {help}"),
-        (["prune"], "Missing parameter: method; see {help}"),
-        (["finetune"], "Missing parameter: method; see {help}"),
+        (["prune"], "Missing argument 'METHOD'; see {help}"),
+        (["finetune"], "Missing argument 'METHOD'; see {help}"),
         (["prepare", "x"], r"\w.*; see {help}"),
         (["prune", "light", "x"], r"\w.*; see {help}"),
         (["report", "x", "y"], r"\w.*; see {help}"),

@@ -60,12 +60,12 @@ BUILTIN_TASKS = {
 }
 
 
-def build_task(name: str, *, seed: int) -> RawDataset:
-    """Return the rows of a built-in task, with the accuracy of its baseline."""
+def build_task(name: str, *, seed: int, with_baseline: bool = True) -> RawDataset:
+    """Return the rows of a built-in task, and the accuracy of its baseline."""
     task = BUILTIN_TASKS[name]
     tables = task.build(seed)
     baseline = None
-    if task.baseline:
+    if task.baseline and with_baseline:
         method, measure_accuracy = task.baseline
         accuracy = round(measure_accuracy(tables["train"], tables["test"]), 4)
         baseline = Baseline(name=method, accuracy=accuracy)

@@ -1,0 +1,118 @@
+"""`prepare --preview N` shows the first rows as they are read and as the model sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.params_file import write_params
+from helpers.stage_workspace import word_tokenizer
+from helpers.task_files import write_rows
+from helpers.tiny_models import tiny_config
+
+from pipeline.__main__ import run
+from pipeline.common.errors import ConfigError
+from pipeline.common.paths import Paths
+from pipeline.stages import prepare
+
+WORDS = ("[PAD]", "[UNK]", "</s>", "a", "b", "c", ":")
+KINDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "text-classification": (
+        "bert",
+        {"text": "a b d", "label": "yes", "id": 7},
+        "text, label; ignored: id",
+        "3 tokens: a b [UNK] -> yes",
+    ),
+    "multiple-choice": (
+        "bert",
+        {"question": "a", "choices": ["b", "c b"], "label": 1},
+        "prompt from question, choices, label",
+        "7 tokens: [UNK] : a [UNK] : c b -> choice 1: c b",
+    ),
+    "multiple-choice-lm": (
+        "llama",
+        {"question": "a", "choices": ["b", "c b"], "label": 1},
+        "prompt from question, choices, label",
+        "7 tokens: [UNK] : a [UNK] : c b -> choice 1: c b",
+    ),
+    "causal-lm": (
+        "llama",
+        {"prompt": "a b :", "completion": "c"},
+        "prompt, completion",
+        "5 tokens: a b : -> c </s>",
+    ),
+    "seq2seq-lm": (
+        "t5",
+        {"prompt": "a " * 20, "completion": "c"},
+        "prompt, completion",
+        f"18 tokens, 4 more cut: {'a ' * 15}a -> c </s>",
+    ),
+    "token-classification": (
+        "bert",
+        {"tokens": ["a", "b"], "tags": ["O", "B-X"]},
+        "tokens, tags",
+        "2 tokens: a b -> O B-X",
+    ),
+    "question-answering": (
+        "bert",
+        {"question": "a", "context": "b c", "answers": {"text": ["c"], "answer_start": [2]}},
+        "question, context, answers",
+        "3 tokens: a b c -> c",
+    ),
+}
+
+
+def _workspace(folder: Path, model: str, rows: list[dict[str, Any]], **data: Any) -> None:
+    tiny_config(model).save_pretrained(folder / "model")
+    words = word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]", eos_token="</s>")
+    words.save_pretrained(folder / "model")
+    write_rows(folder / "train.jsonl", rows)
+    files = {"task": "files", "train": "train.jsonl", "max_length": 16}
+    write_params(folder, {"model": {"name": "model"}, "data": files | data})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeypatch, capsys, kind):
+    model, row, columns, shown = KINDS[kind]
+    monkeypatch.chdir(tmp_path)
+    _workspace(tmp_path, model, [row] * 30, **{"max_length": 32} if kind[:8] == "question" else {})
+    run("prepare", "--preview", "1")
+
+    read = ", ".join(f"{name}={value!r}" for name, value in row.items())
+    assert capsys.readouterr().out.splitlines() == [
+        f"[prepare] columns: {columns}",
+        f"[prepare] row 1 as read: {read}",
+        f"[prepare] row 1 for the model, {shown}",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model",
+        "params.yaml",
+        "train.jsonl",
+    ]
+
+
+def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": " ", "label": "x"}, {"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    _workspace(tmp_path, "bert", [*rows[:2], *rows[1:2] * 1100], positive_class="y")
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("no JSON\n")
+    prepare.main(Paths(), preview=2)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:3] + lines[4:] == [
+        "[prepare] row 1 is bad: empty text",
+        "[prepare] row 2 for the model, 1 tokens: a -> x",
+    ]
+
+
+def test_a_wrong_setting_is_an_error_of_the_preview_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _workspace(tmp_path, "bert", [{"text": "a", "label": "x"}], metric="rouge1")
+    with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of"):
+        prepare.main(Paths(), preview=2)
+    with pytest.raises(SystemExit, match=r"^error: Invalid value for '--preview'.* see python"):
+        run("prepare", "--preview", "0")
