@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -112,11 +112,6 @@ def stack_of(path: str) -> str:
 def without_numbers(path: str) -> str:
     """Return a path with an asterisk for each number."""
     return re.sub(r"\.\d+\b", ".*", path)
-
-
-def is_skipped(path: str, skipped: Collection[str]) -> bool:
-    """Return whether a block, or its stack of layers, is among those skipped."""
-    return stack_of(path) in skipped or without_numbers(path) in skipped
 
 
 def get_linear(module: nn.Module, name: str) -> nn.Module | None:

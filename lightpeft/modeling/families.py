@@ -156,7 +156,7 @@ PATTERNS = (
         attn_out_proj="proj",
         ffn_in_proj=("linear1",),
         ffn_out_proj="linear2",
-        head_norms=("q_layernorm", "k_layernorm", "query_norm", "key_norm"),
+        head_norms=("q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm"),
     ),
     Family(
         qkv_proj=("qkv_proj",),
@@ -193,7 +193,12 @@ PATTERNS = (
     Family(qkv_proj=(), attn_out_proj="o_proj", ffn_in_proj=("linear_1",), ffn_out_proj="linear_2"),
     Family(qkv_proj=(), attn_out_proj="out_proj", ffn_in_proj=("w_0",), ffn_out_proj="w_1"),
     Family(qkv_proj=(), attn_out_proj="Wo", ffn_in_proj=("w1",), ffn_out_proj="w2"),
-    Family(qkv_proj=(), attn_out_proj="wo", ffn_in_proj=("w1",), ffn_out_proj="w2"),
+    Family(
+        qkv_proj=(),
+        attn_out_proj="wo",
+        ffn_in_proj=("input_linear",),
+        ffn_out_proj="output_linear",
+    ),
 )
 
 
@@ -232,7 +237,7 @@ def register_family(model_type: str, *families: Family) -> None:
 
 # Attributes of attention modules: the size of one head, and what to set when heads are pruned.
 HEAD_SIZES = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
-HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)

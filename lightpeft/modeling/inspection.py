@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import ModelError
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.families import registered_families
-from lightpeft.modeling.proof import read_proved_shape
+from lightpeft.modeling.proof import prove_reading
 from lightpeft.modeling.shape_reading import read_shape
 
 
@@ -46,5 +46,5 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
             )
     families = registered_families(model.config.model_type)
     if not families:
-        return read_proved_shape(model)
+        return prove_reading(model).read(model)
     return read_shape(model, families)

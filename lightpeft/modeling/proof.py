@@ -29,8 +29,8 @@ from lightpeft.modeling.small_model import Batch, build_small_models, make_batch
 from lightpeft.modeling.structure import Reading
 
 
-def read_proved_shape(model: PreTrainedModel) -> ModelShape:
-    """Read a model of a type that is not registered, and prove the reading on a small model.
+def prove_reading(model: PreTrainedModel) -> Reading:
+    """Match a model of a type that is not registered, and prove the reading on a small model.
 
     Pruned must equal masked for a model of the same class and structure. The result, a refusal
     too, is kept in `$XDG_CACHE_HOME/lightpeft` (`~/.cache/lightpeft`), by the class, the small
@@ -59,14 +59,13 @@ def read_proved_shape(model: PreTrainedModel) -> ModelShape:
     try:
         if reading is None:
             raise ModelError(result["refused"])
-        shape = reading.read(model)
-        if _describe_blocks(shape) != result["blocks"]:
+        if _describe_blocks(reading.read(model)) != result["blocks"]:
             raise ModelError("its blocks are not those of the small model that was proved")
     except ModelError as error:
         raise ModelError(
             f"model type {model.config.model_type!r} can't be pruned: {error}"
         ) from None
-    return shape
+    return reading
 
 
 def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[str]]:
@@ -107,7 +106,7 @@ def _skip_unused(model: PreTrainedModel, batch: Batch, reached: list[str]) -> Re
     shape = reading.read(model)
     rules = {block.head_count_rule for block in shape.attention_blocks}
     if not shape.neurons and rules <= {KEPT_WHOLE}:
-        raise ModelError("its attention keeps all heads, and no neurons were found")
+        raise ModelError("its heads can't be cut exactly, and it has no neurons outside experts")
     return reading
 
 
@@ -191,7 +190,7 @@ def _cache_path(model: PreTrainedModel, layers: int) -> Path:
         _code_digest(inspect.getsourcefile(kind) or ""),
         transformers.__version__,
         str(getattr(model.config, "_attn_implementation", "")),
-        config.to_dict() | {"label2id": {}, "id2label": len(getattr(config, "id2label", ()))},
+        config.to_dict() | {"label2id": {}, "id2label": len(config.id2label or ())},
     ]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

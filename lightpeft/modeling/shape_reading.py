@@ -22,8 +22,9 @@ from lightpeft.modeling.blocks import (
     BlockMatch,
     check_layers,
     find_blocks,
-    is_skipped,
     per_head_parameters,
+    stack_of,
+    without_numbers,
 )
 from lightpeft.modeling.families import BIAS_TABLE
 from lightpeft.modeling.family import Family
@@ -49,8 +50,8 @@ def read_shape(
         by_structure: whether the families are guesses that `prove_reading` checks: an attention
             block that they don't account for keeps all heads, as one unit, and other weights in
             a layer are left as they are.
-        skipped: stacks of layers, and blocks of all layers, that are left as they are; see
-            `is_skipped`.
+        skipped: stacks of layers, as `model.vision.layers`, and blocks of all layers, as
+            `decoder.layers.*.encoder_attn`, that are left as they are.
 
     Raises:
         ModelError: no block has the expected linears, or a block holds something that its family
@@ -59,13 +60,13 @@ def read_shape(
     matches = [
         block
         for block in find_blocks(model, families, by_structure=by_structure)
-        if not is_skipped(block.path, skipped)
+        if stack_of(block.path) not in skipped
     ]
     dense = [block.path for block in matches if not block.is_attention] if by_structure else None
     moe_blocks = [
         block
         for block in find_moe_blocks(model, families, dense)
-        if not is_skipped(block.path, skipped)
+        if stack_of(block.path) not in skipped
     ]
     if not matches and not moe_blocks:
         raise ModelError(
@@ -73,7 +74,11 @@ def read_shape(
         )
     check_layers(model, families, matches, [block.path for block in moe_blocks])
     if by_structure:
-        matches = [_whole_unless_readable(block) for block in matches]
+        matches = [
+            _whole_unless_readable(block)
+            for block in matches
+            if without_numbers(block.path) not in skipped
+        ]
     blocks = _build_blocks(model, matches, moe_blocks)
     linears = {path: linear for block in blocks for path, linear in block.linears.items()}
     _check_parameters(matches, linears)
@@ -191,6 +196,7 @@ def _check_parameters(matches: list[BlockMatch], linears: dict[str, LinearShape]
             child = name.rpartition(".")[0]
             is_expected = child in family.norms and weight.shape == (output.outputs,)
             is_expected |= child in family.head_norms and weight.shape == (output.unit_size,)
+            is_expected |= block.by_structure and weight.numel() == 1
             is_expected |= child == BIAS_TABLE and family.head_count_rule == "bias_table"
             if not is_expected:
                 raise block.unsupported_error(

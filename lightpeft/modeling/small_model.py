@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lightpeft.core.errors import ModelError
 
 Batch = dict[str, Tensor]
+Kept = Literal["", "head_sizes", "widths"]
 _SIDES = "(encoder_|decoder_)?"
 _LAYERS = rf"n(um)?_{_SIDES}(hidden_)?layers?|{_SIDES}layers|depth"
 _HEADS = rf"{_SIDES}n(um)?_{_SIDES}(attention_)?heads?|{_SIDES}attention_heads"
@@ -21,7 +22,7 @@ _GROUPS = rf"{_SIDES}(num_key_value_heads|num_kv_heads|n_head_kv)"
 _WIDTHS = r"(\w+_)?hidden_size|d_model|n_embd|dim|(word_)?emb(ed)?(ding)?_(proj_)?(dim|size)"
 _HEAD_SIZES = r"(global_|qk_nope_|qk_rope_|v_|linear_key_|linear_value_)?head_dim|d_kv|d_head"
 _NEURONS = rf"{_SIDES}(intermediate_size(_mlp)?|ffn_dim)|n_inner|d_ff|d_inner|ffn_hidden_size"
-_HEAD_SIZE, _VOCABULARY, _LARGEST = 8, 64, 300_000_000
+_HEAD_SIZE, _VOCABULARY, _LARGEST = 8, 64, 100_000_000
 _TOKENS = 40  # of the vocabulary; those above are special
 # The most that other sizes may be.
 _LIMITS = {
@@ -46,9 +47,10 @@ def build_small_models(model: PreTrainedModel, *, layers: int) -> Iterator[PreTr
     """
     kernel = getattr(model.config, "_attn_implementation", None)
     reasons: list[str] = []
-    for keep_widths in (False, True):
+    sizes_to_keep: tuple[Kept, ...] = ("", "head_sizes", "widths")
+    for keep in sizes_to_keep:
         try:
-            config = shrink_config(model.config, layers=layers, keep_widths=keep_widths)
+            config = shrink_config(model.config, layers=layers, keep=keep)
             with torch.device("meta"):
                 size = (
                     type(model)._from_config(config, attn_implementation="eager").num_parameters()
@@ -67,34 +69,39 @@ def build_small_models(model: PreTrainedModel, *, layers: int) -> Iterator[PreTr
             reasons.append(" ".join(str(error).split())[:150])
             continue
         yield small.eval()
-    if len(reasons) == 2:
+    if len(reasons) == len(sizes_to_keep):
         raise ModelError(f"no small model of its class can be built: {reasons[0]}")
 
 
-def shrink_config(
-    config: PreTrainedConfig, *, layers: int, keep_widths: bool = False
-) -> PreTrainedConfig:
-    """Return a config of the same structure, with few layers, tokens and, if possible, widths.
+def shrink_config(config: PreTrainedConfig, *, layers: int, keep: Kept = "") -> PreTrainedConfig:
+    """Return a config of the same structure, with few layers and tokens, and small widths.
 
     Query heads per KV group stay as they are.
+
+    Args:
+        config: not changed.
+        layers: how many to keep of each stack.
+        keep: the sizes that stay as they are, because others depend on them in other ways.
     """
-    values = _shrink(config.to_dict(), layers, keep_widths)
+    values = _shrink(config.to_dict(), layers, keep)
     small: PreTrainedConfig = type(config).from_dict(values)
     return small
 
 
-def _shrink(values: dict[str, Any], layers: int, keep_widths: bool) -> dict[str, Any]:
+def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
     integers = {k: v for k, v in values.items() if type(v) is int and v > 0}
     depths = {v for k, v in integers.items() if re.fullmatch(_LAYERS, k)}
     heads = next((v for k, v in integers.items() if re.fullmatch(_HEADS, k)), 1)
     groups = next((v for k, v in integers.items() if re.fullmatch(_GROUPS, k)), heads)
     sharing = max(1, heads // groups)
     new_groups = 1 if groups == 1 else 4 if sharing <= 2 else 2
+    width = next((v for k, v in integers.items() if re.fullmatch(_WIDTHS, k)), 0)
+    head_size = (values.get("head_dim") or width // heads) if keep else _HEAD_SIZE
     sizes = {
         _HEADS: sharing * new_groups,
         _GROUPS: new_groups,
-        _WIDTHS: max(sharing * new_groups, 4) * _HEAD_SIZE,
-        _HEAD_SIZES: _HEAD_SIZE,
+        _WIDTHS: max(sharing * new_groups, 4) * head_size,
+        **({} if keep else {_HEAD_SIZES: _HEAD_SIZE}),
         _NEURONS: 5 * _HEAD_SIZE,
         r"vocab_size\w*": _VOCABULARY,
     }
@@ -105,19 +112,19 @@ def _shrink(values: dict[str, Any], layers: int, keep_widths: bool) -> dict[str,
         if isinstance(value, dict) and key == "per_layer_config":
             value = {layer: x for layer, x in value.items() if int(layer) < layers}
         elif isinstance(value, dict) and key.startswith("rope_"):
-            value = value if keep_widths else _shrink_rope(value)
+            value = value if keep else _shrink_rope(value)
         elif isinstance(value, dict) and key != "id2label":
-            value = _shrink(value, layers, keep_widths)
+            value = _shrink(value, layers, keep)
         elif isinstance(value, list | tuple) and len(value) in depths:
             value = list(value)[:layers]
         elif "token_id" in key or "token_index" in key:
             value = _shrink_token(value, key)
         elif key in integers and re.fullmatch(_LAYERS, key):
             value = min(value, layers)
-        elif key in integers and (key.startswith("vocab_size") or not keep_widths):
+        elif key in integers and (key.startswith("vocab_size") or keep != "widths"):
             value = _shrink_size(key, value, sizes)
         small[key] = value
-    if "mamba_n_heads" in integers and not keep_widths:  # as many channels as widened features
+    if "mamba_n_heads" in integers and keep != "widths":  # as many channels as widened features
         channels = values.get("mamba_expand", 2) * sizes[_WIDTHS]
         small |= {"mamba_n_heads": 4, "mamba_d_head": channels // 4, "mamba_n_groups": 1}
     return small

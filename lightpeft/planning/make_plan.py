@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lightpeft.core.block_shape import KEPT_WHOLE
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
@@ -98,8 +99,14 @@ def _keep_highest(scores: Tensor, count: int, criterion: str) -> KeptUnits:
 
 def _prune_heads(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     """Choose heads in each layer: KV groups, or query heads of each group, if any share keys."""
-    kept = {}
-    for attention in scores.shape.attention_blocks:
+    kept, attention_blocks = {}, scores.shape.attention_blocks
+    whole = [block.path for block in attention_blocks if block.head_count_rule == KEPT_WHOLE]
+    if whole and config.heads:
+        notes.append(
+            f"{len(whole)} of {len(attention_blocks)} attention blocks keep all heads, which can't "
+            f"be pruned exactly (the first: {whole[0]})"
+        )
+    for attention in attention_blocks:
         block, total, sharing = attention.path, attention.units, attention.heads_per_kv_group
         head_scores = scores.heads[config.criterion][block]
         rows, unit = head_scores.reshape(-1, sharing), "head"
@@ -107,7 +114,8 @@ def _prune_heads(scores: Scores, config: PruningConfig, notes: list[str]) -> dic
         if sharing == 1 or (config.head_granularity == "kv_group" and total > sharing):
             rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
         count = _keep_count(config.heads, rows.shape[1], minimum=1)
-        if count > _keep_count(config.heads, rows.shape[1], minimum=0):
+        minimum_binds = count > _keep_count(config.heads, rows.shape[1], minimum=0)
+        if minimum_binds and block not in whole:
             notes.append(f"{block} keeps the minimum of 1 {unit}; by its ratio it would keep none")
         if sharing == 1:
             kept[block] = _keep_highest(head_scores, count, config.criterion)

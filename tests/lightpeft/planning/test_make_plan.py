@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.architecture_matrix import build, scores_of
 from helpers.tiny_models import made_up_scores
 
 from lightpeft.core.config import PruningConfig
@@ -264,3 +265,16 @@ def test_the_plan_says_why():
     assert all(cut.reason for cut in plan.ranks.values())
     assert plan.settings["heads"] == 1 / 3
     assert plan.scores == made_up_scores().digest
+
+
+def test_heads_that_cannot_be_pruned_are_kept_with_a_note():
+    scores = scores_of(build("qwen3_next"))
+
+    plan = make_plan(scores, PruningConfig(heads=0.5, neurons=0.5))
+
+    whole, cut = (plan.heads[block.path] for block in scores.shape.attention_blocks)
+    assert (len(whole.kept), len(cut.kept)) == (1, 4)
+    assert plan.notes[0] == (
+        "1 of 2 attention blocks keep all heads, which can't be pruned exactly "
+        "(the first: model.layers.0.linear_attn)"
+    )

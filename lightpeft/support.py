@@ -1,0 +1,160 @@
+"""Say what can be pruned of a model: python -m lightpeft.support NAME"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from typer.exceptions import TyperException
+
+from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, Block
+from lightpeft.core.errors import LightPeftError, ModelError
+from lightpeft.core.shape import ModelShape
+from lightpeft.modeling.blocks import without_numbers
+from lightpeft.modeling.families import registered_families
+from lightpeft.modeling.inspection import inspect_model
+from lightpeft.modeling.proof import prove_reading
+
+_PROGRAM = "python -m lightpeft.support"
+# The kinds of classes that a type may have, the one to inspect first.
+KINDS = (
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "SPEECH_SEQ_2_SEQ",
+    "IMAGE_TEXT_TO_TEXT",
+    "CAUSAL_LM",
+    "MASKED_LM",
+    "CTC",
+    "IMAGE_CLASSIFICATION",
+    "AUDIO_CLASSIFICATION",
+    "SEQUENCE_CLASSIFICATION",
+    "TEXT_ENCODING",
+    "IMAGE",
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog=f"Example: {_PROGRAM} olmo2")
+def support(
+    name: Annotated[
+        str, typer.Argument(help="A model type, a folder, or a Hub id.", metavar="NAME")
+    ],
+) -> None:
+    """Say which heads and neurons of a model can be pruned, and by what it is known.
+
+    Reads the config only, no weights. A model type, such as olmo2, stands for its default config.
+    """
+    typer.echo(describe_support(build_empty_model(name)))
+
+
+def describe_support(model: PreTrainedModel) -> str:
+    """Return in a few lines what can be pruned of a model, and by what it is known.
+
+    Args:
+        model: a plain transformers model; its weights are not read.
+
+    Raises:
+        ModelError: it can't be pruned; one line that says why.
+    """
+    shape, model_type = inspect_model(model), model.config.model_type
+    rows = [("model", f"{type(model).__name__} (model type {model_type})")]
+    if registered_families(model_type):
+        rows.append(("known by", "registered names, tested with every release"))
+    else:
+        reading = prove_reading(model)
+        rows.append(("known by", "structure; a small model proved that pruned equals masked"))
+        rows += [("left as it is", path) for path in reading.skipped]
+    return "\n".join(f"{key:<14} {value}" for key, value in [*rows, *_describe_blocks(shape)])
+
+
+def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
+    """Build a model without weights, of the class that its config names or its type suggests.
+
+    Args:
+        name: a model type, a folder, or a Hub id.
+        settings: of the config, instead of its own.
+
+    Raises:
+        ModelError: there is no such config, or transformers can't build it.
+    """
+    try:
+        is_type = name in CONFIG_MAPPING and not Path(name).exists()
+        config = (
+            CONFIG_MAPPING[name](**settings)
+            if is_type
+            else AutoConfig.from_pretrained(name, **settings)
+        )
+        with torch.device("meta"):
+            model: PreTrainedModel = _class_of(config)._from_config(config)
+    except Exception as error:  # transformers and the Hub raise whatever they like
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name or repr(name)} can't be built: {reason}") from error
+    return model
+
+
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    names = list(config.architectures or ())
+    for kind in KINDS:
+        mapping = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
+        found = mapping.get(config.model_type, ())
+        names += [found] if isinstance(found, str) else found
+    for name in names:
+        if hasattr(transformers, name):
+            kind_of_model: type[PreTrainedModel] = getattr(transformers, name)
+            return kind_of_model
+    raise ModelError(f"model type {config.model_type} is no text, image or audio model")
+
+
+def _describe_blocks(shape: ModelShape) -> Iterator[tuple[str, str]]:
+    """Yield a line for each kind of block, by its path without numbers and its sizes."""
+    kinds: dict[tuple[str, str], int] = {}
+    for block in shape.blocks:
+        key = (without_numbers(block.path), _describe_block(block))
+        kinds[key] = kinds.get(key, 0) + 1
+    for (path, text), count in kinds.items():
+        yield ("attention" if "head" in text else "feed-forward", f"{count} x {path}: {text}")
+    if shape.num_moe_layers:
+        yield ("experts", f"in {shape.num_moe_layers} layers; they keep all neurons")
+
+
+def _describe_block(block: Block) -> str:
+    if not isinstance(block, AttentionBlock):
+        return f"{block.units:,} neurons"
+    if block.head_count_rule == KEPT_WHOLE:
+        return "all heads are kept, since they can't be pruned exactly"
+    groups = block.units // block.heads_per_kv_group
+    rule = f", rule {block.head_count_rule}" if block.head_count_rule else ""
+    return f"{block.units} heads of {block.unit_size} in {groups} KV groups{rule}"
+
+
+def main(argv: list[str]) -> None:
+    """Describe the model that the arguments name.
+
+    Raises:
+        LightPeftError: it can't be pruned, or an argument is not allowed.
+    """
+    try:
+        app(argv, prog_name=_PROGRAM, standalone_mode=False)
+    except TyperException as error:
+        raise ModelError(" ".join(error.format_message().split())) from error
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    try:
+        main(sys.argv[1:])
+    except LightPeftError as error:
+        if os.environ.get("LIGHTPEFT_DEBUG") == "1":
+            raise
+        sys.exit(f"error: {error}")
