@@ -41,10 +41,10 @@ def list_phases(model: PeftModel) -> tuple[Phase, ...]:
 def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict[str, Tensor]:
     """Return random tokens without padding, with labels, on the model's device.
 
-    Labels follow the model's head: one class a row, one class a token, or the first and last
-    position of an answer; of a decoder the input tokens, of an encoder-decoder as many other
-    tokens. The rows of a multiple-choice model are the choices of one question. Images have the
-    size that the model was made for.
+    Labels follow the model's head: one class a row (of multi-label models none), one class a
+    token, or the first and last position of an answer; of a decoder the input tokens, of an
+    encoder-decoder as many other tokens. The rows of a multiple-choice model are the choices of one
+    question. Images have the size that the model was made for.
 
     Args:
         model: gives the vocabulary, the padding token and the head.
@@ -148,5 +148,7 @@ def _make_image_batch(
 
 
 def _make_class_labels(config: Any, batch_size: int) -> Tensor:
-    """Return class 0 for each row, or 0.0 for a regression."""
+    """Return class 0 for each row, 0.0 for a regression, or no class for multi-label models."""
+    if config.problem_type == "multi_label_classification":
+        return torch.zeros(batch_size, config.num_labels)
     return torch.zeros(batch_size, dtype=torch.float32 if config.num_labels == 1 else torch.int64)

@@ -7,6 +7,7 @@ from pipeline.common.errors import ConfigError
 # `pipeline.tasks.registry` has a schema for each; a test compares the two.
 TASK_KINDS = (
     "text-classification",
+    "multi-label-classification",
     "multiple-choice",
     "question-answering",
     "token-classification",

@@ -5,6 +5,7 @@ Rows of one task kind have the same columns, whichever data set they come from:
 | kind | columns |
 |---|---|
 | text-classification | text, text_pair (None: single text), label: a class name or a number |
+| multi-label-classification | text, text_pair, label: a list of class names |
 | multiple-choice | prompt, choices, label: the index of the right choice |
 | text-generation | prompt, completion, optionally cue; or messages: a chat of {role, content} |
 | token-classification | tokens, tags: one tag per token |

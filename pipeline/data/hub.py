@@ -18,7 +18,7 @@ from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import RawDataset, Row, RowReader
 
 _VALIDATION_NAMES = ("validation", "validation_matched", "dev")
-_LABEL_NAMES = ("label", "tags", "ner_tags")
+_LABEL_NAMES = ("label", "labels", "tags", "ner_tags")
 _SCALAR_TYPES = ("int64", "int32", "int8", "float32", "float64", "string", "bool", "null")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train

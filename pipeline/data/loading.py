@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from pipeline.common.console import log
 from pipeline.common.data_card import DroppedRows, Origins
@@ -97,9 +97,10 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
                 rows, split=split, column=schema.label_column, classes=classes, bad_rows=bad_rows
             )
 
+    is_single = isinstance(schema.features.get("label"), Value)
     spec = SplitSpec(
         group_by=_group_columns(schema, source, tables["train"]),
-        stratify_by="label" if classes and "label" in schema.features else None,
+        stratify_by="label" if classes and is_single else None,
         max_rows=source.max_drawn,
         seed=seed,
     )

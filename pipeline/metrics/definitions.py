@@ -8,6 +8,8 @@ A value that a constant prediction leaves undefined (MCC, F1, correlations) coun
 | labels and predictions | metrics |
 |---|---|
 | class numbers, indices of choices | accuracy, balanced_accuracy, f1 (of one), f1_macro, mcc |
+| 0 or 1 of each class | f1_micro, f1_macro, subset_accuracy |
+| 0 or 1 of each class, and its probability | average_precision |
 | numbers | pearson, spearman |
 | 0 and 1 of one answer, with the question's id as group | multirc_f1a, multirc_em |
 | texts | exact_match, final_number, rouge1, rouge2, rougeL |
@@ -26,7 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    recall_score,
+)
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.text_matching import (
@@ -181,8 +188,24 @@ def _f1(statistics: Statistics, positive: int = 1) -> float:
 
 
 def _f1_macro(statistics: Statistics) -> float:
-    """Return the mean over the classes that occur in labels or predictions."""
-    return float(f1_score(*statistics.T, average="macro", zero_division=0.0))
+    """Return the mean over the classes, as scikit-learn does.
+
+    Of class numbers, these are the classes that occur in labels or predictions.
+    """
+    return float(f1_score(*np.hsplit(statistics, 2), average="macro", zero_division=0.0))
+
+
+def _f1_micro(statistics: Statistics) -> float:
+    return float(f1_score(*np.hsplit(statistics, 2), average="micro", zero_division=0.0))
+
+
+def _average_precision(statistics: Statistics) -> float:
+    """Return the mean over the classes that occur in labels; 0 without any."""
+    labels, scores = np.hsplit(statistics, 2)
+    found = labels.any(axis=0)
+    if not found.any():
+        return 0.0
+    return float(average_precision_score(labels[:, found], scores[:, found], average="macro"))
 
 
 def _balanced_accuracy(statistics: Statistics) -> float:
@@ -229,6 +252,9 @@ _METRICS = (
     Metric(name="balanced_accuracy", per_example=_pair, aggregate=_balanced_accuracy),
     Metric(name="f1", per_example=_pair, aggregate=_f1),
     Metric(name="f1_macro", per_example=_pair, aggregate=_f1_macro),
+    Metric(name="f1_micro", per_example=_pair, aggregate=_f1_micro),
+    Metric(name="subset_accuracy", per_example=_all_equal, aggregate=_mean),
+    Metric(name="average_precision", per_example=_pair, aggregate=_average_precision),
     Metric(name="mcc", per_example=_pair, aggregate=_unless_constant(matthews_corrcoef)),
     Metric(
         name="pearson",

@@ -38,7 +38,7 @@ class ExampleStatistics:
                 continue
             metric = find_metric(name, positive=positive)
             # Perplexity and others may share a function, but not their inputs.
-            key = (metric.per_example, name == "perplexity")
+            key = (metric.per_example, name in ("perplexity", "average_precision"))
             if key not in computed:
                 computed[key] = metric.compute_statistics(*inputs, predictions.groups)
             by_metric[name] = metric, computed[key]

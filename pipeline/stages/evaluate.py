@@ -86,7 +86,7 @@ def measure(
     limits = statistics.interval(card.metric, resamples=resamples, seed=seed)
     _require_finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
     matrix = None
-    if card.labels and predictions.scores is not None:
+    if card.labels and predictions.scores is not None and predictions.labels.ndim == 1:
         matrix = tuple(map(tuple, confusion(card, predictions)))
     return Evaluation(
         split="test",

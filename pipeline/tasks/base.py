@@ -45,8 +45,8 @@ class Predictions:
     """The predictions of a model, in the order of the rows.
 
     Attributes:
-        labels: one entry a row.
-        predictions: one entry a row; None if the model did not generate texts.
+        labels: one entry a row; of multi-label rows 0 or 1 for each class.
+        predictions: likewise; None if the model did not generate texts.
         loss: mean over the rows, or over the tokens in text generation.
         scores: probability of each class or choice, shape (rows, classes), if the task has these.
         groups: group of each row, where a metric counts groups.
@@ -65,6 +65,8 @@ class Predictions:
         """Return the labels and predictions that the metric compares; None without predictions."""
         if metric == "perplexity":
             return None if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
+        if metric == "average_precision":
+            return None if self.scores is None else (self.labels, self.scores)
         return None if self.predictions is None else (self.labels, self.predictions)
 
 

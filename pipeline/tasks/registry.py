@@ -12,6 +12,7 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import generation_schema, text_classification
 from pipeline.tasks.base import Task
 from pipeline.tasks.image_classification import ImageClassification
+from pipeline.tasks.multi_label_classification import MultiLabelClassification, has_label_lists
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM
 from pipeline.tasks.question_answering import QuestionAnswering
@@ -25,6 +26,7 @@ from pipeline.tasks.token_classification import EntityRecognition, TokenClassifi
 _TASKS: tuple[type[Task], ...] = (
     TextClassification,
     TextRegression,
+    MultiLabelClassification,
     MultipleChoice,
     MultipleChoiceLM,
     QuestionAnswering,
@@ -46,15 +48,17 @@ def task_from_card(card: DataCard) -> Task:
 def infer_schema(section: DataSection, first: Sequence[Row]) -> RowSchema:
     """Return the schema of a file's rows, inferred from the names of its columns.
 
-    Where params.yaml names columns of text, they are taken for text classification, unless
-    data.kind says otherwise.
+    Labels that are lists mean multi-label classification, if no other schema matches. Where
+    params.yaml names columns of text, they are taken for text classification, unless data.kind
+    says otherwise.
     """
     names = column_names(first)
     named = any(key is not None for key in (section.text, section.template, section.label))
     for schema in SCHEMAS.values():
         if schema.matches_columns(names) and not (named and schema is generation_schema.SCHEMA):
             return schema
-    return text_classification.SCHEMA
+    lists = has_label_lists(section, first)
+    return MultiLabelClassification.schema if lists else text_classification.SCHEMA
 
 
 def choose_task(schema: RowSchema, classes: Sequence[str], config: PretrainedConfig) -> type[Task]:

@@ -141,9 +141,12 @@ class TextClassification(Task):
         if pairs[0] is not None:
             texts.append(pairs if _separates_pairs(processor) else [f"\n{text}" for text in pairs])
         encoded, lengths = tokenize(processor, *texts, max_length=self.card.max_length)
-        label_ids = labels.encode(rows["label"], classes=self.card.labels, split="this split")
         inputs = {name: encoded[name] for name in self.inputs if name in encoded}
-        return inputs | {"label": label_ids} | lengths
+        return inputs | {"label": self.encode_labels(rows["label"])} | lengths
+
+    def encode_labels(self, values: list[Any]) -> list[Any]:
+        """Return the class id, or the number, of each row."""
+        return labels.encode(values, classes=self.card.labels, split="this split")
 
     def train_statistics(self, train: Dataset) -> dict[str, Any]:
         """Return the class that F1 is of: where nothing names it, the rarer one of two."""
@@ -167,23 +170,28 @@ class TextClassification(Task):
             loss += float(output.loss) * len(numbers)
         logits = restore_row_order(order, np.concatenate(batch_logits))
         check_finite(logits)
-        predictions = self.to_predictions(np.asarray(rows["label"]), logits, loss / len(order))
+        predictions = self.to_predictions(list(rows["label"]), logits, loss / len(order))
         groups = np.asarray(rows["group"]) if "group" in rows.column_names else None
         return replace(predictions, groups=groups)
 
-    def to_predictions(self, label_ids: Values, logits: Values, loss: float) -> Predictions:
+    def to_predictions(self, label_ids: list[Any], logits: Values, loss: float) -> Predictions:
         """Return the most probable class of each row, and the probability of each class."""
         best, scores = logits.argmax(axis=1), softmax(logits, axis=1)
-        return Predictions(labels=label_ids, predictions=best, loss=loss, scores=scores)
+        return Predictions(labels=np.asarray(label_ids), predictions=best, loss=loss, scores=scores)
 
     def table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the names of classes, and the probability of each class."""
-        names = np.asarray(self.card.labels)
-        table = super().table(predictions).map(names.__getitem__)
+        assert predictions.predictions is not None
+        label, prediction = map(self.name_classes, (predictions.labels, predictions.predictions))
+        table = pd.DataFrame({"label": label, "prediction": prediction})
         if predictions.scores is not None:
-            for index, name in enumerate(names):
+            for index, name in enumerate(self.card.labels):
                 table[f"score {name}"] = predictions.scores[:, index]
         return table
+
+    def name_classes(self, values: Values) -> list[str]:
+        """Return the name of each row's class."""
+        return [self.card.labels[index] for index in values]
 
 
 class TextRegression(TextClassification):
@@ -200,8 +208,8 @@ class TextRegression(TextClassification):
     def model_options(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def to_predictions(self, label_ids: Values, logits: Values, loss: float) -> Predictions:
-        return Predictions(labels=label_ids, predictions=logits[:, 0], loss=loss)
+    def to_predictions(self, label_ids: list[Any], logits: Values, loss: float) -> Predictions:
+        return Predictions(labels=np.asarray(label_ids), predictions=logits[:, 0], loss=loss)
 
     def table(self, predictions: Predictions) -> pd.DataFrame:
         return Task.table(self, predictions)

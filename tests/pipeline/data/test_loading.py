@@ -186,7 +186,11 @@ def test_columns_can_be_named(tmp_path):
         ([0, 1] * 10, {"text": "label"}, "data.text and data.label must differ"),
         ([0.5] * 19 + ["high"], {}, "labels of train are decimals, except 'high'"),
         ([f"name {i}" for i in range(20)], {}, "20 different labels in 20 rows"),
-        ([["a"], ["b"]] * 10, {}, r"\['a'\] is neither text nor a number"),
+        (
+            [["a"], ["b"]] * 10,
+            {"kind": "text-classification"},
+            r"\['a'\] is neither text nor a number",
+        ),
         ([None] * 5, {}, "train has no usable row: 5 x no label"),
         ([0, 1], {}, "too few"),
         ([0, 1], {"task": "docstring"}, "did you mean docstrings"),

@@ -4,7 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+)
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.definitions import METRICS, find_metric
@@ -23,6 +28,31 @@ def test_f1_is_of_class_one_and_the_macro_mean_over_classes_that_occur():
     )
     assert find_metric("f1", positive=0)(labels, predictions) == pytest.approx(1 / 2)
     assert find_metric("f1", positive=None) is METRICS["f1_macro"]
+
+
+def test_multi_label_metrics_are_those_of_scikit_learn_and_are_resampled_by_row():
+    generator = np.random.default_rng(0)
+    labels = (generator.random((40, 5)) < [0.5, 0.3, 0.1, 0.5, 0]).astype(int)  # one never occurs
+    scores = (labels + 2 * generator.random((40, 5))) / 3
+    predictions = (scores > 0.4).astype(int)
+
+    for average in ("micro", "macro"):
+        expected = f1_score(labels, predictions, average=average, zero_division=0.0)
+        assert METRICS[f"f1_{average}"](labels, predictions) == pytest.approx(expected)
+    accuracy = METRICS["subset_accuracy"]
+    assert accuracy(labels, predictions) == accuracy_score(labels, predictions)
+    precision = METRICS["average_precision"]
+    four = average_precision_score(labels[:, :4], scores[:, :4])
+    assert precision(labels, scores) == pytest.approx(four)
+    for metric, values in ((METRICS["f1_macro"], predictions), (precision, scores)):
+        statistics = metric.compute_statistics(labels, values)
+        low, high = metric.compute_interval(statistics, resamples=20, seed=0)
+        assert statistics.shape == (40, 10)
+        assert low < metric.aggregate(statistics) < high
+    assert precision(0 * labels, scores) == 0
+    assert precision(labels[:, :2] * [1, 0], scores[:, :2]) == pytest.approx(
+        average_precision_score(labels[:, 0], scores[:, 0])
+    )
 
 
 @pytest.mark.parametrize("name", ["f1", "mcc", "pearson", "spearman"])
@@ -97,6 +127,8 @@ def test_values_of_drawn_rows_equal_those_of_their_statistics():
         "squad_em": [[[t] for t in texts[0]], texts[1]],
     }
     kinds |= dict.fromkeys(("squad_f1", "record_f1", "record_em"), kinds["squad_em"])
+    indicators = np.random.default_rng(2).integers(0, 2, size=(2, 40, 3))
+    kinds |= dict.fromkeys(("f1_micro", "subset_accuracy", "average_precision"), indicators)
     kinds |= dict.fromkeys(("exact_match", "final_number", "rouge1", "rouge2", "rougeL"), texts)
     for name in METRICS.keys() - set(GROUPED):
         labels, predictions = kinds.get(name, numbers)
