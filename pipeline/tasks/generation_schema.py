@@ -18,6 +18,7 @@ from pipeline.tasks.schema import (
     question_prompt,
     require_column,
 )
+from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 
 # Columns that say that a question and its answer are of another form.
@@ -97,6 +98,8 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         return lambda row: _row(fill(row), row.get(completion))
     if section.text is None and section.label is None:
         found = match_layout(column_names(first))
+        if found is None and find_text_columns(first) == ["text"]:  # beside metadata
+            return pair_template(None, "text")
         if found is None:
             known = ", ".join("+".join(names) for names in _LAYOUTS)
             raise DataError(

@@ -44,17 +44,18 @@ def as_text(value: Any) -> str | None:
 
 
 def is_text(values: Sequence[Any]) -> bool:
-    """Return whether a column holds text: nearly all are strings, not all of them numbers."""
+    """Return whether a column holds text: nearly all are strings, and some have letters."""
     present = [value for value in values if not is_missing(value)]
     texts = [value for value in present if isinstance(value, str)]
-    return len(texts) >= _NEARLY_ALL * len(present) and any(map(_is_no_number, texts))
+    return len(texts) >= _NEARLY_ALL * len(present) and any(map(_has_letters, texts))
 
 
-def _is_no_number(text: str) -> bool:
+def _has_letters(text: str) -> bool:
+    """Return whether a text has letters, which dates and numbers lack, apart from 1e5."""
     try:
         return not math.isfinite(float(text))
     except ValueError:
-        return True
+        return any(map(str.isalpha, text))
 
 
 def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:

@@ -20,6 +20,7 @@ from pipeline.tasks.schema import (
     question_prompt,
     require_column,
 )
+from pipeline.tasks.text_columns import find_text_columns
 
 _CHOICES = "choices"
 _QUESTION = "question"
@@ -62,8 +63,7 @@ def _join_texts(texts: Sequence[str], *, question: bool) -> str:
 
 
 def _find_prompt_column(first: Sequence[Row], label: str) -> str:
-    names = [name for name in column_names(first) if name not in (_CHOICES, label)]
-    text_columns = [name for name in names if labels.is_text([row.get(name) for row in first])]
+    text_columns = find_text_columns(first, besides={_CHOICES, label})
     candidates = [name for name in _PROMPTS if name in text_columns][:1] or text_columns
     if len(candidates) != 1:
         raise DataError(

@@ -104,8 +104,14 @@ class RowSchema:
     model_requirement: str = ""
 
 
-def require_column(name: str, rows: Sequence[Row], key: str) -> str:
+def require_column(name: str, rows: Sequence[Row], key: str, *, hint: str = "") -> str:
     """Return `name` if any of the rows has such a column.
+
+    Args:
+        name: of the column.
+        rows: first rows of train.
+        key: setting that names it, for the message.
+        hint: end of the message where no column has a similar name.
 
     Raises:
         DataError: none has; names the setting and the nearest column.
@@ -113,7 +119,7 @@ def require_column(name: str, rows: Sequence[Row], key: str) -> str:
     names = column_names(rows)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else hint
         raise DataError(f"{key}: train has no column {name!r} among {', '.join(names)}{hint}")
     return name
 

@@ -31,13 +31,15 @@ from pipeline.tasks.schema import (
     column_names,
     require_column,
 )
+from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 from pipeline.tasks.tokenization import tokenize
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """Build a template for one or two columns of text and a label, named or inferred."""
-    label = require_column(section.label or "label", first, "data.label")
+    hint = "; text without labels is for data.kind: text-generation" if not section.label else ""
+    label = require_column(section.label or "label", first, "data.label", hint=hint)
     read_texts = build_text_reader(section, first, label=label)
     as_label = labels.as_class if section.metric in CLASS_METRICS else labels.as_text
     return lambda row: read_texts(row) | {"label": as_label(row.get(label))}
@@ -55,8 +57,7 @@ def build_text_reader(
         return lambda row: {"text": fill(row), "text_pair": None}
     columns = [section.text] if isinstance(section.text, str) else section.text
     if columns is None:
-        names = [name for name in column_names(first) if name != label]
-        columns = [name for name in names if labels.is_text([row.get(name) for row in first])]
+        columns = find_text_columns(first, besides={label})
         if len(columns) not in (1, 2):
             raise DataError(
                 f"data.text auto needs one or two columns of text beside {label!r}, found "
