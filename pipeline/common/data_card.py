@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
-from pipeline.common.text import describe_metric, join_some, one_line
+from pipeline.common.text import describe_metric, one_line
 
 _FILE = "card.json"
 
@@ -238,15 +238,6 @@ class DataCard(_Record):
             for repo_type, name, origin in used
         ]
         return [line for line in lines if line]
-
-    def describe_columns(self) -> str:
-        """Return which columns were read for which field, and which were ignored."""
-        read = [
-            name if columns == (name,) else f"{name} from {join_some(columns, ' + ')}"
-            for name, columns in self.columns.items()
-        ]
-        ignored = f"; ignored: {join_some(self.ignored_columns)}" if self.ignored_columns else ""
-        return f"columns: {', '.join(read) or 'not known'}{ignored}"
 
     def describe_repeats(self) -> list[str]:
         """Return a line that counts the rows that repeat train; no line if none does."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pipeline.common.data_card import DataCard, ModelRow, SplitStatistics
+from pipeline.common.data_facts import describe_data
 from pipeline.common.text import join_some, shorten
 from pipeline.tasks.base import Processor, Task
 from pipeline.tasks.registry import task_from_card
@@ -29,25 +28,14 @@ def describe_raw(row: Row) -> str:
 
 def summary_lines(card: DataCard) -> list[str]:
     """Return what the stage prepare logs at its end."""
-    lines = [card.describe_columns()]
+    lines = describe_data(card)
     lines += [_split_line(name, split, card.max_length) for name, split in card.splits.items()]
-    if card.first_row:
-        lines.append(f"first row: {card.first_row.describe()}")
     shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
     also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
     lines.append(f"{_classes(card)}; metric {card.describe_metric(shown)}{also}")
-    if card.image_modes:
-        lines.append(f"image modes: {_join_counts(card.image_modes)}")
-    if card.unused_message_fields:
-        lines.append(f"message fields not used: {join_some(card.unused_message_fields)}")
     lines += [
         f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()
-    ]
-    lines += [
-        f"{split.only_unknown:,} of {split.rows:,} rows of {name} hold nothing but unknown tokens"
-        for name, split in card.splits.items()
-        if split.only_unknown
     ]
     lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
     if card.baseline:
@@ -68,8 +56,5 @@ def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
 def _classes(card: DataCard) -> str:
     if not card.labels:
         return card.kind
-    return f"classes in train: {_join_counts(card.splits['train'].labels)}"
-
-
-def _join_counts(counts: Mapping[str, int]) -> str:
-    return join_some([f"{name} {count:,}" for name, count in counts.items()])
+    counts = card.splits["train"].labels.items()
+    return f"classes in train: {join_some([f'{name} {count:,}' for name, count in counts])}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.common.data_card import DataCard
+from pipeline.common.data_facts import describe_data
 from pipeline.report import summary_text as text
 from pipeline.report.plot_style import Picture
 from pipeline.report.run_results import RunResults
@@ -60,6 +61,7 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         sentences=text.summary_sentences(results),
         selection=text.selection_paragraph(results),
         tiles=_tiles(results),
+        data_facts=describe_data(results.card),
         labels=list(dict.fromkeys(name for split in splits for name in split.labels)),
         origins=_flatten(_origins(results.card)),
         settings=_flatten(results.params.model_dump()),

@@ -18,6 +18,7 @@ from datasets import Dataset
 
 from pipeline.common.console import log
 from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
+from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
@@ -65,7 +66,7 @@ def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
     params = params.model_copy(update={"data": section})
     dataset, rows = read_first_rows(section, count, seed=params.seed)
     task, processor = _bind_task(params, dataset)
-    yield task.card.describe_columns()
+    yield describe_columns(task.card)
     for number, (raw, clean) in enumerate(rows, start=1):
         yield f"row {number} as read: {describe_raw(raw)}"
         if isinstance(clean, str):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, Value
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig
@@ -150,6 +151,13 @@ class ImageClassification(classify.TextClassification):
             "length": [self.card.max_length] * count,
             "num_truncated": [0] * count,
         }
+
+    def train_statistics(self, train: Dataset) -> dict[str, Any]:
+        """Return how many images have which mode, the most frequent first."""
+        counts = pc.value_counts(train.data.column("mode")).to_pylist()
+        counts.sort(key=lambda count: -count["counts"])
+        modes = {count["values"]: count["counts"] for count in counts}
+        return super().train_statistics(train) | {"image_modes": modes}
 
     def shown_tokens(self, row: Row) -> list[int]:
         """Return none: an image is read as pixels."""

@@ -104,6 +104,33 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     assert "not measured" in (tmp_path / "results" / "report.html").read_text()
 
 
+def test_what_prepare_read_is_told_beside_the_data(tmp_path):
+    paths = write_run(tmp_path)
+    path = paths.prepared / "card.json"
+    splits = json.loads(path.read_text())["splits"]
+    splits["train"] |= {"unknown": 0.125, "only_unknown": 1200}
+    change(
+        path,
+        splits=splits,
+        columns={"text": ["title", "body"], "label": ["label"]},
+        ignored_columns=["<id>"],
+        first_row={"prompt": "[CLS] a [SEP]", "target": "yes"},
+        image_modes={"RGB": 3, "L": 1},
+        unused_message_fields=["name"],
+    )
+    page = write_report(paths)
+
+    for text in (
+        "columns: text from title + body, label; ignored: &lt;id&gt;",
+        "first row: [CLS] a [SEP] -&gt; yes",
+        "image modes in train: RGB 3, L 1",
+        "message fields not used: name",
+        "1,200 of 12,000 rows of train hold nothing but unknown tokens",
+        "12.50%",
+    ):
+        assert text in page
+
+
 def test_rows_that_repeat_train_are_counted_beside_the_data(tmp_path, page):
     paths = write_run(tmp_path)
     repeats = {"validation": 0, "test": 21}

@@ -78,6 +78,10 @@ def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
         "rows": 64, "mean_tokens": 17.0, "p50_tokens": 17, "p95_tokens": 17, "max_tokens": 17,
         "truncated": 0, "tokens_lost": 0, "most_lost": 0, "labels": {"dark": 32, "light": 32},
     }  # fmt: skip
+    assert sum(card["image_modes"].values()) == 64
+    assert {*card["image_modes"]} == {"RGB", "L", "RGBA", "P"}
+    assert card["first_row"] == {"target": "dark"}
+    assert card["columns"] == {"image": ["image"], "label": ["label"]}
     assert evaluation["rows"] == len(table) == 8
     assert evaluation["accuracy"] == (table.label == table.prediction).mean() > 0.8
     assert np.sum(evaluation["confusion"]) == 8
