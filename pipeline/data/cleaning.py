@@ -28,12 +28,14 @@ class BadRowCounter:
 
     Attributes:
         counts: "split: reason" -> how many rows, and the first of them.
+        columns: split -> the names of its first row's columns, and of those of bad rows.
     """
 
     def __init__(self, max_fraction: float) -> None:
         """Allow at most this fraction of a split's rows to be bad."""
         self.max_fraction = max_fraction
         self.counts: dict[str, DroppedRows] = {}
+        self.columns: dict[str, dict[str, None]] = {}
         self._bad_numbers: dict[str, array[int]] = {}
         self._num_rows: dict[str, int] = {}
 
@@ -66,7 +68,11 @@ class BadRowCounter:
             for key, count in counts.items()
         )
         if bad == num_rows:
-            raise DataError(f"{split} has no usable row: {reasons or 'it is empty'}")
+            columns = self.columns.get(split, {})
+            absent = [name for name in self.columns.get("train", {}) if name not in columns]
+            hint = f"; train's columns {', '.join(absent)} are not among {', '.join(columns)}"
+            reasons = reasons + hint * bool(absent) if reasons else "it is empty"
+            raise DataError(f"{split} has no usable row: {reasons}")
         if bad > self.max_fraction * num_rows:
             raise DataError(
                 f"{bad:,} of {num_rows:,} rows of {split} are bad, more than data.max_bad_rows "
@@ -111,9 +117,12 @@ class RowCleaner:
         def good_rows() -> Iterator[Row]:
             nonlocal total
             for total, row in enumerate(rows, start=1):
+                if total == 1:
+                    bad_rows.columns[split] = dict.fromkeys(row)
                 try:
                     clean_row = self.clean(row, f"row {total:,} of {split}")
                 except BadRow as bad:
+                    bad_rows.columns[split] |= dict.fromkeys(row)
                     bad_rows.add(split, bad.reason, total, name=bad.name)
                 else:
                     yield clean_row

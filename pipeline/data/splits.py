@@ -58,6 +58,8 @@ def three_splits(
         for split in missing:
             size = min(tenth, spec.max_rows or tenth)
             rows = sample_groups(codes[remaining], keys[remaining], count=size, generator=generator)
+            if not len(rows):
+                raise DataError(_too_few(keys, missing))
             tables[split] = train.select(remaining[rows])
             remaining = np.delete(remaining, rows)
             origins[split] = DataOrigin(source=f"{len(rows)} seeded rows of train")
@@ -81,10 +83,7 @@ def sample_groups(
         generator: source of randomness; one permutation per stratum is drawn.
 
     Returns:
-        Row numbers, ascending.
-
-    Raises:
-        DataError: there are too few rows or groups.
+        Row numbers, ascending; none if each stratum is one group.
     """
     group = pd.factorize(keys)[0]  # numbered in the order of their first rows
     sizes = np.bincount(group)
@@ -95,13 +94,17 @@ def sample_groups(
         members = np.flatnonzero(group_code == code)
         room = max(round(count * sizes[members].sum() / len(codes)), 1)
         sampled[_fill_up_to(generator.permutation(members), sizes, room)] = len(members) > 1
-    rows = np.flatnonzero(sampled[group])
-    if not len(rows):
-        available = f"{len(codes)} rows"
-        if len(sizes) < len(codes):
-            available += f" in groups of one context, passage or text, {len(sizes)} in all"
-        raise DataError(f"train has {available}, too few to sample another split from")
-    return rows
+    return np.flatnonzero(sampled[group])
+
+
+def _too_few(keys: IntArray, missing: list[str]) -> str:
+    """Say that train is too small for the splits that are to be sampled from it."""
+    groups = len(np.unique(keys))
+    of_groups = f" in groups of one context, passage or text, {groups} in all"
+    return (
+        f"train has {len(keys)} rows{of_groups if groups < len(keys) else ''}, too few to sample "
+        f"{' and '.join(missing)} from"
+    )
 
 
 def _fill_up_to(groups: IntArray, sizes: IntArray, room: int) -> IntArray:

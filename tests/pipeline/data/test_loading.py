@@ -192,7 +192,8 @@ def test_columns_can_be_named(tmp_path):
             r"\['a'\] is neither text nor a number",
         ),
         ([None] * 5, {}, "train has no usable row: 5 x no label"),
-        ([0, 1], {}, "too few"),
+        ([0, 1], {}, "train has 2 rows, too few to sample test and validation from"),
+        ([0, 1, 0], {}, "train has 3 rows, too few to sample test and validation from"),
         ([0, 1], {"task": "docstring"}, "did you mean docstrings"),
     ],
 )
@@ -242,6 +243,16 @@ def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):
         unseen(tmp_path, max_bad_rows=0.2)
 
     assert str(caught.value).endswith("2 x label that train does not have (first: row 3, 'c')")
+
+
+def test_a_split_without_a_column_of_train_is_told(tmp_path):
+    path = jsonl(tmp_path / "test.jsonl", sentence=["x", "y"], label=["a", "b"])
+    message = (
+        "test has no usable row: 2 x empty text .*; train's columns text are not among sentenc"
+    )
+
+    with pytest.raises(DataError, match=message):
+        task(tmp_path, labels=["a", "b"] * 10, test=path)
 
 
 def test_too_many_text_columns_are_listed(tmp_path):
