@@ -85,7 +85,7 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
     """
     options = task.model_options()
     # The checkpoint's own names are compared with these, unless their numbers differ.
-    names = {key: options.pop(key) for key in ("id2label", "label2id") if key in options}
+    names: dict[str, Any] = {k: options.pop(k) for k in ("id2label", "label2id") if k in options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = _load(
