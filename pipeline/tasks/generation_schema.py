@@ -18,6 +18,7 @@ from pipeline.tasks.schema import (
     question_prompt,
     require_column,
 )
+from pipeline.tasks.sharegpt import as_messages
 from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 
@@ -38,7 +39,8 @@ def chat_template(messages: str) -> Template:
     """Return a template for a column of chats: lists of {role, content}, or such lists as JSON."""
 
     def build_template(row: Row) -> Row:
-        found, read = row.get(messages), read_chat(row.get(messages))
+        found = as_messages(row.get(messages))
+        read = read_chat(found)
         return {"prompt": None, "completion": None, "messages": found if read is None else read}
 
     return build_template
@@ -72,6 +74,7 @@ _LAYOUTS: dict[tuple[str, ...], Template] = {
     ("prompt", "completion"): pair_template("prompt", "completion"),
     ("instruction", "output"): instruction_template,
     ("question", "answer"): question_template,
+    ("conversations",): chat_template("conversations"),
 }
 
 
@@ -118,7 +121,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     values = [row.get(text) for row in first]
     return (
         chat_template(text)
-        if any(read_chat(value) for value in values)
+        if any(read_chat(as_messages(value)) for value in values)
         else pair_template(None, text)
     )
 
