@@ -99,7 +99,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         check_limits(splits[split], params.data, split)
         text_hashes[split] = column_values(encoded, "text_hash")
         if split == "train":
-            card_changes = task.train_statistics(encoded)
+            card_changes = task.train_statistics(encoded, processor)
             card_changes["first_row"] = describe_row(task, encoded[0], processor)
             if params.data.packing:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)

@@ -160,7 +160,7 @@ class Task(ABC):
     ) -> Predictions:
         """Run the model on encoded rows and return its predictions and loss."""
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
 

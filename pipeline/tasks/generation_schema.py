@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Features, List, Value
+from datasets import Features, Value
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
@@ -23,45 +23,44 @@ from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 
 # Columns that say that a question and its answer are of another form.
-_OTHERS = {"label", "choices", "context"}
+_OTHER_KINDS = {"label", "choices", "context"}
 
 
 def pair_template(prompt: str | None, completion: str) -> Template:
     """Return a template for a column of prompts (None: all are empty) and one of completions."""
 
-    def build_template(row: Row) -> Row:
+    def map_row(row: Row) -> Row:
         return _row("" if prompt is None else row.get(prompt), row.get(completion))
 
-    return build_template
+    return map_row
 
 
 def chat_template(messages: str) -> Template:
-    """Return a template for a column of chats: lists of {role, content}, or such lists as JSON."""
+    """Return a template for a column of chats, and the column `tools` if there is one."""
 
-    def build_template(row: Row) -> Row:
-        found = as_messages(row.get(messages))
-        read = read_chat(found)
-        return {"prompt": None, "completion": None, "messages": found if read is None else read}
+    def map_row(row: Row) -> Row:
+        chat = {"messages": as_messages(row.get(messages)), "tools": row.get("tools")}
+        return {"prompt": None, "completion": None} | chat
 
-    return build_template
+    return map_row
 
 
 def instruction_template(row: Row) -> Row:
     """Map an instruction, its input if it has one, and the output."""
-    asked, given = row.get("instruction"), row.get("input") or ""
-    if not isinstance(asked, str) or not isinstance(given, str):
-        return _row(given if isinstance(asked, str) else asked, row.get("output"))
-    context = f"### Input:\n{given}\n\n" if given.strip() else ""
-    prompt = f"### Instruction:\n{asked}\n\n{context}### Response:\n"
+    task, text = row.get("instruction"), row.get("input") or ""
+    if not isinstance(task, str) or not isinstance(text, str):
+        return _row(text if isinstance(task, str) else task, row.get("output"))
+    context = f"### Input:\n{text}\n\n" if text.strip() else ""
+    prompt = f"### Instruction:\n{task}\n\n{context}### Response:\n"
     return _row(prompt, row.get("output"))
 
 
 def question_template(row: Row) -> Row:
     """Map a question and its answer."""
-    asked = row.get("question")
-    if isinstance(asked, str):
-        asked = question_prompt(asked)
-    return _row(asked, row.get("answer"))
+    question = row.get("question")
+    if isinstance(question, str):
+        question = question_prompt(question)
+    return _row(question, row.get("answer"))
 
 
 def _row(prompt: Any, completion: Any) -> Row:
@@ -82,9 +81,9 @@ def match_layout(names: Sequence[str]) -> Template | None:
     """Return the template for a file with these columns; None if they are of another schema."""
     if list(names) == ["text"]:
         return pair_template(None, "text")
-    if _OTHERS & set(names):
+    if _OTHER_KINDS & set(names):
         return None
-    return next((made for known, made in _LAYOUTS.items() if set(known) <= set(names)), None)
+    return next((t for columns, t in _LAYOUTS.items() if set(columns) <= set(names)), None)
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
@@ -100,16 +99,16 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         completion = require_column(section.label, first, "data.label")
         return lambda row: _row(fill(row), row.get(completion))
     if section.text is None and section.label is None:
-        found = match_layout(column_names(first))
-        if found is None and find_text_columns(first) == ["text"]:  # beside metadata
+        template = match_layout(column_names(first))
+        if template is None and find_text_columns(first) == ["text"]:  # beside metadata
             return pair_template(None, "text")
-        if found is None:
+        if template is None:
             known = ", ".join("+".join(names) for names in _LAYOUTS)
             raise DataError(
                 f"data.text auto needs the columns {known}, or text alone, found "
                 f"{', '.join(column_names(first))}; name them in data.text and data.label"
             )
-        return found
+        return template
     if not isinstance(section.text, str):
         raise ConfigError(
             f"data.text must name one column, of prompts, chats or plain text, "
@@ -126,23 +125,69 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     )
 
 
-def read_chat(value: Any) -> list[dict[str, str]] | None:
-    """Return the messages of a chat, {role, content} each; None if the value is no chat."""
+def read_chat(value: Any) -> list[Row] | None:
+    """Return the messages of a chat with all their fields; None if the value is no chat.
+
+    A message is an object with a role, and text as its content or tool calls. Fields that are null
+    count as absent: a column of objects gives each the fields of all. Arguments of a tool call that
+    are JSON, as OpenAI's format has them, are parsed, because chat templates write them as JSON.
+    """
+    messages = _parse_objects(value)
+    if messages is None:
+        return None
+    messages = [_without_nulls(message) for message in messages]
+    for message in messages:
+        calls = message.get("tool_calls", [])
+        if not isinstance(message.get("role"), str) or not isinstance(calls, list):
+            return None
+        if not isinstance(message.get("content", "" if calls else None), str):
+            return None
+        for call in calls:
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and "arguments" in function:
+                function["arguments"] = _parse_arguments(function["arguments"])
+    return messages
+
+
+def _parse_objects(value: Any) -> list[Row] | None:
+    """Return a list of objects, which may be JSON; None if the value is something else."""
     try:
-        messages = json.loads(value) if isinstance(value, str) else value
+        objects = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        return None
-    made = [{key: each.get(key) for key in ("role", "content")} for each in messages]
-    texts = all(isinstance(value, str) for each in made for value in each.values())
-    return made if texts else None
+    is_list = isinstance(objects, list) and all(isinstance(each, dict) for each in objects)
+    return objects if is_list else None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the fields of objects that are null, or lists of no tool calls."""
+    if isinstance(value, dict):
+        fields = {key: _without_nulls(field) for key, field in value.items() if field is not None}
+        return {key: field for key, field in fields.items() if (key, field) != ("tool_calls", [])}
+    return [*map(_without_nulls, value)] if isinstance(value, list) else value
+
+
+def _parse_arguments(arguments: Any) -> Any:
+    try:
+        parsed = json.loads(arguments) if isinstance(arguments, str) else None
+    except ValueError:
+        parsed = None
+    return parsed if isinstance(parsed, dict) else arguments
+
+
+def store_chat(row: Row) -> Row:
+    """Return the row with its messages and tools as JSON; what can't be read stays as it is."""
+    messages, tools = read_chat(row.get("messages")), _parse_objects(row.get("tools") or None)
+    chat = {"messages": messages, "tools": tools and _without_nulls(tools)}
+    return row | {k: json.dumps(v, ensure_ascii=False) for k, v in chat.items() if v is not None}
 
 
 def find_error(row: Row) -> str | None:
     """Return why a row is bad: prompt, completion or last turn is missing, or of another type."""
     if row.get("messages") is not None:
-        return _wrong_chat(row["messages"])
+        if row.get("tools") and _parse_objects(row["tools"]) is None:
+            return "tools that are no list of objects"
+        return _find_chat_error(row["messages"])
     prompt, completion = row.get("prompt"), row.get("completion")
     if prompt is None:
         return "no prompt"
@@ -153,7 +198,7 @@ def find_error(row: Row) -> str | None:
     return None if completion.strip() else "empty completion"
 
 
-def _wrong_chat(messages: Any) -> str | None:
+def _find_chat_error(messages: Any) -> str | None:
     turns = read_chat(messages)
     if turns is None:
         return "no messages of role and content"
@@ -161,7 +206,8 @@ def _wrong_chat(messages: Any) -> str | None:
         return "no final assistant turn"
     if len(turns) < 2:
         return "no prompt"
-    return None if turns[-1]["content"].strip() else "empty completion"
+    is_empty = not turns[-1].get("content", "").strip() and "tool_calls" not in turns[-1]
+    return "empty completion" if is_empty else None
 
 
 TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
@@ -173,12 +219,14 @@ SCHEMA = RowSchema(
             "prompt": _TEXT,
             "cue": _TEXT,  # behind the prompt, of decoders only
             "completion": _TEXT,
-            "messages": List({"role": _TEXT, "content": _TEXT}),
+            "messages": _TEXT,  # JSON, because their fields differ from row to row
+            "tools": _TEXT,  # JSON
         }
     ),
     metrics=(*TEXT_METRICS, "perplexity"),
     build_template=build_template,
     supports_text_template=True,
+    postprocess=store_chat,
     find_error=find_error,
     matches_columns=lambda names: match_layout(names) is not None,
     identity_columns=("prompt", "completion", "messages"),

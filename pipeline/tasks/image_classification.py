@@ -152,12 +152,12 @@ class ImageClassification(classify.TextClassification):
             "num_truncated": [0] * count,
         }
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return how many images have which mode, the most frequent first."""
         counts = pc.value_counts(train.data.column("mode")).to_pylist()
         counts.sort(key=lambda count: -count["counts"])
         modes = {count["values"]: count["counts"] for count in counts}
-        return super().train_statistics(train) | {"image_modes": modes}
+        return super().train_statistics(train, processor) | {"image_modes": modes}
 
     def shown_tokens(self, row: Row) -> list[int]:
         """Return none: an image is read as pixels."""

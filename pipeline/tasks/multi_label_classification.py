@@ -129,8 +129,8 @@ class MultiLabelClassification(classify.TextClassification):
         ids = (labels.encode(row, classes=names, split="this split") for row in values)
         return [np.array(row, np.int64) for row in ids]
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
-        return Task.train_statistics(self, train)
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+        return Task.train_statistics(self, train, processor)
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels) | {"problem_type": "multi_label_classification"}

@@ -149,7 +149,7 @@ class TextClassification(Task):
         """Return the class id, or the number, of each row."""
         return labels.encode(values, classes=self.card.labels, split="this split")
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return the class that F1 is of: where nothing names it, the rarer one of two."""
         names, positive = self.card.labels, self.card.positive_class
         if positive is None and len(names) == 2:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,6 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ from pipeline.tasks.base import (
     Values,
     is_decoder,
 )
+from pipeline.tasks.batching import pad_rows
 from pipeline.tasks.generation_schema import SCHEMA, TEXT_METRICS
 from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
 from pipeline.tasks.inference import check_finite, iter_batches, restore_row_order
@@ -36,11 +38,13 @@ from pipeline.tasks.prompt_completion import (
     Ids,
     ensure_eos,
     eos_token_id,
-    render_chats,
+    find_unused_fields,
+    render_rows,
     tokenize_pairs,
     truncate_pair,
 )
 from pipeline.tasks.schema import Row
+from pipeline.tasks.tokenization import tokenize
 
 
 class _Generation(Task):
@@ -77,12 +81,15 @@ class _Generation(Task):
         padding = {"input_ids": processor.pad_token_id, "labels": IGNORED}
 
         def collate(rows: list[Row]) -> Batch:
-            batch = {name: _padded(rows, name, value) for name, value in padding.items()}
+            padded = {
+                name: pad_rows([row[name] for row in rows], value)
+                for name, value in padding.items()
+            }
+            batch: Batch = {name: values for name, (values, _) in padded.items()}
             if "position_ids" in rows[0]:
                 batch["position_ids"] = _positions(rows)
             else:
-                ones = [{"mask": [1] * len(row["input_ids"])} for row in rows]
-                batch["attention_mask"] = _padded(ones, "mask", 0)
+                batch["attention_mask"] = padded["input_ids"][1]
             return batch
 
         return collate
@@ -91,10 +98,17 @@ class _Generation(Task):
         """Return the tokens of the completion."""
         return str(processor.decode([label for label in row["labels"] if label != IGNORED]))
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
-        """Return the longest completion's length; without prompts, no metrics of texts."""
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+        """Return the longest completion's length; without prompts, no metrics of texts.
+
+        Of chats, return the fields that the chat template does not use.
+        """
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
         entries: dict[str, Any] = {"max_new_tokens": max(answers)}
+        columns = _columns(train, "messages", "tools")
+        chats = [chat for chat in zip(*columns, strict=True) if chat[0] is not None]
+        if unused := find_unused_fields(chats, processor):
+            entries["unused_message_fields"] = unused
         if _has_no_prompts(train):
             if self.card.metric in TEXT_METRICS:
                 raise DataError(
@@ -108,13 +122,13 @@ class _Generation(Task):
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Predictions:
         tokens = self._losses(model, rows, processor, batch_size=batch_size)
-        asked, new = set(self.card.metrics) & set(TEXT_METRICS), self.card.max_new_tokens
+        compares_texts, new = {*self.card.metrics} & {*TEXT_METRICS}, self.card.max_new_tokens
         texts = None
-        if asked and new:
+        if compares_texts and new:
             prompts = self.prompts(rows)
             texts = generate_greedily(model, prompts, processor, batch_size=batch_size, new=new)
         return Predictions(
-            labels=np.array(reference_texts(rows), object),
+            labels=np.array(reference_texts(rows, processor), object),
             predictions=None if texts is None else np.array(texts, object),
             loss=float(tokens[:, 1].sum() / tokens[:, 0].sum()),
             tokens=tokens,
@@ -125,24 +139,25 @@ class _Generation(Task):
     ) -> Values:
         """Return the tokens of each row's completion, and their summed negative log-likelihood."""
         order: list[int] = []
-        found: list[tuple[int, float]] = []
+        losses: list[tuple[int, float]] = []
         for numbers, batch in iter_batches(self, model, rows, processor, batch_size=batch_size):
             order += numbers
             for logits, labels in zip(*self.logits_and_labels(model, batch), strict=True):
-                right = labels != IGNORED
+                is_answer = labels != IGNORED
                 # Row by row: in float32, the logits of a whole batch are its largest tensor.
-                loss = cross_entropy(logits[right].float(), labels[right], reduction="sum")
-                found.append((int(right.sum()), float(loss)))
-        values = restore_row_order(order, np.array(found))
+                loss = cross_entropy(logits[is_answer].float(), labels[is_answer], reduction="sum")
+                losses.append((int(is_answer.sum()), float(loss)))
+        values = restore_row_order(order, np.array(losses))
         check_finite(values)
         return values
 
-    def table(self, found: Predictions) -> pd.DataFrame:
-        columns = {"reference": found.labels}
-        if found.predictions is not None:
-            columns["prediction"] = found.predictions
-        if found.tokens is not None:
-            columns |= {"tokens": found.tokens[:, 0].astype(int), "loss": found.tokens[:, 1]}
+    def table(self, predictions: Predictions) -> pd.DataFrame:
+        columns = {"reference": predictions.labels}
+        if predictions.predictions is not None:
+            columns["prediction"] = predictions.predictions
+        if predictions.tokens is not None:
+            tokens, loss = predictions.tokens.T
+            columns |= {"tokens": tokens.astype(int), "loss": loss}
         return pd.DataFrame(columns)
 
 
@@ -202,36 +217,27 @@ class Seq2SeqLM(_Generation):
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Return prompt and completion, each truncated at its end to max_length tokens."""
         most, end = self.card.max_length, eos_token_id(processor)
-        if rows["messages"][0] is None:
-            texts = list(zip(rows["prompt"], rows["completion"], strict=True))
-        else:
-            texts = render_chats(rows["messages"], processor)
-        prompts = [prompt for prompt, _ in texts]
-        asked = processor(prompts, verbose=False)["input_ids"]
-        kept = processor(prompts, truncation=True, max_length=most)["input_ids"]
+        texts = render_rows(rows, processor, joined=False)
+        encoded, counts = tokenize(processor, [prompt for prompt, _ in texts], max_length=most)
         answers = processor(text_target=[text for _, text in texts], verbose=False)["input_ids"]
         answers = [ensure_eos(answer, end, processor) for answer in answers]
-        sizes = [*map(len, kept)]
+        kept = [answer[:most] for answer in answers]
+        lost = [len(answer) - len(ids) for answer, ids in zip(answers, kept, strict=True)]
         return {
-            "input_ids": kept,
-            "labels": [answer[:most] for answer in answers],
-            "length": [
-                size + min(len(answer), most) for size, answer in zip(sizes, answers, strict=True)
-            ],
-            "num_truncated": [
-                len(ids) - size + max(len(answer) - most, 0)
-                for ids, size, answer in zip(asked, sizes, answers, strict=True)
-            ],
+            "input_ids": encoded["input_ids"],
+            "labels": kept,
+            "length": [*map(add, counts["length"], map(len, kept))],
+            "num_truncated": [*map(add, counts["num_truncated"], lost)],
         }
 
-    def train_statistics(self, train: Dataset) -> dict[str, Any]:
-        """Return the length of the longest completion; refuse rows without prompts."""
+    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+        """Return what is counted in train; refuse rows without prompts."""
         if _has_no_prompts(train):
             raise DataError(
                 "every prompt of train is empty, so an encoder has nothing to read; "
                 "take a decoder for model.name"
             )
-        return super().train_statistics(train)
+        return super().train_statistics(train, processor)
 
     def prompts(self, rows: Dataset) -> list[Ids]:
         return list(rows["input_ids"])
@@ -240,23 +246,34 @@ class Seq2SeqLM(_Generation):
         return model(**batch).logits, batch["labels"]
 
 
-def reference_texts(rows: Dataset) -> list[str]:
-    """Return the right completion of each row as text."""
-    if "completion" in rows.column_names:
-        return list(rows["completion"])
-    return [messages[-1]["content"] for messages in rows["messages"]]
+def reference_texts(rows: Dataset, processor: Processor) -> list[str]:
+    """Return the right completion of each row as text: what a chat template writes, if it is more.
+
+    The last turn of a chat is more than its content if it has tool calls or reasoning.
+    """
+    texts = []
+    columns = _columns(rows, "completion", "messages", "labels")
+    for text, messages, labels in zip(*columns, strict=True):
+        if messages is not None:
+            turn = json.loads(messages)[-1]
+            text = turn.get("content")
+            if {*turn} != {"role", "content"}:
+                ids = [label for label in labels if label != IGNORED]
+                text = processor.decode(ids, skip_special_tokens=True).strip()
+        texts.append(text)
+    return texts
+
+
+def _columns(rows: Dataset, *names: str) -> list[list[Any]]:
+    """Return columns of the rows; None for each row where there is no such column."""
+    return [list(rows[name]) if name in rows.column_names else [None] * len(rows) for name in names]
 
 
 def _has_no_prompts(rows: Dataset) -> bool:
     """Return whether no row has a prompt."""
-    if "prompt" not in rows.column_names:
+    if "prompt" not in rows.column_names or "messages" in rows.column_names:
         return False
     return not pc.any(pc.greater(pc.utf8_length(rows.data.column("prompt")), 0)).as_py()
-
-
-def _padded(rows: list[Row], name: str, value: int) -> Tensor:
-    parts = [torch.tensor(row[name]) for row in rows]
-    return pad_sequence(parts, batch_first=True, padding_value=value)
 
 
 def _positions(rows: list[Row]) -> Tensor:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from pipeline.common.errors import ConfigError
 from pipeline.tasks.base import Columns, Processor
+
+T = TypeVar("T")
+
+
+def map_groups(keys: Sequence[Hashable], function: Callable[[list[int]], Sequence[T]]) -> list[T]:
+    """Call a function with the row numbers of each key; return its results in the rows' order."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, key in enumerate(keys):
+        groups.setdefault(key, []).append(number)
+    results: dict[int, T] = {}
+    for numbers in groups.values():
+        results |= zip(numbers, function(numbers), strict=True)
+    return [results[number] for number in range(len(keys))]
 
 
 def tokenize(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from datasets import Dataset
 from helpers.task_files import read, section, write_rows
 
 from pipeline.common.data_card import DroppedRows
@@ -49,13 +50,43 @@ def test_columns_of_the_usual_names_become_prompt_and_completion(tmp_path, row, 
 
 
 @pytest.mark.parametrize(
-    "value", [TURNS, json.dumps(TURNS), [turn | {"name": 1} for turn in TURNS]]
+    "value", [TURNS, json.dumps(TURNS), [turn | {"name": None, "tool_calls": []} for turn in TURNS]]
 )
 def test_messages_are_a_chat_as_a_list_or_as_json(tmp_path, value):
-    assert made(tmp_path, {"messages": value}) == {"messages": TURNS}
-    assert made(tmp_path, {"talk": value}, kind="text-generation", text="talk") == {
-        "messages": TURNS
-    }
+    stored = {"messages": json.dumps(TURNS)}
+    assert made(tmp_path, {"messages": value}) == stored
+    assert made(tmp_path, {"talk": value}, kind="text-generation", text="talk") == stored
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"town": "Köln"}}}
+TOOL_TURNS = [
+    {"role": "user", "content": "Warm?", "name": "Ann"},
+    {"role": "assistant", "tool_calls": [CALL], "reasoning_content": "Ask."},
+    {"role": "tool", "content": "20", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "Yes."},
+]
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_messages_keep_all_fields_and_the_rows_tools(tmp_path, suffix, as_json):
+    row = {"messages": TOOL_TURNS, "tools": TOOLS}
+    if as_json:
+        function = {"name": "weather", "arguments": json.dumps({"town": "Köln"})}
+        asking = TOOL_TURNS[1] | {"tool_calls": [CALL | {"function": function}], "content": None}
+        turns = [TOOL_TURNS[0], asking, *TOOL_TURNS[2:]]
+        row = {"messages": json.dumps(turns), "tools": json.dumps(TOOLS)}
+    path = tmp_path / f"train.{suffix}"
+    if suffix == "parquet":
+        Dataset.from_list([row]).to_parquet(path)
+    else:
+        write_rows(path, [row])
+    files = dict.fromkeys(("train", "validation", "test"), str(path))
+    clean = read(tmp_path, **files).splits["train"][0]
+
+    assert json.loads(clean["messages"]) == TOOL_TURNS
+    assert json.loads(clean["tools"]) == TOOLS
 
 
 def test_columns_can_be_named(tmp_path):
@@ -106,6 +137,11 @@ def test_columns_that_are_named_are_a_classification_s_unless_the_kind_says_othe
         ({"messages": []}, "no final assistant turn"),
         ({"messages": [*TURNS[:1], {"role": "assistant", "content": " "}]}, "empty completion"),
         ({"messages": [*TURNS[:1], {"role": "assistant"}]}, "no messages of role and content"),
+        ({"messages": [*TURNS[:1], {"role": "assistant", "tool_calls": [CALL]}]}, None),
+        ({"messages": [{"role": 1, "content": "Hi?"}, *TURNS]}, "no messages of role and content"),
+        ({"messages": TURNS, "tools": "weather"}, "tools that are no list of objects"),
+        ({"messages": TURNS, "tools": [1]}, "tools that are no list of objects"),
+        ({"messages": TURNS, "tools": "[]"}, None),
         ({"messages": "Hi"}, "no messages of role and content"),
         ({"messages": ["Hi"]}, "no messages of role and content"),
         ({"prompt": "2", "completion": "4"}, None),

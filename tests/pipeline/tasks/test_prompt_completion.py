@@ -1,5 +1,6 @@
 """Prompt and completion token by token: where one ends, what is cut, what is learned from."""
 
+import json
 import random
 
 import pytest
@@ -15,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.prompt_completion import (
-    render_chats,
+    find_unused_fields,
+    render_chat,
     tokenize_pairs,
     truncate_middle,
     truncate_pair,
@@ -41,7 +43,7 @@ def pairs(*rows: tuple[str, str]) -> dict:
 
 def chats(*rows: list) -> dict:
     nothing = [None] * len(rows)
-    return {"prompt": nothing, "completion": nothing, "messages": [*rows]}
+    return {"prompt": nothing, "completion": nothing, "messages": [*map(json.dumps, rows)]}
 
 
 def bytes_tokenizer(*, begins: bool, ends: bool) -> PreTrainedTokenizerFast:
@@ -136,7 +138,56 @@ def test_a_template_that_writes_an_answer_otherwise_keeps_its_prompt():
     words = tokenizer()
     words.chat_template = words.chat_template.replace("%}<a>{%", "%}<a> : {%")
 
-    assert render_chats([TURNS[:2]], words) == [("<u> w1 w2 </s>\n<a> : ", "w3")]
+    assert render_chat(TURNS[:2], None, words) == ("<u> w1 w2 </s>\n<a> : ", "w3")
+    with pytest.raises(DataError, match="writes a last turn with tool_calls otherwise"):
+        render_chat([TURNS[0], {"role": "assistant", "tool_calls": [CALL]}], None, words)
+
+
+CALL = {"function": {"name": "w9", "arguments": {"w8": 1}}}
+TOOL_CHAT = (
+    "{% for t in tools or [] %}{{ t.name }} {% endfor %}"
+    "{% for m in messages %}<{{ m.role[0] }}> {{ m.reasoning_content }} {{ m.content }}"
+    "{% for c in m.tool_calls or [] %} {{ c.function.name }} "
+    "{% for key in c.function.arguments %}{{ key }}{% endfor %}{% endfor %} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_chat_template_gets_messages_whole_and_tools(task):
+    words = tokenizer()
+    words.chat_template = TOOL_CHAT
+    turns = [
+        {"role": "user", "content": "w1", "name": "w7"},
+        {"role": "assistant", "tool_calls": [CALL], "reasoning_content": "w2"},
+    ]
+    rows = chats(turns, TURNS[:2]) | {"tools": [json.dumps([{"name": "w5"}]), None]}
+    encoded = task(data_card(max_length=20)).encode(rows, words)
+
+    prompts = ids("w5 <u> w1 </s> <a>"), ids("<u> w1 w2 </s> <a>")
+    answers = ids("w2 w9 w8 </s>"), ids("w3 </s>")
+    if task is Seq2SeqLM:
+        assert encoded["input_ids"] == [*prompts]
+        assert encoded["labels"] == [*answers]
+    else:
+        assert encoded["input_ids"] == [p + a for p, a in zip(prompts, answers, strict=True)]
+        assert encoded["labels"][0] == [IGNORED] * 5 + answers[0]
+    unused = find_unused_fields(zip(rows["messages"], rows["tools"], strict=True), words)
+    assert unused == ("name",)
+    words.chat_template = tokenizer().chat_template
+    answered = json.dumps([*turns, TURNS[1]])
+    unused = find_unused_fields([(answered, rows["tools"][0])], words)
+    assert unused == ("name", "reasoning_content", "tool_calls", "tools")
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_each_row_is_a_chat_or_a_pair_whatever_the_first_one_is(task):
+    both = [pairs(("w1 w2", "w3")), chats(TURNS[:2])]
+    alone = [task(data_card(max_length=16)).encode(rows, tokenizer()) for rows in both]
+    for order in ((0, 1, 0), (1, 0, 1)):
+        rows = {name: [both[n][name][0] for n in order] for name in both[0]}
+        encoded = task(data_card(max_length=16)).encode(rows, tokenizer())
+        assert encoded == {name: [alone[n][name][0] for n in order] for name in encoded}
 
 
 def test_chats_need_a_template_that_takes_them():

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from helpers.data_cards import data_card
-from helpers.generation_workspace import copying, loaded, prepared, workspace
+from helpers.generation_workspace import copying, ids, loaded, prepared, tokenizer, workspace
 from helpers.params_file import change_params
 from transformers import AutoConfig, AutoModel
 
@@ -27,7 +27,7 @@ from pipeline.tasks import greedy_decoding as greedy
 from pipeline.tasks.base import IGNORED, Predictions
 from pipeline.tasks.generation_schema import SCHEMA
 from pipeline.tasks.registry import choose_task, task_from_card
-from pipeline.tasks.text_generation import CausalLM
+from pipeline.tasks.text_generation import CausalLM, reference_texts
 
 PERPLEXITY = data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
 
@@ -58,6 +58,7 @@ def ready(enter, model):
 
 def wrap(network, task):
     """The network in an adapter with random weights."""
+    torch.manual_seed(0)
     config = estimate.lora_config(load_params().peft, task, [])
     adapted = get_peft_model_unmapped(
         network, resolve_lora_config(config, network, inspect_model(network))
@@ -299,5 +300,15 @@ def test_chats_run_through_the_template(enter):
     test = load_from_disk("data/prepared/test")
     predictions = task.predict(wrap(network, task), test, words, batch_size=8)
 
-    assert predictions.labels.tolist() == [row["messages"][-1]["content"] for row in test]
+    assert predictions.labels.tolist() == [
+        json.loads(messages)[-1]["content"] for messages in test["messages"]
+    ]
     assert len(predictions.predictions) == len(test)
+
+
+def test_the_reference_of_a_last_turn_with_tool_calls_is_what_the_template_writes():
+    call = [{"role": "assistant", "tool_calls": [{"function": {"name": "w1"}}]}]
+    rows = {"completion": ["w9", None], "messages": [None, json.dumps(call)]}
+    rows |= {"labels": [ids("w9 </s>"), [IGNORED, *ids("w1 w2 </s>")]]}
+
+    assert reference_texts(Dataset.from_dict(rows), tokenizer()) == ["w9", "w1 w2"]
