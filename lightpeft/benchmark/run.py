@@ -23,6 +23,7 @@ from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
+from lightpeft.modeling.lora_targets import saved_modules
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
@@ -143,10 +144,11 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     """
     base = build_random_model(config.shape, dtype=config.torch_dtype, device=device)
     shape, factor = inspect_model(base), float(method != BASELINE)
+    lora = _lora_config(config)
     scores = Scores(
         shape=shape,
-        fingerprint=fingerprint(base, shape),
-        peft=_lora_config(config),
+        fingerprint=fingerprint(base, shape, saved_modules(lora)),
+        peft=lora,
         heads=_zero_scores(shape.heads),
         neurons=_zero_scores(shape.neurons),
         modules=dict.fromkeys(shape.linears, 0.0),

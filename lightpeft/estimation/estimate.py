@@ -28,7 +28,7 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import resolve_lora_config
+from lightpeft.modeling.lora_targets import resolve_lora_config, saved_modules
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.units import sum_per_unit
 
@@ -79,8 +79,8 @@ def estimate(
         torch.Size([4])
     """
     shape = inspect_model(model)
-    weights_fingerprint = fingerprint(model, shape)
     lora_config = resolve_lora_config(peft_config, model, shape)
+    weights_fingerprint = fingerprint(model, shape, saved_modules(lora_config))
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, lora_config)
     cast_trainable_to_float32(peft_model)

@@ -70,9 +70,18 @@ def load_adapter_state_dict(model: PeftModel, weights: Mapping[str, Tensor]) -> 
     Raises:
         PlanError: a weight is missing, left over, or of another shape.
     """
+    check_adapter_state_dict(model, weights)
+    set_peft_state_dict(model, dict(weights))
+
+
+def check_adapter_state_dict(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
+    """Check that weights are all that a model's adapter has, and no others.
+
+    Raises:
+        PlanError: a weight is missing, left over, or of another shape.
+    """
     expected = {name: weight.shape for name, weight in adapter_state_dict(model).items()}
     check_shapes({name: weight.shape for name, weight in weights.items()}, expected)
-    set_peft_state_dict(model, dict(weights))
 
 
 def check_shapes(shapes: Mapping[str, Size], expected: Mapping[str, Size | None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,13 @@ def in_out_features(linear: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
 
 
-def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") -> str:
-    """Return a digest that tells base models apart by the weights of their blocks.
+def fingerprint(
+    model: PreTrainedModel, shape: ModelShape, saved: Collection[str] = (), *, like: str = ""
+) -> str:
+    """Return a digest that tells base models apart by their weights.
 
-    A few values of each block linear are hashed, as bfloat16: the same checkpoint gives the
-    same fingerprint whether it was loaded as float32 or as bfloat16. Quantized linears have other
+    A few values of each weight are hashed, as bfloat16: the same checkpoint gives the same
+    fingerprint whether it was loaded as float32 or as bfloat16. Quantized linears have other
     values than the checkpoint; there the weights that quantization leaves unchanged are hashed:
     embeddings, norms and the linears' biases, and the prefix `quantized-` is added. That tells
     apart checkpoints that were trained separately, but not two of which one was made from the
@@ -46,6 +48,8 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
     Args:
         model: its weights must be in memory.
         shape: of the model.
+        saved: endings of the names of modules that the adapter holds in full, such as a new head:
+            their weights in the base model make no difference.
         like: a fingerprint to compare with: if it has the prefix, this one is computed in the same
             way.
 
@@ -61,36 +65,39 @@ def fingerprint(model: PreTrainedModel, shape: ModelShape, *, like: str = "") ->
                 f"{name} is not in memory (device meta): a model that is offloaded to CPU or disk, "
                 f"or not loaded yet, can't be estimated or pruned; use a device_map of devices only"
             )
-    linears = {name: model.get_submodule(name) for name in shape.linears}
-    weights = {name: linear.get_parameter("weight") for name, linear in linears.items()}
-    if like.startswith(_QUANTIZED) or any(map(is_quantized, weights.values())):
-        return _QUANTIZED + _digest(_unquantized_weights(model, linears))
-    return _digest(weights.items())
-
-
-def _unquantized_weights(
-    model: PreTrainedModel, linears: dict[str, nn.Module]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and weights that quantization leaves unchanged, without those of a new head."""
-    for path, module in model.named_modules():
-        is_linear = isinstance(module, nn.Linear | Conv1D)
-        for name, weight in module.named_parameters(recurse=False):
-            is_hashed = name == "bias" and path in linears if is_linear else weight.dim() <= 2
-            if is_hashed and is_quantized(weight):
-                raise ModelError(
-                    f"{path}.{name} is quantized: a quantized model's checkpoint is identified by "
-                    f"its embeddings, norms and biases; quantize linears only"
-                )
-            if is_hashed:
-                yield f"{path}.{name}", weight
-
-
-def _digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+    packed = (is_quantized(model.get_parameter(f"{name}.weight")) for name in shape.linears)
+    quantized = like.startswith(_QUANTIZED) or any(packed)
     digest = hashlib.sha256()
-    for name, parameter in weights:
-        weight = parameter.detach()
-        stride = max(1, weight.numel() // _SAMPLE)
-        sample = weight.reshape(-1)[::stride][:_SAMPLE].to(torch.bfloat16).cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    for name, weight in _hashed_weights(model, shape, quantized=quantized):
+        if not any(f"{ending}." in name for ending in saved):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(_sample(weight).contiguous().view(torch.uint8).numpy().tobytes())
+    return _QUANTIZED * quantized + digest.hexdigest()[:16]
+
+
+def _hashed_weights(
+    model: PreTrainedModel, shape: ModelShape, *, quantized: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and weights: all, or those that quantization leaves unchanged."""
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        path, _, leaf = name.rpartition(".")
+        if not quantized:
+            is_hashed = not is_quantized(weight)
+        elif isinstance(model.get_submodule(path), nn.Linear | Conv1D):
+            is_hashed = leaf == "bias" and path in shape.linears
+        else:
+            is_hashed = weight.dim() <= 2
+        if is_hashed and is_quantized(weight):
+            raise ModelError(
+                f"{name} is quantized: a quantized model's checkpoint is identified by "
+                f"its embeddings, norms and biases; quantize linears only"
+            )
+        if is_hashed:
+            yield name, weight
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """Return values from the whole weight and its last ones, where embeddings are added."""
+    weight = parameter.detach().reshape(-1)
+    stride = max(1, weight.numel() // _SAMPLE)
+    return torch.cat([weight[::stride][:_SAMPLE], weight[-_SAMPLE:]]).to(torch.bfloat16).cpu()

@@ -14,7 +14,12 @@ from lightpeft.core.errors import ModelError
 from lightpeft.core.lora_settings import check_settings
 from lightpeft.core.shape import ModelShape
 
-_NEW_HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+# Modules that peft trains and saves in full for a task, wherever a model has them.
+_NEW_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 
 
 def resolve_lora_config(
@@ -48,6 +53,11 @@ def resolve_lora_config(
     return resolved
 
 
+def saved_modules(config: LoraConfig) -> set[str]:
+    """Return endings of the names of the modules that the adapter holds in full."""
+    return {*(config.modules_to_save or ()), *_NEW_HEADS.get(config.task_type, ())}
+
+
 def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:
     """Return the modules to train and save in full: the config's, and all of a new task head.
 
@@ -55,7 +65,7 @@ def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | 
     would stay at its random initialization, and be another one wherever the adapter is loaded.
     """
     names = list(config.modules_to_save or ())
-    if config.task_type in _NEW_HEAD_TASKS and hasattr(model, model.base_model_prefix):
+    if config.task_type in _NEW_HEADS and hasattr(model, model.base_model_prefix):
         for name, child in model.named_children():
             if name != model.base_model_prefix and any(True for _ in child.parameters()):
                 names.append(name)

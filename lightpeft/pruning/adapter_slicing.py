@@ -12,6 +12,7 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.adapters import LORA_KEY, PEFT_PREFIX, check_shapes
 from lightpeft.modeling.units import kept_indices
@@ -53,13 +54,20 @@ def slice_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str,
 
     Returns:
         The weights of the modules that are kept, with the rows and columns that are kept.
+
+    Raises:
+        PlanError: a weight is of another shape, or of no PEFT module of the plan.
     """
     sliced = {}
     for key, weight in weights.items():
         match = LORA_KEY.fullmatch(key)
         if match is None:
             sliced[key] = weight
-        elif plan.ranks[match["linear"]].kept:
+            continue
+        units = plan.ranks.get(match["linear"])
+        size = None if units is None else _unpruned_size(match["linear"], match["factor"], plan)
+        check_shapes({key: weight.shape}, {key: size})
+        if units and units.kept:
             rows, columns = _factor_indices(match["linear"], match["factor"], plan)
             sliced[key] = weight[rows[:, None], columns]
     return sliced
@@ -76,10 +84,8 @@ def zero_pad_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[s
         if match is None:
             padded[key] = weight
             continue
-        linear, rank = plan.shape.linears[match["linear"]], plan.ranks[match["linear"]].total
-        size = (rank, linear.inputs) if match["factor"] == "A" else (linear.outputs, rank)
         rows, columns = _factor_indices(match["linear"], match["factor"], plan)
-        padded[key] = weight.new_zeros(size)
+        padded[key] = weight.new_zeros(_unpruned_size(match["linear"], match["factor"], plan))
         padded[key][rows[:, None], columns] = weight
     return padded
 
@@ -95,8 +101,11 @@ def check_adapter_shapes(
         model: the base model, whose modules give the shapes of the task head; None: not checked.
 
     Raises:
-        PlanError: names a weight that is missing, left over, or of another shape.
+        PlanError: names a weight that is missing, left over, of another shape, or integer.
     """
+    for key, weight in weights.items():
+        if LORA_KEY.fullmatch(key) and not weight.is_floating_point():
+            raise PlanError(f"PEFT weight {key} must be floating-point, got {weight.dtype}")
     shapes = {key: weight.shape for key, weight in weights.items()}
     model_shapes = shapes
     if model is not None:
@@ -109,6 +118,12 @@ def check_adapter_shapes(
             expected[f"{PEFT_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
             expected[f"{PEFT_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
     check_shapes(shapes, expected)
+
+
+def _unpruned_size(name: str, factor: str, plan: PruningPlan) -> torch.Size:
+    """Return the shape of a linear's full LoRA factor."""
+    linear, rank = plan.shape.linears[name], plan.ranks[name].total
+    return torch.Size((rank, linear.inputs) if factor == "A" else (linear.outputs, rank))
 
 
 def _factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:

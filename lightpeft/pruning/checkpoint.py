@@ -21,7 +21,7 @@ from lightpeft.pruning.adapter_slicing import (
     pruned_lora_config,
     zero_pad_adapter,
 )
-from lightpeft.pruning.prune import Quantize, attach_adapter, get_plan, prune_base_model
+from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
 
 PLAN = "plan.json"
 _REMEDY = "prune and fine-tune again"
@@ -91,8 +91,8 @@ def load(
     source = Path(folder)
     plan, config, weights = _read(source)
     try:
-        prune_base_model(model, plan, weights=weights, quantize=quantize)
-        peft_model = attach_adapter(model, plan, pruned_lora_config(config, plan), weights)
+        config = pruned_lora_config(config, plan)
+        peft_model = apply_plan(model, plan, config, weights, quantize=quantize)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from error
     if not trainable:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import ModelError, PlanError
+from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.modeling.adapters import get_peft_model_unmapped, load_adapter_state_dict
+from lightpeft.modeling.adapters import (
+    check_adapter_state_dict,
+    get_peft_model_unmapped,
+    load_adapter_state_dict,
+)
 from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
+from lightpeft.modeling.lora_targets import saved_modules
 from lightpeft.modeling.slicing import slice_base
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
@@ -75,8 +82,8 @@ def prune(
     if {name: rank.total for name, rank in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     weights = slice_adapter(scores.adapter, plan) if warm_start else None
-    prune_base_model(model, plan, weights=weights, verify_batch=verify_batch, quantize=quantize)
-    return attach_adapter(model, plan, pruned_lora_config(scores.peft, plan), weights)
+    config = pruned_lora_config(scores.peft, plan)
+    return apply_plan(model, plan, config, weights, verify_batch=verify_batch, quantize=quantize)
 
 
 def get_plan(model: PeftModel) -> PruningPlan:
@@ -95,23 +102,26 @@ def get_plan(model: PeftModel) -> PruningPlan:
     return plan
 
 
-def prune_base_model(
+def apply_plan(
     model: PreTrainedModel,
     plan: PruningPlan,
+    config: LoraConfig,
+    weights: Mapping[str, Tensor] | None,
     *,
-    weights: Mapping[str, Tensor] | None = None,
     verify_batch: Mapping[str, Any] | None = None,
     quantize: Quantize | None = None,
-) -> None:
-    """Slice the base model in place, then quantize it.
+) -> PeftModel:
+    """Slice the base model in place, quantize it, and attach the pruned adapter.
 
     A linear's old weight is freed before the next one is sliced, so that there is never a second
-    copy of the model.
+    copy of the model. All of it is done on a copy without data first, so that a plan or an adapter
+    that does not fit leaves the model as it was.
 
     Args:
         model: the plain base model of the plan.
-        plan: which heads and neurons to keep.
-        weights: of the pruned adapter, only checked.
+        plan: which heads, neurons and PEFT modules to keep.
+        config: from `pruned_lora_config`.
+        weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
         verify_batch: as in `prune`.
         quantize: as in `prune`.
 
@@ -119,15 +129,52 @@ def prune_base_model(
         ModelError, PlanError: the model, the plan and the PEFT weights do not belong together,
             before the model is changed; or `quantize` returned another model.
     """
-    check_plan_matches_model(plan, model)
+    check_plan_matches_model(plan, model, config)
     if weights is not None:
         check_adapter_shapes(weights, plan, model)
+    _rehearse(model, plan, config, weights)
     if verify_batch is None:
         slice_base(model, plan)
     else:
         slice_and_verify(model, plan, verify_batch)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
+    return attach_adapter(model, plan, config, weights)
+
+
+def _rehearse(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    config: LoraConfig,
+    weights: Mapping[str, Tensor] | None,
+) -> None:
+    """Slice and wrap a copy of the model on the meta device.
+
+    Raises:
+        PlanError: peft or the model does not take the config or the weights.
+    """
+    memo = {id(x): _without_data(x) for x in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, memo)
+    with torch.random.fork_rng(devices=[]):  # peft draws initial weights
+        try:
+            slice_base(copied, plan)
+            peft_model = attach_adapter(copied, plan, config, None)
+            if weights is not None:
+                check_adapter_state_dict(peft_model, weights)
+        except LightPeftError:
+            raise
+        except Exception as error:  # peft and torch raise any
+            raise PlanError(f"the adapter does not fit the model: {error!r}") from error
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    """Return a tensor like another one on the meta device; a quantized one itself."""
+    if is_quantized(tensor) and isinstance(tensor, nn.Parameter):
+        return tensor
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
 
 
 def attach_adapter(
@@ -161,8 +208,13 @@ def attach_adapter(
     return peft_model
 
 
-def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel) -> None:
+def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: LoraConfig) -> None:
     """Check that a plan was made for a model, which is not changed.
+
+    Args:
+        plan: the plan.
+        model: the plain base model.
+        config: of the adapter, which names the modules that it holds in full.
 
     Raises:
         ModelError: the model is wrapped or quantized already, or its architecture is not supported.
@@ -182,8 +234,16 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel) -> None:
             f"{packed[0]} is quantized, and packed weights can't be sliced; pass the unquantized "
             f"model, and a function that quantizes it afterwards as quantize="
         )
-    weights = fingerprint(model, shape, like=plan.fingerprint)
+    before, now = (x.non_block_parameters.get("embeddings") for x in (expected, shape))
+    if before != now:
+        raise PlanError(
+            f"the plan was made for a model with {before:,} parameters of embeddings, but this one "
+            f"has {now:,}; does its vocabulary have the same added tokens?"
+        )
+    weights = fingerprint(model, shape, saved_modules(config), like=plan.fingerprint)
     if weights != plan.fingerprint:
         raise PlanError(
-            f"the plan was made for base weights {plan.fingerprint}, but these are {weights}"
+            f"the plan was made for base weights {plan.fingerprint}, but these are {weights}; "
+            f"weights that a checkpoint lacks, such as added tokens or a new head, must be in "
+            f"LoraConfig.modules_to_save or the same ones as then"
         )

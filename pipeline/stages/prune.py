@@ -39,7 +39,7 @@ def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCos
     return {part: PartCost(**numbers) for part, numbers in table.as_dict().items()}
 
 
-def verify_pruning(params: PruneParams, plan: PruningPlan, data: Path) -> float:
+def verify_pruning(params: PruneParams, plan: PruningPlan, scores: Scores, data: Path) -> float:
     """Return how far a pruned model's outputs are from the masked one's, on a validation batch.
 
     Raises:
@@ -47,7 +47,7 @@ def verify_pruning(params: PruneParams, plan: PruningPlan, data: Path) -> float:
     """
     task = task_from_card(DataCard.read(data))
     model, _ = load_model(params.model, task, params.seed)
-    check_plan_matches_model(plan, model)
+    check_plan_matches_model(plan, model, scores.peft)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, task)
     size = min(_VERIFIED_ROWS, len(rows))
     order = shuffled_batches(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
@@ -61,7 +61,7 @@ def main(method: str, paths: Paths) -> None:
     scores = Scores.load(paths.scores)
     plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
     if params.prune.verify and not plan.is_identity:
-        difference = verify_pruning(params, plan, paths.prepared)
+        difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
     plan.save(paths.plan(method))
     table = cost_table(plan, scores)

@@ -24,7 +24,7 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.fingerprint import fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import block_targets, resolve_lora_config
+from lightpeft.modeling.lora_targets import block_targets, resolve_lora_config, saved_modules
 from lightpeft.modeling.masks import Masks
 
 VOCABULARY = 100
@@ -147,7 +147,7 @@ def random_scores(
 
     return Scores(
         shape=shape,
-        fingerprint=fingerprint(model, shape),
+        fingerprint=fingerprint(model, shape, saved_modules(config)),
         peft=config,
         heads=draw(shape.heads),
         neurons=draw(shape.neurons),

@@ -54,6 +54,7 @@ def test_estimating_twice_from_one_seed_gives_the_same_bytes(tmp_path: Path):
 
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == [
+        "SHA256SUMS",
         "adapter_config.json",
         "adapter_model.safetensors",
         "curve.csv",

@@ -94,11 +94,13 @@ def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
     assert fingerprint(model, shape) == fingerprint(copy.deepcopy(model).bfloat16(), shape)
 
 
-def test_fingerprint_does_not_see_the_task_head():
+def test_fingerprint_does_not_see_a_head_that_is_saved():
     model, other = tiny_model(), tiny_model()
     torch.nn.init.zeros_(other.classifier.weight)
 
-    assert fingerprint(model, inspect_model(model)) == fingerprint(other, inspect_model(other))
+    prints = {fingerprint(x, inspect_model(x), ["classifier"]) for x in (model, other)}
+    assert len(prints) == 1
+    assert fingerprint(model, inspect_model(model)) != fingerprint(other, inspect_model(other))
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"num_hidden_layers": 2}])
@@ -106,6 +108,43 @@ def test_fingerprint_tells_models_apart(changes: dict[str, int]):
     one, other = tiny_model(), tiny_model(**changes)
 
     assert fingerprint(one, inspect_model(one)) != fingerprint(other, inspect_model(other))
+
+
+def test_fingerprint_sees_a_change_in_any_weight():
+    model = tiny_model()
+    shape = inspect_model(model)
+    fingerprints = {fingerprint(model, shape)}
+
+    for weight in model.parameters():
+        with torch.no_grad():
+            weight += 0.1
+        fingerprints.add(fingerprint(model, shape))
+
+    assert len(fingerprints) == len(list(model.parameters())) + 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_fingerprint_sees_added_embeddings_and_which_they_are(tied: bool):
+    def build(tokens: int = 50, seed: int = 1) -> transformers.PreTrainedModel:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        config = transformers.LlamaConfig(
+            vocab_size=50, num_hidden_layers=1, tie_word_embeddings=tied, **sizes
+        )
+        model = transformers.LlamaForCausalLM(config)
+        torch.manual_seed(seed)
+        if tokens > 50:
+            model.resize_token_embeddings(tokens, mean_resizing=False)
+        return model
+
+    prints, saved = [], ["embed_tokens", "lm_head"]
+    for model in (build(), build(51), build(51), build(51, seed=2)):
+        shape = inspect_model(model)
+        prints.append((fingerprint(model, shape), fingerprint(model, shape, saved)))
+
+    assert prints[1] == prints[2]
+    assert len({full for full, _ in prints}) == 3
+    assert len({without for _, without in prints}) == 1
 
 
 def test_fingerprint_sees_a_change_in_any_linear():

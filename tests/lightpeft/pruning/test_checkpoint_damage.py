@@ -13,11 +13,14 @@ import torch
 import transformers
 from helpers.sealing import seal
 from helpers.tiny_models import logits, pruned_model, tiny_model, unchanged
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError
 from lightpeft.core.reading import read_plan_digest
+from lightpeft.pruning import prune as prune_module
+from lightpeft.pruning.adapter_slicing import pruned_lora_config
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
@@ -150,6 +153,11 @@ def test_config_of_something_else_is_refused(folder: Path, text: str, message: s
         ({"use_dora": True}, "LoraConfig.use_dora is not supported, got True"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights must be .* got 'pissa'"),
         ({"bias": "all"}, "LoraConfig.bias is not supported, got 'all'"),
+        ({"lora_dropout": 2}, "lora_dropout: Input should be less than or equal to 1, got 2"),
+        ({"lora_alpha": 10**400}, "lora_alpha: Input should be"),
+        ({"r": 4.0}, "r: Input should be a valid integer"),
+        ({"init_lora_weights": 1}, "init_lora_weights must be true, false or gaussian, got 1"),
+        ({"setting_of_peft_9": 7}, "LoraConfig.setting_of_peft_9 is not supported, got 7"),
     ],
 )
 def test_edited_settings_that_change_the_method_are_refused(
@@ -162,6 +170,59 @@ def test_edited_settings_that_change_the_method_are_refused(
     refused(folder, tiny_model(), message)
     with pytest.raises(CheckpointError, match=message):
         lightpeft.expand_adapter(folder, folder.parent / "lifted")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_type": "SEQ_2_SEQ_LM"}, "the adapter does not fit the model: AttributeError"),
+        ({"task_type": "SEQ"}, "task_type: Input should be"),
+        ({"modules_to_save": ["no_module"], "task_type": None}, "made for base weights"),
+        ({"modules_to_save": ["classifier", "query"]}, "made for base weights"),
+        ({"modules_to_save": ["classifier", "dropout"]}, "PEFT weight .* got|does not fit"),
+    ],
+)
+def test_edited_settings_that_do_not_fit_the_model_leave_it_as_it_was(
+    folder: Path, changes: dict[str, object], message: str
+):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    seal(folder)
+
+    refused(folder, tiny_model(), message)
+
+
+def test_setting_of_another_peft_that_is_not_set_changes_nothing(folder: Path):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"setting_of_peft_9": None}))
+    seal(folder)
+
+    assert torch.equal(logits(lightpeft.load(tiny_model(), folder)), logits(pruned_model()))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, value: float):
+    model, path = pruned_model(), folder / "adapter_model.safetensors"
+    head = model.base_model.model.classifier.modules_to_save["default"].weight
+    head.data[0, 0] = value
+    with pytest.raises(CheckpointError, match=r"nothing was saved: the weight .*classifier"):
+        lightpeft.save(model, folder)
+    weights, mark = load_file(path), read_plan_digest(path)
+    weights[min(weights)].view(-1)[0] = value
+    save_file(weights, path, {"plan": mark})
+    seal(folder)
+
+    refused(folder, tiny_model(), "holds NaN or infinity")
+
+
+def test_rehearsal_draws_no_random_numbers_of_the_caller():
+    base, plan = tiny_model(), lightpeft.get_plan(pruned_model())
+    config = pruned_lora_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
+    before = torch.get_rng_state()
+
+    prune_module._rehearse(base, plan, config, None)
+
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
@@ -180,6 +241,7 @@ def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
     [
         ({"seed": 1}, r"made for base weights \w{16}, but these are \w{16}"),
         ({"num_hidden_layers": 2}, "other sizes than this bert model's"),
+        ({"vocab_size": 101}, "with 4,544 parameters of embeddings, but this one has 4,576"),
         ({"num_labels": 3}, r"classifier\.bias must have shape \(3,\), got \(2,\)"),
     ],
 )

@@ -49,7 +49,8 @@ class Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.see([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.see([tensor for tensor in tensors if not tensor.is_meta])
         return result
 
 
