@@ -149,7 +149,9 @@ def _collect_groups(
     if groups is None:
         raise DataError(f"{name} needs the group of each row")
     members: dict[Hashable, list[Any]] = {}
-    for group, pair in zip(groups, pairs, strict=True):
+    for row, (group, pair) in enumerate(zip(groups, pairs, strict=True)):
+        if group is None:
+            raise DataError(f"{name} needs the group of each row, row {row} has none")
         members.setdefault(group, []).append(pair)
     for rows in members.values():
         labels, predictions = zip(*rows, strict=True)

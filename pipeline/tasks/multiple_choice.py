@@ -14,7 +14,7 @@ from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from pipeline.tasks.base import Batch, Columns, Predictions, Processor, Task, Values
+from pipeline.tasks.base import Batch, Columns, Predictions, Processor, Task, Values, object_array
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.multiple_choice_schema import SCHEMA
 from pipeline.tasks.schema import Row
@@ -31,7 +31,8 @@ class ChoiceTask(Task):
     def to_predictions(self, rows: Dataset, scores: Values, loss: float) -> Predictions:
         """Return the choice with the highest score of each row, and each choice's probability.
 
-        Where rows have `answers`, labels are these and predictions are texts of choices.
+        Where rows have `answers`, labels are these (of a row without, the right choice) and
+        predictions are texts of choices.
 
         Args:
             rows: the prepared rows.
@@ -43,9 +44,9 @@ class ChoiceTask(Task):
         labels, best = np.asarray(rows["label"]), scores.argmax(axis=1)
         probabilities = np.where(exists, softmax(scores, axis=1), np.nan)
         if "answers" in rows.column_names:
-            labels = np.fromiter(rows["answers"], object, len(rows))
-            pairs = zip(rows["choices"], best, strict=True)
-            best = np.asarray([choices[number] for choices, number in pairs], object)
+            columns = zip(rows["answers"], rows["choices"], labels, best, strict=True)
+            texts = [(right or [c[label]], c[number]) for right, c, label, number in columns]
+            labels, best = (object_array(column) for column in zip(*texts, strict=True))
         return Predictions(labels=labels, predictions=best, loss=loss, scores=probabilities)
 
     def describe_target(self, row: Row, processor: Processor) -> str:

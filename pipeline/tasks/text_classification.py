@@ -33,7 +33,7 @@ from pipeline.tasks.schema import (
 )
 from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
-from pipeline.tasks.tokenization import tokenize
+from pipeline.tasks.tokenization import map_groups, tokenize
 
 
 def build_template(section: DataSection, first: Sequence[Row]) -> Template:
@@ -82,7 +82,7 @@ def find_error(row: Row) -> str | None:
         return "no label"
     if not all(isinstance(text, str) for text in texts):
         return "text of another type"
-    return None if texts and all(map(str.strip, texts)) else "empty text"
+    return None if row["text"] is not None and all(map(str.strip, texts)) else "empty text"
 
 
 def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
@@ -138,12 +138,22 @@ class TextClassification(Task):
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize a text, or a pair in one row, and convert the label to its id."""
-        texts, pairs = [rows["text"]], rows["text_pair"]
-        if pairs[0] is not None:
-            texts.append(pairs if _separates_pairs(processor) else [f"\n{text}" for text in pairs])
-        encoded, lengths = tokenize(processor, *texts, max_length=self.card.max_length)
-        inputs = {name: encoded[name] for name in self.inputs if name in encoded}
-        return inputs | {"label": self.encode_labels(rows["label"])} | lengths
+        has_pair = [text is not None for text in rows["text_pair"]]
+        start = "" if _separates_pairs(processor) else "\n"
+
+        def tokenize_rows(numbers: list[int]) -> list[Row]:
+            texts = [[rows["text"][number] for number in numbers]]
+            if has_pair[numbers[0]]:
+                texts.append([f"{start}{rows['text_pair'][number]}" for number in numbers])
+            encoded, lengths = tokenize(processor, *texts, max_length=self.card.max_length)
+            columns = {name: encoded[name] for name in self.inputs if name in encoded} | lengths
+            return [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
+
+        encoded_rows = map_groups(has_pair, tokenize_rows)
+        columns = {name: [row[name] for row in encoded_rows] for name in encoded_rows[0]}
+        return columns | {"label": self.encode_labels(rows["label"])}
 
     def encode_labels(self, values: list[Any]) -> list[Any]:
         """Return the class id, or the number, of each row."""

@@ -177,6 +177,8 @@ def test_interval_of_a_constant_model_is_a_point(name):
 def test_a_measure_over_questions_needs_their_ids(name):
     with pytest.raises(DataError, match=f"{name} needs the group of each row"):
         METRICS[name]([1], [1])
+    with pytest.raises(DataError, match=f"{name} needs the group of each row, row 1 has none"):
+        METRICS[name]([1, 1], [1, 1], ["q1", None])
 
 
 def test_lengths_that_differ_and_unknown_names_are_refused():
