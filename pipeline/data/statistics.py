@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.data_card import SplitStatistics
 from pipeline.common.errors import DataError
-from pipeline.common.params import DataSection
+from pipeline.common.params import PrepareParams
 from pipeline.tasks.base import Processor, Task, Values
 
 
@@ -87,12 +87,13 @@ def _flatten(lists: pa.Array) -> tuple[Values, Values]:
     return np.asarray(lists), owners
 
 
-def check_limits(split: SplitStatistics, section: DataSection, name: str) -> None:
+def check_limits(split: SplitStatistics, params: PrepareParams, name: str) -> None:
     """Refuse a split with too many truncated rows, or too many unknown tokens.
 
     Raises:
         DataError: names the counts and the settings.
     """
+    section = params.data
     if split.truncated > section.max_truncated * split.rows:
         raise DataError(
             f"{split.truncated:,} of {split.rows:,} rows of {name} are longer than "
@@ -101,10 +102,10 @@ def check_limits(split: SplitStatistics, section: DataSection, name: str) -> Non
         )
     if split.unknown is not None and split.unknown > section.max_unknown:
         raise DataError(
-            f"{split.unknown:.1%} of the tokens of {name} are unknown to the tokenizer of "
-            f"model.name ({split.only_unknown:,} of {split.rows:,} rows hold no other), more than "
-            f"data.max_unknown {section.max_unknown:g} allows; take a model for this language or "
-            "script, or raise it"
+            f"{split.unknown:.1%} of the tokens of {name} are unknown to model.name "
+            f"{params.model.name} ({split.only_unknown:,} of {split.rows:,} rows hold no other), "
+            f"more than data.max_unknown {section.max_unknown:g} allows; take a model for this "
+            "language or script, or raise it"
         )
 
 

@@ -96,7 +96,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     for split, rows in dataset.splits.items():
         encoded = _encode(rows, task, processor, texts=dataset.schema.identity_columns, name=split)
         splits[split] = describe(encoded, task, processor)
-        check_limits(splits[split], params.data, split)
+        check_limits(splits[split], params, split)
         text_hashes[split] = column_values(encoded, "text_hash")
         if split == "train":
             card_changes = task.train_statistics(encoded, processor)

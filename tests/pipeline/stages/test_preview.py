@@ -12,55 +12,66 @@ from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_config
 
 from pipeline.__main__ import run
+from pipeline.common.data_card import DataCard
+from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 
 WORDS = ("[PAD]", "[UNK]", "</s>", "a", "b", "c", ":")
-KINDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+KINDS: dict[str, tuple[str, dict[str, Any], str, str, float]] = {
     "text-classification": (
         "bert",
         {"text": "a b d", "label": "yes", "id": 7},
         "text, label; ignored: id",
         "3 tokens: a b [UNK] -> yes",
+        0.333333,
     ),
     "multiple-choice": (
         "bert",
         {"question": "a", "choices": ["b", "c b"], "label": 1},
         "prompt from question, choices, label",
         "7 tokens: [UNK] : a [UNK] : c b -> choice 1: c b",
+        0.307692,
     ),
     "multiple-choice-lm": (
         "llama",
         {"question": "a", "choices": ["b", "c b"], "label": 1},
         "prompt from question, choices, label",
         "7 tokens: [UNK] : a [UNK] : c b -> choice 1: c b",
+        0.25,
     ),
     "causal-lm": (
         "llama",
         {"prompt": "a b :", "completion": "c"},
         "prompt, completion",
         "5 tokens: a b : -> c </s>",
+        0.0,
     ),
     "seq2seq-lm": (
         "t5",
         {"prompt": "a " * 20, "completion": "c"},
         "prompt, completion",
         f"18 tokens, 4 more cut: {'a ' * 15}a -> c </s>",
+        0.0,
     ),
     "token-classification": (
         "bert",
         {"tokens": ["a", "b"], "tags": ["O", "B-X"]},
         "tokens, tags",
         "2 tokens: a b -> O B-X",
+        0.0,
     ),
     "question-answering": (
         "bert",
         {"question": "a", "context": "b c", "answers": {"text": ["c"], "answer_start": [2]}},
         "question, context, answers",
         "3 tokens: a b c -> c",
+        0.0,
     ),
 }
+
+_SETTINGS = {"question-answering": {"max_length": 32}}
 
 
 def _workspace(folder: Path, model: str, rows: list[dict[str, Any]], **data: Any) -> None:
@@ -74,9 +85,9 @@ def _workspace(folder: Path, model: str, rows: list[dict[str, Any]], **data: Any
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeypatch, capsys, kind):
-    model, row, columns, shown = KINDS[kind]
+    model, row, columns, shown, _ = KINDS[kind]
     monkeypatch.chdir(tmp_path)
-    _workspace(tmp_path, model, [row] * 30, **{"max_length": 32} if kind[:8] == "question" else {})
+    _workspace(tmp_path, model, [row] * 30, **_SETTINGS.get(kind, {}))
     run("prepare", "--preview", "1")
 
     read = ", ".join(f"{name}={value!r}" for name, value in row.items())
@@ -90,6 +101,23 @@ def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeyp
         "params.yaml",
         "train.jsonl",
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_holds_the_same_facts(tmp_path, monkeypatch, kind):
+    model, row, columns, shown, unknown = KINDS[kind]
+    rows = [row, row | {"label": "no"} if kind == "text-classification" else row]
+    monkeypatch.chdir(tmp_path)
+    files = dict.fromkeys(("train", "validation", "test"), "train.jsonl")
+    limits = {"max_truncated": 1.0, "max_unknown": 1.0}
+    _workspace(tmp_path, model, rows, **_SETTINGS.get(kind, {}) | files | limits)
+    prepare.main(Paths())
+    card = DataCard.read(Paths().prepared)
+
+    assert card.first_row is not None
+    assert shown.endswith(f": {card.first_row.describe()}")
+    assert describe_columns(card) == f"columns: {columns}"
+    assert card.splits["test"].unknown == unknown
 
 
 def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
