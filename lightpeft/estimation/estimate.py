@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def estimate(
     batches: Iterable[Batch],
     config: EstimationConfig,
     *,
+    compute_loss: Callable[[Any, Batch], Tensor] | None = None,
     progress: Callable[..., None] | None = None,
 ) -> Scores:
     """Train PEFT modules and masks for a few steps, and score all units by importance.
@@ -58,6 +60,7 @@ def estimate(
         batches: keyword arguments of the model, labels included, so that it returns a loss; a list
             or a DataLoader is repeated when it ends.
         config: number of steps, learning rates, and the reduction of rank scores.
+        compute_loss: the model's output and its batch -> the task loss; None: the model's own.
         progress: called at up to 50 steps as `progress(step, loss=..., heads=...)`, with the task
             loss and the mean distance of the head masks from 1.
 
@@ -89,7 +92,8 @@ def estimate(
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
         ):
-            curve = _train(peft_model, tracker, batches, config, progress)
+            run = _Run(config, compute_loss or _own_loss, progress)
+            curve = _train(peft_model, tracker, batches, run)
         modules, ranks, taylor = tracker.importances()
         adapter = {
             name: weight.cpu().clone() for name, weight in adapter_state_dict(peft_model).items()
@@ -122,15 +126,30 @@ def estimate(
     )
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What `estimate` was asked for."""
+
+    config: EstimationConfig
+    compute_loss: Callable[[Any, Batch], Tensor]
+    progress: Callable[..., None] | None
+
+
+def _own_loss(output: Any, batch: Batch) -> Tensor:
+    loss: Tensor | None = getattr(output, "loss", None)
+    if loss is None:
+        raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
+    return loss
+
+
 def _train(
     model: PeftModel,
     tracker: ImportanceTracker,
     batches: Iterable[Batch],
-    config: EstimationConfig,
-    progress: Callable[..., None] | None,
+    run: _Run,
 ) -> list[dict[str, float]]:
-    masks, steps = tracker.masks, config.steps
-    optimizer = _make_optimizer(model, masks, config)
+    masks, steps = tracker.masks, run.config.steps
+    optimizer = _make_optimizer(model, masks, run.config)
     warmup = max(1, round(_WARMUP * steps))
     ramp = LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / warmup))
     # peft's own forward differs by task type, and wants input_ids of models that have none.
@@ -144,9 +163,7 @@ def _train(
         inputs = send_to_device(dict(batch), device)
         tracker.start_step(inputs)
         with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
-            task_loss = getattr(base(**inputs), "loss", None)
-        if task_loss is None:
-            raise ScoresError(f"the batches must hold labels, got {', '.join(inputs)}")
+            task_loss: Any = run.compute_loss(base(**inputs), inputs)  # torch types no backward
         (task_loss + masks.l1_penalty().to(task_loss.device)).backward()
         tracker.finish_step(step, count=step > steps // 2)
         optimizer.step()
@@ -155,8 +172,8 @@ def _train(
         if step % every == 0 or step == steps:
             tracker.raise_if_not_finite()
             curve.append(_curve_row(step, task_loss, masks))
-            if progress:
-                progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
+            if run.progress:
+                run.progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
     if step < steps:
         raise ScoresError(
             f"the batches ran out after {step} of {steps} steps; "

@@ -161,6 +161,7 @@ class DataCard(_Record):
         hub_dataset: id and commit of a data set of the hub.
         baseline: of a built-in task.
         positive_class: the class that F1 is of; None: F1 is the mean over the classes.
+        class_weights: of each class in the loss, in the order of `labels`; empty: none.
         neutral_prompt: what decoders compare with when they choose; None: nothing.
         max_new_tokens: most tokens to generate; None: the task generates none.
         repeats_of_train: rows of validation and test whose texts are in train too.
@@ -186,6 +187,7 @@ class DataCard(_Record):
     hub_dataset: HubDataset | None = None
     baseline: Baseline | None = None
     positive_class: str | None = None
+    class_weights: tuple[float, ...] = ()
     neutral_prompt: str | None = None
     max_new_tokens: int | None = None
     repeats_of_train: dict[str, int] = {}

@@ -104,6 +104,7 @@ class DataSection(Section):
         kind: task type of local files; None to choose by the column names.
         metric: main metric; None for the task's own.
         positive_class: the class that f1 is of; None for the task's own.
+        class_weights: of the loss; here, not in `finetune`, because the estimation has it too.
         neutral_prompt: of decoders that score choices; None for the task's own.
         max_length: tokens of a row.
         packing: put several rows of train into one of `max_length` tokens.
@@ -130,6 +131,7 @@ class DataSection(Section):
     ] = None
     metric: AutoName = None
     positive_class: AutoClass = None
+    class_weights: Literal["none", "balanced"] = "none"
     neutral_prompt: Annotated[
         Annotated[str, Field(pattern=r"\S")] | None,
         WrapValidator(_parse_auto),

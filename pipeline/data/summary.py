@@ -33,6 +33,10 @@ def summary_lines(card: DataCard) -> list[str]:
     shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
     also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
     lines.append(f"{_classes(card)}; metric {card.describe_metric(shown)}{also}")
+    if card.class_weights:
+        weights = zip(card.labels, card.class_weights, strict=True)
+        named = join_some([f"{name} {weight:.3g}" for name, weight in weights])
+        lines.append(f"class weights in the loss: {named}")
     lines += [
         f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()

@@ -50,6 +50,7 @@ def main(paths: Paths) -> None:
         lora_config(params.peft, task, head),
         batches,
         section,
+        compute_loss=task.compute_loss,
         progress=Progress("estimate", section.steps),
     )
     seconds = time.monotonic() - start

@@ -30,6 +30,7 @@ from pipeline.data.statistics import check_limits, column_values, count_repeats,
 from pipeline.data.summary import describe_raw, describe_row, summary_lines
 from pipeline.tasks import labels
 from pipeline.tasks.base import Columns, Processor, Task
+from pipeline.tasks.class_weights import balanced_weights
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import load_config, load_processor
 from pipeline.tasks.positions import check_lengths
@@ -100,6 +101,9 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         text_hashes[split] = column_values(encoded, "text_hash")
         if split == "train":
             card_changes = task.train_statistics(encoded, processor)
+            if params.data.class_weights == "balanced":
+                counts = [*splits[split].labels.values()]
+                card_changes["class_weights"] = balanced_weights(counts)
             card_changes["first_row"] = describe_row(task, encoded[0], processor)
             if params.data.packing:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)
@@ -121,6 +125,8 @@ def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Pro
     """Return the task with a card that lacks what depends on encoded rows, and its tokenizer."""
     config = load_config(params.model)
     task_class = choose_task(dataset.schema, dataset.classes, config)
+    if params.data.class_weights != "none" and not task_class.supports_class_weights:
+        raise ConfigError(f"data.class_weights must be none for {task_class.name}, got balanced")
     if params.data.packing:
         _check_packing(task_class, config.model_type)
     task = task_class(_make_card(params, dataset, task_class, config))

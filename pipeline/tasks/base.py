@@ -7,7 +7,7 @@ distinguishes tasks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,6 +16,7 @@ import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 from peft import PeftModel
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BaseImageProcessor,
@@ -30,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.params import GenerationSection
+from pipeline.tasks.class_weights import weighted_loss
 from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
@@ -87,6 +89,7 @@ class Task(ABC):
         metrics: all metrics, the default main one first.
         optional: further metrics that data.metric may name.
         selection_metric: the metric by which validation selects a checkpoint; None: the main one.
+        supports_class_weights: whether data.class_weights may weight the loss.
         supports_packing: whether data.packing may put several rows in one.
         supports_neutral_prompt: whether scores can be corrected by data.neutral_prompt.
     """
@@ -104,6 +107,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
     selection_metric: ClassVar[str | None] = None
+    supports_class_weights: ClassVar[bool] = False
     supports_packing: ClassVar[bool] = False
     supports_neutral_prompt: ClassVar[bool] = False
 
@@ -159,6 +163,12 @@ class Task(ABC):
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Predictions:
         """Run the model on encoded rows and return its predictions and loss."""
+
+    def compute_loss(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Return the loss of a batch: the model's own, or with the card's class weights."""
+        weights = self.card.class_weights
+        loss: Tensor = output.loss
+        return weighted_loss(output.logits, batch["labels"], weights) if weights else loss
 
     def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""

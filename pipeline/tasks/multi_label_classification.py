@@ -122,6 +122,7 @@ class MultiLabelClassification(classify.TextClassification):
     name = "multi-label-classification"
     metrics = SCHEMA.metrics
     optional = ()
+    supports_class_weights = False
 
     def encode_labels(self, values: list[Any]) -> list[Any]:
         """Return the class ids of each row, with a type even where no row has a class."""

@@ -128,6 +128,7 @@ class TextClassification(Task):
     name = "text-classification"
     model_class = AutoModelForSequenceClassification
     task_type: ClassVar[str | None] = "SEQ_CLS"
+    supports_class_weights = True
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "label")
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "mcc")
     optional: ClassVar[tuple[str, ...]] = ("f1_macro", "balanced_accuracy")
@@ -175,10 +176,12 @@ class TextClassification(Task):
     ) -> Predictions:
         order: list[int] = []
         batch_logits, loss = [], 0.0
-        for numbers, _, output in run_model(self, model, rows, processor, batch_size=batch_size):
+        for numbers, batch, output in run_model(
+            self, model, rows, processor, batch_size=batch_size
+        ):
             order += numbers
             batch_logits.append(output.logits.float().cpu().numpy())
-            loss += float(output.loss) * len(numbers)
+            loss += float(self.compute_loss(output, batch)) * len(numbers)
         logits = restore_row_order(order, np.concatenate(batch_logits))
         check_finite(logits)
         predictions = self.to_predictions(list(rows["label"]), logits, loss / len(order))
@@ -211,6 +214,7 @@ class TextRegression(TextClassification):
     name = "text-regression"
     metrics = SCHEMA.regression_metrics
     optional = ()
+    supports_class_weights = False
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

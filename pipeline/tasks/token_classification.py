@@ -128,6 +128,7 @@ class TokenClassification(Task):
     name = "token-classification"
     model_class = AutoModelForTokenClassification
     task_type = "TOKEN_CLS"
+    supports_class_weights = True
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
     metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
 
@@ -199,7 +200,7 @@ class TokenClassification(Task):
             for number, best, mask in zip(numbers, logits.argmax(axis=2), is_first, strict=True):
                 for word, tag in zip(words[number], names[best[mask]].tolist(), strict=True):
                     predicted[number][word] = tag
-            loss += float(output.loss) * len(numbers)
+            loss += float(self.compute_loss(output, batch)) * len(numbers)
         return Predictions(
             labels=object_array(tags), predictions=object_array(predicted), loss=loss / len(rows)
         )

@@ -156,6 +156,12 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         prepared: Loader = self.accelerator.prepare(self.train_loader)
         return prepared
 
+    def compute_loss(
+        self, model: PeftModel, inputs: dict[str, Any], *_: Any, **__: Any
+    ) -> torch.Tensor:
+        """Return the task's loss of a batch, the same as in the estimation."""
+        return self.data.task.compute_loss(model(**inputs), inputs)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
         predictions = self.validation_task.predict(

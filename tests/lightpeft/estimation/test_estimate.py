@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -255,3 +256,24 @@ def test_the_whole_task_head_is_trained_and_saved():
 
     heads = {name.split(".")[-2] for name in scores.adapter if "lora_" not in name}
     assert heads == {"pre_classifier", "classifier"}
+
+
+def test_a_loss_of_ones_own_is_what_is_trained_and_scored():
+    def twice(output: Any, batch: Any) -> torch.Tensor:
+        assert "labels" in batch
+        return 2 * output.loss
+
+    own, doubled = (
+        lightpeft.estimate(
+            tiny_model(**QUIET),
+            lora(),
+            tiny_batches(4),
+            EstimationConfig(steps=2, l1=0, lr=1e-9),
+            compute_loss=compute_loss,
+        )
+        for compute_loss in (None, twice)
+    )
+
+    assert doubled.curve[0]["task_loss"] == pytest.approx(2 * own.curve[0]["task_loss"])
+    for block, scores in own.heads["taylor"].items():
+        torch.testing.assert_close(doubled.heads["taylor"][block], 2 * scores, rtol=1e-3, atol=0)

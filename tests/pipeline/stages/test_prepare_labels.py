@@ -52,3 +52,18 @@ def test_metrics_of_unbalanced_classes_are_selectable_for_files(workspace, metri
     change_params(workspace, data={"metric": metric})
 
     assert prepared_card().metric == metric
+
+
+def test_class_weights_are_in_the_card_and_told(workspace, capsys):
+    change_params(workspace, data={"class_weights": "balanced"})
+    card = prepared_card()
+    counts = card.splits["train"].labels
+
+    assert card.class_weights == tuple(sum(counts.values()) / (2 * n) for n in counts.values())
+    assert "class weights in the loss: fraud 2, ham 0.667" in capsys.readouterr().out
+
+    rows = [f"w{i % 60} w{i // 60},0.{i}" for i in range(100)]
+    (workspace / "train.csv").write_text("\n".join(["text,label", *rows]))
+    change_params(workspace, data={"metric": "auto"})
+    with pytest.raises(ConfigError, match="must be none for text-regression, got balanced"):
+        prepare.main(PATHS)
