@@ -241,6 +241,11 @@ HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads")
 GROUP_SIZES = ("num_key_value_groups",)
+# Keys of a config for the neurons of all layers.
+CONFIG_NEURONS = (
+    *("intermediate_size", "shared_expert_intermediate_size", "d_ff", "n_inner", "hidden_dim"),
+    *("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"),
+)
 EXPERTS = ("experts",)
 EXPERTS_PER_TOKEN = ("top_k", "num_experts_per_tok", "moe_topk", "topk")
 # Of T5: the first self-attention of a stack has the position biases for all its layers.

@@ -36,7 +36,7 @@ class Family:
             `alibi` (made for all heads at once) or `bias_table` (T5's position biases); see
             `lightpeft.pruning.head_counts`.
         config_expressible: what the stock config can express of a model that keeps as many units
-            in every layer: `heads`, `neurons`. Read by docs/architecture_table.py.
+            in every layer: `heads`, `neurons`; see `lightpeft.modeling.stock_config`.
 
     Example:
         >>> attention = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "attn_out_proj": "o_proj"}

@@ -23,6 +23,7 @@ from lightpeft.modeling.fingerprint import fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.lora_targets import saved_modules
 from lightpeft.modeling.slicing import slice_base
+from lightpeft.modeling.stock_config import write_stock_config
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     pruned_lora_config,
@@ -137,6 +138,7 @@ def apply_plan(
         slice_base(model, plan)
     else:
         slice_and_verify(model, plan, verify_batch)
+    write_stock_config(model, plan)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
     return attach_adapter(model, plan, config, weights)

@@ -1,0 +1,78 @@
+"""Write a uniform cut into the model's config, so that the stock class loads the merged model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.modeling.families import CONFIG_NEURONS, registered_families
+
+
+def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
+    """Give a sliced model a config with its new sizes, if the stock class then builds the same.
+
+    So what `merge_and_unload` and `save_pretrained` write can be read by `from_pretrained`, and by
+    anything else that reads the config. The config stays as it is if layers keep different numbers
+    of units, if `Family.config_expressible` says that the config can't express the cut, or if the
+    stock class makes weights of other names or shapes from the numbers.
+
+    Args:
+        model: the sliced base model, before PEFT modules are attached; gets a new config object.
+        plan: by which it was sliced.
+    """
+    old = model.config
+    config = _pruned_config(old, plan)
+    if config is None or not _builds_same_weights(config, model):
+        return
+    for module in model.modules():
+        owned = getattr(module, "config", None)
+        if owned is old or getattr(owned, "_config", None) is old:  # a view with fewer heads
+            module.config = config
+
+
+def _pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
+    """Return a copy of the config with the numbers of a uniform cut; None if there is none."""
+    families, config = registered_families(old.model_type), copy.deepcopy(old)
+    groups: dict[str, dict[str, KeptUnits]] = {"heads": plan.heads, "neurons": plan.neurons}
+    pruned = {
+        name: {len(plan.remaining_units(path)) for path in group}
+        for name, group in groups.items()
+        if not all(units.is_complete for units in group.values())
+    }
+    expressible = [set(family.config_expressible) for family in families]
+    if not pruned or not expressible or not pruned.keys() <= set.intersection(*expressible):
+        return None
+    kv_groups = set(plan.counts.kv_groups.values())
+    if any(len(counts) > 1 for counts in (*pruned.values(), kv_groups)):
+        return None
+    values: dict[str, Any] = {}
+    if "heads" in pruned:
+        values["num_attention_heads"], values["num_key_value_heads"] = *pruned["heads"], *kv_groups
+        values["head_dim"] = plan.shape.attention_blocks[0].unit_size
+        if not hasattr(old, "num_key_value_heads"):
+            del values["num_key_value_heads"]
+    if "neurons" in pruned:
+        totals = {None, *plan.shape.neurons.values()}  # GPT-2's may be None, for 4 times the width
+        keys = [key for key in CONFIG_NEURONS if hasattr(old, key) and getattr(old, key) in totals]
+        values |= dict.fromkeys(keys, *pruned["neurons"])
+    for name, value in values.items():
+        setattr(config, name, value)
+    return config
+
+
+def _builds_same_weights(config: PreTrainedConfig, model: PreTrainedModel) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            stock = type(model)(copy.deepcopy(config))
+    except Exception:  # whatever a constructor finds wrong with the numbers
+        return False
+    return _shapes(stock) == _shapes(model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in model.state_dict().items()}

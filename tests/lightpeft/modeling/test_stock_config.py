@@ -1,0 +1,101 @@
+"""A uniform cut, merged and saved, is loaded by transformers alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.architecture_matrix import batch_of, build, outputs, scores_of
+from helpers.architectures import ARCHITECTURES
+from transformers import PreTrainedModel
+
+import lightpeft
+from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.modeling.families import FAMILIES
+
+REGISTERED = [n for n in ARCHITECTURES if ARCHITECTURES[n].config().model_type in FAMILIES]
+TOWERS = ("clip", "gemma3")  # a config for each of two parts
+
+
+def expressible(model: PreTrainedModel) -> set[str]:
+    """What the config of an architecture can express; T5's layers get position biases each."""
+    families = FAMILIES[model.config.model_type]
+    parts = set.intersection(*(set(family.config_expressible) for family in families))
+    return parts - {"heads"} if model.config.model_type == "t5" else parts
+
+
+def halved(model: PreTrainedModel, parts: set[str]) -> PruningPlan:
+    """A plan that keeps half of the units in each layer, the first or the last ones in turn."""
+    nothing = lightpeft.PruningConfig(heads=0, neurons=0, modules=0, ranks=0)
+    plan = lightpeft.make_plan(scores_of(model), nothing)
+
+    def halves(units: dict[str, KeptUnits]) -> dict[str, KeptUnits]:
+        kept = {}
+        for index, (path, x) in enumerate(units.items()):
+            half = x.total // 2
+            kept[path] = dataclasses.replace(
+                x, kept=tuple(range(half)) if index % 2 else tuple(range(x.total - half, x.total))
+            )
+        return kept
+
+    return dataclasses.replace(plan, **{part: halves(getattr(plan, part)) for part in parts})
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTERED if n not in TOWERS])
+def test_merged_model_is_loaded_from_its_own_config(name: str, tmp_path: Path):
+    model = build(name)
+    before, parts = model.config, expressible(model)
+    if not parts:
+        return
+    scores, plan = scores_of(model), halved(model, parts)
+
+    merged = lightpeft.prune(model, plan, scores).eval().merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+
+    assert merged.config is not before
+    batch = batch_of(name)
+    torch.testing.assert_close(outputs(loaded.eval(), batch), outputs(merged, batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("clip", {"neurons"}), ("t5", {"heads"}), ("bert", {"heads"}), ("bloom", {"neurons"})],
+)
+def test_config_that_can_not_say_it_stays_as_it_was(name: str, parts: set[str]):
+    model = build(name)
+    before = model.config.to_dict()
+
+    lightpeft.prune(model, halved(model, parts), scores_of(model))
+
+    assert model.config.to_dict() == before
+
+
+def test_config_of_layers_of_different_widths_stays_as_it_was():
+    model = build("bert")
+    plan, before = halved(model, {"neurons"}), model.config.to_dict()
+    path, units = next(iter(plan.neurons.items()))
+    one_less = dataclasses.replace(units, kept=units.kept[1:])
+    plan = dataclasses.replace(plan, neurons=plan.neurons | {path: one_less})
+
+    lightpeft.prune(model, plan, scores_of(model))
+
+    assert model.config.to_dict() == before
+
+
+def test_config_that_another_model_shares_stays_as_it_was(tmp_path: Path):
+    model, name = build("phi3"), "phi3"
+    other = type(model)(model.config)
+    before, parts = other.config.to_dict(), {"heads", "neurons"}
+    scores, plan = scores_of(model), halved(model, parts)
+
+    pruned = lightpeft.prune(model, plan, scores).eval()
+    lightpeft.save(pruned, tmp_path)
+    loaded = lightpeft.load(build(name), tmp_path)
+
+    assert other.config.to_dict() == before
+    heads = before["num_attention_heads"] // 2
+    assert pruned.config.num_attention_heads == loaded.config.num_attention_heads == heads
+    assert torch.equal(outputs(loaded, batch_of(name)), outputs(pruned, batch_of(name)))
