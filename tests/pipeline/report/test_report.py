@@ -327,6 +327,18 @@ def test_the_table_is_aligned_and_has_a_row_per_method(usual):
     assert "1.74x" in lines[0]
 
 
+def test_the_page_and_the_table_name_the_class_that_f1_is_of(tmp_path):
+    paths = write_run(tmp_path)
+    change(paths.prepared / "card.json", metric="f1", positive_class="no")
+    for method in ("light", "vanilla", "random"):
+        change(paths.evaluation(method), metric="f1", positive_class="no")
+    page = write_report(paths)
+
+    assert "f1 of no" in comparison_table(paths).splitlines()[0]
+    for text in ("the training speed, f1 of no", "test rows, f1 of no is", '"n">f1 of no</th>'):
+        assert text in page
+
+
 def test_the_table_of_a_cached_run_says_if_the_hub_has_another_commit(usual, monkeypatch, capsys):
     monkeypatch.chdir(usual)
     monkeypatch.setattr(DataCard, "describe_newer_commits", lambda card: ["the hub has bbbb now"])

@@ -38,6 +38,17 @@ def test_f1_is_of_the_rarer_class_and_named(workspace, capsys):
     assert "metric f1 of fraud, also accuracy, mcc" in capsys.readouterr().out
 
 
+def test_f1_of_a_task_with_an_order_of_classes_is_of_the_second(workspace):
+    (workspace / "own.py").write_text(
+        "from pipeline.data.dataset_spec import DatasetSpec\n"
+        "OWN = DatasetSpec(kind='text-classification', template=dict, metric='f1', "
+        "classes=('fraud', 'ham'))\n"
+    )
+    change_params(workspace, data={"task": "own.py:OWN"})
+
+    assert prepared_card().positive_class == "ham"
+
+
 def test_a_setting_names_the_class_of_f1(workspace):
     change_params(workspace, data={"positive_class": "ham"})
     assert prepared_card().describe_metric("f1") == "f1 of ham"
