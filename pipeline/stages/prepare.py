@@ -36,6 +36,11 @@ from pipeline.tasks.model_loading import load_config, load_processor
 from pipeline.tasks.positions import check_lengths
 from pipeline.tasks.registry import choose_task
 from pipeline.tasks.schema import hash_texts
+from pipeline.tasks.vocabulary import (
+    check_special_tokens,
+    check_token_ids,
+    count_token_embeddings,
+)
 
 _ROWS_PER_PROCESS = 50_000  # for fewer, starting a process takes longer than it saves
 
@@ -66,7 +71,7 @@ def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
     section = params.data.model_copy(update={"positive_class": None})  # not seen yet, perhaps
     params = params.model_copy(update={"data": section})
     dataset, rows = read_first_rows(section, count, seed=params.seed)
-    task, processor = _bind_task(params, dataset)
+    task, processor, _ = _bind_task(params, dataset)
     yield describe_columns(task.card)
     for number, (raw, clean) in enumerate(rows, start=1):
         yield f"row {number} as read: {describe_raw(raw)}"
@@ -90,12 +95,15 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
     dataset = read_dataset(params.data, scratch, seed=params.seed)
-    task, processor = _bind_task(params, dataset)
+    task, processor, vocabulary = _bind_task(params, dataset)
     out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
     card_changes: dict[str, Any] = {}
     for split, rows in dataset.splits.items():
         encoded = _encode(rows, task, processor, texts=dataset.schema.identity_columns, name=split)
+        check_token_ids(
+            encoded, task.token_columns, processor, vocabulary, model=params.model.name, split=split
+        )
         splits[split] = describe(encoded, task, processor)
         check_limits(splits[split], params, split)
         text_hashes[split] = column_values(encoded, "text_hash")
@@ -121,8 +129,11 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     return card
 
 
-def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Processor]:
-    """Return the task with a card that lacks what depends on encoded rows, and its tokenizer."""
+def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Processor, int | None]:
+    """Return the task with a card that lacks what depends on encoded rows, and its tokenizer.
+
+    The last value is how many tokens the model has embeddings for, if it reads tokens.
+    """
     config = load_config(params.model)
     task_class = choose_task(dataset.schema, dataset.classes, config)
     if params.data.class_weights != "none" and not task_class.supports_class_weights:
@@ -133,7 +144,9 @@ def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Pro
     processor = load_processor(params.model, task)
     exact = task.card.max_length if task.fixed_length else None
     check_lengths(params, getattr(processor, "model_max_length", None), exact)
-    return task, processor
+    vocabulary = count_token_embeddings(config)
+    check_special_tokens(processor, vocabulary, model=params.model.name)
+    return task, processor, vocabulary
 
 
 def _make_card(

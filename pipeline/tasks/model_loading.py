@@ -24,7 +24,7 @@ from pipeline.tasks.model_files import find_folder
 from pipeline.tasks.positions import check_length, count_position_embeddings
 
 # Numbered blocks and embeddings hold what was pretrained: a checkpoint without them is damaged.
-_PRETRAINED = re.compile(r"\.\d+\.|(^|\.)embeddings\.")
+_PRETRAINED = re.compile(r"\.\d+\.|(^|\.)(embeddings|embed_tokens|wte|wpe|shared)\.")
 # What the libraries raise for a missing, unreachable, damaged or unsupported model. Others, such as
 # TypeError or KeyError, are bugs and keep their traceback. An ImportError names a missing package.
 _FAILURES = (*CLIENT_ERRORS, ImportError, SafetensorError)

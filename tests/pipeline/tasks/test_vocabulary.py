@@ -1,0 +1,71 @@
+"""Tokens that a model has no embedding for are one line at prepare."""
+
+from pathlib import Path
+
+import pytest
+from helpers.generation_workspace import copying, loaded, prepared, workspace
+from helpers.task_files import write_rows
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Qwen2VLConfig,
+)
+
+from pipeline.common.errors import ConfigError
+from pipeline.tasks.vocabulary import count_token_embeddings
+
+
+@pytest.fixture(params=["llama", "t5", "bart"])
+def folder(tmp_path, monkeypatch, request) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return workspace(tmp_path, request.param, copying(60))
+
+
+def add(folder: Path, *tokens: str, **special: str) -> None:
+    """Add tokens to the tokenizer, but no rows to the embeddings."""
+    words = AutoTokenizer.from_pretrained(folder / "base")
+    words.add_tokens([*tokens])
+    words.add_special_tokens(special)
+    words.save_pretrained(folder / "base")
+
+
+def test_a_token_of_the_rows_without_an_embedding_is_refused(folder):
+    limit = count_token_embeddings(AutoConfig.from_pretrained(folder / "base"))
+    size = len(AutoTokenizer.from_pretrained(folder / "base"))
+    add(folder, *(f"new{number}" for number in range(limit - size + 2)))
+    prepared(folder)  # no row has such a token
+
+    rows = copying(60)
+    rows[7]["completion"] = f"new{limit - size + 1}"
+    write_rows(folder / "train.jsonl", rows)
+    message = rf"has {limit} token embeddings, its tokenizer {limit + 2} tokens: none for 'new\d+' "
+    message += rf"\(\w+: {limit + 1}\); .*resize_token_embeddings\({limit + 2}\)"
+    with pytest.raises(ConfigError, match=message):
+        prepared(folder)
+
+
+def test_a_padding_token_without_an_embedding_is_refused(folder):
+    limit = count_token_embeddings(AutoConfig.from_pretrained(folder / "base"))
+    size = len(AutoTokenizer.from_pretrained(folder / "base"))
+    add(folder, *(f"new{number}" for number in range(limit - size)), pad_token="[PAD]")
+    with pytest.raises(ConfigError, match=rf"none for '\[PAD\]' \(pad_token_id: {limit}\)"):
+        prepared(folder)
+
+
+def test_embeddings_of_a_model_of_text_and_images_are_those_of_its_text_part():
+    config = Qwen2VLConfig(text_config={"vocab_size": 77})
+
+    assert count_token_embeddings(config) == 77
+    assert count_token_embeddings(AutoConfig.for_model("vit")) is None
+    config = AutoConfig.for_model("llama", vocab_size=50, pad_token_id=50)
+    with pytest.raises(ConfigError, match=r"50 token embeddings, but pad_token_id 50 in config"):
+        count_token_embeddings(config)
+
+
+def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
+    card = prepared(folder)
+    config = AutoConfig.from_pretrained(folder / "base")
+    config.vocab_size += 8
+    config.save_pretrained(folder / "base")
+    with pytest.raises(ConfigError, match=r"has no fitting weights for .*(embed|shared)"):
+        loaded(folder, card)
