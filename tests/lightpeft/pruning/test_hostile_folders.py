@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import time
@@ -179,18 +180,23 @@ class Lab:
     def _new_base() -> PreTrainedModel:
         return tiny_model(num_hidden_layers=2)
 
-    def try_mutation(self, kind: str, what: str, mutate: Mutation) -> None:
-        """Mutate a copy and load it: it is equal, or an edit with fitting digests, or one line."""
+    def copy(self, kind: str) -> Path:
+        """A fresh copy of what was saved."""
         folder = self.root / "mutated"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.root / kind, folder)
+        return folder
+
+    def try_mutation(self, kind: str, what: str, mutate: Mutation) -> None:
+        """Mutate a copy and load it: it is equal, or an edit with fitting digests, or one line."""
+        folder = self.copy(kind)
         mutate(folder)
         names = [path.name for path in folder.iterdir()]
         files = [self.root / kind / name for name in names]
         same = all((folder / x.name).read_bytes() == x.read_bytes() for x in files)
         start = time.monotonic()
         try:
-            equal = self._load(kind, folder)
+            equal = self.load(kind, folder)
         except LightPeftError as error:
             assert not same
             text = str(error)
@@ -210,7 +216,7 @@ class Lab:
             assert after.keys() == self.before.keys(), what
             assert all(torch.equal(x, self.before[name]) for name, x in after.items()), what
 
-    def _load(self, kind: str, folder: Path) -> bool:
+    def load(self, kind: str, folder: Path) -> bool:
         """Load a folder; whether it is what was saved."""
         if kind == "scores":
             scores = Scores.load(folder)
@@ -249,6 +255,51 @@ _SETTINGS = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+@pytest.mark.parametrize("place", ["a folder", "a pipe", "a device", "a loop of links"])
+@pytest.mark.parametrize(("kind", "names"), [("model", _MODEL), ("scores", _SCORES)])
+def test_what_is_no_file_is_refused_before_it_is_read(
+    lab: Lab, kind: str, names: tuple[str, ...], place: str
+):
+    def mutate(folder: Path, name: str) -> None:
+        path = folder / name
+        path.unlink()
+        if place == "a folder":
+            path.mkdir()
+        elif place == "a pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero" if place == "a device" else name)
+
+    for name in names:
+        folder = lab.copy(kind)
+        mutate(folder, name)
+        with pytest.raises(LightPeftError, match=rf"{name} (is not a|can't be)|no SHA256SUMS"):
+            lab.load(kind, folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "plan.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" + ",".join(f'"k{n}":{n}' for n in range(500_000)) + "}",
+        '{"peft_type":"LORA","target_modules":[' + ",".join(['"a"'] * 500_000) + "]}",
+        '{"format":"lightpeft-plan-4","notes":' + "[" * 500_000 + "]" * 500_000 + "}",
+    ],
+    ids=["many keys", "long list", "deep list"],
+)
+def test_large_json_takes_a_few_seconds_at_most(lab: Lab, name: str, text: str):
+    folder = lab.copy("model")
+    (folder / name).write_text(text)
+    seal(folder)
+    start = time.monotonic()
+
+    with pytest.raises(LightPeftError) as caught:
+        lab.load("model", folder)
+
+    assert len(str(caught.value)) <= 300
+    assert time.monotonic() - start < 20
 
 
 @pytest.fixture(scope="module")
