@@ -117,7 +117,7 @@ class ModelRow(_Record):
     """A row as the model sees it, shortened.
 
     Attributes:
-        prompt: its decoded tokens, special ones included; None: it has none.
+        prompt: its decoded tokens, special ones included; None: it is an image.
         target: what is to be predicted.
     """
 
@@ -126,7 +126,7 @@ class ModelRow(_Record):
 
     def describe(self) -> str:
         """Return both in one line."""
-        return self.target if self.prompt is None else f"{self.prompt} -> {self.target}"
+        return f"{'image' if self.prompt is None else self.prompt} -> {self.target}"
 
 
 class Baseline(_Record):

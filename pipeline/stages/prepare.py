@@ -169,12 +169,15 @@ def _make_card(
             f"data.neutral_prompt must be auto or none for {task.name}, got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
+    classes = dataset.classes
+    if dataset.splits:  # a preview may not have seen every class
+        classes = _order_classes(classes, task, config)
     return DataCard(
         task=params.data.task,
         model=ModelOrigin(name=params.model.name),
         kind=task.schema.kind,
         task_name=task.name,
-        labels=tuple(_order_classes(dataset.classes, task, config)),
+        labels=tuple(classes),
         metric=metric,
         metrics=tuple(metrics),
         positive_class=positive_class,

@@ -66,6 +66,19 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_preview_of_few_rows_does_not_judge_the_classes(space, capsys):
+    config = AutoConfig.from_pretrained("base")
+    config.architectures = ["ViTForImageClassification"]  # a head for LABEL_0 and LABEL_1
+    config.save_pretrained("base")
+    prepare.main(Paths(), preview=1)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "[prepare] columns: image, label",
+        "[prepare] row 1 as read: image='images/dark/00.png', label='dark'",
+        "[prepare] row 1 for the model, 17 tokens: image -> dark",
+    ]
+
+
 def test_classes_are_learnt_and_measured_through_all_stages(space, monkeypatch):
     card, evaluation, table = run_stages(monkeypatch)
 
