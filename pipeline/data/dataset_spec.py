@@ -7,7 +7,7 @@ Rows of one task kind have the same columns, whichever data set they come from:
 | text-classification | text, text_pair (None: single text), label: a class name or a number |
 | multi-label-classification | text, text_pair, label: a list of class names |
 | multiple-choice | prompt, choices, label: the index of the right choice |
-| text-generation | prompt, completion, optionally cue; or messages: a chat of {role, content} |
+| text-generation | prompt, completion, optionally cue; or messages: a chat, optionally tools |
 | token-classification | tokens, tags: one tag per token |
 | question-answering | id, question, context, answers: {text, answer_start}; no answer: empty |
 | image-classification | image, label: a class name |

@@ -44,8 +44,8 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 def inspect_image(row: Row) -> Row:
     """Return the row with its image as it is stored, its label as text, and what `inspect` says."""
     image = as_stored(row["image"])
-    found = inspect(image) if image else {}
-    return {"image": image, "label": labels.as_class(row["label"])} | found
+    inspected = inspect(image) if image else {}
+    return {"image": image, "label": labels.as_class(row["label"])} | inspected
 
 
 def as_stored(image: Any) -> dict[str, Any] | None:

@@ -86,8 +86,8 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort names as text, or by size where all are integers."""
-    found = list(names)
-    return sorted(found, key=int if are_numbers(found) else None)
+    names = list(names)
+    return sorted(names, key=int if are_numbers(names) else None)
 
 
 def are_numbers(names: Iterable[str]) -> bool:
@@ -107,6 +107,8 @@ def order_like(classes: Sequence[str], names: Sequence[str]) -> list[str] | None
     """
     if list(names) == [f"LABEL_{index}" for index in range(len(names))]:
         names = [str(index) for index in range(len(names))]
+    if sorted(names) == sorted(classes):
+        return list(names)
     by_name = {name.casefold(): name for name in classes}
     ordered = [by_name.get(name.strip().casefold(), "") for name in names]
     return ordered if sorted(ordered) == sorted(classes) else None
@@ -146,13 +148,13 @@ def rows_with(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[n
     """Return which rows equal or contain one of the values, and the first such value."""
     masks, first = [], None
     for part in column.chunks:
-        flat, listed = _flat(part), pa.types.is_list(part.type)
-        found = pc.is_in(flat, pa.array(values, flat.type))
-        whose = pc.list_parent_indices(part) if listed else np.arange(len(part))
+        flat, has_lists = _flat(part), pa.types.is_list(part.type)
+        is_equal = pc.is_in(flat, pa.array(values, flat.type))
+        row_numbers = pc.list_parent_indices(part) if has_lists else np.arange(len(part))
         mask = np.zeros(len(part), bool)
-        mask[np.asarray(whose)[np.asarray(found)]] = True
+        mask[np.asarray(row_numbers)[np.asarray(is_equal)]] = True
         if first is None and mask.any():
-            first = flat[pc.index(found, True).as_py()].as_py()
+            first = flat[pc.index(is_equal, True).as_py()].as_py()
         masks.append(mask)
     return np.concatenate(masks), first
 

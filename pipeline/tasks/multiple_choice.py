@@ -90,7 +90,7 @@ class MultipleChoice(ChoiceTask):
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the pairs of each row; `length` and `num_truncated` are of the longest."""
-        require_fast_tokenizer(processor, SCHEMA.kind)
+        require_fast_tokenizer(processor, SCHEMA.kind, purpose="truncate the prompt only")
         counts = [len(choices) for choices in rows["choices"]]
         prompts = np.repeat(np.array(rows["prompt"], object), counts).tolist()
         encoded = processor(prompts, list(chain(*rows["choices"])), verbose=False)

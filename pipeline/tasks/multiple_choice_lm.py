@@ -58,7 +58,7 @@ class MultipleChoiceLM(ChoiceTask):
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize prompts and choices; `length` and `num_truncated` are of the longest choice."""
-        require_fast_tokenizer(processor, SCHEMA.kind)
+        require_fast_tokenizer(processor, SCHEMA.kind, purpose="tell a choice from its prompt")
         neutral, length = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
         columns: Columns = {name: [] for name in (*self.inputs, "length", "num_truncated")}
         for prompt, choices, label in zip(

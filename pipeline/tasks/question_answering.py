@@ -145,7 +145,7 @@ class QuestionAnswering(Task):
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the window that each row trains on, and locate the answer in it."""
-        require_fast_tokenizer(processor, SCHEMA.kind)
+        require_fast_tokenizer(processor, SCHEMA.kind, purpose="locate answers")
         full = processor(rows["question"], rows["context"], verbose=False)["input_ids"]
         windows = split_into_windows(rows, processor, length=self.card.max_length)
         spans = find_training_spans(rows, windows)

@@ -139,7 +139,7 @@ class TokenClassification(Task):
         token: words that are truncated, or consist of characters that the tokenizer drops, have
         none.
         """
-        require_fast_tokenizer(processor, SCHEMA.kind)
+        require_fast_tokenizer(processor, SCHEMA.kind, purpose="find the first token of each word")
         texts = [" ".join(words) for words in rows["tokens"]]
         encoded, lengths = tokenize(
             processor, texts, max_length=self.card.max_length, return_offsets_mapping=True

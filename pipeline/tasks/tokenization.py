@@ -42,14 +42,14 @@ def tokenize(
     return encoded, {"length": lengths, "num_truncated": lost}
 
 
-def require_fast_tokenizer(processor: Processor, kind: str) -> None:
+def require_fast_tokenizer(processor: Processor, kind: str, *, purpose: str) -> None:
     """Check that the tokenizer returns the characters that each token covers.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not; names the purpose.
     """
     if not getattr(processor, "is_fast", False):
         raise ConfigError(
             f"data.kind {kind} needs a model.name with a fast tokenizer, which returns the "
-            f"characters that each token covers; {type(processor).__name__} does not"
+            f"characters that each token covers, to {purpose}; {type(processor).__name__} does not"
         )

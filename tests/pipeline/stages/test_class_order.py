@@ -99,6 +99,7 @@ def test_a_head_for_other_classes_is_told(tmp_path, monkeypatch, capsys):
 def test_names_agree_but_for_case():
     assert order_like(["bad", "good"], ["GOOD", "Bad"]) == ["good", "bad"]
     assert order_like(["0", "1"], ["LABEL_0", "LABEL_1"]) == ["0", "1"]
+    assert order_like(["Good", "good"], ["good", "Good"]) == ["good", "Good"]
     for names in (["good"], ["good", "fine"], ["good", "bad", "ugly"], ["good", "GOOD"]):
         assert order_like(["bad", "good"], names) is None
 
