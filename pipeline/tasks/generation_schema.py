@@ -128,7 +128,8 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 def read_chat(value: Any) -> list[Row] | None:
     """Return the messages of a chat with all their fields; None if the value is no chat.
 
-    A message is an object with a role, and text as its content or tool calls. Fields that are null
+    A message is an object with a role, and text as its content or tool calls. Content in parts of
+    text is joined by newlines, as vLLM does it. Fields that are null
     count as absent: a column of objects gives each the fields of all. Arguments of a tool call that
     are JSON, as OpenAI's format has them, are parsed, because chat templates write them as JSON.
     """
@@ -140,6 +141,8 @@ def read_chat(value: Any) -> list[Row] | None:
         calls = message.get("tool_calls", [])
         if not isinstance(message.get("role"), str) or not isinstance(calls, list):
             return None
+        if "content" in message:
+            message["content"] = _join_parts(message["content"])
         if not isinstance(message.get("content", "" if calls else None), str):
             return None
         for call in calls:
@@ -165,6 +168,14 @@ def _without_nulls(value: Any) -> Any:
         fields = {key: _without_nulls(field) for key, field in value.items() if field is not None}
         return {key: field for key, field in fields.items() if (key, field) != ("tool_calls", [])}
     return [*map(_without_nulls, value)] if isinstance(value, list) else value
+
+
+def _join_parts(content: Any) -> Any:
+    """Return parts {type: text, text} as one text; any other content is returned unchanged."""
+    parts = content if isinstance(content, list) else []
+    values = [part.get("text") for part in parts if isinstance(part, dict)]
+    texts = [value for value in values if isinstance(value, str)]
+    return "\n".join(texts) if texts and len(texts) == len(parts) else content
 
 
 def _parse_arguments(arguments: Any) -> Any:

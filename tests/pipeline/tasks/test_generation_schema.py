@@ -58,6 +58,16 @@ def test_messages_are_a_chat_as_a_list_or_as_json(tmp_path, value):
     assert made(tmp_path, {"talk": value}, kind="text-generation", text="talk") == stored
 
 
+def test_content_in_parts_of_text_is_one_text(tmp_path):
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there?"}]
+    stored = json.dumps([{"role": "user", "content": "Hi\nthere?"}, TURNS[1]])
+    row = {"messages": [{"role": "user", "content": parts}, TURNS[1]]}
+
+    assert made(tmp_path, row) == {"messages": stored}
+    row["messages"][0]["content"] = [*parts, {"type": "image", "image": "a.png"}]
+    assert generate.find_error(row) == "no messages of role and content"
+
+
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"town": "Köln"}}}
 TOOL_TURNS = [
     {"role": "user", "content": "Warm?", "name": "Ann"},
