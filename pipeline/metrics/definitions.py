@@ -14,7 +14,7 @@ A value that a constant prediction leaves undefined (MCC, F1, correlations) coun
 | 0 and 1 of one answer, with the question's id as group | multirc_f1a, multirc_em |
 | texts | exact_match, final_number, rouge1, rouge2, rougeL |
 | lists of right texts (none: no answer), and a text | squad_em, squad_f1, record_em, record_f1 |
-| lists of tags | entity_f1 (BIO), token_accuracy |
+| lists of tags | entity_f1 (BIO), token_accuracy; f1_macro, balanced_accuracy: `tags` |
 | tokens of a completion, and their summed negative log-likelihood | perplexity |
 """
 

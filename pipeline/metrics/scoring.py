@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
 from pipeline.metrics.definitions import Metric, Statistics, find_metric
+from pipeline.metrics.tags import TAG_METRICS, tag_metric
 from pipeline.tasks.base import Predictions
 
 
@@ -37,6 +38,8 @@ class ExampleStatistics:
             if inputs is None:
                 continue
             metric = find_metric(name, positive=positive)
+            if name in TAG_METRICS and isinstance(inputs[0][0], list):
+                metric = tag_metric(name, card.labels)
             # Perplexity and others may share a function, but not their inputs.
             key = (metric.per_example, name in ("perplexity", "average_precision"))
             if key not in computed:

@@ -111,7 +111,7 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
 SCHEMA = RowSchema(
     kind="token-classification",
     features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
-    metrics=("entity_f1", "token_accuracy"),
+    metrics=("entity_f1", "token_accuracy", "f1_macro", "balanced_accuracy"),
     build_template=build_template,
     find_error=find_error,
     find_classes=find_classes,
@@ -131,6 +131,7 @@ class TokenClassification(Task):
     supports_class_weights = True
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
     metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
+    optional = ("f1_macro", "balanced_accuracy")
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize the words joined by spaces.
@@ -214,7 +215,7 @@ class EntityRecognition(TokenClassification):
     """Token classification with BIO tags: O, B-TYPE and I-TYPE."""
 
     name = "entity-recognition"
-    metrics = SCHEMA.metrics
+    metrics = ("entity_f1", "token_accuracy")
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.data_cards import data_card
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.common.errors import PipelineError
 from pipeline.metrics import definitions
-from pipeline.metrics.scoring import confusion, score
+from pipeline.metrics.scoring import ExampleStatistics, confusion, score
 from pipeline.stages.evaluate import measure
-from pipeline.tasks.base import Predictions
+from pipeline.tasks.base import Predictions, object_array
 from pipeline.tasks.inference import check_finite
 from pipeline.tasks.text_generation import Seq2SeqLM
 
@@ -31,6 +32,29 @@ def test_the_card_decides_which_class_f1_is_of():
 
     assert (no["f1"], yes["f1"]) == (pytest.approx(1 / 2), pytest.approx(2 / 3))
     assert three["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)  # mean over those that occur
+
+
+def test_tags_are_counted_by_word_and_resampled_by_row():
+    generator = np.random.default_rng(0)
+    tags = ["O", "NOUN", "VERB", "ADJ", "never"]
+    sides = [
+        [
+            [tags[tag] for tag in generator.choice(4, size, p=[0.7, 0.2, 0.08, 0.02])]
+            for size in sizes
+        ]
+        for sizes in [generator.integers(1, 9, 30)] * 2
+    ]
+    names = ("f1_macro", "balanced_accuracy")
+    card = data_card(labels=tags, metrics=names)
+    found = ExampleStatistics.compute(card, predict(*map(object_array, sides)))
+
+    words = [[tag for row in side for tag in row] for side in sides]
+    assert found.values() == {
+        "f1_macro": pytest.approx(f1_score(*words, average="macro")),
+        "balanced_accuracy": pytest.approx(balanced_accuracy_score(*words)),
+    }
+    low, high = found.interval("f1_macro", resamples=50, seed=0)
+    assert low < found.values()["f1_macro"] < high
 
 
 def test_confusion_has_true_classes_in_rows_also_those_that_never_occur():

@@ -204,7 +204,7 @@ def test_tags_that_are_numbers_are_in_order_and_measured_word_by_word(space, cap
     (space / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     change_params(space, data={"test": "auto", "metric": "entity_f1"})
     with pytest.raises(
-        ConfigError, match=r"auto or one of token_accuracy .* token-classification, got entity"
+        ConfigError, match=r"auto or one of token_accuracy, .* token-classification, got entity"
     ):
         prepare.main(Paths())
 
