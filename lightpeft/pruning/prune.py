@@ -236,7 +236,7 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
             f"{packed[0]} is quantized, and packed weights can't be sliced; pass the unquantized "
             f"model, and a function that quantizes it afterwards as quantize="
         )
-    before, now = (x.non_block_parameters.get("embeddings") for x in (expected, shape))
+    before, now = (x.non_block_parameters.get("embeddings", 0) for x in (expected, shape))
     if before != now:
         raise PlanError(
             f"the plan was made for a model with {before:,} parameters of embeddings, but this one "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from helpers.sealing import seal
+from helpers.sealing import edit_plan, seal
 from helpers.tiny_models import logits, pruned_model, tiny_model, unchanged
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -198,6 +198,14 @@ def test_setting_of_another_peft_that_is_not_set_changes_nothing(folder: Path):
     seal(folder)
 
     assert torch.equal(logits(lightpeft.load(tiny_model(), folder)), logits(pruned_model()))
+
+
+def test_plan_without_the_number_of_embeddings_is_one_line(folder: Path):
+    raw = json.loads((folder / "plan.json").read_text())
+    del raw["shape"]["non_block_parameters"]["embeddings"]
+    edit_plan(folder, raw)
+
+    refused(folder, tiny_model(), "with 0 parameters of embeddings, but this one has 4,544")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
