@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import datasets
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers.task_files import read, section
 
 from pipeline.common.data_card import DataOrigin
@@ -79,6 +79,18 @@ def test_glue_takes_public_validation_as_test(hub, tmp_path):
     assert task.splits["test"]["label"][:] == ["equivalent", "not_equivalent"]
     assert [len(task.splits[name]["label"]) for name in ("train", "validation")] == [54, 6]
     assert task.origins["test"] == DataOrigin(source="glue/mrpc, validation")
+
+
+def test_lists_of_labels_are_multi_label_rows_with_the_hubs_names(hub, tmp_path):
+    features = Features(text=Value("string"), labels=List(ClassLabel(names=["joy", "anger"])))
+    columns = {"text": [f"x{i}" for i in range(40)], "labels": [[1, 0], [], [1], [0]] * 10}
+    hub.splits = DatasetDict(train=Dataset.from_dict(columns, features=features))
+
+    dataset = read(tmp_path, task="someone/emotions")
+
+    assert dataset.schema.kind == "multi-label-classification"
+    assert dataset.classes == ["joy", "anger"]
+    assert ["anger", "joy"] in dataset.splits["train"]["label"][:]
 
 
 def test_at_most_a_thousand_rows_of_train_become_validation(hub):
