@@ -246,6 +246,7 @@ CONFIG_NEURONS = (
     *("intermediate_size", "shared_expert_intermediate_size", "d_ff", "n_inner", "hidden_dim"),
     *("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"),
 )
+KV_SHARING = "num_kv_shared_layers"  # in a config: layers that use another layer's keys and values
 EXPERTS = ("experts",)
 EXPERTS_PER_TOKEN = ("top_k", "num_experts_per_tok", "moe_topk", "topk")
 # Of T5: the first self-attention of a stack has the position biases for all its layers.

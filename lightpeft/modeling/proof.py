@@ -25,6 +25,7 @@ from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.blocks import stack_of, without_numbers
 from lightpeft.modeling.equivalence import find_difference, find_unused
+from lightpeft.modeling.families import KV_SHARING
 from lightpeft.modeling.small_model import Batch, build_small_models, make_batches, shrink_config
 from lightpeft.modeling.structure import Reading
 
@@ -97,7 +98,8 @@ def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[st
 def _skip_unused(model: PreTrainedModel, batch: Batch, reached: list[str]) -> Reading:
     """Return a reading without what a batch does not go through: a vision tower, an encoder."""
     stacks = {stack_of(path) for path, _ in model.named_parameters() if layer_of(path)}
-    reading = Reading(skipped=tuple(sorted(stacks - set(reached))))
+    shares = bool(getattr(model.config.get_text_config(), KV_SHARING, 0))
+    reading = Reading(keeps_heads=shares, skipped=tuple(sorted(stacks - set(reached))))
     shape = reading.read(model)
     unused = find_unused(model, shape, batch)
     used = {without_numbers(block.path) for block in shape.blocks if block.path not in unused}
@@ -112,7 +114,7 @@ def _skip_unused(model: PreTrainedModel, batch: Batch, reached: list[str]) -> Re
 
 def _find_batch(model: PreTrainedModel) -> tuple[Batch, list[str]]:
     """Return inputs that the model takes, and the stacks of layers that they go through."""
-    reason = "it takes no text, image or audio alone"
+    reasons: list[str] = []
     for batch in make_batches(model):
         reached: set[str] = set()
         handles = [
@@ -125,11 +127,11 @@ def _find_batch(model: PreTrainedModel) -> tuple[Batch, list[str]]:
                 model(**batch)
             return batch, sorted(reached)
         except Exception as error:  # whatever the model's code raises
-            reason = " ".join(str(error).split())[:150]
+            reasons.append(" ".join(str(error).split())[:150])
         finally:
             for handle in handles:
                 handle.remove()
-    return {}, [reason]
+    return {}, reasons
 
 
 def _add_to(names: set[str], name: str) -> Any:

@@ -68,7 +68,7 @@ def read_shape(
         for block in find_moe_blocks(model, families, dense)
         if stack_of(block.path) not in skipped
     ]
-    if not matches and not moe_blocks:
+    if not matches and (by_structure or not moe_blocks):
         raise ModelError(
             f"{type(model).__name__} has no {model.config.model_type} blocks that lightpeft knows"
         )

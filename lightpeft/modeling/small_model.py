@@ -36,6 +36,7 @@ _LIMITS = {
 }
 # Computed from other settings, or of layers that the small model does not have.
 _DROPPED = {"out_features", "out_indices", "stage_names", "label2id", "dtype"}
+_DROPPED |= {"quantization_config", "transformers_version"}
 
 
 def build_small_models(model: PreTrainedModel, *, layers: int) -> Iterator[PreTrainedModel]:
@@ -117,6 +118,8 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
             value = _shrink(value, layers, keep)
         elif isinstance(value, list | tuple) and len(value) in depths:
             value = list(value)[:layers]
+        elif key == "pad_token_id" and value is None:  # classifiers need one for several rows
+            value = 0
         elif "token_id" in key or "token_index" in key:
             value = _shrink_token(value, key)
         elif key in integers and re.fullmatch(_LAYERS, key):
@@ -203,6 +206,7 @@ def make_batches(model: PreTrainedModel) -> Iterator[Batch]:
         yield text | decoder
         if "pixel_values" in names:
             yield text | decoder | {"pixel_values": values(*_image_size(model.config))}
+        yield {name: value[None] for name, value in text.items()}  # two choices of one row
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, ...]:

@@ -21,11 +21,13 @@ class Reading:
     Attributes:
         fused_qkv: row order of fused query, key and value, where there are any.
         head_count_rule: what else depends on the number of heads, see `Family`.
-        skipped: stacks of layers that are left as they are: no text goes through them.
+        keeps_heads: whether no head can be pruned, because layers share keys and values.
+        skipped: stacks and blocks that are left as they are: no text goes through them.
     """
 
     fused_qkv: FusedQKV = "concatenated"
     head_count_rule: HeadCountRule = ""
+    keeps_heads: bool = False
     skipped: tuple[str, ...] = ()
 
     def read(self, model: PreTrainedModel) -> ModelShape:
@@ -69,6 +71,8 @@ class Reading:
         dense = list(feed_forward) or [((), "")]
         pairs = list(attention.items())
         pairs += pairs[:1] * (len(dense) - len(pairs)) if pairs else []
+        if self.keeps_heads:
+            pairs = [(names, family.keeping_heads()) for names, family in pairs]
         return tuple(
             replace(
                 family,

@@ -172,3 +172,30 @@ def result_of(model: hf.PreTrainedModel) -> object:
         return lightpeft.inspect_model(model)
     except ModelError as error:
         return str(error)
+
+
+def test_layers_that_share_keys_and_values_keep_their_heads():
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 40}
+    config = hf.Gemma4TextConfig(
+        **sizes,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+
+    shape = lightpeft.inspect_model(hf.Gemma4ForCausalLM(config))
+
+    assert {block.head_count_rule for block in shape.attention_blocks} == {KEPT_WHOLE}
+    assert len(shape.neurons) == 4
+
+
+def test_multiple_choice_model_is_proved_with_its_choices():
+    config = hf.CamembertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+
+    shape = lightpeft.inspect_model(hf.CamembertForMultipleChoice(config))
+
+    assert list(shape.heads.values()) == [4, 4]
