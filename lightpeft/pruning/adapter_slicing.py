@@ -101,16 +101,17 @@ def check_adapter_shapes(
         model: the base model, whose modules give the shapes of the task head; None: not checked.
 
     Raises:
-        PlanError: names a weight that is missing, left over, of another shape, or integer.
+        PlanError: names a weight that is missing, left over, of another shape, or of a wrong dtype.
     """
-    for key, weight in weights.items():
-        if LORA_KEY.fullmatch(key) and not weight.is_floating_point():
-            raise PlanError(f"PEFT weight {key} must be floating-point, got {weight.dtype}")
     shapes = {key: weight.shape for key, weight in weights.items()}
-    model_shapes = shapes
+    model_shapes, model_weights = shapes, dict(weights)
     if model is not None:
-        state = model.state_dict().items()
-        model_shapes = {f"{PEFT_PREFIX}{name}": weight.shape for name, weight in state}
+        model_weights = {f"{PEFT_PREFIX}{name}": x for name, x in model.state_dict().items()}
+        model_shapes = {name: weight.shape for name, weight in model_weights.items()}
+    for key, weight in weights.items():
+        is_float = key not in model_weights or model_weights[key].is_floating_point()
+        if weight.is_floating_point() != (is_float or LORA_KEY.fullmatch(key) is not None):
+            raise PlanError(f"PEFT weight {key} must not be of dtype {weight.dtype}")
     expected = {key: model_shapes.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
     for name, units in plan.ranks.items():
         rank, (inputs, outputs) = len(units.kept), plan.pruned_shape(name)

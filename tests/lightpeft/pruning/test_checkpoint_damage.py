@@ -208,6 +208,18 @@ def test_plan_without_the_number_of_embeddings_is_one_line(folder: Path):
     refused(folder, tiny_model(), "with 0 parameters of embeddings, but this one has 4,544")
 
 
+@pytest.mark.parametrize("part", ["classifier", "lora_A"])
+def test_weight_of_another_kind_of_numbers_is_refused(folder: Path, part: str):
+    path = folder / "adapter_model.safetensors"
+    weights, mark = load_file(path), read_plan_digest(path)
+    name = next(name for name in weights if part in name)
+    weights[name] = weights[name].bool()
+    save_file(weights, path, {"plan": mark})
+    seal(folder)
+
+    refused(folder, tiny_model(), rf"{part}.* must not be of dtype torch\.bool")
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, value: float):
     model, path = pruned_model(), folder / "adapter_model.safetensors"
