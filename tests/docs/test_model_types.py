@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from helpers.architectures import BY_STRUCTURE, REFUSED
 from helpers.import_graph import ROOT
+from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 
 from docs.model_types import model_types, row_of, table
 from lightpeft.modeling.families import FAMILIES

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import transformers as hf
-from helpers.architectures import ARCHITECTURES, BY_STRUCTURE, REFUSED
+from helpers.architectures import ARCHITECTURES
 from helpers.tiny_models import mask_units, random_scores
+from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import LoraConfig
 from torch import Tensor, nn
 

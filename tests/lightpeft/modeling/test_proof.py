@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 from helpers.architecture_matrix import batch_of, build, loss_of, outputs, parts, plans
-from helpers.architectures import BY_STRUCTURE, REFUSED
+from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import PeftModel
 from torch import Tensor, nn
 

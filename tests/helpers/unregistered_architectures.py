@@ -1,0 +1,96 @@
+"""Tiny configs of model types without registered names: matched by structure, or refused."""
+
+from __future__ import annotations
+
+from helpers.architectures import (
+    _DECODER,
+    _EAGER,
+    _ENCODER,
+    _IMAGE,
+    _SEQUENCES,
+    _T5,
+    _TOKENS,
+    VOCABULARY,
+    _of,
+)
+
+_EXPERTS = _DECODER | {"num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4}
+_EXPERTS |= {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+_LATENT |= {
+    "num_key_value_heads": 8,
+    "v_head_dim": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+_LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+_MIXED_LAYERS = {"layer_types": ["linear_attention", "full_attention"]}
+# Types without registered names, which are matched by structure.
+BY_STRUCTURE = {
+    "beit": _of("beit", "BeitForImageClassification", "image", _IMAGE),
+    "deit": _of("deit", "DeiTForImageClassification", "image", _IMAGE),
+    "dinov2": _of("dinov2", "Dinov2ForImageClassification", "image", _IMAGE),
+    "deepseek_v3": _of("deepseek_v3", "DeepseekV3ForCausalLM", "decoder", _EXPERTS | _LATENT),
+    "gemma": _of("gemma", "GemmaForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
+    "gpt_neox_japanese": _of(
+        "gpt_neox_japanese",
+        "GPTNeoXJapaneseForCausalLM",
+        "decoder",
+        _ENCODER | _TOKENS | {"intermediate_multiple_size": 2},
+        attention=_EAGER,
+    ),
+    "gpt_oss": _of(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        "decoder",
+        _EXPERTS | {"sliding_window": 6},
+        attention=_EAGER,
+    ),
+    "granite": _of("granite", "GraniteForCausalLM", "decoder", _DECODER),
+    "m2m_100": _of("m2m_100", "M2M100ForConditionalGeneration", "seq2seq", _SEQUENCES),
+    "mbart": _of(
+        "mbart",
+        "MBartForConditionalGeneration",
+        "seq2seq",
+        _SEQUENCES | {"max_position_embeddings": 32},
+    ),
+    "minimax": _of("minimax", "MiniMaxForCausalLM", "decoder", _EXPERTS | _MIXED_LAYERS),
+    "mpnet": _of("mpnet", "MPNetForMaskedLM", "encoder", _ENCODER, attention=_EAGER),
+    "mt5": _of("mt5", "MT5ForConditionalGeneration", "seq2seq", _T5),
+    "olmo2": _of("olmo2", "Olmo2ForCausalLM", "decoder", _DECODER),
+    "olmo3": _of("olmo3", "Olmo3ForCausalLM", "decoder", _DECODER | {"sliding_window": 6}),
+    "phi": _of("phi", "PhiForCausalLM", "decoder", _DECODER),
+    "qwen3_next": _of(
+        "qwen3_next",
+        "Qwen3NextForCausalLM",
+        "decoder",
+        _EXPERTS | _LINEAR | _MIXED_LAYERS | {"shared_expert_intermediate_size": 40},
+    ),
+    "smollm3": _of("smollm3", "SmolLM3ForCausalLM", "decoder", _DECODER),
+    "starcoder2": _of("starcoder2", "Starcoder2ForCausalLM", "decoder", _DECODER),
+}
+# Types that can't be cut by the names of a known family: their code counts heads elsewhere.
+REFUSED = {
+    "codegen": _of(
+        "codegen",
+        "CodeGenForCausalLM",
+        "decoder",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+        | _TOKENS,
+    ),
+    "gpt_bigcode": _of(
+        "gpt_bigcode",
+        "GPTBigCodeForCausalLM",
+        "decoder",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4} | _TOKENS,
+    ),
+    "mpt": _of(
+        "mpt",
+        "MptForCausalLM",
+        "decoder",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_heads": 4, "n_layers": 2},
+    ),
+    "mvp": _of("mvp", "MvpForConditionalGeneration", "seq2seq", _SEQUENCES),
+}
