@@ -40,7 +40,7 @@ def prove_reading(model: PreTrainedModel) -> Reading:
     Raises:
         ModelError: nothing can be matched, or the proof failed; one line that says why.
     """
-    layers = _count_needed_layers(model)
+    layers = count_needed_layers(model)
     path = _cache_path(model, layers)
     try:
         result = read_json(path, LightPeftError)
@@ -138,7 +138,7 @@ def _add_to(names: set[str], name: str) -> Any:
     return lambda *_: names.add(name)
 
 
-def _count_needed_layers(model: PreTrainedModel) -> int:
+def count_needed_layers(model: PreTrainedModel) -> int:
     """Return how many layers of each stack show all kinds of layers that the model has."""
     stacks: dict[str, dict[str, set[str]]] = {}
     for path, weight in model.named_parameters():
