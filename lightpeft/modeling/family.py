@@ -34,7 +34,7 @@ class Family:
             before which no mask can be applied.
         head_count_rule: what else depends on the number of heads: `config` (read in forward),
             `alibi` (made for all heads at once) or `bias_table` (T5's position biases); see
-            `lightpeft.pruning.head_counts`.
+            `lightpeft.modeling.head_counts`.
         config_expressible: what the stock config can express of a model that keeps as many units
             in every layer: `heads`, `neurons`; see `lightpeft.modeling.stock_config`.
 
