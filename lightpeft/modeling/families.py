@@ -148,6 +148,7 @@ PATTERNS = (
         attn_out_proj="output.dense",
         ffn_in_proj=("intermediate_dense",),
         ffn_out_proj="output_dense",
+        per_head_extra=("relative_position_bias.relative_position_bias_table",),
         norms=("attention_layernorm", "ffn_layernorm", "layer_norm"),
     ),
     Family(
@@ -247,6 +248,7 @@ CONFIG_NEURONS = (
     *("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"),
 )
 KV_SHARING = "num_kv_shared_layers"  # in a config: layers that use another layer's keys and values
+PER_HEAD_COLUMNS = "relative_position_bias_table"  # a parameter whose columns are heads
 EXPERTS = ("experts",)
 EXPERTS_PER_TOKEN = ("top_k", "num_experts_per_tok", "moe_topk", "topk")
 # Of T5: the first self-attention of a stack has the position biases for all its layers.

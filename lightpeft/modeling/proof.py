@@ -29,6 +29,8 @@ from lightpeft.modeling.families import KV_SHARING
 from lightpeft.modeling.small_model import Batch, build_small_models, make_batches, shrink_config
 from lightpeft.modeling.structure import Reading
 
+_PROVED = "(proved on a small model)"
+
 
 def prove_reading(model: PreTrainedModel) -> Reading:
     """Match a model of a type that is not registered, and prove the reading on a small model.
@@ -48,15 +50,21 @@ def prove_reading(model: PreTrainedModel) -> Reading:
     except (LightPeftError, TypeError):  # none, or damaged: it is proved again
         reading, result = None, {}
     if not result:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with (
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+            torch.device("cpu"),
+        ):
             warnings.simplefilter("ignore")
             try:
                 reading, blocks = _find_reading(model, layers)
                 result = {"reading": asdict(reading), "blocks": blocks}
             except ModelError as error:
                 result = {"refused": str(error)}
-        with suppress(OSError):  # a folder that can't be written: it is proved again next time
-            write_json(path, result)
+        # A model that could not be built or run now, for lack of memory or so, may be another time.
+        if reading is not None or _PROVED in result["refused"]:
+            with suppress(OSError):  # a folder that can't be written: it is proved again next time
+                write_json(path, result)
     try:
         if reading is None:
             raise ModelError(result["refused"])
@@ -90,7 +98,7 @@ def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[st
                 difference = find_difference(small, shape, batch)
                 if difference is None:
                     return reading, _describe_blocks(shape)
-                reasons.append(f"{difference} (proved on a small model)")
+                reasons.append(f"{difference} {_PROVED}")
         break
     raise ModelError(reasons[0])
 

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.families import PER_HEAD_COLUMNS
 from lightpeft.modeling.fingerprint import in_out_features
 from lightpeft.modeling.head_counts import update_head_counts
 from lightpeft.modeling.units import kept_indices
@@ -29,8 +30,9 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
             for path in block.per_head_weights if len(units) < block.units else ():
                 parent, _, name = path.rpartition(".")
                 owner, weight = model.get_submodule(parent), model.get_parameter(path)
-                rows = torch.arange(len(weight)).reshape(block.units, -1)
-                setattr(owner, name, index_parameter(weight, 0, rows[list(units)].flatten()))
+                dim = int(name == PER_HEAD_COLUMNS)
+                of_head = torch.arange(weight.shape[dim]).reshape(block.units, -1)
+                setattr(owner, name, index_parameter(weight, dim, of_head[list(units)].flatten()))
         if not plan.units[block.path].kept:
             model.get_submodule(block.output_projection).weight.detach().zero_()
     update_head_counts(model, plan)

@@ -199,3 +199,40 @@ def test_multiple_choice_model_is_proved_with_its_choices():
     shape = lightpeft.inspect_model(hf.CamembertForMultipleChoice(config))
 
     assert list(shape.heads.values()) == [4, 4]
+
+
+def test_proof_is_on_the_cpu_whatever_the_default_device(cache: Path):
+    with torch.device("meta"):
+        model = hf.GemmaForCausalLM(BY_STRUCTURE["gemma"].config())
+
+        assert lightpeft.inspect_model(model).heads
+        assert len(list(cache.iterdir())) == 1
+
+
+def test_only_proofs_are_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "build_small_models", out_of_memory)
+    with pytest.raises(ModelError, match="'gemma' can't be pruned: no memory"):
+        lightpeft.inspect_model(build("gemma"))
+    assert not cache.exists()
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise ModelError("no memory")
+
+
+@pytest.mark.parametrize(
+    ("made", "settings"),
+    [
+        (hf.BeitForImageClassification, {"use_relative_position_bias": True}),
+        (hf.SwinForImageClassification, {}),
+    ],
+)
+def test_position_biases_are_cut_with_their_heads(
+    made: type[hf.PreTrainedModel], settings: dict[str, bool]
+):
+    with torch.device("meta"):
+        model = made(made.config_class(**settings))
+
+    shape = lightpeft.inspect_model(model)
+
+    assert all(block.units > 1 for block in shape.attention_blocks)
