@@ -50,7 +50,7 @@ def support(
         str, typer.Argument(help="A model type, a folder, or a Hub id.", metavar="NAME")
     ],
 ) -> None:
-    """Say which heads and neurons of a model can be pruned, and by what it is known.
+    """Say which heads and neurons of a model can be pruned, and how it was recognized.
 
     Reads the config only, no weights. A model type, such as olmo2, stands for its default config.
     """
@@ -58,7 +58,7 @@ def support(
 
 
 def describe_support(model: PreTrainedModel) -> str:
-    """Return in a few lines what can be pruned of a model, and by what it is known.
+    """Return in a few lines what can be pruned of a model, and how it was recognized.
 
     Args:
         model: a plain transformers model; its weights are not read.

@@ -29,7 +29,7 @@ DEBUG = "LIGHTPEFT_DEBUG"
 _EXPECTED = (PipelineError, LightPeftError)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="One of `methods`.")]
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="One of `methods` in params.yaml.")]
 
 
 @app.callback()
@@ -112,7 +112,7 @@ def preset(
     task: Annotated[str, typer.Argument(help="A task; without one, all are listed.")] = "",
     output: Annotated[
         Path | None,
-        typer.Option(help="Write this file, complete or not at all. `> params.yaml` empties it."),
+        typer.Option(help="Write to this file; `> params.yaml` would lose its comments."),
     ] = None,
 ) -> None:
     """Print a whole params.yaml with the settings of a preset for a task."""

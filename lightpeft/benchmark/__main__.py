@@ -71,20 +71,20 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
     ranks: Annotated[float, _fraction("PEFT ranks")] = _DEFAULTS.ranks,
     rank: Annotated[int, _integer("LoRA rank before pruning.")] = _DEFAULTS.rank,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
     ] = "float32",
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps", "xpu"],
         typer.Option(help="auto: the accelerator, or the CPU if there is none."),
     ] = "auto",
     batch_sizes: Annotated[
-        str, _text("Rows of a batch, several sizes separated by commas.", "INTEGER,...")
+        str, _text("Rows per batch; several sizes are separated by commas.", "INTEGER,...")
     ] = ",".join(map(str, _DEFAULTS.batch_sizes)),
     length: Annotated[
-        int | None, _integer("Tokens a row. [default: 128; of images their patches and one]")
+        int | None, _integer("Tokens per row. [default: 128; for images their patches plus one]")
     ] = None,
-    warmup: Annotated[int, _integer("Rounds not counted.")] = _DEFAULTS.warmup,
-    rounds: Annotated[int, _integer("Rounds counted.")] = _DEFAULTS.rounds,
+    warmup: Annotated[int, _integer("Rounds before the measured ones.")] = _DEFAULTS.warmup,
+    rounds: Annotated[int, _integer("Rounds measured.")] = _DEFAULTS.rounds,
     out: Annotated[Path | None, _text("JSON file to write.", "FILE")] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
@@ -94,7 +94,7 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
 
     Both have LoRA adapters and take turns: training and inference of encoders and of image
     models; training, prefill (a prompt of --length tokens into the KV cache) and decode (one
-    more token a row) of decoders and encoder-decoders.
+    more token per row) of decoders and encoder-decoders.
     """
     options = {name: context.params[name] for name in BenchmarkConfig.model_fields}
     options["batch_sizes"] = _parse_batch_sizes(batch_sizes)

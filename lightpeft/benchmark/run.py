@@ -44,8 +44,8 @@ class BenchmarkConfig(Config):
         ranks: fraction of the PEFT ranks to prune, in [0, 1).
         rank: LoRA rank before pruning.
         dtype: of the weights, by torch's name.
-        batch_sizes: rows of a batch, each size measured by itself.
-        length: tokens a row; None for the model's default.
+        batch_sizes: rows per batch, each size measured separately.
+        length: tokens per row; None for the model's default.
         warmup: rounds that are run but not counted.
         rounds: rounds that are counted.
     """

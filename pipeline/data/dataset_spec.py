@@ -9,7 +9,7 @@ Rows of one task kind have the same columns, whichever data set they come from:
 | multiple-choice | prompt, choices, label: the index of the right choice |
 | text-generation | prompt, completion, optionally cue; or messages: a chat, optionally tools |
 | token-classification | tokens, tags: one tag per token |
-| question-answering | id, question, context, answers: {text, answer_start}; no answer: empty |
+| question-answering | question, context, answers: {text, answer_start}, lists; no answer: empty |
 | image-classification | image, label: a class name |
 
 Rows of text-classification and multiple-choice may have a further column `group`, equal in rows of
