@@ -29,7 +29,7 @@ DEBUG = "LIGHTPEFT_DEBUG"
 _EXPECTED = (PipelineError, LightPeftError)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="One of `methods` in params.yaml.")]
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="A method of params.yaml.")]
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""The names of the task kinds: the Hub's tags. Light, so that params.yaml is checked at once."""
+"""The names of the task kinds, as on the Hub. Imports little, so that params.yaml is read fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `estimate`: model and data -> the importance of everything that could go."""
+"""Stage `estimate`: model and data -> the importance of everything that can be pruned."""
 
 from __future__ import annotations
 

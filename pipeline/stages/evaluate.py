@@ -25,7 +25,7 @@ from pipeline.tasks.registry import task_from_card
 
 
 def main(method: str, paths: Paths) -> None:
-    """Measure one method on the test split, and its adapter expanded on the unpruned base."""
+    """Measure one method on the test split, and its expanded adapter on the unpruned base."""
     transformers.logging.set_verbosity_error()
     params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
     task, size = task_from_card(_read_card(data, params.evaluate)), params.evaluate.batch_size

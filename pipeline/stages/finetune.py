@@ -1,4 +1,4 @@
-"""Stage `finetune`: a plan, warm weights and data -> a trained compact adapter."""
+"""Stage `finetune`: a plan, the estimation's weights and data -> a pruned, trained adapter."""
 
 from __future__ import annotations
 
