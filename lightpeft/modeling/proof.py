@@ -35,9 +35,9 @@ _PROVED = "(proved on a small model)"
 def prove_reading(model: PreTrainedModel) -> Reading:
     """Match a model of a type that is not registered, and prove the reading on a small model.
 
-    Pruned must equal masked for a model of the same class and structure. The result, a refusal
-    too, is kept in `$XDG_CACHE_HOME/lightpeft` (`~/.cache/lightpeft`), by the class, the small
-    model's config, and the code of lightpeft and of the class.
+    Pruned must equal masked for a model of the same class and structure. The result, also that
+    they differ, is kept in `$XDG_CACHE_HOME/lightpeft` (`~/.cache/lightpeft`), by the class, the
+    small model's config, and the code of lightpeft and of the class.
 
     Raises:
         ModelError: nothing can be matched, or the proof failed; one line that says why.
