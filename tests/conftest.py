@@ -7,6 +7,7 @@ import tempfile
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"  # of child processes: sums depend on it
 # Tests compare with results of a CPU. Before torch is imported, and for child processes too.
 if not os.environ.get("LIGHTPEFT_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -60,6 +60,8 @@ def _clean(opened: OpenedSource, row: Row, number: int) -> Row | str:
 def _find_classes(section: DataSection, opened: OpenedSource, rows: list[Row]) -> list[str]:
     """Return the classes of the first rows, which may be too few to find more than one."""
     schema, column = opened.schema, opened.schema.label_column
+    if not rows:
+        return []
     columns = {name: [row[name] for row in rows] for name in schema.features}
     train = Dataset.from_dict(columns, features=schema.features)
     try:

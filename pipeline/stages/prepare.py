@@ -71,8 +71,9 @@ def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
     section = params.data.model_copy(update={"positive_class": None})  # not seen yet, perhaps
     params = params.model_copy(update={"data": section})
     dataset, rows = read_first_rows(section, count, seed=params.seed)
-    task, processor, _ = _bind_task(params, dataset)
-    yield describe_columns(task.card)
+    if not all(isinstance(clean, str) for _, clean in rows):  # else no class tells the task
+        task, processor, _ = _bind_task(params, dataset)
+        yield describe_columns(task.card)
     for number, (raw, clean) in enumerate(rows, start=1):
         yield f"row {number} as read: {describe_raw(raw)}"
         if isinstance(clean, str):

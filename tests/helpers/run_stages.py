@@ -67,7 +67,7 @@ def check_error(folder: Path, *words: str, message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *words],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

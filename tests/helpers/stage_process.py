@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def _run(here: Path, out: Path, err: Path, arguments: tuple[str, ...], trouble: 
     if trouble.file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (trouble.file_size, trouble.file_size))
     if trouble.signal is not None:
+        signal.signal(trouble.signal, signal.SIG_DFL)  # ignored where tests run in the background
         _send_at_rename(trouble.signal, trouble.renames)
     exit_on_signals("it goes on")
     run(*arguments)

@@ -52,8 +52,8 @@ def curve_of(out: Path) -> list[dict[str, str]]:
 def start(space: Path) -> subprocess.Popen:
     """The stage as dvc starts it."""
     command = [sys.executable, "-m", "pipeline", "finetune", "light"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **streams)
 

@@ -137,6 +137,14 @@ def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
     ]
 
 
+def test_a_preview_of_bad_rows_only_says_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _workspace(tmp_path, "bert", [{"tokens": "a b", "tags": "x y"}])
+    prepare.main(Paths(), preview=1)
+
+    assert capsys.readouterr().out.splitlines()[1:] == ["[prepare] row 1 is bad: no list of text"]
+
+
 def test_a_wrong_setting_is_an_error_of_the_preview_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _workspace(tmp_path, "bert", [{"text": "a", "label": "x"}], metric="rouge1")
