@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +99,9 @@ def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
             model: PreTrainedModel = _class_of(config)._from_config(config)
     except Exception as error:  # transformers and the Hub raise whatever they like
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name or repr(name)} can't be built: {reason}") from error
+        near = get_close_matches(name, CONFIG_MAPPING, n=1, cutoff=0.8)
+        hint = f"did you mean the model type {near[0]}? " if near and name not in near else ""
+        raise ModelError(f"{name or repr(name)} can't be built: {hint}{reason}") from error
     return model
 
 

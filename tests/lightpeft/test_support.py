@@ -63,6 +63,7 @@ def test_vision_tower_is_said_to_be_left_as_it_is():
     [
         ("resnet", "model type 'resnet' can't be pruned: ResNetForImageClassification has no"),
         ("no-such-model", "no-such-model can't be built: "),
+        ("qwen3_nxt", "qwen3_nxt can't be built: did you mean the model type qwen3_next? "),
         ("", "'' can't be built: "),
         ("informer", "informer can't be built: model type informer is no text, image or audio"),
     ],
