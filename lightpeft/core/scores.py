@@ -129,8 +129,10 @@ class Scores:
             "modules": self.modules,
             "shape": asdict(self.shape),
         }
+        tensors = self._tensors()
+        del tensors["modules"]  # scores.json has them
         with atomic_directory(folder) as temporary:
-            write_tensors(temporary / "scores.safetensors", self._tensors())
+            write_tensors(temporary / "scores.safetensors", tensors)
             write_tensors(temporary / WEIGHTS, self.adapter)
             self.peft.save_pretrained(temporary)
             with (temporary / "curve.csv").open("w", encoding="utf-8", newline="") as file:

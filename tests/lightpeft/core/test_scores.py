@@ -13,6 +13,7 @@ import torch
 from helpers.sealing import seal
 from helpers.tiny_models import made_up_scores, random_scores, tiny_batch, tiny_model, tiny_scores
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 
 import lightpeft
 from lightpeft.core.config import PruningConfig
@@ -44,6 +45,19 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path):
     assert list(again.modules) == list(scores.modules)
     assert list(again.heads["taylor"]) == list(scores.heads["taylor"])
     assert again.peft.target_modules == scores.peft.target_modules
+
+
+def test_importance_of_modules_is_stored_once_and_older_files_with_it_twice_load(tmp_path: Path):
+    scores = random_scores(tiny_model())
+    scores.save(tmp_path)
+    tensors = load_file(tmp_path / "scores.safetensors")
+    assert {name.partition("/")[0] for name in tensors} == {"heads", "neurons", "ranks"}
+
+    tensors["modules"] = torch.tensor([scores.modules[name] for name in sorted(scores.modules)])
+    save_file(tensors, tmp_path / "scores.safetensors")
+    seal(tmp_path)
+
+    assert Scores.load(tmp_path).digest == scores.digest
 
 
 @pytest.mark.parametrize("group", ["heads", "neurons", "ranks", "modules"])
