@@ -1,7 +1,9 @@
 """Settings for all tests: one thread each, no network, no GPU."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 
 # Proofs are not taken from the user's cache.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
@@ -12,6 +14,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of child processes: sums depend on it
 if not os.environ.get("LIGHTPEFT_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def write_line(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Write a result to the terminal, although pytest captures the output of tests."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return write
