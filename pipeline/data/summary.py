@@ -59,6 +59,6 @@ def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
 
 def _classes(card: DataCard) -> str:
     if not card.labels:
-        return card.task_name
+        return task_from_card(card).describe()
     counts = card.splits["train"].labels.items()
     return f"classes in train: {join_some([f'{name} {count:,}' for name, count in counts])}"

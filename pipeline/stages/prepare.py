@@ -138,7 +138,9 @@ def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Pro
     config = load_config(params.model)
     task_class = choose_task(dataset.schema, dataset.classes, config)
     if params.data.class_weights != "none" and not task_class.supports_class_weights:
-        raise ConfigError(f"data.class_weights must be none for {task_class.name}, got balanced")
+        raise ConfigError(
+            f"data.class_weights must be none for {task_class.describe()}, got balanced"
+        )
     if params.data.packing:
         _check_packing(task_class, config.model_type)
     task = task_class(_make_card(params, dataset, task_class, config))
@@ -160,14 +162,15 @@ def _make_card(
     allowed = dict.fromkeys((*metrics, *task.optional))
     if metric not in allowed:
         raise ConfigError(
-            f"data.metric must be auto or one of {', '.join(allowed)} for {task.name}, got {metric}"
+            f"data.metric must be auto or one of {', '.join(allowed)} for {task.describe()}, "
+            f"got {metric}"
         )
     task.check_metric(metric, params.evaluate, config)
     positive_class = _find_positive_class(params.data, dataset, "f1" in allowed)
     neutral = params.data.neutral_prompt or source.neutral_prompt
     if params.data.neutral_prompt not in (None, "none") and not task.supports_neutral_prompt:
         raise ConfigError(
-            f"data.neutral_prompt must be auto or none for {task.name}, got {neutral!r}"
+            f"data.neutral_prompt must be auto or none for {task.describe()}, got {neutral!r}"
         )
     metrics = [*dict.fromkeys((*metrics, metric))]
     classes = dataset.classes
@@ -228,7 +231,7 @@ def _find_positive_class(section: DataSection, dataset: LoadedDataset, has_f1: b
 def _check_packing(task: type[Task], model_type: str) -> None:
     """Refuse packing if packed rows would attend to each other, or have one label each."""
     if not task.supports_packing:
-        raise ConfigError(f"data.packing must be false for {task.name}")
+        raise ConfigError(f"data.packing must be false for {task.describe()}")
     check_packable(model_type)
 
 

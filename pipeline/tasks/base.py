@@ -78,6 +78,7 @@ class Task(ABC):
     Attributes:
         schema: of the rows, before they are encoded.
         name: as in the data card's `task_name`.
+        variant: what tells it from the other tasks of its data.kind, for messages.
         model_class: transformers' Auto class of the model.
         processor_class: transformers' Auto class of the tokenizer or image processor.
         processor_options: keyword arguments of its `from_pretrained`.
@@ -96,6 +97,7 @@ class Task(ABC):
 
     schema: ClassVar[RowSchema]
     name: ClassVar[str]
+    variant: ClassVar[str] = ""
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any] = AutoTokenizer
     processor_options: ClassVar[dict[str, Any]] = {}
@@ -114,6 +116,11 @@ class Task(ABC):
     def __init__(self, card: DataCard) -> None:
         """Bind a task to a data card; it has statistics only once the rows are prepared."""
         self.card = card
+
+    @classmethod
+    def describe(cls) -> str:
+        """Return the task type as params.yaml names it, and the variant: for people to read."""
+        return f"{cls.schema.kind} {cls.variant}".rstrip()
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:

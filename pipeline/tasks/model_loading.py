@@ -110,7 +110,7 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
         )
     if new_keys and not task.new_head:
         raise ConfigError(
-            f"model.name {section.name} has no weights for {min(new_keys)}, and {task.name} "
+            f"model.name {section.name} has no weights for {min(new_keys)}, and {task.describe()} "
             "trains no head; take a checkpoint with its language head"
         )
     # Longer rows than the model has positions for would fail in the middle of training.

@@ -80,6 +80,7 @@ class MultipleChoice(ChoiceTask):
     """
 
     name = "multiple-choice"
+    variant = "by encoders"
     model_class = AutoModelForMultipleChoice
     task_type = None  # peft has none; load_model names the head
     inputs = ("input_ids", "attention_mask", "token_type_ids", "trainable", "label")

@@ -45,6 +45,7 @@ class MultipleChoiceLM(ChoiceTask):
     """
 
     name = "multiple-choice-lm"
+    variant = "by decoders"
     model_class = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
     new_head = False

@@ -212,6 +212,7 @@ class TextRegression(TextClassification):
     """Predict a number for each row."""
 
     name = "text-regression"
+    variant = "of numbers"
     metrics = SCHEMA.regression_metrics
     optional = ()
     supports_class_weights = False

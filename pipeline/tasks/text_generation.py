@@ -165,6 +165,7 @@ class CausalLM(_Generation):
     """Continue a prompt with a decoder, trained on the completion's tokens only."""
 
     name = "causal-lm"
+    variant = "by decoders"
     model_class = AutoModelForCausalLM
     task_type = "CAUSAL_LM"
     metrics = ("perplexity", "exact_match")
@@ -204,6 +205,7 @@ class Seq2SeqLM(_Generation):
     """Generate the completion with a decoder from a prompt that an encoder reads."""
 
     name = "seq2seq-lm"
+    variant = "by encoder-decoders"
     model_class = AutoModelForSeq2SeqLM
     task_type = "SEQ_2_SEQ_LM"
     token_columns = ("input_ids", "labels")

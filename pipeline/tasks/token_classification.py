@@ -215,6 +215,7 @@ class EntityRecognition(TokenClassification):
     """Token classification with BIO tags: O, B-TYPE and I-TYPE."""
 
     name = "entity-recognition"
+    variant = "of BIO tags"
     metrics = ("entity_f1", "token_accuracy")
 
     @classmethod

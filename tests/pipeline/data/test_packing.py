@@ -115,7 +115,7 @@ def test_every_stage_runs_on_packed_rows(tmp_path, monkeypatch):
 
 def test_packing_is_refused_where_rows_would_see_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(workspace(tmp_path / "t5", "t5", copying(40), data={"packing": True}))
-    with pytest.raises(ConfigError, match="must be false for seq2seq-lm"):
+    with pytest.raises(ConfigError, match="must be false for text-generation by encoder-decoders"):
         prepared(tmp_path / "t5")
     monkeypatch.chdir(workspace(tmp_path / "opt", "opt", copying(40), data={"packing": True}))
     with pytest.raises(ConfigError, match=r"must be false for model type 'opt'.*gpt2"):

@@ -76,5 +76,7 @@ def test_class_weights_are_in_the_card_and_told(workspace, capsys):
     rows = [f"w{i % 60} w{i // 60},0.{i}" for i in range(100)]
     (workspace / "train.csv").write_text("\n".join(["text,label", *rows]))
     change_params(workspace, data={"metric": "auto"})
-    with pytest.raises(ConfigError, match="must be none for text-regression, got balanced"):
+    with pytest.raises(
+        ConfigError, match="must be none for text-classification of numbers, got balanced"
+    ):
         prepare.main(PATHS)

@@ -16,6 +16,13 @@ def test_every_kind_of_params_yaml_has_a_schema_and_tasks():
     assert all(kind in str(DataSection.model_fields["kind"].description) for kind in TASK_KINDS)
 
 
+def test_people_read_the_names_of_params_yaml_and_can_tell_tasks_apart():
+    shown = [task.describe() for task in TASKS.values()]
+
+    assert len({*shown}) == len(shown)
+    assert all(name.split()[0] in TASK_KINDS for name in shown)
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_metrics_of_a_task_are_defined_and_allowed_by_its_schema(task):
     allowed = {*task.schema.metrics, *task.schema.regression_metrics}

@@ -211,10 +211,12 @@ def test_an_encoder_decoder_needs_prompts(enter):
         prepared(folder)
 
 
-def test_the_main_metric_can_be_any_that_compares_texts(enter):
+def test_the_main_metric_can_be_any_that_compares_texts(enter, capsys):
     folder = enter("llama", data={"metric": "final_number"})
 
     assert prepared(folder).metrics == ("perplexity", "exact_match", "final_number")
+    line = "text-generation by decoders; metric final_number, also perplexity, exact_match"
+    assert f"[prepare] {line}\n" in capsys.readouterr().out
     change_params(folder, data={"metric": "accuracy"})
     with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of perplexity.*rouge"):
         prepare(Paths())
@@ -240,7 +242,9 @@ def test_a_checkpoint_without_its_language_head_is_refused(enter):
     config = AutoConfig.from_pretrained(folder / "base")
     AutoModel.from_config(config).save_pretrained(folder / "base")
 
-    with pytest.raises(ConfigError, match=r"no weights for lm_head\.weight.*causal-lm trains no"):
+    with pytest.raises(
+        ConfigError, match=r"no weights for lm_head\.weight.*text-generation by decoders trains"
+    ):
         loaded(folder, card)
 
 
