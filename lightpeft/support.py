@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import torch
@@ -98,11 +99,21 @@ def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
         with torch.device("meta"):
             model: PreTrainedModel = _class_of(config)._from_config(config)
     except Exception as error:  # transformers and the Hub raise whatever they like
-        reason = " ".join(str(error).split())[:200]
         near = get_close_matches(name, CONFIG_MAPPING, n=1, cutoff=0.8)
         hint = f"did you mean the model type {near[0]}? " if near and name not in near else ""
-        raise ModelError(f"{name or repr(name)} can't be built: {hint}{reason}") from error
+        raise ModelError(
+            f"{name or repr(name)} can't be built: {hint}{_describe_causes(error)}"
+        ) from error
     return model
+
+
+def _describe_causes(error: BaseException) -> str:
+    """Return an error and its first cause, such as a connection that broke, shortened."""
+    cause = error
+    while (earlier := cause.__cause__ or cause.__context__) is not None:
+        cause = earlier
+    first, last = (shorten(str(x), 130, placeholder=" ...") for x in (error, cause))
+    return first if last in first else f"{first} ({last})"
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:

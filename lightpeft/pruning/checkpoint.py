@@ -71,7 +71,8 @@ def load(
 
     Args:
         model: the unpruned base model that the plan was made for; its weights are sliced in place.
-        folder: written by `save`.
+        folder: written by `save`; one that is on the hub must be downloaded first, with
+            `huggingface_hub.snapshot_download`.
         trainable: whether to continue training; otherwise all weights are frozen, in eval mode.
         quantize: called with the pruned base model, to quantize it in place before PEFT modules
             are attached.
@@ -152,6 +153,11 @@ def _target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
 
 def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     """Read what `save` wrote, and check that the files belong together."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a folder on this machine; if it is an id on the hub, pass what "
+            f"huggingface_hub.snapshot_download returns"
+        )
     check_digests(folder, (CONFIG, WEIGHTS, PLAN), CheckpointError, remedy=_REMEDY)
     try:
         plan = PruningPlan.load(folder / PLAN, remedy=_REMEDY)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import datasets
 import pytest
 import transformers
-from huggingface_hub import HfFileSystem, close_session, constants
+from huggingface_hub import HfFileSystem, close_session, constants, hf_api
 
 _LARGE = (".safetensors", ".parquet")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -108,6 +108,7 @@ def use_hub(patch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
     patch.delenv("HF_TOKEN", raising=False)
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(hf_api.api, "endpoint", url)
     patch.setattr(transformers.utils.hub, "_hf_api", None)  # keeps the endpoint of its first use
     patch.setattr(datasets.config, "HF_ENDPOINT", url)
     patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
