@@ -20,12 +20,13 @@ import torch
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def write_line(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+@pytest.fixture(scope="session")
+def write_line(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Write a result to the terminal, although pytest captures the output of tests."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def write(text: str) -> None:
-        with capsys.disabled():
+        with capture.global_and_fixture_disabled():
             sys.stdout.write(f"\n{text}\n")
 
     return write

@@ -212,7 +212,23 @@ def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
     return copied
 
 
-def compute_outputs(model: nn.Module, name: str) -> Tensor:
+def compute_outputs(model: nn.Module, name: str, *, seed: int = 0) -> Tensor:
     """Return a model's outputs for its architecture's batch, without gradients."""
     with torch.no_grad():
-        return outputs(model, batch_of(name))
+        return outputs(model, batch_of(name, seed=seed))
+
+
+def continued(model: nn.Module, name: str, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Greedy decoding with the cache of keys and values: tokens and their logits."""
+    batch = batch_of(name, seed=seed)
+    batch.pop("decoder_input_ids", None)
+    generated = model.generate(
+        **batch,
+        max_new_tokens=5,
+        min_new_tokens=5,
+        do_sample=False,
+        num_beams=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return generated.sequences, torch.stack(generated.logits)

@@ -12,6 +12,7 @@ import torch
 from helpers.architecture_matrix import (
     batch_of,
     compute_outputs,
+    continued,
     drawn_plan,
     loss_of,
     masked,
@@ -22,7 +23,7 @@ from helpers.architecture_matrix import (
 from helpers.architectures import ARCHITECTURES
 from helpers.tiny_models import mask_units, masked_model
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 import lightpeft
 from lightpeft.modeling.adapters import (
@@ -109,22 +110,6 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     assert (adapted - alone).abs().max() > 1e-3
     torch.testing.assert_close(adapted, compute_outputs(before, name), **CLOSE)
     torch.testing.assert_close(compute_outputs(after.merge_and_unload(), name), adapted, **CLOSE)
-
-
-def continued(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """Greedy decoding with the cache of keys and values: tokens and their logits."""
-    batch = batch_of(name)
-    batch.pop("decoder_input_ids", None)
-    generated = model.generate(
-        **batch,
-        max_new_tokens=5,
-        min_new_tokens=5,
-        do_sample=False,
-        num_beams=1,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return generated.sequences, torch.stack(generated.logits)
 
 
 @pytest.mark.parametrize(
