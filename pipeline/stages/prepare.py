@@ -102,9 +102,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     card_changes: dict[str, Any] = {}
     for split, rows in dataset.splits.items():
         encoded = _encode(rows, task, processor, texts=dataset.schema.identity_columns, name=split)
-        check_token_ids(
-            encoded, task.token_columns, processor, vocabulary, model=params.model.name, split=split
-        )
+        check_token_ids(encoded, task, processor, vocabulary, split=split)
         splits[split] = describe(encoded, task, processor)
         check_limits(splits[split], params, split)
         text_hashes[split] = column_values(encoded, "text_hash")

@@ -7,7 +7,7 @@ distinguishes tasks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -185,6 +185,12 @@ class Task(ABC):
         """Return the tokens of an encoded row that tell a person what the model sees."""
         ids: list[int] = row["input_ids"]
         return ids
+
+    def find_unstored_tokens(
+        self, rows: Dataset, processor: Processor
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Yield tokens that evaluation reads and `token_columns` lack, and where they are."""
+        yield from ()
 
     def describe_target(self, row: Row, processor: Processor) -> str:
         """Return what is to be predicted for an encoded row: the class or the number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
@@ -75,6 +75,12 @@ class MultipleChoiceLM(ChoiceTask):
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
         return columns
+
+    def find_unstored_tokens(
+        self, rows: Dataset, processor: Processor
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Yield the tokens of the neutral prompt."""
+        yield "data.neutral_prompt", self._neutral_ids(rows[0]["choices"], processor)
 
     def shown_tokens(self, row: Row) -> list[int]:
         """Return the tokens of the prompt, and of the right choice after it."""

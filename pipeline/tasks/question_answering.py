@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,14 @@ class QuestionAnswering(Task):
         lengths = [len(window.begin) for window in chosen]
         lost = [max(len(ids) - kept, 0) for ids, kept in zip(full, lengths, strict=True)]
         return columns | {"length": lengths, "num_truncated": lost}
+
+    def find_unstored_tokens(
+        self, rows: Dataset, processor: Processor
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Yield the tokens of every window, of which a row stores the one to train on."""
+        for chunk in rows.select_columns([*SCHEMA.features]).iter(_CHUNK):
+            for window in split_into_windows(chunk, processor, length=self.card.max_length):
+                yield "a window of evaluation", window.inputs["input_ids"]
 
     def describe_target(self, row: Row, processor: Processor) -> str:
         """Return the tokens of the answer, or that there is none."""

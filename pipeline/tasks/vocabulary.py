@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PretrainedConfig
 
 from pipeline.common.errors import ConfigError
-from pipeline.tasks.base import Processor
+from pipeline.tasks.base import Processor, Task
 
 
 def count_token_embeddings(config: PretrainedConfig) -> int | None:
@@ -51,26 +49,27 @@ def check_special_tokens(processor: Processor, limit: int | None, *, model: str)
 
 
 def check_token_ids(
-    rows: Dataset,
-    columns: Sequence[str],
-    processor: Processor,
-    limit: int | None,
-    *,
-    model: str,
-    split: str,
+    rows: Dataset, task: Task, processor: Processor, limit: int | None, *, split: str
 ) -> None:
-    """Check that a model has embeddings for all tokens in columns of encoded rows.
+    """Check that a model has embeddings for all tokens of encoded rows, those in evaluation too.
 
     A tokenizer may be larger than the embeddings, if no row has such a token.
 
     Raises:
         ConfigError: names both numbers, and the token.
     """
-    for name in columns:
+    model = task.card.model.name
+    for name in task.token_columns:
         for part in rows.data.column(name).chunks:
             while pa.types.is_list(part.type) or pa.types.is_large_list(part.type):
                 part = pc.list_flatten(part)
             _check_id(pc.max(part).as_py(), processor, limit, model=model, where=split)
+    if split == "train" or not task.token_columns or limit is None:
+        return
+    if max(processor.get_vocab().values()) >= limit:
+        for place, ids in task.find_unstored_tokens(rows, processor):
+            where = f"{split}, {place}"
+            _check_id(max(ids, default=None), processor, limit, model=model, where=where)
 
 
 def _check_id(
