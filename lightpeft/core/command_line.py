@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -83,6 +84,9 @@ def exit_on_signals(advice: str) -> None:
             if tqdm is not None and tqdm.tqdm._instances:  # a progress bar has no end of line yet
                 line = f"\n{line}"
             os.write(sys.stderr.fileno(), line.encode())  # print may be what was interrupted
+            if not threading.main_thread().is_alive():  # atexit would report SystemExit as an error
+                sys.stdout.flush()
+                os._exit(128 + number)
         sys.exit(128 + number)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

@@ -1,9 +1,12 @@
 """What the operating system refuses is one line that names the path."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers.import_graph import ROOT
 
 from lightpeft.core.command_line import describe_os_error, raise_hidden_exit
 
@@ -65,3 +68,21 @@ def test_an_error_on_the_way_out_does_not_hide_that_the_process_was_stopped():
     with pytest.raises(SystemExit, match="143"):
         raise_hidden_exit(found.value)
     raise_hidden_exit(ValueError("a bug"))
+
+
+@pytest.mark.parametrize("number", [2, 15])
+def test_a_signal_in_what_python_does_at_exit_is_one_line_too(number):
+    script = f"""
+import atexit, os, signal
+from lightpeft.core.command_line import exit_on_signals
+signal.signal({number}, signal.SIG_DFL)  # ignored where tests run in the background
+exit_on_signals("it goes on")
+atexit.register(os.kill, os.getpid(), {number})
+print("done")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    name = {2: "SIGINT", 15: "SIGTERM"}[number]
+    assert done.stderr == f"error: stopped by {name}; it goes on\n"
+    assert (done.returncode, done.stdout) == (128 + number, "done\n")
