@@ -42,5 +42,12 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
         prefix: put before the nearest name, such as the section of a key.
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(names)}"
+    nearest = find_nearest(name, names)
+    return f"did you mean {prefix}{nearest}?" if nearest else f"known: {', '.join(names)}"
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like a misspelt one, whatever the case; None: none is."""
+    names = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(name.strip().casefold(), names, n=1, cutoff=0.5)
+    return names[close[0]] if close else None

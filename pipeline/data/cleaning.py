@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.common.console import Progress
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
+from pipeline.common.text import did_you_mean, find_nearest
 from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
 from pipeline.tasks.schema import Row, RowSchema, Template, describe_exception
@@ -164,7 +165,9 @@ class RowCleaner:
         except KeyError as error:
             values = [value for value in row.values() if isinstance(value, str | int)]
             if not {*error.args} & {*row, *values}:  # else a dictionary lacks a value of the row
-                raise BadRow(f"no {error}", f"which has {', '.join(row)}") from error
+                nearest = find_nearest(str(error.args[0]), row)
+                hint = f"; did you mean {nearest!r}?" if nearest else ""
+                raise BadRow(f"no {error}", f"which has {', '.join(row)}{hint}") from error
             raise BadRow(_UNFIT_VALUE, describe_exception(error)) from error
         except ValueError as error:
             name = str(error) if isinstance(error, RowError) else describe_exception(error)
@@ -173,6 +176,10 @@ class RowCleaner:
             raise BadRow("no label")
         if not isinstance(template_row, dict):
             raise TypeError(f"it must return a dict or None, got {template_row!r}")
+        if unknown := template_row.keys() - self.schema.features.keys() - row.keys():
+            name = min(map(str, unknown))
+            hint = did_you_mean(name, self.schema.features)
+            raise TypeError(f"it returns {name!r}, which {self.schema.kind} does not have; {hint}")
         clean_row = self.schema.postprocess(template_row)
         reason = self.schema.find_error(clean_row)
         if reason is None and _has_lone_surrogate(clean_row):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import runpy
 import sys
@@ -13,6 +12,7 @@ from pipeline.common.data_card import DataOrigin, Origins
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import file_hash
 from pipeline.common.params import DataSection
+from pipeline.common.text import find_nearest
 from pipeline.data import hub
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.dataset_spec import DatasetSpec
@@ -65,8 +65,8 @@ def _check_task_name(task: str) -> None:
     """Refuse a name that is neither `files` nor looks like a hub id."""
     if task == "files" or re.match(r"(?!(super_)?glue/).+/", task):
         return
-    close = difflib.get_close_matches(task, [*BUILTIN_TASKS, "files", *CATALOG], n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    nearest = find_nearest(task, [*BUILTIN_TASKS, "files", *CATALOG])
+    hint = f"; did you mean {nearest}?" if nearest else ""
     raise ConfigError(
         f"data.task must be {', '.join(BUILTIN_TASKS)}, files, a hub id such as glue/sst2, or "
         f"one of {', '.join(name for name in CATALOG if '/' not in name)}; got {task!r}{hint}"

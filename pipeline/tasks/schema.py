@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from datasets import Dataset, Features
 from pipeline.common.data_card import Baseline, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
-from pipeline.common.text import one_line
+from pipeline.common.text import find_nearest, one_line
 
 Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
@@ -118,8 +117,8 @@ def require_column(name: str, rows: Sequence[Row], key: str, *, hint: str = "") 
     """
     names = column_names(rows)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else hint
+        nearest = find_nearest(name, names)
+        hint = f"; did you mean {nearest!r}?" if nearest else hint
         raise DataError(f"{key}: train has no column {name!r} among {', '.join(names)}{hint}")
     return name
 

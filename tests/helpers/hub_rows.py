@@ -127,7 +127,6 @@ SUPER: Pairs = {
 
 _SUMMARY = {"prompt": "summarize: Long text.", "cue": "\nsummary:", "completion": "Short."}
 _SQUAD = {
-    "id": "57",
     "question": "Who?",
     "context": "Ann did.",
     "answers": {"text": ["Ann", "Ann did"], "answer_start": [0, 0]},
@@ -269,8 +268,8 @@ OTHERS: Pairs = {
             "tags": ["B-ORG", "O", "B-PER", "I-PER"],
         },
     ),
-    "squad": (_SQUAD | {"title": "Ann"}, _SQUAD),
-    "squad_v2": (_SQUAD | {"title": "Ann"}, _SQUAD),
+    "squad": (_SQUAD | {"id": "57", "title": "Ann"}, _SQUAD),
+    "squad_v2": (_SQUAD | {"id": "57", "title": "Ann"}, _SQUAD),
     "cifar10": ({"img": "pixels", "label": 9}, {"image": "pixels", "label": "truck"}),
     "mnist": ({"image": "pixels", "label": 4}, {"image": "pixels", "label": "4"}),
     "beans": (

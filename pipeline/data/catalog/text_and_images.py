@@ -79,9 +79,9 @@ def _tag(tag: object, classes: tuple[str, ...]) -> str:
 
 
 def squad(row: Row) -> Row:
-    """Keep SQuAD's columns; an unanswerable question of SQuAD 2 has empty lists."""
+    """Keep the columns that are used; an unanswerable question of SQuAD 2 has empty lists."""
     texts = {key: row[key] for key in ("question", "context")}
-    return {"id": row.get("id")} | texts | {"answers": answers_as_lists(row["answers"])}
+    return texts | {"answers": answers_as_lists(row["answers"])}
 
 
 def labelled_image(image: str, label: str, classes: tuple[str, ...]) -> Template:

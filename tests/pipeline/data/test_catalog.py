@@ -26,7 +26,7 @@ COLUMNS = {
     ],
     "text-generation": [{"prompt", "completion"}, {"prompt", "cue", "completion"}, {"messages"}],
     "token-classification": [{"tokens", "tags"}],
-    "question-answering": [{"id", "question", "context", "answers"}],
+    "question-answering": [{"question", "context", "answers"}],
     "image-classification": [{"image", "label"}],
 }
 

@@ -101,6 +101,12 @@ def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
         ("{}[row['joke']]", r"40 x a value that does not fit \(first: row 1, KeyError: 'j0'\)"),
         ("int(row['joke'])", r"row 1, ValueError: invalid literal for int\(\) with .* 'j0'"),
         ("row['pun']", r"no usable row: 40 x no 'pun' \(first: row 1, which has joke, "),
+        ("row['jok']", r"which has joke, laughs; did you mean 'joke'\?\)"),
+        (
+            "{'texts': row['joke'], 'label': 'flat'}",
+            r"returns 'texts', which text-cl.* mean text\?",
+        ),
+        ("template(row) | {'textPair': 'a'}", r"returns 'textPair', .* did you mean text_pair\?"),
         ("1 // 0", r"own\.py:JOKES: template <lambda> fails on row 1 of train: ZeroDivisionError"),
         ("row['joke'] + 1", "row 1 of train: TypeError: can only conc"),
         ("row['laughs'].strip()", "<lambda> fails on row 1 of train: AttributeError: 'int' object"),

@@ -54,6 +54,7 @@ def test_a_template_makes_prompts_or_plain_text(tmp_path):
     ("changes", "message"),
     [
         ({"template": "{tittle}"}, "data.template: train has no column 'tittle' .*did you mean"),
+        ({"template": "{TITLE}"}, "has no column 'TITLE' among .*; did you mean 'title'"),
         ({"template": "{title"}, r"data.template: write \{column\}, and \{\{ or \}\} for a brace"),
         ({"template": "title"}, "data.template needs a column in braces, got 'title'"),
         ({"template": "{body} {label}"}, "data.template must not show the label, 'label'"),
