@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
-from pipeline.common.text import describe_metric, one_line
+from pipeline.common.text import describe_metric, inflect, one_line, quantify
 
 _FILE = "card.json"
 
@@ -244,11 +244,12 @@ class DataCard(_Record):
     def describe_repeats(self) -> list[str]:
         """Return a line that counts the rows that repeat train; no line if none does."""
         counts = [
-            f"{count:,} of {self.splits[split].rows:,} rows of {split}"
+            f"{count:,} of {quantify(self.splits[split].rows, 'row')} of {split}"
             for split, count in self.repeats_of_train.items()
             if count
         ]
-        return [f"{' and '.join(counts)} repeat a row of train"] if counts else []
+        verb = inflect(sum(self.repeats_of_train.values()), "repeats", "repeat")
+        return [f"{' and '.join(counts)} {verb} a row of train"] if counts else []
 
 
 def _explain(cause: ValidationError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.common.data_card import DataCard
-from pipeline.common.text import join_some
+from pipeline.common.text import inflect, join_some, quantify
 
 
 def describe_data(card: DataCard) -> list[str]:
@@ -17,7 +17,8 @@ def describe_data(card: DataCard) -> list[str]:
     if card.unused_message_fields:
         lines.append(f"message fields not used: {join_some(card.unused_message_fields)}")
     lines += [
-        f"{split.only_unknown:,} of {split.rows:,} rows of {name} hold nothing but unknown tokens"
+        f"{split.only_unknown:,} of {quantify(split.rows, 'row')} of {name} "
+        f"{inflect(split.only_unknown, 'holds', 'hold')} nothing but unknown tokens"
         for name, split in card.splits.items()
         if split.only_unknown
     ]

@@ -33,6 +33,16 @@ def join_some(names: Sequence[str], separator: str = ", ") -> str:
     return separator.join(names[:_SHOWN]) + more
 
 
+def inflect(count: int, one: str, many: str = "") -> str:
+    """Return the form of a word that goes with a count; where `many` is not given, one with s."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def quantify(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {inflect(count, one, many)}"
+
+
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Return a hint at the nearest of the known names, or at all of them if none is near.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.common.console import Progress
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
-from pipeline.common.text import did_you_mean, find_nearest
+from pipeline.common.text import did_you_mean, find_nearest, inflect, quantify
 from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
 from pipeline.tasks.schema import Row, RowSchema, Template, describe_exception
@@ -76,8 +76,8 @@ class BadRowCounter:
             raise DataError(f"{split} has no usable row: {reasons}")
         if bad > self.max_fraction * num_rows:
             raise DataError(
-                f"{bad:,} of {num_rows:,} rows of {split} are bad, more than data.max_bad_rows "
-                f"{self.max_fraction:g} allows: {reasons}"
+                f"{bad:,} of {quantify(num_rows, 'row')} of {split} {inflect(bad, 'is', 'are')} "
+                f"bad, more than data.max_bad_rows {self.max_fraction:g} allows: {reasons}"
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.common.console import log
 from pipeline.common.errors import DataError
+from pipeline.common.text import quantify
 from pipeline.tasks.schema import Row
 
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -43,8 +44,8 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
                 elif cells:
                     if len(cells) != len(header):
                         raise DataError(
-                            f"{path} {_lines(first, reader.line_num)} has {len(cells)} fields, "
-                            f"the header has {len(header)}"
+                            f"{path} {_lines(first, reader.line_num)} has "
+                            f"{quantify(len(cells), 'field')}, the header has {len(header)}"
                         )
                     yield dict(zip(header, cells, strict=True))
                 first = reader.line_num + 1
@@ -119,7 +120,7 @@ def _is_tsv_quoted(path: Path) -> bool:
     elif count:
         log(
             "prepare",
-            f"{path}: quotes are part of the text, also where {count} fields begin and end in one",
+            f"{path}: quotes are part of the text, also those around {quantify(count, 'field')}",
         )
     return quoted
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.data_card import DataOrigin, Origins
 from pipeline.common.errors import DataError
+from pipeline.common.text import quantify
 from pipeline.tasks.schema import hash_texts
 
 SPLITS = ("train", "validation", "test")
@@ -62,7 +63,7 @@ def three_splits(
                 raise DataError(_too_few(keys, missing))
             tables[split] = train.select(remaining[rows])
             remaining = np.delete(remaining, rows)
-            origins[split] = DataOrigin(source=f"{len(rows)} seeded rows of train")
+            origins[split] = DataOrigin(source=f"{quantify(len(rows), 'seeded row')} of train")
         tables["train"] = train.select(remaining)
     return {split: tables[split] for split in SPLITS}, origins
 
@@ -102,8 +103,8 @@ def _too_few(keys: IntArray, missing: list[str]) -> str:
     groups = len(np.unique(keys))
     of_groups = f" in groups of one context, passage or text, {groups} in all"
     return (
-        f"train has {len(keys)} rows{of_groups if groups < len(keys) else ''}, too few to sample "
-        f"{' and '.join(missing)} from"
+        f"train has {quantify(len(keys), 'row')}{of_groups if groups < len(keys) else ''}, "
+        f"too few to sample {' and '.join(missing)} from"
     )
 
 

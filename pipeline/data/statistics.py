@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.common.data_card import SplitStatistics
 from pipeline.common.errors import DataError
 from pipeline.common.params import PrepareParams
+from pipeline.common.text import inflect, quantify
 from pipeline.tasks.base import Processor, Task, Values
 
 
@@ -96,14 +97,16 @@ def check_limits(split: SplitStatistics, params: PrepareParams, name: str) -> No
     section = params.data
     if split.truncated > section.max_truncated * split.rows:
         raise DataError(
-            f"{split.truncated:,} of {split.rows:,} rows of {name} are longer than "
-            f"data.max_length {section.max_length} (by up to {split.most_lost:,} tokens), more "
-            f"than data.max_truncated {section.max_truncated:g} allows; raise either"
+            f"{split.truncated:,} of {quantify(split.rows, 'row')} of {name} "
+            f"{inflect(split.truncated, 'is', 'are')} longer than data.max_length "
+            f"{section.max_length} (by up to {quantify(split.most_lost, 'token')}), more than "
+            f"data.max_truncated {section.max_truncated:g} allows; raise either"
         )
     if split.unknown is not None and split.unknown > section.max_unknown:
         raise DataError(
             f"{split.unknown:.1%} of the tokens of {name} are unknown to model.name "
-            f"{params.model.name} ({split.only_unknown:,} of {split.rows:,} rows hold no other), "
+            f"{params.model.name} ({split.only_unknown:,} of {quantify(split.rows, 'row')} "
+            f"{inflect(split.only_unknown or 0, 'holds', 'hold')} no other), "
             f"more than data.max_unknown {section.max_unknown:g} allows; take a model for this "
             "language or script, or raise it"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.common.data_card import DataCard, ModelRow, SplitStatistics
 from pipeline.common.data_facts import describe_data
-from pipeline.common.text import join_some, shorten
+from pipeline.common.text import join_some, quantify, shorten
 from pipeline.tasks.base import Processor, Task
 from pipeline.tasks.registry import task_from_card
 from pipeline.tasks.schema import Row
@@ -38,7 +38,7 @@ def summary_lines(card: DataCard) -> list[str]:
         named = join_some([f"{name} {weight:.3g}" for name, weight in weights])
         lines.append(f"class weights in the loss: {named}")
     lines += [
-        f"{bad.rows:,} bad rows of {reason} (first: {bad.describe_first()})"
+        f"{quantify(bad.rows, 'bad row')} of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()
     ]
     lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
@@ -49,11 +49,11 @@ def summary_lines(card: DataCard) -> list[str]:
 
 def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
     return (
-        f"{name}: {split.rows:,} rows, {split.mean_tokens} tokens, "
+        f"{name}: {quantify(split.rows, 'row')}, {split.mean_tokens} tokens, "
         f"{split.truncated:,} cut at {max_length}"
-        + (f", {split.tokens_lost:,} tokens lost" if split.truncated else "")
+        + (f", {quantify(split.tokens_lost, 'token')} lost" if split.truncated else "")
         + (f", {split.unknown:.2%} unknown" if (split.unknown or 0) >= _LEAST_SHOWN else "")
-        + (f", packed in {split.packed:,} rows" if split.packed is not None else "")
+        + (f", packed in {quantify(split.packed, 'row')}" if split.packed is not None else "")
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.common.text import quantify
 from pipeline.report import plot_data
 from pipeline.report.plot_style import (
     COLOURS,
@@ -79,7 +80,7 @@ def draw_kept_units(results: RunResults) -> Picture:
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     name = results.highlighted.name
     alt = f"{name} keeps " + "; ".join(
-        f"in layer {row.layer} {row.heads} heads and {row.neurons} neurons"
+        f"in layer {row.layer} {quantify(row.heads, 'head')} and {quantify(row.neurons, 'neuron')}"
         for row in rows[rows["method"] == name].itertuples()
     )
     return render_picture(figure, "Heads and neurons kept, per layer", alt)

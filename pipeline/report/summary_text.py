@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightpeft.core.plan import KeptUnits
+from pipeline.common.text import quantify
 from pipeline.metrics.definitions import higher_is_better
 from pipeline.report.run_results import MethodResults, RunResults
 
@@ -169,7 +170,7 @@ def _quality_sentence(results: RunResults) -> str:
     vanilla_low, vanilla_high = vanilla.evaluation.interval
     overlap = low <= vanilla_high and vanilla_low <= high
     return (
-        f"On {method.evaluation.rows:,} test rows, {results.metric_title} is "
+        f"On {quantify(method.evaluation.rows, 'test row')}, {results.metric_title} is "
         f"{format_value(metric, method.quality)}, {comparison} vanilla's "
         f"{format_value(metric, vanilla.quality)}; their 95 % intervals "
         f"{'overlap' if overlap else 'do not overlap'}."
@@ -195,7 +196,7 @@ def _estimation_sentence(results: RunResults) -> list[str]:
     if cost is None:
         return []
     break_even = (
-        f"pays off from {cost.break_even_steps:,} training steps on"
+        f"pays off from {quantify(cost.break_even_steps, 'training step')} on"
         if cost.break_even_steps
         else "does not pay off, because training is not faster after it"
     )

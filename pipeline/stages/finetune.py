@@ -20,6 +20,7 @@ from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_text
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
+from pipeline.common.text import quantify
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import task_from_card
 from pipeline.training.checkpoints import checkpoint_folder, delete_checkpoints, locked
@@ -72,7 +73,8 @@ def main(method: str, paths: Paths) -> None:
         timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)
         timing.write(paths.timing(method))
         delete_checkpoints(folder)
-    log(training_data.name, f"{trained.steps} batches in {trained.seconds:.0f} s")
+    batches = quantify(trained.steps, "batch", "batches")
+    log(training_data.name, f"{batches} in {trained.seconds:.0f} s")
 
 
 def _code_paths() -> list[Path]:

@@ -22,7 +22,7 @@ from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
-from pipeline.common.text import did_you_mean
+from pipeline.common.text import did_you_mean, quantify
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.data.preview import read_first_rows
@@ -83,7 +83,8 @@ def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
         row = clean | {name: values[0] for name, values in encoded.items()}
         shown = describe_row(task, row, processor)
         cut = f", {row['num_truncated']:,} more cut" if row["num_truncated"] else ""
-        yield f"row {number} for the model, {row['length']:,} tokens{cut}: {shown.describe()}"
+        length = quantify(row["length"], "token")
+        yield f"row {number} for the model, {length}{cut}: {shown.describe()}"
 
 
 def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from helpers.task_files import write
 
+from pipeline.common.text import quantify
 from pipeline.data.readers import read_rows
 
 TABLE = {"text": ['say "hi"', "plain", "two words"], "label": ["a", "b", "a"]}
@@ -49,7 +50,7 @@ def test_quotes_that_belong_to_the_text_of_a_tsv_join_no_lines(tmp_path, caplog,
 
     assert [row["text"] for row in read_rows(path)] == texts
     count = sum(text[0] == text[-1] == '"' for text in texts)
-    assert (f"also where {count} fields begin and end in one" in caplog.text) == bool(count)
+    assert (f"also those around {quantify(count, 'field')}\n" in caplog.text) == bool(count)
 
 
 def test_columns_without_a_name_get_their_number(tmp_path):

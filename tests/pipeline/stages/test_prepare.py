@@ -80,6 +80,7 @@ def test_the_card_counts_what_the_splits_hold(workspace, capsys):
         assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / rows, abs=0.01)
     logged = capsys.readouterr().out
     assert "[prepare] train: 80 rows" in logged
+    assert "[prepare] 1 bad row of train: empty text (first: row 101)\n" in logged
     assert "repeat a row of train" not in logged
 
 

@@ -133,7 +133,7 @@ def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:3] + lines[4:] == [
         "[prepare] row 1 is bad: empty text",
-        "[prepare] row 2 for the model, 1 tokens: a -> x",
+        "[prepare] row 2 for the model, 1 token: a -> x",
     ]
 
 
