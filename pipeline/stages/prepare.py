@@ -32,8 +32,8 @@ from pipeline.tasks import labels
 from pipeline.tasks.base import Columns, Processor, Task
 from pipeline.tasks.class_weights import balanced_weights
 from pipeline.tasks.model_files import describe_origin
-from pipeline.tasks.model_loading import load_config, load_processor
-from pipeline.tasks.positions import check_lengths
+from pipeline.tasks.model_loading import build_empty_model, load_config, load_processor
+from pipeline.tasks.positions import check_lengths, count_position_embeddings
 from pipeline.tasks.registry import choose_task
 from pipeline.tasks.schema import hash_texts
 from pipeline.tasks.vocabulary import (
@@ -144,8 +144,12 @@ def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Pro
         _check_packing(task_class, config.model_type)
     task = task_class(_make_card(params, dataset, task_class, config))
     processor = load_processor(params.model, task)
-    exact = task.card.max_length if task.fixed_length else None
-    check_lengths(params, getattr(processor, "model_max_length", None), exact)
+    if task.fixed_length:
+        check_lengths(params, None, task.card.max_length)
+    else:
+        positions = count_position_embeddings(build_empty_model(params.model, task, config))
+        limits = (positions, getattr(processor, "model_max_length", None))
+        check_lengths(params, min((n for n in limits if n is not None), default=None), None)
     vocabulary = count_token_embeddings(config)
     check_special_tokens(processor, vocabulary, model=params.model.name)
     return task, processor, vocabulary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from pipeline.common.text import one_line
 from pipeline.tasks import labels
 from pipeline.tasks.base import Task
 from pipeline.tasks.model_files import find_folder
-from pipeline.tasks.positions import check_length, count_position_embeddings
 
 # Numbered blocks and embeddings hold what was pretrained: a checkpoint without them is damaged.
 _PRETRAINED = re.compile(r"\.\d+\.|(^|\.)(embeddings|embed_tokens|wte|wpe|shared)\.")
@@ -69,6 +69,16 @@ def load_processor(section: ModelSource, task: Task) -> Any:
     return processor
 
 
+def build_empty_model(section: ModelSource, task: Task, config: PretrainedConfig) -> Any:
+    """Build the model that `load_model` would load, without weights: on the meta device.
+
+    Raises:
+        ConfigError: transformers can't build it.
+    """
+    with _one_line_errors(section.name), torch.device("meta"):
+        return task.model_class.from_config(deepcopy(config))
+
+
 def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrainedModel, list[str]]:
     """Load the pretrained model with a head for the task, on the CPU.
 
@@ -80,8 +90,7 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
         that the checkpoint has no weights for.
 
     Raises:
-        ConfigError: it does not exist, can't be reached, is damaged or not supported, or has fewer
-            positions than data.max_length.
+        ConfigError: it does not exist, can't be reached, is damaged or not supported.
     """
     options = task.model_options()
     # The checkpoint's own names are compared with these, unless their numbers differ.
@@ -113,9 +122,6 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
             f"model.name {section.name} has no weights for {min(new_keys)}, and {task.describe()} "
             "trains no head; take a checkpoint with its language head"
         )
-    # Longer rows than the model has positions for would fail in the middle of training.
-    limit = count_position_embeddings(model)
-    check_length("data.max_length", task.card.max_length, limit=limit, model=section.name)
     _set_padding(model, section, task)
     return model, head
 
@@ -187,10 +193,16 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
 
 
 def _from_pretrained(auto: Any, name: str, source: str | Path, **options: Any) -> Any:
-    """Call from_pretrained without progress bars or reports; put an error in one line."""
+    with _one_line_errors(name):
+        return auto.from_pretrained(source, trust_remote_code=False, **options)
+
+
+@contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    """Call transformers without progress bars or reports; put an error in one line."""
     with _quiet():
         try:
-            return auto.from_pretrained(source, trust_remote_code=False, **options)
+            yield
         except _FAILURES as error:
             raise ConfigError(f"model.name {name} can't be loaded: {one_line(error)}") from error
 

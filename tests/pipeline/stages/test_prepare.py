@@ -154,6 +154,23 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
         prepare.main(PATHS)
 
 
+@pytest.mark.parametrize(("model", "longest"), [("bert", 40), ("roberta", 38)])
+def test_rows_longer_than_the_model_has_positions_for_are_refused(workspace, model, longest):
+    tiny_config(model).save_pretrained(workspace / "model")  # no weights
+    change_params(workspace, data={"max_length": longest})
+    prepare.main(PATHS)
+
+    change_params(workspace, data={"max_length": longest + 1})
+    with pytest.raises(ConfigError, match=rf"data\.max_length must be at most {longest} for mod"):
+        prepare.main(PATHS)
+
+
+def test_a_model_that_has_no_head_for_the_task_is_one_line(workspace):
+    tiny_config("resnet").save_pretrained(workspace / "model")
+    with pytest.raises(ConfigError, match=r"^model\.name model can't be loaded: Unrecognized"):
+        prepare.main(PATHS)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -174,15 +174,6 @@ def test_the_dtype_is_as_asked(tmp_path):
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 38)])
-def test_rows_longer_than_the_model_are_refused(tmp_path, family, longest):
-    body(tmp_path, family)
-    load_model(named(tmp_path), task_from_card(data_card(max_length=longest)), 0)
-
-    with pytest.raises(ConfigError, match=f"data.max_length must be at most {longest}"):
-        load_model(named(tmp_path), task_from_card(data_card(max_length=longest + 1)), 0)
-
-
 def test_a_checkpoint_that_lacks_blocks_is_refused(tmp_path):
     path = body(tmp_path) / "model.safetensors"
     weights = load_file(path)
