@@ -18,7 +18,7 @@ from pipeline.tasks.schema import (
     question_prompt,
     require_column,
 )
-from pipeline.tasks.sharegpt import as_messages
+from pipeline.tasks.sharegpt import as_messages, find_bad_turn
 from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 
@@ -241,5 +241,6 @@ SCHEMA = RowSchema(
     find_error=find_error,
     matches_columns=lambda names: match_layout(names) is not None,
     identity_columns=("prompt", "completion", "messages"),
+    row_name=lambda row: find_bad_turn(row.get("messages")),
     model_requirement="a decoder, such as llama, or an encoder-decoder, such as t5",
 )
