@@ -96,8 +96,8 @@ def _refuse_unreadable(path: Path, batch: RecordBatch, rows_before: int) -> None
                 value.as_py()
             except (ValueError, OverflowError) as error:
                 raise DataError(
-                    f"{path} row {number}, column {name} can't be read: {one_line(error)}; "
-                    "drop the column, or write it as text"
+                    f"{path} row {number}, column {name} of type {column.type} can't be read: "
+                    f"{one_line(error).rstrip('.')}; drop the column, or write it as text"
                 ) from error
 
 

@@ -1,5 +1,7 @@
 """Reading local files: what is in them, or one line that says what is wrong."""
 
+import re
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,5 +119,15 @@ def test_a_value_of_parquet_that_python_cannot_hold_is_named_by_row_and_column(
     when = pa.array([0, 0, number], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
     pq.write_table(pa.table({"text": ["a", "b", "c"], "when": when}), tmp_path / "far.parquet")
 
-    with pytest.raises(DataError, match=r"far\.parquet row 3, column when can't be read: "):
+    line = rf"far\.parquet row 3, column when of type {re.escape(str(kind))} can't be read: "
+    with pytest.raises(DataError, match=line):
         list(read_rows(tmp_path / "far.parquet"))
+
+
+def test_a_time_zone_that_is_not_known_is_named(tmp_path):
+    when = pa.array([0], pa.timestamp("us", tz="Nowhere/City"))
+    pq.write_table(pa.table({"text": ["a"], "when": when}), tmp_path / "zone.parquet")
+
+    line = r"column when of type timestamp\[us, tz=Nowhere/City\] can't be read: .*[^.]; drop the"
+    with pytest.raises(DataError, match=line):
+        list(read_rows(tmp_path / "zone.parquet"))
