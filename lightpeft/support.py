@@ -22,8 +22,8 @@ from typer.exceptions import TyperException
 from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, Block
 from lightpeft.core.errors import LightPeftError, ModelError
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.blocks import without_numbers
-from lightpeft.modeling.families import registered_families
+from lightpeft.modeling.blocks import mask_numbers
+from lightpeft.modeling.families import find_families
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.proof import prove_reading
 
@@ -70,7 +70,7 @@ def describe_support(model: PreTrainedModel) -> str:
     """
     shape, model_type = inspect_model(model), model.config.model_type
     rows = [("model", f"{type(model).__name__} (model type {model_type})")]
-    if registered_families(model_type):
+    if find_families(model_type):
         rows.append(("known by", "registered names, tested with every release"))
     else:
         reading = prove_reading(model)
@@ -97,7 +97,7 @@ def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
             else AutoConfig.from_pretrained(name, **settings)
         )
         with torch.device("meta"):
-            model: PreTrainedModel = _class_of(config)._from_config(config)
+            model: PreTrainedModel = _find_class(config)._from_config(config)
     except Exception as error:  # transformers and the Hub raise whatever they like
         near = get_close_matches(name, CONFIG_MAPPING, n=1, cutoff=0.8)
         hint = f"did you mean the model type {near[0]}? " if near and name not in near else ""
@@ -116,7 +116,7 @@ def _describe_causes(error: BaseException) -> str:
     return first if last in first else f"{first} ({last})"
 
 
-def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def _find_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     names = list(config.architectures or ())
     for kind in KINDS:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
@@ -133,7 +133,7 @@ def _describe_blocks(shape: ModelShape) -> Iterator[tuple[str, str]]:
     """Yield a line for each kind of block, by its path without numbers and its sizes."""
     kinds: dict[tuple[str, str], int] = {}
     for block in shape.blocks:
-        key = (without_numbers(block.path), _describe_block(block))
+        key = (mask_numbers(block.path), _describe_block(block))
         kinds[key] = kinds.get(key, 0) + 1
     for (path, text), count in kinds.items():
         yield ("attention" if "head" in text else "feed-forward", f"{count} x {path}: {text}")

@@ -45,31 +45,31 @@ def _parse_integer(text: str) -> int:
         raise typer.BadParameter(f"must be an integer, got {text}") from error
 
 
-def _fraction(units: str) -> Any:
+def _make_number_option(units: str) -> Any:
     text = f"Fraction of {units} to prune, in [0, 1)."
     return typer.Option(parser=_parse_number, metavar="NUMBER", help=text)
 
 
-def _integer(text: str) -> Any:
+def _make_integer_option(text: str) -> Any:
     return typer.Option(parser=_parse_integer, metavar="INTEGER", help=text)
 
 
-def _text(text: str, metavar: str) -> Any:
+def _make_text_option(text: str, metavar: str) -> Any:
     return typer.Option(metavar=metavar, help=text)
 
 
 @app.command(epilog=f"Example: {_PROGRAM} --shape roberta-large --ratio 0.333 --dtype bfloat16")
 def benchmark(  # typer reads options from the parameters, hence so many; context.params has all
     context: typer.Context,
-    shape: Annotated[str, _text(", ".join(MODEL_SIZES), "NAME")] = _DEFAULTS.shape,
-    ratio: Annotated[float, _fraction("heads and neurons")] = _DEFAULTS.ratio,
+    shape: Annotated[str, _make_text_option(", ".join(MODEL_SIZES), "NAME")] = _DEFAULTS.shape,
+    ratio: Annotated[float, _make_number_option("heads and neurons")] = _DEFAULTS.ratio,
     head_granularity: Annotated[
         Literal["kv_group", "query_head"],
         typer.Option(help="Prune whole KV groups, or single query heads within them."),
     ] = "kv_group",
-    modules: Annotated[float, _fraction("PEFT modules")] = _DEFAULTS.modules,
-    ranks: Annotated[float, _fraction("PEFT ranks")] = _DEFAULTS.ranks,
-    rank: Annotated[int, _integer("LoRA rank before pruning.")] = _DEFAULTS.rank,
+    modules: Annotated[float, _make_number_option("PEFT modules")] = _DEFAULTS.modules,
+    ranks: Annotated[float, _make_number_option("PEFT ranks")] = _DEFAULTS.ranks,
+    rank: Annotated[int, _make_integer_option("LoRA rank before pruning.")] = _DEFAULTS.rank,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
     ] = "float32",
@@ -78,14 +78,18 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
         typer.Option(help="auto: the accelerator, or the CPU if there is none."),
     ] = "auto",
     batch_sizes: Annotated[
-        str, _text("Rows per batch; several sizes are separated by commas.", "INTEGER,...")
+        str,
+        _make_text_option("Rows per batch; several sizes are separated by commas.", "INTEGER,..."),
     ] = ",".join(map(str, _DEFAULTS.batch_sizes)),
     length: Annotated[
-        int | None, _integer("Tokens per row. [default: 128; for images their patches plus one]")
+        int | None,
+        _make_integer_option("Tokens per row. [default: 128; for images their patches plus one]"),
     ] = None,
-    warmup: Annotated[int, _integer("Rounds before the measured ones.")] = _DEFAULTS.warmup,
-    rounds: Annotated[int, _integer("Rounds measured.")] = _DEFAULTS.rounds,
-    out: Annotated[Path | None, _text("JSON file to write.", "FILE")] = None,
+    warmup: Annotated[
+        int, _make_integer_option("Rounds before the measured ones.")
+    ] = _DEFAULTS.warmup,
+    rounds: Annotated[int, _make_integer_option("Rounds measured.")] = _DEFAULTS.rounds,
+    out: Annotated[Path | None, _make_text_option("JSON file to write.", "FILE")] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
     ] = False,

@@ -29,7 +29,7 @@ class ModelSize:
         return int((self.sizes["image_size"] // self.sizes["patch_size"]) ** 2 + 1)
 
 
-def _transformer(hidden: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
+def _make_sizes(hidden: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -75,7 +75,7 @@ _QWEN3 = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
 }
 # The text part alone: the published 4.3 billion count the vision tower and its projector too.
-_GEMMA3_4B = _transformer(2560, 34, 8, 10240) | {
+_GEMMA3_4B = _make_sizes(2560, 34, 8, 10240) | {
     "model_type": "gemma3_text",
     "sliding_window": 1024,
     "sliding_window_pattern": 6,
@@ -98,15 +98,15 @@ _XLM_ROBERTA = _ROBERTA | {"model_type": "xlm-roberta", "vocab_size": 250002}
 
 MODEL_SIZES = {
     "bert-base": ModelSize("encoder", _BERT),
-    "bert-large": ModelSize("encoder", _BERT | _transformer(1024, 24, 16, 4096)),
+    "bert-large": ModelSize("encoder", _BERT | _make_sizes(1024, 24, 16, 4096)),
     "distilbert-base": ModelSize("encoder", {"model_type": "distilbert"}),
     "electra-base": ModelSize(
         "encoder",
-        _transformer(768, 12, 12, 3072) | {"model_type": "electra", "embedding_size": 768},
+        _make_sizes(768, 12, 12, 3072) | {"model_type": "electra", "embedding_size": 768},
     ),
-    "minilm": ModelSize("encoder", _BERT | _transformer(384, 6, 12, 1536)),
+    "minilm": ModelSize("encoder", _BERT | _make_sizes(384, 6, 12, 1536)),
     "roberta-base": ModelSize("encoder", _ROBERTA),
-    "roberta-large": ModelSize("encoder", _ROBERTA | _transformer(1024, 24, 16, 4096)),
+    "roberta-large": ModelSize("encoder", _ROBERTA | _make_sizes(1024, 24, 16, 4096)),
     "xlm-roberta-base": ModelSize("encoder", _XLM_ROBERTA),
     "modernbert-base": ModelSize("encoder", _MODERNBERT),
     "opt-1.3b": ModelSize("decoder", _OPT_1B),
@@ -114,9 +114,9 @@ MODEL_SIZES = {
     "llama-2-7b": ModelSize("decoder", _LLAMA2),
     "llama-3-8b": ModelSize("decoder", _LLAMA3),
     "qwen3-0.6b": ModelSize(
-        "decoder", _QWEN3 | _transformer(1024, 28, 16, 3072) | {"tie_word_embeddings": True}
+        "decoder", _QWEN3 | _make_sizes(1024, 28, 16, 3072) | {"tie_word_embeddings": True}
     ),
-    "qwen3-8b": ModelSize("decoder", _QWEN3 | _transformer(4096, 36, 32, 12288)),
+    "qwen3-8b": ModelSize("decoder", _QWEN3 | _make_sizes(4096, 36, 32, 12288)),
     "gemma-3-4b": ModelSize("decoder", _GEMMA3_4B),
     "t5-base": ModelSize("seq2seq", _T5),
     "vit-base": ModelSize("image", _VIT),

@@ -21,13 +21,13 @@ from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
 from lightpeft.core.config import Config, Count, PruningConfig, Ratio
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
-from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import saved_modules
+from lightpeft.modeling.lora_targets import list_saved_modules
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
-from lightpeft.profiling.random_batches import max_batch_length
+from lightpeft.profiling.random_batches import find_max_batch_length
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
@@ -70,7 +70,7 @@ class BenchmarkConfig(Config):
         """
         config = make_config(self.shape)  # refuses a shape that is not listed
         size, length = MODEL_SIZES[self.shape], self.profiling.length
-        limit = max_batch_length(config, size.kind)
+        limit = find_max_batch_length(config, size.kind)
         if size.kind == "image" and length != size.length:
             raise ConfigError(
                 f"length must be {size.length} for {self.shape}, because its images have "
@@ -144,10 +144,10 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     """
     base = build_random_model(config.shape, dtype=config.torch_dtype, device=device)
     shape, factor = inspect_model(base), float(method != BASELINE)
-    lora = _lora_config(config)
+    lora = _make_lora_config(config)
     scores = Scores(
         shape=shape,
-        fingerprint=fingerprint(base, shape, saved_modules(lora)),
+        fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
         peft=lora,
         heads=_zero_scores(shape.heads),
         neurons=_zero_scores(shape.neurons),
@@ -191,7 +191,7 @@ def _explain_out_of_memory(config: BenchmarkConfig, device: torch.device) -> Ite
         ) from error
 
 
-def _lora_config(config: BenchmarkConfig) -> LoraConfig:
+def _make_lora_config(config: BenchmarkConfig) -> LoraConfig:
     kind = MODEL_SIZES[config.shape].kind
     return LoraConfig(
         r=config.rank,

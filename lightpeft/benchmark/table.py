@@ -18,12 +18,12 @@ def format_table(result: BenchmarkResult) -> str:
     """Return a line for each method, phase and batch size, and one for each KV cache."""
     rows = [list(_COLUMNS)]
     for method, measured in result.methods.items():
-        rows += [*_phase_rows(method, measured), *_cache_rows(method, measured)]
+        rows += [*_list_phase_rows(method, measured), *_list_cache_rows(method, measured)]
     title = f"{result.device}, {result.dtype}, {result.length} tokens a row"
     return "\n".join([title, *align_columns(rows, left=_LEFT), ""])
 
 
-def _phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
+def _list_phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
     for phase, timings in measured.timings.items():
         for batch_size, timing in timings.items():
             speedup = measured.speedups[phase][batch_size]
@@ -45,7 +45,7 @@ def _phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
             yield row
 
 
-def _cache_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
+def _list_cache_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
     for batch_size, size in measured.kv_cache_bytes.items():
         row = [method, "KV cache", str(batch_size), *[""] * (len(_COLUMNS) - 5)]
         yield [*row, f"{size / 2**20:.2f} MB", f"{measured.kv_cache_ratios[batch_size]:.2f}"]

@@ -65,14 +65,14 @@ class LinearShape:
     def num_kv_groups(self) -> int:
         """KV groups of the block; its units where nothing is shared."""
         size = self.outputs if self.pruned_dim == "out" else self.inputs
-        return size // (self.unit_size * self._num_slots(self.heads_per_kv_group, 1))
+        return size // (self.unit_size * self._count_slots(self.heads_per_kv_group, 1))
 
     @property
     def units(self) -> int:
         """Query heads or neurons of the block."""
         return self.num_kv_groups * self.heads_per_kv_group
 
-    def pruned_shape(self, units: int, kv_groups: int | None = None) -> tuple[int, int]:
+    def compute_pruned_shape(self, units: int, kv_groups: int | None = None) -> tuple[int, int]:
         """Return inputs and outputs when the block keeps so many units.
 
         Args:
@@ -81,10 +81,10 @@ class LinearShape:
         """
         if kv_groups is None:
             kv_groups = -(-units // self.heads_per_kv_group)
-        size = self._num_slots(units, kv_groups) * self.unit_size
+        size = self._count_slots(units, kv_groups) * self.unit_size
         return (self.inputs, size) if self.pruned_dim == "out" else (size, self.outputs)
 
-    def _num_slots(self, units: int, kv_groups: int) -> int:
+    def _count_slots(self, units: int, kv_groups: int) -> int:
         slots = [_SLOTS[segment] for segment in self.segments]
         return sum(units * per_unit + kv_groups * per_group for per_unit, per_group in slots)
 
@@ -163,7 +163,7 @@ class FeedForwardBlock(_Block):
 Block = AttentionBlock | FeedForwardBlock
 
 
-def layer_of(path: str) -> str | None:
+def find_layer(path: str) -> str | None:
     """Return the numbered layer that a module is in: its path up to the first number."""
     match = re.match(r"(.*?\.\d+)(?:\.|$)", path)
     return match[1] if match else None

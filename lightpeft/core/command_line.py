@@ -19,7 +19,7 @@ _WRITING = (
 )
 
 
-def os_error_number(error: BaseException) -> int | None:
+def find_os_error_number(error: BaseException) -> int | None:
     """Return the number of the operating system's error that this error is, or names; or None."""
     if isinstance(error, OSError):
         return error.errno
@@ -38,11 +38,11 @@ def describe_os_error(error: BaseException, path: Path) -> str | None:
         The line; None if the error is another one, such as a bug or a connection that broke.
     """
     cause: BaseException | None = error
-    while cause is not None and os_error_number(cause) not in (*_ACCESS, *_WRITING):
+    while cause is not None and find_os_error_number(cause) not in (*_ACCESS, *_WRITING):
         cause = cause.__cause__ or cause.__context__  # datasets fails again while it cleans up
     if cause is None:
         return None
-    number = os_error_number(cause) or 0
+    number = find_os_error_number(cause) or 0
     named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
     # A hidden name is that of a temporary file or folder beside the path.
     if isinstance(named, str) and not Path(named).name.startswith("."):

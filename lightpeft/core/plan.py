@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightpeft.core.block_shape import Block, layer_of
+from lightpeft.core.block_shape import Block, find_layer
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE, UnitsInFile, format_ranges, parse_ranges
 from lightpeft.core.reading import REMEDY, check_format, parse_as, read_json
@@ -105,14 +105,14 @@ class PruningPlan:
                 f"{block.path} keeps no {name}, but the plan keeps a PEFT module on "
                 f"{block.output_projection}, which would revive it"
             )
-        sizes = self._kv_group_sizes(block)
+        sizes = self._count_heads_per_kv_group(block)
         if len(set(sizes)) > 1:
             raise PlanError(
                 f"{block.path} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
                 f"all kept KV groups must keep the same number of query heads"
             )
 
-    def _kv_group_sizes(self, block: Block) -> list[int]:
+    def _count_heads_per_kv_group(self, block: Block) -> list[int]:
         """Return how many query heads each KV group keeps, of those that keep any."""
         kept = self.units[block.path].kept if block.path in self.heads else ()
         return [*Counter(head // block.heads_per_kv_group for head in kept).values()]
@@ -120,9 +120,10 @@ class PruningPlan:
     def __repr__(self) -> str:
         modules = [rank for rank in self.ranks.values() if rank.kept]
         return (
-            f"PruningPlan({self.shape.model_type}: {_fraction(self.heads.values())} heads, "
-            f"{_fraction(self.neurons.values())} neurons, {len(modules)} of {len(self.ranks)} "
-            f"PEFT modules, {_fraction(self.ranks.values())} ranks)"
+            f"PruningPlan({self.shape.model_type}: {_format_fraction(self.heads.values())} heads, "
+            f"{_format_fraction(self.neurons.values())} neurons, "
+            f"{len(modules)} of {len(self.ranks)} PEFT modules, "
+            f"{_format_fraction(self.ranks.values())} ranks)"
         )
 
     @cached_property
@@ -130,7 +131,7 @@ class PruningPlan:
         """Block path -> heads or neurons kept."""
         return self.heads | self.neurons
 
-    def remaining_units(self, block: str) -> tuple[int, ...]:
+    def list_remaining_units(self, block: str) -> tuple[int, ...]:
         """Return the units a block has after pruning: an emptied one keeps its first, unread."""
         return self.units[block].kept or (0,)
 
@@ -138,10 +139,10 @@ class PruningPlan:
     def counts(self) -> UnitCounts:
         """Units, KV groups and ranks of the pruned model."""
         return UnitCounts(
-            units={path: len(self.remaining_units(path)) for path in self.units},
+            units={path: len(self.list_remaining_units(path)) for path in self.units},
             ranks={path: len(rank.kept) for path, rank in self.ranks.items()},
             kv_groups={
-                block.path: len(self._kv_group_sizes(block)) or 1
+                block.path: len(self._count_heads_per_kv_group(block)) or 1
                 for block in self.shape.attention_blocks
             },
         )
@@ -149,13 +150,13 @@ class PruningPlan:
     @cached_property
     def unpruned_counts(self) -> UnitCounts:
         """Units and ranks of the unpruned model with all PEFT modules."""
-        return self.shape.unpruned_counts({path: x.total for path, x in self.ranks.items()})
+        return self.shape.count_unpruned({path: x.total for path, x in self.ranks.items()})
 
-    def pruned_shape(self, linear: str) -> tuple[int, int]:
+    def compute_pruned_shape(self, linear: str) -> tuple[int, int]:
         """Return inputs and outputs of a block linear after pruning."""
         path = self.shape.block_of[linear].path
         units, kv_groups = self.counts.units[path], self.counts.kv_groups.get(path)
-        return self.shape.linears[linear].pruned_shape(units, kv_groups)
+        return self.shape.linears[linear].compute_pruned_shape(units, kv_groups)
 
     @property
     def keeps_base_intact(self) -> bool:
@@ -170,7 +171,7 @@ class PruningPlan:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that change with anything in the plan."""
-        text = json.dumps(self._as_json(), sort_keys=True)
+        text = json.dumps(self._to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def summary(self) -> str:
@@ -180,10 +181,10 @@ class PruningPlan:
         """
         layers: dict[str, list[Block]] = {}
         for block in self.shape.blocks:
-            layers.setdefault(layer_of(block.path) or block.path, []).append(block)
+            layers.setdefault(find_layer(block.path) or block.path, []).append(block)
         header = ("layer", "heads", "neurons", "PEFT modules", "ranks")
-        rows = [header, *(self._summary_row(path, blocks) for path, blocks in layers.items())]
-        rows.append(self._summary_row("total", self.shape.blocks))
+        rows = [header, *(self._make_summary_row(path, blocks) for path, blocks in layers.items())]
+        rows.append(self._make_summary_row("total", self.shape.blocks))
         before, after = (
             sum(self.shape.count_parameters(counts).values())
             for counts in (self.unpruned_counts, self.counts)
@@ -191,29 +192,32 @@ class PruningPlan:
         table = [*align_columns(rows, left=1), f"parameters  {before:,} -> {after:,}"]
         return "\n".join([*table, *(f"note: {note}" for note in self.notes)])
 
-    def _summary_row(self, name: str, blocks: Iterable[Block]) -> tuple[str, ...]:
+    def _make_summary_row(self, name: str, blocks: Iterable[Block]) -> tuple[str, ...]:
         paths = {block.path for block in blocks}
         ranks = [x for path, x in self.ranks.items() if self.shape.block_of[path].path in paths]
         return (
             name,
-            _fraction(x for path, x in self.heads.items() if path in paths),
-            _fraction(x for path, x in self.neurons.items() if path in paths),
+            _format_fraction(x for path, x in self.heads.items() if path in paths),
+            _format_fraction(x for path, x in self.neurons.items() if path in paths),
             f"{sum(1 for rank in ranks if rank.kept)} of {len(ranks)}",
-            _fraction(ranks),
+            _format_fraction(ranks),
         )
 
     def save(self, path: Path) -> None:
         """Write plan.json, with ranges of units as `0-4,7`."""
-        write_json(path, {"format": _FORMAT, "digest": self.digest} | self._as_json())
+        write_json(path, {"format": _FORMAT, "digest": self.digest} | self._to_json())
 
-    def _as_json(self) -> dict[str, Any]:
+    def _to_json(self) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
             "scores": self.scores,
             "settings": self.settings,
             "notes": list(self.notes),
-            **{name: _units_to_json(getattr(self, name)) for name in ("heads", "neurons", "ranks")},
+            **{
+                name: _serialize_units(getattr(self, name))
+                for name in ("heads", "neurons", "ranks")
+            },
             "shape": asdict(self.shape),
         }
 
@@ -256,12 +260,12 @@ class PruningPlan:
         return plan
 
 
-def _fraction(units: Iterable[KeptUnits]) -> str:
+def _format_fraction(units: Iterable[KeptUnits]) -> str:
     sizes = [(len(x.kept), x.total) for x in units]
     return f"{sum(kept for kept, _ in sizes):,} of {sum(total for _, total in sizes):,}"
 
 
-def _units_to_json(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
+def _serialize_units(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
     return {path: asdict(x) | {"kept": format_ranges(x.kept)} for path, x in units.items()}
 
 

@@ -50,9 +50,9 @@ def read_json(path: Path, error: type[LightPeftError]) -> Any:
     try:
         value = json.loads(
             read_bytes(path, error).decode(),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_finite,
-            parse_float=_finite,
+            object_pairs_hook=_build_object,
+            parse_constant=_parse_finite,
+            parse_float=_parse_finite,
         )
     except (ValueError, RecursionError) as cause:
         raise error(f"{path} is not readable JSON ({cause}); was it cut short?") from cause
@@ -208,7 +208,7 @@ def _require_file(path: Path, error: type[LightPeftError]) -> None:
         raise error(f"{path} is not a regular file")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key, item in pairs:
         if key in value:
@@ -217,7 +217,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a finite number")

@@ -28,7 +28,7 @@ from lightpeft.core.reading import (
     read_tensors,
 )
 from lightpeft.core.serialization import (
-    atomic_directory,
+    replace_directory,
     write_digests,
     write_json,
     write_tensors,
@@ -98,7 +98,7 @@ class Scores:
             raise ScoresError("the scores of PEFT modules and of their ranks must have one set")
         if any(tuple(row.shape) != (self.peft.r,) for row in self.ranks.values()):
             raise ScoresError(f"the scores of ranks must have shape ({self.peft.r},)")
-        for name, tensor in self._tensors().items():
+        for name, tensor in self._collect_tensors().items():
             if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
                 raise ScoresError(f"the score {name} is not a number; estimate again")
         check_finite(self.adapter, ScoresError, "the estimation's weight ")
@@ -114,7 +114,7 @@ class Scores:
     def digest(self) -> str:
         """16 hexadecimal digits that change with any score or trained weight."""
         digest = hashlib.sha256(self.fingerprint.encode())
-        for name, tensor in sorted((self._tensors() | self.adapter).items()):
+        for name, tensor in sorted((self._collect_tensors() | self.adapter).items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -129,9 +129,9 @@ class Scores:
             "modules": self.modules,
             "shape": asdict(self.shape),
         }
-        tensors = self._tensors()
+        tensors = self._collect_tensors()
         del tensors["modules"]  # scores.json has them
-        with atomic_directory(folder) as temporary:
+        with replace_directory(folder) as temporary:
             write_tensors(temporary / "scores.safetensors", tensors)
             write_tensors(temporary / WEIGHTS, self.adapter)
             self.peft.save_pretrained(temporary)
@@ -179,7 +179,7 @@ class Scores:
             raise ScoresError(f"the tensors in {folder} are not of scores.json beside them")
         return scores
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _collect_tensors(self) -> dict[str, Tensor]:
         tensors = {f"ranks/{path}": tensor for path, tensor in self.ranks.items()}
         for group, criteria in (("heads", self.heads), ("neurons", self.neurons)):
             for criterion, blocks in criteria.items():

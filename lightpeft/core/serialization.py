@@ -16,7 +16,7 @@ import safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightpeft.core.command_line import os_error_number
+from lightpeft.core.command_line import find_os_error_number
 
 DIGESTS = "SHA256SUMS"
 
@@ -24,7 +24,7 @@ DIGESTS = "SHA256SUMS"
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; NaN is refused, since it is not standard JSON."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    with replaced(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -35,7 +35,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = 
     """
     metadata = None if plan is None else {"plan": plan}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replaced(path) as temporary:
+    with replace_file(path) as temporary:
         save_file(contiguous, temporary, metadata)
 
 
@@ -56,7 +56,7 @@ def format_digests(folder: Path, names: Iterable[str]) -> bytes:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file that replaces `path` once it is written completely.
 
     If anything fails inside, the temporary file is removed and `path` is left as it was.
@@ -77,7 +77,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
+def replace_directory(out: Path) -> Iterator[Path]:
     """Yield a folder whose files replace those of `out` once all of them are written.
 
     If anything fails inside, `out` is left as it was. Other files in `out` are kept.
@@ -102,7 +102,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 def _raise_with_path(error: Exception, path: Path) -> NoReturn:
     """Raise the operating system's error with the path that the caller knows."""
-    number = os_error_number(error)
+    number = find_os_error_number(error)
     if number is None:
         raise error
     raise OSError(number, os.strerror(number), str(path)) from error

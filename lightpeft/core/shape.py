@@ -93,11 +93,11 @@ class ModelShape:
         """Layers whose experts keep all weights."""
         return sum(block.moe_matmul_weights > 0 for block in self.attention_blocks)
 
-    def unpruned_counts(self, ranks: Mapping[str, int] | None = None) -> UnitCounts:
+    def count_unpruned(self, ranks: Mapping[str, int] | None = None) -> UnitCounts:
         """Return the counts of the unpruned model, with LoRA of these ranks."""
         return UnitCounts(units=self.heads | self.neurons, ranks=ranks or {})
 
-    def with_linears(self, paths: Set[str]) -> ModelShape:
+    def select_linears(self, paths: Set[str]) -> ModelShape:
         """Return the shape without the linears that are not in `paths`."""
         blocks = (
             replace(block, linears={p: x for p, x in block.linears.items() if p in paths})
@@ -124,7 +124,7 @@ class ModelShape:
         for block in self.blocks:
             units, kv_groups = counts.units[block.path], counts.kv_groups.get(block.path)
             for path, linear in block.linears.items():
-                inputs, outputs = linear.pruned_shape(units, kv_groups)
+                inputs, outputs = linear.compute_pruned_shape(units, kv_groups)
                 parameters[block.kind] += (inputs + linear.bias) * outputs
                 parameters["adapter"] += counts.ranks.get(path, 0) * (inputs + outputs)
             if isinstance(block, AttentionBlock):

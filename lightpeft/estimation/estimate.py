@@ -23,13 +23,13 @@ from lightpeft.core.scores import CURVE_COLUMNS, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.modeling.adapters import (
-    adapter_state_dict,
     cast_trainable_to_float32,
+    get_adapter_state_dict,
     get_peft_model_unmapped,
 )
-from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import resolve_lora_config, saved_modules
+from lightpeft.modeling.lora_targets import list_saved_modules, resolve_lora_config
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.units import sum_per_unit
 
@@ -83,7 +83,7 @@ def estimate(
     """
     shape = inspect_model(model)
     lora_config = resolve_lora_config(peft_config, model, shape)
-    weights_fingerprint = fingerprint(model, shape, saved_modules(lora_config))
+    weights_fingerprint = compute_fingerprint(model, shape, list_saved_modules(lora_config))
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, lora_config)
     cast_trainable_to_float32(peft_model)
@@ -92,11 +92,12 @@ def estimate(
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
         ):
-            run = _Run(config, compute_loss or _own_loss, progress)
+            run = _Run(config, compute_loss or _get_loss, progress)
             curve = _train(peft_model, tracker, batches, run)
-        modules, ranks, taylor = tracker.importances()
+        modules, ranks, taylor = tracker.compute_importances()
         adapter = {
-            name: weight.cpu().clone() for name, weight in adapter_state_dict(peft_model).items()
+            name: weight.cpu().clone()
+            for name, weight in get_adapter_state_dict(peft_model).items()
         }
     finally:
         _unload(peft_model)
@@ -106,7 +107,7 @@ def estimate(
     by_criterion = {
         "mask": dict(zip(blocks, movement, strict=True)),
         "taylor": dict(zip(blocks, taylor, strict=True)),
-        "magnitude": _magnitudes(model, shape),
+        "magnitude": _compute_magnitudes(model, shape),
     }
     heads, neurons = (
         {name: {path: scores[path] for path in paths} for name, scores in by_criterion.items()}
@@ -135,7 +136,7 @@ class _Run:
     progress: Callable[..., None] | None
 
 
-def _own_loss(output: Any, batch: Batch) -> Tensor:
+def _get_loss(output: Any, batch: Batch) -> Tensor:
     loss: Tensor | None = getattr(output, "loss", None)
     if loss is None:
         raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
@@ -164,14 +165,14 @@ def _train(
         tracker.start_step(inputs)
         with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
             task_loss: Any = run.compute_loss(base(**inputs), inputs)  # torch types no backward
-        (task_loss + masks.l1_penalty().to(task_loss.device)).backward()
+        (task_loss + masks.compute_l1_penalty().to(task_loss.device)).backward()
         tracker.finish_step(step, count=step > steps // 2)
         optimizer.step()
         ramp.step()
         optimizer.zero_grad()
         if step % every == 0 or step == steps:
             tracker.raise_if_not_finite()
-            curve.append(_curve_row(step, task_loss, masks))
+            curve.append(_make_curve_row(step, task_loss, masks))
             if run.progress:
                 run.progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
     if step < steps:
@@ -182,11 +183,12 @@ def _train(
     return curve
 
 
-def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
+def _make_curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     """Return a row of the curve, with a single transfer from the device."""
     loss = task_loss.detach().float()
     displacements = [
-        _mask_displacement([*group.values()], loss) for group in (masks.heads, masks.neurons)
+        _compute_mask_displacement([*group.values()], loss)
+        for group in (masks.heads, masks.neurons)
     ]
     values = torch.stack(
         [loss, *(m for row in displacements for m in (row.mean(), row.max()))]
@@ -198,7 +200,7 @@ def _curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     return {"step": step, **dict(zip(CURVE_COLUMNS[1:], values, strict=True))}
 
 
-def _mask_displacement(masks: list[Tensor], like: Tensor) -> Tensor:
+def _compute_mask_displacement(masks: list[Tensor], like: Tensor) -> Tensor:
     """Return the distance of each mask from 1, on the device of `like`; 0 if there is none."""
     rows = [mask.detach().to(like.device) for mask in masks] or [like.new_ones(1)]
     return (torch.cat(rows) - 1).abs()
@@ -237,7 +239,7 @@ def _unload(model: PeftModel) -> None:
     model.unload()
 
 
-def _magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
+def _compute_magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
     """Return per block the L2 norms of all the weights of each head or neuron."""
     squares: dict[str, Tensor] = {}
     for name, linear in shape.linears.items():

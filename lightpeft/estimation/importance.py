@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.modeling.adapters import PEFT_PREFIX
-from lightpeft.modeling.families import attention_mask_name
+from lightpeft.modeling.families import find_attention_mask_name
 from lightpeft.modeling.masks import Masks
 
 _TINY = 1e-12
 
 
-def rank_importance(a: Tensor, grad_a: Tensor) -> Tensor:
+def score_ranks(a: Tensor, grad_a: Tensor) -> Tensor:
     """Score each LoRA rank by the first-order loss change of removing it.
 
     Rank-level pruning in Light-PEFT (arXiv:2406.03792). For ``W + s * B @ A``,
@@ -44,7 +44,7 @@ def rank_importance(a: Tensor, grad_a: Tensor) -> Tensor:
     return (a.float() * grad_a.float()).sum(dim=1).abs()
 
 
-def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> Tensor:
+def score_module(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Score a PEFT module by the size of its output relative to that of the linear under it.
 
     Module-level pruning in Light-PEFT: mean over real tokens of ``|delta(x)| / |W x + b|``.
@@ -58,7 +58,7 @@ def module_importance(delta: Tensor, base: Tensor, attention_mask: Tensor | None
     Returns:
         A scalar, in float32 or the wider type of ``delta``.
     """
-    ratio = _norms(delta) / _norms(base).clamp_min(_TINY)
+    ratio = _compute_norms(delta) / _compute_norms(base).clamp_min(_TINY)
     if attention_mask is None or attention_mask.numel() != ratio.numel():
         return ratio.mean()
     real = attention_mask.to(ratio.device).reshape(ratio.shape).float()
@@ -98,7 +98,7 @@ class ImportanceTracker(ExitStack):
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         for index, (name, layer) in enumerate(self._layers.items()):
             record = partial(self._record_base_output, index, name)
-            mask_name = attention_mask_name(name, encoder_decoder=encoder_decoder)
+            mask_name = find_attention_mask_name(name, encoder_decoder=encoder_decoder)
             accumulate = partial(self._accumulate_ratio, index, layer.scaling["default"], mask_name)
             self.callback(layer.base_layer.register_forward_hook(record).remove)
             self.callback(layer.lora_B["default"].register_forward_hook(accumulate).remove)
@@ -118,7 +118,7 @@ class ImportanceTracker(ExitStack):
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             if a.grad is None:  # the batch did not use this layer
                 continue
-            score = rank_importance(a, a.grad)
+            score = score_ranks(a, a.grad)
             if self._reduction == "mean":
                 score = score * (1 / a.shape[1] + 1 / b.shape[0])
             ranks[row, : len(score)] = score.to(ranks.device)
@@ -128,7 +128,7 @@ class ImportanceTracker(ExitStack):
             self._counted += 1
             self._modules += self._current
             self._ranks += ranks
-            for total, score in zip(self._taylor, self.masks.taylor_scores(), strict=True):
+            for total, score in zip(self._taylor, self.masks.compute_taylor_scores(), strict=True):
                 total += score
 
     def raise_if_not_finite(self) -> None:
@@ -146,7 +146,7 @@ class ImportanceTracker(ExitStack):
                 f"lower lr, or load the model in float32"
             )
 
-    def importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
+    def compute_importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
         """Return means over the counted steps: of modules, ranks, and the masks' Taylor scores."""
         modules = (self._modules / self._counted).tolist()
         ranks = (self._ranks / self._counted).cpu()
@@ -174,13 +174,13 @@ class ImportanceTracker(ExitStack):
         # layer that runs several times per step gets the mean. Activation checkpointing runs
         # this twice, with the same result.
         delta, base = call[-1].detach() * scaling, self._base_outputs.pop(index)
-        ratio = module_importance(delta, base, self._batch.get(mask_name))
+        ratio = score_module(delta, base, self._batch.get(mask_name))
         self._calls[index] += 1
         difference = ratio.to(self._current.device) - self._current[index]
         self._current[index] += difference / self._calls[index]
 
 
-def _norms(vectors: Tensor) -> Tensor:
+def _compute_norms(vectors: Tensor) -> Tensor:
     """Return L2 norms over the last dimension, summed in float32 or wider."""
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=dtype)

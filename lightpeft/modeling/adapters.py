@@ -55,7 +55,7 @@ def cast_trainable_to_float32(model: nn.Module) -> list[nn.Parameter]:
     return trainable
 
 
-def adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
+def get_adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
     """Return PEFT weights and task head under peft's names, detached.
 
     Embeddings are left out, about which peft would ask the hub.
@@ -80,7 +80,7 @@ def check_adapter_state_dict(model: PeftModel, weights: Mapping[str, Tensor]) ->
     Raises:
         PlanError: a weight is missing, left over, or of another shape.
     """
-    expected = {name: weight.shape for name, weight in adapter_state_dict(model).items()}
+    expected = {name: weight.shape for name, weight in get_adapter_state_dict(model).items()}
     check_shapes({name: weight.shape for name, weight in weights.items()}, expected)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.core.block_shape import layer_of
+from lightpeft.core.block_shape import find_layer
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.family import Family
-from lightpeft.modeling.fingerprint import in_out_features
+from lightpeft.modeling.fingerprint import get_in_out_features
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class BlockMatch:
         if not self.by_structure or len(self.input_projections) > 1:
             return self.family.fused_gate_up
         linears = (self.input_projections[0], self.output_projection)
-        up, down = (in_out_features(self.module.get_submodule(name)) for name in linears)
+        up, down = (get_in_out_features(self.module.get_submodule(name)) for name in linears)
         return up[1] == 2 * down[0]
 
     @property
@@ -64,7 +64,7 @@ class BlockMatch:
         """Whether the module has all these linears."""
         return bool(self.input_projections) and not self.missing_linears
 
-    def unsupported_error(self, reason: str) -> ModelError:
+    def make_unsupported_error(self, reason: str) -> ModelError:
         """Return the error that names the block."""
         return ModelError(f"{self.path} can't be pruned: {reason}")
 
@@ -82,7 +82,7 @@ def find_blocks(
     """
     attention = ""
     for path, module in model.named_modules():
-        if layer_of(path) is None or (attention and path.startswith(attention)):
+        if find_layer(path) is None or (attention and path.startswith(attention)):
             continue
         found: list[BlockMatch] = []
         for is_attention in (False, True):
@@ -96,20 +96,24 @@ def find_blocks(
             for block in () if matches or by_structure else candidates:
                 missing, output = block.missing_linears, block.output_projection
                 if output not in missing and set(block.input_projections) - set(missing):
-                    raise block.unsupported_error(f"it has {output} but no linear {missing[0]}")
+                    raise block.make_unsupported_error(
+                        f"it has {output} but no linear {missing[0]}"
+                    )
         if len(found) == 2:
-            raise found[0].unsupported_error("it is an attention and a feed-forward block in one")
+            raise found[0].make_unsupported_error(
+                "it is an attention and a feed-forward block in one"
+            )
         if by_structure and found and found[0].is_attention:
             attention = f"{path}."
         yield from found
 
 
-def stack_of(path: str) -> str:
+def find_stack(path: str) -> str:
     """Return the stack of layers that a block is in: its path up to the first number."""
-    return str(layer_of(path)).rpartition(".")[0]
+    return str(find_layer(path)).rpartition(".")[0]
 
 
-def without_numbers(path: str) -> str:
+def mask_numbers(path: str) -> str:
     """Return a path with an asterisk for each number."""
     return re.sub(r"\.\d+\b", ".*", path)
 
@@ -127,7 +131,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def per_head_parameters(block: BlockMatch) -> dict[str, Tensor]:
+def find_per_head_parameters(block: BlockMatch) -> dict[str, Tensor]:
     """Return the parameters of an attention block outside its linears with rows per head.
 
     Where all heads are one unit, these are all its parameters.
@@ -157,10 +161,10 @@ def check_layers(
     Raises:
         ModelError: names the layer.
     """
-    layers = {True: set[str](), False: {str(layer_of(path)) for path in moe_blocks}}
+    layers = {True: set[str](), False: {str(find_layer(path)) for path in moe_blocks}}
     paths = {block.path for block in blocks}
     for block in blocks:
-        layers[block.is_attention].add(str(layer_of(block.path)))
+        layers[block.is_attention].add(str(find_layer(block.path)))
     stacks = {layer.rpartition(".")[0] for group in layers.values() for layer in group}
     for stack in sorted(stacks):
         for name, layer in model.get_submodule(stack).named_children():
@@ -175,7 +179,7 @@ def check_layers(
                         for family in families
                         if inner not in paths
                     ]
-                    raise _missing_block_error(path, candidates, is_attention=is_attention)
+                    raise _make_missing_block_error(path, candidates, is_attention=is_attention)
 
 
 def _is_accounted_for(
@@ -195,14 +199,14 @@ def _is_accounted_for(
     return all(name.startswith(known) for name in names)
 
 
-def _missing_block_error(
+def _make_missing_block_error(
     layer: str, candidates: list[BlockMatch], *, is_attention: bool
 ) -> ModelError:
     """Return the error that names the module which might be the missing block, if one might."""
     for block in candidates:
         output = block.output_projection
         if output and output not in block.missing_linears:
-            return block.unsupported_error(
+            return block.make_unsupported_error(
                 f"it has {output} but no linear {block.input_projections[0]}"
             )
     kind = "attention" if is_attention else "feed-forward"

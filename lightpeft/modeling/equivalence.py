@@ -21,7 +21,7 @@ from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import LORA_KEY, get_peft_model_unmapped
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.slicing import slice_base
-from lightpeft.modeling.units import kept_indices
+from lightpeft.modeling.units import find_kept_indices
 
 _RANK = 2
 # Of the largest value: rounding of other summation orders in float32, over a few layers.
@@ -61,7 +61,7 @@ def find_difference(
     lora = adapted.state_dict()
     for plan in _draw_plans(shape):
         masked = _compute_masked(adapted, plan, batch, decode=decode)
-        if _difference(plain.outputs, masked.outputs) < 10 * _TOLERANCE:
+        if _measure_difference(plain.outputs, masked.outputs) < 10 * _TOLERANCE:
             return "masks make no difference to its outputs"
         pruned = copy.deepcopy(model)
         try:
@@ -80,7 +80,7 @@ def find_difference(
             ),
             ("outputs with the KV cache", masked.decoded, found.decoded, _TOLERANCE),
         ):
-            difference = _difference(expected, other)
+            difference = _measure_difference(expected, other)
             if not difference <= allowed:
                 return f"pruned and masked {what} differ by {difference:.2g} of the largest"
     return None
@@ -164,8 +164,8 @@ def _slice(factor: Tensor, name: str, plan: PruningPlan) -> Tensor:
     linear = plan.shape.linears[match["linear"]]
     if (match["factor"] == "A") != (linear.pruned_dim == "in"):
         return factor
-    units = plan.remaining_units(plan.shape.block_of[match["linear"]].path)
-    return factor.index_select(int(match["factor"] == "A"), kept_indices(linear, units))
+    units = plan.list_remaining_units(plan.shape.block_of[match["linear"]].path)
+    return factor.index_select(int(match["factor"] == "A"), find_kept_indices(linear, units))
 
 
 def find_unused(
@@ -173,7 +173,7 @@ def find_unused(
 ) -> list[str]:
     """Return the blocks whose output projections the model's outputs do not depend on."""
     with Masks(model, shape, l1=0.0) as masks:
-        torch.autograd.backward(_loss(_floats(model(**batch))))
+        torch.autograd.backward(_compute_loss(_collect_floats(model(**batch))))
         model.zero_grad()
         named = masks.heads | masks.neurons
         return [path for path, mask in named.items() if mask.grad is None]
@@ -191,7 +191,7 @@ def _compute_masked(
             return _compute(model, batch, decode=decode)
 
 
-def _loss(outputs: list[Tensor]) -> Tensor:
+def _compute_loss(outputs: list[Tensor]) -> Tensor:
     """Return a scalar that depends on every output."""
     generator = torch.Generator().manual_seed(0)
     products = [(x * torch.randn(x.shape, generator=generator)).mean() for x in outputs]
@@ -202,8 +202,8 @@ def _compute(model: PeftModel, batch: Mapping[str, Tensor], *, decode: bool) -> 
     base = model.get_base_model()
     model.zero_grad()
     torch.manual_seed(0)  # some models draw random numbers, such as the patches to leave out
-    outputs = _floats(base(**batch))
-    torch.autograd.backward(_loss(outputs))
+    outputs = _collect_floats(base(**batch))
+    torch.autograd.backward(_compute_loss(outputs))
     gradients = {
         name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
         for name, weight in model.named_parameters()
@@ -234,10 +234,10 @@ def _decode(model: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
     if past is None:
         return []
     rest = dict(batch) | {"input_ids": batch["input_ids"][:, _PREFIX:]}
-    return _floats(model(**rest, past_key_values=past, use_cache=True))
+    return _collect_floats(model(**rest, past_key_values=past, use_cache=True))
 
 
-def _floats(value: Any) -> list[Tensor]:
+def _collect_floats(value: Any) -> list[Tensor]:
     """Return the logits of a model's output, or all floating-point tensors in it."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
@@ -245,10 +245,14 @@ def _floats(value: Any) -> list[Tensor]:
         if isinstance(value.get("logits"), Tensor):
             return [value["logits"]]
         value = [x for name, x in value.items() if name != "past_key_values"]
-    return [x for item in value for x in _floats(item)] if isinstance(value, list | tuple) else []
+    return (
+        [x for item in value for x in _collect_floats(item)]
+        if isinstance(value, list | tuple)
+        else []
+    )
 
 
-def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+def _measure_difference(expected: list[Tensor], found: list[Tensor]) -> float:
     """Return the largest difference, as a fraction of the largest value; NaN if there is one."""
     if [x.shape for x in expected] != [x.shape for x in found]:
         return float("inf")

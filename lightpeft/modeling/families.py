@@ -203,12 +203,12 @@ PATTERNS = (
 )
 
 
-def registered_families(model_type: str) -> tuple[Family, ...]:
+def find_families(model_type: str) -> tuple[Family, ...]:
     """Return the families of a model type; none if it is not registered."""
     return FAMILIES.get(model_type, ())
 
 
-def known_families() -> list[Family]:
+def list_families() -> list[Family]:
     """Return all families by whose names blocks are matched, those of registered types first."""
     return [family for families in (*FAMILIES.values(), PATTERNS) for family in families]
 
@@ -263,7 +263,7 @@ _READS_ENCODER = ("k_proj", "v_proj", "k", "v", "self.key", "self.value")
 _VISION = ("vision_model", "vision_tower")
 
 
-def attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
+def find_attention_mask_name(path: str, *, encoder_decoder: bool) -> str:
     """Return the key of the batch's mask for the tokens that a linear reads; empty: it has none."""
     names = path.split(".")
     if set(names) & set(_VISION) or names[-1] in _POSITIONS:

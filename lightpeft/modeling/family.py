@@ -93,7 +93,7 @@ class Family:
                 f"got {self.config_expressible}"
             )
 
-    def keeping_heads(self) -> Family:
+    def keep_heads(self) -> Family:
         """Return the family whose attention blocks are one unit, whatever is in them."""
         return replace(self, qkv_proj=(), fused_qkv="", per_head_extra=(), head_count_rule="")
 

@@ -22,7 +22,7 @@ def is_quantized(weight: Tensor) -> bool:
     return type(weight).__module__.startswith("torchao.") or not weight.is_floating_point()
 
 
-def in_out_features(linear: nn.Module) -> tuple[int, int]:
+def get_in_out_features(linear: nn.Module) -> tuple[int, int]:
     """Return inputs and outputs of a linear; a Conv1D stores its weight as (in, out)."""
     assert isinstance(linear, nn.Linear | Conv1D)
     if isinstance(linear, nn.Linear) and is_quantized(
@@ -33,7 +33,7 @@ def in_out_features(linear: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
 
 
-def fingerprint(
+def compute_fingerprint(
     model: PreTrainedModel, shape: ModelShape, saved: Collection[str] = (), *, like: str = ""
 ) -> str:
     """Return a digest that tells base models apart by their weights.
@@ -68,14 +68,14 @@ def fingerprint(
     packed = (is_quantized(model.get_parameter(f"{name}.weight")) for name in shape.linears)
     quantized = like.startswith(_QUANTIZED) or any(packed)
     digest = hashlib.sha256()
-    for name, weight in _hashed_weights(model, shape, quantized=quantized):
+    for name, weight in _select_hashed_weights(model, shape, quantized=quantized):
         if not any(f"{ending}." in name for ending in saved):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             digest.update(_sample(weight).contiguous().view(torch.uint8).numpy().tobytes())
     return _QUANTIZED * quantized + digest.hexdigest()[:16]
 
 
-def _hashed_weights(
+def _select_hashed_weights(
     model: PreTrainedModel, shape: ModelShape, *, quantized: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield names and weights: all, or those that quantization leaves unchanged."""

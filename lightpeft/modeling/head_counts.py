@@ -25,7 +25,7 @@ def update_head_counts(model: PreTrainedModel, plan: PruningPlan) -> None:
     DeBERTa would be wrong without an error if its counter stayed.
     """
     for block in plan.shape.attention_blocks:
-        kept = plan.remaining_units(block.path)
+        kept = plan.list_remaining_units(block.path)
         if len(kept) == block.units:
             continue
         core: Any = model.get_submodule(block.path).get_submodule(block.attention_core)
@@ -104,7 +104,7 @@ def _give_layers_own_position_bias(model: PreTrainedModel, plan: PruningPlan) ->
             module.register_forward_pre_hook(_drop_shared_position_bias, with_kwargs=True)
             if shared is not None:
                 old = shared.weight
-                kept = torch.tensor(plan.remaining_units(block.path), device=old.device)
+                kept = torch.tensor(plan.list_remaining_units(block.path), device=old.device)
                 sliced = old.detach().index_select(1, kept)
                 table = nn.Embedding(sliced.shape[0], sliced.shape[1], _weight=sliced)
                 table.weight.requires_grad_(old.requires_grad)

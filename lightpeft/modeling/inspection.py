@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ModelError
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.families import registered_families
+from lightpeft.modeling.families import find_families
 from lightpeft.modeling.proof import prove_reading
 from lightpeft.modeling.shape_reading import read_shape
 
@@ -44,7 +44,7 @@ def inspect_model(model: PreTrainedModel) -> ModelShape:
             raise ModelError(
                 f"{name} is a PEFT module; pass the plain model, not one wrapped by peft"
             )
-    families = registered_families(model.config.model_type)
+    families = find_families(model.config.model_type)
     if not families:
         return prove_reading(model).read(model)
     return read_shape(model, families)

@@ -45,20 +45,20 @@ def resolve_lora_config(
                     f"linears of the blocks are frozen and pruned; name modules outside the blocks"
                 )
     resolved = copy.deepcopy(config)
-    names = block_targets(shape, config.target_modules)
+    names = find_block_targets(shape, config.target_modules)
     resolved.target_modules = "|".join(re.escape(name) for name in names)
     resolved.exclude_modules = None
     resolved.fan_in_fan_out = any(isinstance(model.get_submodule(n), Conv1D) for n in names)
-    resolved.modules_to_save = _modules_to_save(model, resolved)
+    resolved.modules_to_save = _find_modules_to_save(model, resolved)
     return resolved
 
 
-def saved_modules(config: LoraConfig) -> set[str]:
+def list_saved_modules(config: LoraConfig) -> set[str]:
     """Return endings of the names of the modules that the adapter holds in full."""
     return {*(config.modules_to_save or ()), *_NEW_HEADS.get(config.task_type, ())}
 
 
-def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:
+def _find_modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:
     """Return the modules to train and save in full: the config's, and all of a new task head.
 
     peft adds `classifier` and `score` only. DistilBERT's head also has a `pre_classifier`, which
@@ -72,7 +72,7 @@ def _modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | 
     return list(dict.fromkeys(names)) or None
 
 
-def block_targets(shape: ModelShape, targets: Any) -> list[str]:
+def find_block_targets(shape: ModelShape, targets: Any) -> list[str]:
     """Return the block linears that `target_modules` names: a regex, or a list of name endings.
 
     Raises:

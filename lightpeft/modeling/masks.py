@@ -40,20 +40,20 @@ class Masks(ExitStack):
             mask = nn.Parameter(torch.ones(block.units, device=device))
             group = self.heads if block.path in shape.heads else self.neurons
             group[block.path] = mask
-            hook = _scale_units_hook(mask, block.unit_size)
+            hook = _make_scale_hook(mask, block.unit_size)
             self.callback(linear.register_forward_pre_hook(hook).remove)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all masks, those of heads first."""
         return [*self.heads.values(), *self.neurons.values()]
 
-    def l1_penalty(self) -> Tensor:
+    def compute_l1_penalty(self) -> Tensor:
         """Return the second term of the loss, a scalar: `l1` times the sum of |mask|."""
         masks = self.parameters()
         sums = [mask.abs().sum().to(masks[0].device) for mask in masks]
         return self._l1 * torch.stack(sums).sum()
 
-    def taylor_scores(self) -> list[Tensor]:
+    def compute_taylor_scores(self) -> list[Tensor]:
         """Return |mask * dL/dmask| of the task loss L, as each mask of `parameters` is shaped.
 
         The gradient of the L1 penalty is subtracted: it is the same for every mask.
@@ -66,7 +66,7 @@ class Masks(ExitStack):
         ]
 
 
-def _scale_units_hook(mask: nn.Parameter, unit: int) -> Any:
+def _make_scale_hook(mask: nn.Parameter, unit: int) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         factors = mask.repeat_interleave(unit) if unit > 1 else mask
         return (args[0] * factors.to(args[0]), *args[1:])

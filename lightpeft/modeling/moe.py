@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightpeft.core.block_shape import layer_of
+from lightpeft.core.block_shape import find_layer
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.families import EXPERTS, EXPERTS_PER_TOKEN
 from lightpeft.modeling.family import Family
@@ -25,9 +25,9 @@ class MoEBlock:
     @property
     def layer(self) -> str:
         """The numbered layer that it is in."""
-        return str(layer_of(self.path))
+        return str(find_layer(self.path))
 
-    def unpruned_weights(self) -> dict[str, Tensor]:
+    def find_unpruned_weights(self) -> dict[str, Tensor]:
         """Return path in the model -> parameter, of all that is not pruned."""
         return {
             f"{self.path}.{name}": weight
@@ -50,7 +50,7 @@ class MoEBlock:
         if not top_k:
             raise ModelError(f"{self.path} can't be counted: it has no {EXPERTS_PER_TOKEN[0]}")
         total = 0
-        for weight in self.unpruned_weights().values():
+        for weight in self.find_unpruned_weights().values():
             if weight.dim() == 3:  # (experts, out, in)
                 total += weight.numel() // weight.shape[0] * top_k
             elif weight.dim() == 2:
@@ -72,13 +72,13 @@ def find_moe_blocks(
     blocks = []
     for path, module in model.named_modules():
         children = {name for name, _ in module.named_children()}
-        if dense is not None and layer_of(path) and children & set(EXPERTS):
+        if dense is not None and find_layer(path) and children & set(EXPERTS):
             names = {name.partition(".")[0] for name, _ in module.named_parameters()}
             is_pruned = {x.removeprefix(f"{path}.").partition(".")[0] for x in dense}
             blocks.append(MoEBlock(path, module, tuple(sorted(names - is_pruned))))
             continue
         for family in families:
-            if family.unpruned and layer_of(path) and set(family.unpruned) <= children:
+            if family.unpruned and find_layer(path) and set(family.unpruned) <= children:
                 blocks.append(MoEBlock(path, module, family.unpruned))
                 break
     return blocks

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.modeling.families import EMBEDDING_PARTS, ROW_PARTS, TOKEN_HEADS
-from lightpeft.modeling.fingerprint import in_out_features
+from lightpeft.modeling.fingerprint import get_in_out_features
 
 _MATMUL_MODULES = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Heads that start from new weights; classes with any other head were pretrained with it.
@@ -41,8 +41,8 @@ def count_non_block_parameters(
     for name, weight in model.named_parameters(remove_duplicate=False):
         owner = name.rpartition(".")[0]
         if name not in block_parameters and owner not in block_parameters:
-            candidates.setdefault(id(weight), set()).add(_part_of(model, owner))
-            sizes[id(weight)] = _unpacked_size(model.get_submodule(owner), weight)
+            candidates.setdefault(id(weight), set()).add(_find_part(model, owner))
+            sizes[id(weight)] = _count_unpacked_values(model.get_submodule(owner), weight)
     for weight_id, parts in candidates.items():
         counts[next(part for part in counts if part in parts)] += sizes[weight_id]
     return counts
@@ -53,22 +53,22 @@ def count_matmul_weights(model: PreTrainedModel, block_parameters: Set[str]) -> 
     counts = {"embeddings": 0, "row": 0, "token": 0, "lm": 0}
     for name, module in model.named_modules():
         if isinstance(module, _MATMUL_MODULES) and name not in block_parameters:
-            is_embedding = _part_of(model, name) == "embeddings"
-            key = "embeddings" if is_embedding else _applied_per(type(model).__name__, name)
+            is_embedding = _find_part(model, name) == "embeddings"
+            key = "embeddings" if is_embedding else _find_head_unit(type(model).__name__, name)
             weights = module.parameters(recurse=False) if key == "row" else [module.weight]
-            counts[key] += sum(_unpacked_size(module, weight) for weight in weights)
+            counts[key] += sum(_count_unpacked_values(module, weight) for weight in weights)
     return counts
 
 
-def _unpacked_size(owner: nn.Module, weight: Tensor) -> int:
+def _count_unpacked_values(owner: nn.Module, weight: Tensor) -> int:
     """Return the values of a weight, also where it is quantized and several share a byte."""
     if isinstance(owner, nn.Linear) and weight is owner.weight:
-        inputs, outputs = in_out_features(owner)
+        inputs, outputs = get_in_out_features(owner)
         return inputs * outputs
     return weight.numel()
 
 
-def _part_of(model: PreTrainedModel, owner: str) -> str:
+def _find_part(model: PreTrainedModel, owner: str) -> str:
     """Return the part of the model that a module outside the blocks is counted under."""
     module = model.get_submodule(owner)
     if type(module).__name__.endswith("Norm"):
@@ -78,7 +78,7 @@ def _part_of(model: PreTrainedModel, owner: str) -> str:
     return "head"
 
 
-def _applied_per(model_class: str, name: str) -> str:
+def _find_head_unit(model_class: str, name: str) -> str:
     """Return `row` for a head on one token per row, `token` on every one, `lm` if pretrained."""
     if any(part in name for part in ROW_PARTS):
         return "row"

@@ -18,12 +18,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, layer_of
+from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, find_layer
 from lightpeft.core.errors import LightPeftError, ModelError
 from lightpeft.core.reading import read_json
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.blocks import stack_of, without_numbers
+from lightpeft.modeling.blocks import find_stack, mask_numbers
 from lightpeft.modeling.equivalence import find_difference, find_unused
 from lightpeft.modeling.families import KV_SHARING
 from lightpeft.modeling.small_model import Batch, build_small_models, make_batches, shrink_config
@@ -43,7 +43,7 @@ def prove_reading(model: PreTrainedModel) -> Reading:
         ModelError: nothing can be matched, or the proof failed; one line that says why.
     """
     layers = count_needed_layers(model)
-    path = _cache_path(model, layers)
+    path = _make_cache_path(model, layers)
     try:
         result = read_json(path, LightPeftError)
         reading = Reading(**result["reading"]) if "reading" in result else None
@@ -91,7 +91,7 @@ def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[st
             continue
         seen: list[Any] = []
         reasons.clear()
-        for reading in start.alternatives():
+        for reading in start.list_alternatives():
             shape = reading.read(small)
             if shape.blocks not in seen:
                 seen.append(shape.blocks)
@@ -105,13 +105,13 @@ def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[st
 
 def _skip_unused(model: PreTrainedModel, batch: Batch, reached: list[str]) -> Reading:
     """Return a reading without what a batch does not go through: a vision tower, an encoder."""
-    stacks = {stack_of(path) for path, _ in model.named_parameters() if layer_of(path)}
+    stacks = {find_stack(path) for path, _ in model.named_parameters() if find_layer(path)}
     shares = bool(getattr(model.config.get_text_config(), KV_SHARING, 0))
     reading = Reading(keeps_heads=shares, skipped=tuple(sorted(stacks - set(reached))))
     shape = reading.read(model)
     unused = find_unused(model, shape, batch)
-    used = {without_numbers(block.path) for block in shape.blocks if block.path not in unused}
-    skipped = {without_numbers(path) for path in unused} - used
+    used = {mask_numbers(block.path) for block in shape.blocks if block.path not in unused}
+    skipped = {mask_numbers(path) for path in unused} - used
     reading = replace(reading, skipped=(*reading.skipped, *sorted(skipped)))
     shape = reading.read(model)
     rules = {block.head_count_rule for block in shape.attention_blocks}
@@ -126,9 +126,9 @@ def _find_batch(model: PreTrainedModel) -> tuple[Batch, list[str]]:
     for batch in make_batches(model):
         reached: set[str] = set()
         handles = [
-            module.register_forward_pre_hook(_add_to(reached, stack_of(path)))
+            module.register_forward_pre_hook(_add_to(reached, find_stack(path)))
             for path, module in model.named_modules()
-            if layer_of(path) == path
+            if find_layer(path) == path
         ]
         try:
             with torch.no_grad():
@@ -150,13 +150,13 @@ def count_needed_layers(model: PreTrainedModel) -> int:
     """Return how many layers of each stack show all kinds of layers that the model has."""
     stacks: dict[str, dict[str, set[str]]] = {}
     for path, weight in model.named_parameters():
-        layer = layer_of(path)
+        layer = find_layer(path)
         if layer:
-            kinds = stacks.setdefault(stack_of(path), {}).setdefault(layer, set())
+            kinds = stacks.setdefault(find_stack(path), {}).setdefault(layer, set())
             kinds.add(f"{path.removeprefix(layer)} {weight.dim()}")
     needed = 2
     for layers in stacks.values():
-        listed = [x for x in _lists(model.config.to_dict()) if len(x) == len(layers)]
+        listed = [x for x in _find_lists(model.config.to_dict()) if len(x) == len(layers)]
         seen: list[Any] = []
         for index, names in enumerate(layers.values()):
             kind = (names, [values[index] for values in listed])
@@ -166,11 +166,11 @@ def count_needed_layers(model: PreTrainedModel) -> int:
     return needed
 
 
-def _lists(values: dict[str, Any]) -> Iterator[list[str]]:
+def _find_lists(values: dict[str, Any]) -> Iterator[list[str]]:
     """Yield all lists of names in a config, such as `layer_types`."""
     for value in values.values():
         if isinstance(value, dict):
-            yield from _lists(value)
+            yield from _find_lists(value)
         elif isinstance(value, list) and value and all(isinstance(x, str) for x in value):
             yield value
 
@@ -187,17 +187,17 @@ def _describe_blocks(shape: ModelShape) -> list[str]:
         text = (
             f"{block.kind} {block.path} {rule} {block.heads_per_kv_group > 1} {', '.join(linears)}"
         )
-        kinds.add(without_numbers(text))
+        kinds.add(mask_numbers(text))
     return sorted(kinds)
 
 
-def _cache_path(model: PreTrainedModel, layers: int) -> Path:
+def _make_cache_path(model: PreTrainedModel, layers: int) -> Path:
     kind, config = type(model), model.config
     with suppress(Exception):  # sizes that its class refuses: the proof will say it
         config = shrink_config(config, layers=layers)
     key = [
         f"{kind.__module__}.{kind.__qualname__}",
-        _code_digest(inspect.getsourcefile(kind) or ""),
+        _hash_code(inspect.getsourcefile(kind) or ""),
         transformers.__version__,
         str(getattr(model.config, "_attn_implementation", "")),
         config.to_dict() | {"label2id": {}, "id2label": len(config.id2label or ())},
@@ -208,7 +208,7 @@ def _cache_path(model: PreTrainedModel, layers: int) -> Path:
 
 
 @cache
-def _code_digest(source: str) -> str:
+def _hash_code(source: str) -> str:
     """Return a digest of the code of lightpeft, and of a model's class."""
     digest = hashlib.sha256()
     for file in (*sorted(Path(__file__).parents[1].rglob("*.py")), Path(source)):

@@ -13,18 +13,18 @@ from lightpeft.core.block_shape import (
     Block,
     FeedForwardBlock,
     LinearShape,
-    layer_of,
+    find_layer,
 )
 from lightpeft.core.errors import ModelError
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.block_linears import block_linears
+from lightpeft.modeling.block_linears import find_block_linears
 from lightpeft.modeling.blocks import (
     BlockMatch,
     check_layers,
     find_blocks,
-    per_head_parameters,
-    stack_of,
-    without_numbers,
+    find_per_head_parameters,
+    find_stack,
+    mask_numbers,
 )
 from lightpeft.modeling.families import BIAS_TABLE
 from lightpeft.modeling.family import Family
@@ -60,13 +60,13 @@ def read_shape(
     matches = [
         block
         for block in find_blocks(model, families, by_structure=by_structure)
-        if stack_of(block.path) not in skipped
+        if find_stack(block.path) not in skipped
     ]
     dense = [block.path for block in matches if not block.is_attention] if by_structure else None
     moe_blocks = [
         block
         for block in find_moe_blocks(model, families, dense)
-        if stack_of(block.path) not in skipped
+        if find_stack(block.path) not in skipped
     ]
     if not matches and (by_structure or not moe_blocks):
         raise ModelError(
@@ -75,18 +75,22 @@ def read_shape(
     check_layers(model, families, matches, [block.path for block in moe_blocks])
     if by_structure:
         matches = [
-            _whole_unless_readable(block)
+            _keep_whole_unless_readable(block)
             for block in matches
-            if without_numbers(block.path) not in skipped
+            if mask_numbers(block.path) not in skipped
         ]
     blocks = _build_blocks(model, matches, moe_blocks)
     linears = {path: linear for block in blocks for path, linear in block.linears.items()}
     _check_parameters(matches, linears)
     moe_weights = {
-        path: weight for block in moe_blocks for path, weight in block.unpruned_weights().items()
+        path: weight
+        for block in moe_blocks
+        for path, weight in block.find_unpruned_weights().items()
     }
     counted = set(linears) | {f"{block.path}.{BIAS_TABLE}" for block in matches}
-    counted |= {f"{block.path}.{name}" for block in matches for name in per_head_parameters(block)}
+    counted |= {
+        f"{block.path}.{name}" for block in matches for name in find_per_head_parameters(block)
+    }
     counted |= {name for path in moe_weights for name in (path, path.rpartition(".")[0])}
     if not by_structure:
         _check_rest(model, [*moe_blocks, *matches], counted)
@@ -98,22 +102,22 @@ def read_shape(
         blocks=blocks,
         non_block_parameters=parameters,
         matmul_weights=count_matmul_weights(model, counted),
-        layer_repeats=_layer_repeats(model),
+        layer_repeats=_count_layer_repeats(model),
     )
 
 
-def _whole_unless_readable(block: BlockMatch) -> BlockMatch:
+def _keep_whole_unless_readable(block: BlockMatch) -> BlockMatch:
     """Return an attention block, or what keeps all its heads if its family can't account for it."""
     if not block.is_attention or block.keeps_heads:
         return block
     try:
-        _check_parameters([block], block_linears(block))
+        _check_parameters([block], find_block_linears(block))
     except ModelError:
-        return replace(block, family=block.family.keeping_heads())
+        return replace(block, family=block.family.keep_heads())
     return block
 
 
-def _layer_repeats(model: PreTrainedModel) -> dict[str, int]:
+def _count_layer_repeats(model: PreTrainedModel) -> dict[str, int]:
     """Return path of each module that runs several times in a row -> how often.
 
     ALBERT's layers share weights in groups; the formula is that of its `AlbertTransformer`.
@@ -131,8 +135,8 @@ def _build_blocks(
 ) -> tuple[Block, ...]:
     """Return the matched blocks with their linears, both in the order of the model's modules."""
     order = {path: index for index, (path, _) in enumerate(model.named_modules())}
-    owners = _position_bias_owners(matches)
-    last_attention = {layer_of(block.path): block.path for block in matches if block.is_attention}
+    owners = _find_position_bias_owners(matches)
+    last_attention = {find_layer(block.path): block.path for block in matches if block.is_attention}
     moe_weights = {
         last_attention[block.layer]: block.count_matmul_weights()
         for block in moe_blocks
@@ -140,13 +144,13 @@ def _build_blocks(
     }
     blocks: list[Block] = []
     for match in matches:
-        unordered = block_linears(match)
+        unordered = find_block_linears(match)
         linears = dict(sorted(unordered.items(), key=lambda item: order[item[0]]))
         units = linears[f"{match.path}.{match.output_projection}"].units
         if not match.is_attention:
             blocks.append(FeedForwardBlock(path=match.path, units=units, linears=linears))
             continue
-        extra, owner = per_head_parameters(match), owners.get(match.path)
+        extra, owner = find_per_head_parameters(match), owners.get(match.path)
         extra_size = sum(weight.numel() for weight in extra.values()) // units
         table = getattr(owner.module, BIAS_TABLE, None) if owner else None
         blocks.append(
@@ -166,14 +170,14 @@ def _build_blocks(
     return tuple(sorted(blocks, key=lambda block: order[next(iter(block.linears))]))
 
 
-def _position_bias_owners(matches: list[BlockMatch]) -> dict[str, BlockMatch]:
+def _find_position_bias_owners(matches: list[BlockMatch]) -> dict[str, BlockMatch]:
     """Return path of a T5 attention block -> block of its stack that computes its position bias."""
     owners: dict[str, BlockMatch] = {}
     by_stack: dict[tuple[str, str], BlockMatch] = {}
     for block in matches:
         if block.is_attention and block.family.head_count_rule == "bias_table":
             # Self-attention and cross-attention of a stack have biases of their own.
-            stack = (str(layer_of(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
+            stack = (str(find_layer(block.path)).rpartition(".")[0], block.path.rpartition(".")[2])
             if hasattr(block.module, BIAS_TABLE) or stack not in by_stack:
                 by_stack[stack] = block
             owners[block.path] = by_stack[stack]
@@ -185,7 +189,7 @@ def _check_parameters(matches: list[BlockMatch], linears: dict[str, LinearShape]
     attention = {block.path for block in matches if block.is_attention}
     for block in matches:
         output = linears[f"{block.path}.{block.output_projection}"]
-        extra, family = per_head_parameters(block), block.family
+        extra, family = find_per_head_parameters(block), block.family
         if block.by_structure and any(path.startswith(f"{block.path}.") for path in attention):
             continue  # it is a whole layer, whose other weights are left as they are
         for name, weight in block.module.named_parameters():
@@ -199,7 +203,7 @@ def _check_parameters(matches: list[BlockMatch], linears: dict[str, LinearShape]
             is_expected |= block.by_structure and weight.numel() == 1
             is_expected |= child == BIAS_TABLE and family.head_count_rule == "bias_table"
             if not is_expected:
-                raise block.unsupported_error(
+                raise block.make_unsupported_error(
                     f"its family does not account for {name} of shape {tuple(weight.shape)}"
                 )
 
@@ -212,7 +216,7 @@ def _check_rest(
     A layer may have norms of its own, but no other experts and no other attention.
     """
     checked = [(block.path, 0) for block in blocks if isinstance(block, MoEBlock)]
-    checked += [(layer, 2) for layer in dict.fromkeys(str(layer_of(x.path)) for x in blocks)]
+    checked += [(layer, 2) for layer in dict.fromkeys(str(find_layer(x.path)) for x in blocks)]
     for parent, dim in checked:
         for name, weight in model.get_submodule(parent).named_parameters():
             path = f"{parent}.{name}"

@@ -10,9 +10,9 @@ from transformers.pytorch_utils import Conv1D
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import PER_HEAD_COLUMNS
-from lightpeft.modeling.fingerprint import in_out_features
+from lightpeft.modeling.fingerprint import get_in_out_features
 from lightpeft.modeling.head_counts import update_head_counts
-from lightpeft.modeling.units import kept_indices
+from lightpeft.modeling.units import find_kept_indices
 
 
 def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
@@ -22,9 +22,9 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     path of the model changes, and the KV cache keeps counting.
     """
     for block in plan.shape.blocks:
-        units = plan.remaining_units(block.path)
+        units = plan.list_remaining_units(block.path)
         for path, linear in block.linears.items():
-            indices = kept_indices(linear, units)
+            indices = find_kept_indices(linear, units)
             slice_linear(model.get_submodule(path), indices, linear.pruned_dim)
         if isinstance(block, AttentionBlock):
             for path in block.per_head_weights if len(units) < block.units else ():
@@ -42,7 +42,7 @@ def slice_linear(linear: nn.Module, indices: Tensor, pruned_dim: str) -> None:
     """Keep some rows (`out`) or columns (`in`) of a Linear or a Conv1D."""
     assert isinstance(linear, nn.Linear | Conv1D)
     is_output, is_transposed = pruned_dim == "out", isinstance(linear, Conv1D)
-    if len(indices) == in_out_features(linear)[int(is_output)]:
+    if len(indices) == get_in_out_features(linear)[int(is_output)]:
         return
     linear.weight = index_parameter(linear.weight, int(is_output == is_transposed), indices)
     names = ("nx", "nf") if is_transposed else ("in_features", "out_features")

@@ -180,42 +180,42 @@ def make_batches(model: PreTrainedModel) -> Iterator[Batch]:
     names = inspect.signature(model.forward).parameters
     generator = torch.Generator().manual_seed(0)
 
-    def tokens(length: int) -> Tensor:
+    def draw_tokens(length: int) -> Tensor:
         return torch.randint(3, _TOKENS, (2, length), generator=generator)
 
-    def values(*size: int) -> Tensor:
+    def draw_values(*size: int) -> Tensor:
         return torch.randn(2, *size, generator=generator)
 
     decoder: Batch = {}
     if model.config.is_encoder_decoder and "decoder_input_ids" in names:
-        decoder = {"decoder_input_ids": tokens(6)}
+        decoder = {"decoder_input_ids": draw_tokens(6)}
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, 7:] = 0
-    text: Batch = {"input_ids": tokens(9)}
+    text: Batch = {"input_ids": draw_tokens(9)}
     if "attention_mask" in names:
         text["attention_mask"] = mask
     sizes: dict[str, list[tuple[int, ...]]] = {
-        "pixel_values": [_image_size(model.config)],
-        "input_values": [(4000,), (_setting(model.config, "max_length", 64), 128)],
+        "pixel_values": [_find_image_size(model.config)],
+        "input_values": [(4000,), (_read_setting(model.config, "max_length", 64), 128)],
         "input_features": [(80, 128), (128, 128), (80, 64), (128, 64), (64, 80), (64, 160)],
     }
     if model.main_input_name in sizes:
         for size in sizes[model.main_input_name]:
-            yield {model.main_input_name: values(*size)} | decoder
+            yield {model.main_input_name: draw_values(*size)} | decoder
     else:
         yield text | decoder
         if "pixel_values" in names:
-            yield text | decoder | {"pixel_values": values(*_image_size(model.config))}
+            yield text | decoder | {"pixel_values": draw_values(*_find_image_size(model.config))}
         yield {name: value[None] for name, value in text.items()}  # two choices of one row
 
 
-def _image_size(config: PreTrainedConfig) -> tuple[int, ...]:
-    size = _setting(config, "image_size", 224)
+def _find_image_size(config: PreTrainedConfig) -> tuple[int, ...]:
+    size = _read_setting(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
-    return _setting(config, "num_channels", 3), height, width
+    return _read_setting(config, "num_channels", 3), height, width
 
 
-def _setting(config: PreTrainedConfig, name: str, default: Any) -> Any:
+def _read_setting(config: PreTrainedConfig, name: str, default: Any) -> Any:
     """Return a setting of the config, or of the first of its parts that has it."""
     parts = [config, *(getattr(config, part, None) for part in config.sub_configs)]
     found = (getattr(part, name, None) for part in parts)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.plan import KeptUnits, PruningPlan
-from lightpeft.modeling.families import CONFIG_NEURONS, registered_families
+from lightpeft.modeling.families import CONFIG_NEURONS, find_families
 
 
 def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
@@ -26,7 +26,7 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
         plan: by which it was sliced.
     """
     old = model.config
-    config = _pruned_config(old, plan)
+    config = _make_pruned_config(old, plan)
     if config is None or not _builds_same_weights(config, model):
         return
     for module in model.modules():
@@ -35,12 +35,12 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
             module.config = config
 
 
-def _pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
+def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
     """Return a copy of the config with the numbers of a uniform cut; None if there is none."""
-    families, config = registered_families(old.model_type), copy.deepcopy(old)
+    families, config = find_families(old.model_type), copy.deepcopy(old)
     groups: dict[str, dict[str, KeptUnits]] = {"heads": plan.heads, "neurons": plan.neurons}
     pruned = {
-        name: {len(plan.remaining_units(path)) for path in group}
+        name: {len(plan.list_remaining_units(path)) for path in group}
         for name, group in groups.items()
         if not all(units.is_complete for units in group.values())
     }
@@ -71,8 +71,8 @@ def _builds_same_weights(config: PreTrainedConfig, model: PreTrainedModel) -> bo
             stock = type(model)(copy.deepcopy(config))
     except Exception:  # whatever a constructor finds wrong with the numbers
         return False
-    return _shapes(stock) == _shapes(model)
+    return _list_shapes(stock) == _list_shapes(model)
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+def _list_shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in model.state_dict().items()}

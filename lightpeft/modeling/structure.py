@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.families import EXPERTS, known_families
+from lightpeft.modeling.families import EXPERTS, list_families
 from lightpeft.modeling.family import Family, FusedQKV, HeadCountRule
 from lightpeft.modeling.shape_reading import read_shape
 
@@ -36,22 +36,24 @@ class Reading:
         Raises:
             ModelError: a block can't be matched, or holds something that is not accounted for.
         """
-        return read_shape(model, self._families(model), by_structure=True, skipped=self.skipped)
+        return read_shape(
+            model, self._list_families(model), by_structure=True, skipped=self.skipped
+        )
 
-    def alternatives(self) -> Iterator[Reading]:
+    def list_alternatives(self) -> Iterator[Reading]:
         """Yield all readings that skip the same stacks, the likeliest first."""
         for rule in ("", "config", "alibi"):
             for order in ("concatenated", "interleaved"):
                 yield replace(self, fused_qkv=order, head_count_rule=rule)
 
-    def _families(self, model: PreTrainedModel) -> tuple[Family, ...]:
+    def _list_families(self, model: PreTrainedModel) -> tuple[Family, ...]:
         """Return a family for every way to name an attention block, or a feed-forward block.
 
         Each combines the query, key and value projections of one known family with the output
         projection of any; feed-forward projections are taken together.
         """
-        endings = set(_endings(path for path, _ in model.named_modules()))
-        known = known_families()
+        endings = set(_list_endings(path for path, _ in model.named_modules()))
+        known = list_families()
         shared: dict[str, Any] = {
             key: tuple(dict.fromkeys(name for family in known for name in getattr(family, key)))
             for key in ("norms", "head_norms", "per_head_extra")
@@ -72,7 +74,7 @@ class Reading:
         pairs = list(attention.items())
         pairs += pairs[:1] * (len(dense) - len(pairs)) if pairs else []
         if self.keeps_heads:
-            pairs = [(names, family.keeping_heads()) for names, family in pairs]
+            pairs = [(names, family.keep_heads()) for names, family in pairs]
         return tuple(
             replace(
                 family,
@@ -83,17 +85,17 @@ class Reading:
                 fused_gate_up=False,
                 unpruned=() if feed_forward else EXPERTS,
                 fused_qkv=self.fused_qkv if family.fused_qkv else "",
-                head_count_rule=self._rule_of(family),
+                head_count_rule=self._find_rule(family),
             )
             for index, ((_, output), family) in enumerate(pairs)
         )
 
-    def _rule_of(self, family: Family) -> HeadCountRule:
+    def _find_rule(self, family: Family) -> HeadCountRule:
         is_table = family.head_count_rule == "bias_table" and not self.head_count_rule
         return family.head_count_rule if is_table or not family.qkv_proj else self.head_count_rule
 
 
-def _endings(paths: Iterable[str]) -> Iterator[str]:
+def _list_endings(paths: Iterable[str]) -> Iterator[str]:
     """Yield the last name of each path, and the last two."""
     for path in paths:
         yield path.rpartition(".")[2]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightpeft.core.block_shape import LinearShape
 
 
-def kept_indices(linear: LinearShape, kept: Sequence[int]) -> Tensor:
+def find_kept_indices(linear: LinearShape, kept: Sequence[int]) -> Tensor:
     """Return the rows or columns (`linear.pruned_dim`) that a block linear keeps, ascending.
 
     Args:

@@ -39,17 +39,17 @@ class CostTable:
         """Cost of the model."""
         return sum(self.parts.values(), PartCost())
 
-    def with_trained_head(self, trained: int) -> CostTable:
+    def replace_trained_head(self, trained: int) -> CostTable:
         """Return the table with only so many trainable head parameters (BERT's pooler isn't)."""
         head = replace(self.parts["head"], trainable=trained)
         return CostTable(parts=self.parts | {"head": head})
 
-    def as_dict(self) -> dict[str, dict[str, int]]:
+    def to_dict(self) -> dict[str, dict[str, int]]:
         """Return rows for JSON: each part, then `total`."""
         return {name: asdict(part) for name, part in {**self.parts, "total": self.total}.items()}
 
 
-def cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
+def compute_cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     """Count parameters and FLOPs of a model that keeps so many units and ranks.
 
     Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m
@@ -85,31 +85,31 @@ def cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     parts = {name: PartCost(parameters=parameters[name]) for name in PARTS}
     parts["adapter"] = replace(parts["adapter"], trainable=parameters["adapter"])
     # The embeddings' input gradient is never computed.
-    parts["embeddings"] += _matmul(shape.matmul_weights.get("embeddings", 0), backward=0)
+    parts["embeddings"] += _count_matmul(shape.matmul_weights.get("embeddings", 0), backward=0)
     needs_input_grad = False
-    for block in _block_passes(shape):
-        for name, part in _block_flops(block, counts, length, needs_input_grad).items():
+    for block in _list_block_passes(shape):
+        for name, part in _count_block_flops(block, counts, length, needs_input_grad).items():
             parts[name] += part
         needs_input_grad = needs_input_grad or any(map(counts.ranks.get, block.linears))
         if isinstance(block, AttentionBlock):
-            experts = _matmul(block.moe_matmul_weights, backward=int(needs_input_grad))
+            experts = _count_matmul(block.moe_matmul_weights, backward=int(needs_input_grad))
             parts["feed_forward"] += experts
-    parts["head"] = _head(shape, length, needs_input_grad=needs_input_grad)
+    parts["head"] = _count_head(shape, length, needs_input_grad=needs_input_grad)
     return CostTable(parts=parts)
 
 
-def _block_passes(shape: ModelShape) -> Iterator[Block]:
+def _list_block_passes(shape: ModelShape) -> Iterator[Block]:
     """Yield each block as often as it runs, in execution order."""
 
-    def repeated_module(block: Block) -> str:
+    def find_repeated_module(block: Block) -> str:
         inside = (path for path in shape.layer_repeats if block.path.startswith(f"{path}."))
         return next(inside, block.path)
 
-    for path, blocks in groupby(shape.blocks, repeated_module):
+    for path, blocks in groupby(shape.blocks, find_repeated_module):
         yield from [*blocks] * shape.layer_repeats.get(path, 1)
 
 
-def _block_flops(
+def _count_block_flops(
     block: Block, counts: UnitCounts, length: int, needs_input_grad: bool
 ) -> dict[str, PartCost]:
     """Return the FLOPs of one pass through a block, by part."""
@@ -121,19 +121,19 @@ def _block_flops(
     parts = {block.kind: PartCost(), "adapter": PartCost()}
     for path, linear in block.linears.items():
         is_output = linear.pruned_dim == "in"
-        inputs, outputs = linear.pruned_shape(units, kv_groups)
+        inputs, outputs = linear.compute_pruned_shape(units, kv_groups)
         needs_grad = needs_inner_grad if is_output else needs_input_grad
-        parts[block.kind] += _matmul(inputs * outputs, backward=int(needs_grad))
-        parts["adapter"] += _adapter(
+        parts[block.kind] += _count_matmul(inputs * outputs, backward=int(needs_grad))
+        parts["adapter"] += _count_adapter(
             inputs, outputs, rank=counts.ranks.get(path, 0), needs_input_grad=needs_grad
         )
         if is_output and isinstance(block, AttentionBlock):
             # Scores and context: two products of each token with `length` tokens, all heads wide.
-            parts[block.kind] += _matmul(2 * length * inputs, backward=2 * needs_inner_grad)
+            parts[block.kind] += _count_matmul(2 * length * inputs, backward=2 * needs_inner_grad)
     return parts
 
 
-def _matmul(weights: int, *, backward: int) -> PartCost:
+def _count_matmul(weights: int, *, backward: int) -> PartCost:
     """Return the FLOPs of a product per token: once forward, `backward` times as many backward."""
     forward = 2 * weights
     return PartCost(
@@ -141,14 +141,14 @@ def _matmul(weights: int, *, backward: int) -> PartCost:
     )
 
 
-def _adapter(inputs: int, outputs: int, *, rank: int, needs_input_grad: bool) -> PartCost:
+def _count_adapter(inputs: int, outputs: int, *, rank: int, needs_input_grad: bool) -> PartCost:
     """Count a LoRA pair: forward and weight gradients 2r(n + m) each, 2rm to A, 2rn to input."""
     forward = 2 * rank * (inputs + outputs)
     backward = forward + 2 * rank * outputs + (2 * rank * inputs if needs_input_grad else 0)
     return PartCost(training_flops_per_token=forward + backward, inference_flops_per_token=forward)
 
 
-def _head(shape: ModelShape, length: int, *, needs_input_grad: bool) -> PartCost:
+def _count_head(shape: ModelShape, length: int, *, needs_input_grad: bool) -> PartCost:
     """Return the cost of the head: new and trained, or pretrained and frozen."""
     weights, matmul = shape.non_block_parameters["head"], shape.matmul_weights
     new = 2 * (matmul.get("row", 0) / length + matmul.get("token", 0))

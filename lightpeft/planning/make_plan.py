@@ -56,7 +56,7 @@ def _draw_scores(scores: Scores, seed: int) -> Scores:
     def draw(sizes: Mapping[str, int]) -> dict[str, Tensor]:
         return {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
 
-    ranks = {name: len(scores.ranks[name]) for name in _module_names(scores)}
+    ranks = {name: len(scores.ranks[name]) for name in _list_module_names(scores)}
     return replace(
         scores,
         heads=scores.heads | {"random": draw(scores.shape.heads)},
@@ -66,7 +66,7 @@ def _draw_scores(scores: Scores, seed: int) -> Scores:
     )
 
 
-def _module_names(scores: Scores) -> list[str]:
+def _list_module_names(scores: Scores) -> list[str]:
     """Return the linears that have PEFT modules, in execution order."""
     return [name for name in scores.shape.linears if name in scores.modules]
 
@@ -76,7 +76,7 @@ def _keep_count(ratio: float, total: int, *, minimum: int) -> int:
     return max(min(minimum, total), total - math.floor(ratio * total + 0.5))
 
 
-def _top_k_indices(scores: Tensor, count: int) -> tuple[int, ...]:
+def _find_top_k(scores: Tensor, count: int) -> tuple[int, ...]:
     """Return the indices of the `count` highest scores; among equals the lower index."""
     order = torch.sort(scores, descending=True, stable=True).indices[:count]
     return tuple(sorted(order.tolist()))
@@ -84,7 +84,7 @@ def _top_k_indices(scores: Tensor, count: int) -> tuple[int, ...]:
 
 def _keep_highest(scores: Tensor, count: int, criterion: str) -> KeptUnits:
     total = len(scores)
-    kept = _top_k_indices(scores, count)
+    kept = _find_top_k(scores, count)
     if count == total:
         return KeptUnits(total=total, kept=kept, reason="all kept")
     is_pruned = torch.ones(total, dtype=torch.bool)
@@ -127,7 +127,7 @@ def _prune_heads(scores: Scores, config: PruningConfig, notes: list[str]) -> dic
 def _prune_grouped_heads(rows: Tensor, count: int, total: int, criterion: str) -> KeptUnits:
     """Keep `count` of each row: of the query heads of every KV group, or of all groups in one."""
     groups, units = rows.shape
-    chosen = [_top_k_indices(row, count) for row in rows]
+    chosen = [_find_top_k(row, count) for row in rows]
     if groups * units == total:
         kept = [group * units + head for group, heads in enumerate(chosen) for head in heads]
         description = f"{units - count} of {units} query heads of each KV group"
@@ -162,7 +162,7 @@ def _count_neurons(
     else:
         keep = _keep_count(config.neurons, sum(totals.values()), minimum=0)
         owner = torch.repeat_interleave(torch.arange(len(totals)), torch.tensor([*totals.values()]))
-        winners = owner[list(_top_k_indices(torch.cat([*rows.values()]), keep))]
+        winners = owner[list(_find_top_k(torch.cat([*rows.values()]), keep))]
         wanted = dict(zip(totals, winners.bincount(minlength=len(totals)).tolist(), strict=True))
         target = round(keep / align)
     for block, count in wanted.items():
@@ -186,26 +186,26 @@ def _round_to_multiple(
     units = {block: min(max(wanted[block] // align, 1), cap[block]) for block in wide}
     target -= len(totals) - len(wide)
 
-    def remainder(block: str) -> int:
+    def compute_remainder(block: str) -> int:
         return wanted[block] - units[block] * align
 
     while sum(units.values()) < target and (growing := [b for b in wide if units[b] < cap[b]]):
-        units[max(growing, key=remainder)] += 1
+        units[max(growing, key=compute_remainder)] += 1
     while sum(units.values()) > target and (shrinking := [b for b in wide if units[b] > 1]):
-        units[min(shrinking, key=remainder)] -= 1
+        units[min(shrinking, key=compute_remainder)] -= 1
     return {block: units[block] * align if block in units else totals[block] for block in totals}
 
 
 def _prune_ranks(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
     """Choose PEFT modules first, then ranks over all remaining modules."""
-    names, by_depth = _module_names(scores), config.module_criterion == "depth"
+    names, by_depth = _list_module_names(scores), config.module_criterion == "depth"
     order = [float(index) if by_depth else scores.modules[n] for index, n in enumerate(names)]
     count = _keep_count(config.modules, len(names), minimum=1)
-    remaining = [names[index] for index in _top_k_indices(torch.tensor(order), count)]
+    remaining = [names[index] for index in _find_top_k(torch.tensor(order), count)]
     if not _keep_count(config.modules, len(names), minimum=0):
         notes.append("the minimum of 1 PEFT module is kept; by the ratio none would be")
     all_ranks = torch.cat([scores.ranks[name] for name in remaining])
-    winners = set(_top_k_indices(all_ranks, _keep_count(config.ranks, len(all_ranks), minimum=1)))
+    winners = set(_find_top_k(all_ranks, _keep_count(config.ranks, len(all_ranks), minimum=1)))
     if not _keep_count(config.ranks, len(all_ranks), minimum=0):
         notes.append("the minimum of 1 PEFT rank is kept; by the ratio none would be")
     kept_units, start = {}, 0

@@ -19,7 +19,7 @@ from lightpeft.core.benchmark_result import (
     StepTiming,
 )
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import BASELINE, compute_speedup, quartiles
+from lightpeft.profiling.speedup import BASELINE, compute_quartiles, compute_speedup
 from lightpeft.profiling.timing import PhaseSeconds, time_phases
 from lightpeft.profiling.workload import Workload, compute_plan_cost
 
@@ -59,20 +59,20 @@ def compare(
     seconds = time_phases(models, settings, progress)
     first = next(iter(models.values()))
     return BenchmarkResult(
-        device=_device_name(first.device),
+        device=_read_device_name(first.device),
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
         dtype=str(first.dtype).removeprefix("torch."),
         length=settings.length,
         rounds=settings.rounds,
         methods={
-            method: _method_result(method, model, seconds, workloads, memory)
+            method: _make_method_result(method, model, seconds, workloads, memory)
             for method, model in models.items()
         },
     )
 
 
-def _method_result(
+def _make_method_result(
     method: str,
     model: PeftModel,
     seconds: PhaseSeconds,
@@ -88,12 +88,14 @@ def _method_result(
         timings[phase], speedups[phase] = {}, {}
         for batch_size, rounds in batches.items():
             tokens = batch_size * (1 if phase == "decode" else workload.length)
-            timings[phase][batch_size] = _step_timing(rounds[method], tokens)
-            speedups[phase][batch_size] = _speedup(
+            timings[phase][batch_size] = _make_step_timing(rounds[method], tokens)
+            speedups[phase][batch_size] = _compute_speedup(
                 rounds[BASELINE],
                 rounds[method],
-                flop_bound=workload.flop_bound(phase, baseline),
-                byte_bound=workload.byte_bound(batch_size, baseline) if phase == "decode" else None,
+                flop_bound=workload.compute_flop_bound(phase, baseline),
+                byte_bound=workload.compute_byte_bound(batch_size, baseline)
+                if phase == "decode"
+                else None,
             )
     return MethodResult(
         base_parameters=total - costs.parts["adapter"].parameters,
@@ -103,21 +105,21 @@ def _method_result(
         speedups=speedups,
         memory=memory.get(method),
         memory_ratios={
-            phase: _memory_ratio(memory.get(method), memory.get(BASELINE), phase)
+            phase: _compute_memory_ratio(memory.get(method), memory.get(BASELINE), phase)
             for phase in seconds
         },
         decode_weight_bytes=workload.decode_weight_bytes,
         kv_cache_bytes=workload.kv_cache_bytes,
-        kv_cache_ratios=workload.kv_cache_ratios(baseline),
+        kv_cache_ratios=workload.compute_kv_cache_ratios(baseline),
     )
 
 
-def _step_timing(seconds: Sequence[float], tokens: int) -> StepTiming:
-    q1, median, q3 = quartiles(seconds)
+def _make_step_timing(seconds: Sequence[float], tokens: int) -> StepTiming:
+    q1, median, q3 = compute_quartiles(seconds)
     return StepTiming(median_s=median, q1_s=q1, q3_s=q3, tokens_per_s=tokens / median)
 
 
-def _speedup(
+def _compute_speedup(
     baseline: Sequence[float],
     other: Sequence[float],
     *,
@@ -134,7 +136,7 @@ def _speedup(
     )
 
 
-def _memory_ratio(
+def _compute_memory_ratio(
     memory: PeakMemory | None, baseline: PeakMemory | None, phase: Phase
 ) -> float | None:
     """Return the ratio of peaks, None where it would say nothing.
@@ -149,16 +151,16 @@ def _memory_ratio(
     return memory.phase_bytes[phase] / baseline.phase_bytes[phase]
 
 
-def _device_name(device: torch.device) -> str:
+def _read_device_name(device: torch.device) -> str:
     """Return the name of a GPU, or of the processor with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{_processor_name()}, {torch.get_num_threads()} threads"
+        return f"{_read_processor_name()}, {torch.get_num_threads()} threads"
     return device.type
 
 
-def _processor_name() -> str:
+def _read_processor_name() -> str:
     """Return the processor's name on Linux, elsewhere its architecture (neither psutil nor
     platform knows more)."""
     listing = Path("/proc/cpuinfo")

@@ -14,8 +14,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lightpeft.profiling.random_batches import model_kind
-from lightpeft.profiling.step_functions import Step, autocast_for
+from lightpeft.profiling.random_batches import find_model_kind
+from lightpeft.profiling.step_functions import Step, make_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def make_prefill_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     decoder's side.
     """
     inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if model_kind(model) == "seq2seq":
+    if find_model_kind(model) == "seq2seq":
         inputs["decoder_input_ids"] = batch["labels"]
     if supports_logits_to_keep(model):
         inputs["logits_to_keep"] = 1
@@ -73,7 +73,9 @@ def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> Dec
         if not isinstance(module, nn.Embedding)
         for weight in module.parameters(recurse=False)
     }
-    states: list[Tensor] = [x for layer in _cache_layers(cache) for x in (layer.keys, layer.values)]
+    states: list[Tensor] = [
+        x for layer in _list_cache_layers(cache) for x in (layer.keys, layer.values)
+    ]
     return DecodeTraffic(
         weights=sum(weights.values()),
         cache=sum(state.numel() * state.element_size() for state in states),
@@ -90,7 +92,7 @@ def _make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> tuple[St
     """Return a decode step, and the KV cache that it reads."""
     prefilled = make_prefill_step(model, batch)()
     _freeze_cache(prefilled.past_key_values)
-    inputs = _next_token_inputs(model, batch, prefilled)
+    inputs = _make_next_token_inputs(model, batch, prefilled)
     return _make_forward(model, inputs), prefilled.past_key_values
 
 
@@ -98,19 +100,19 @@ def _make_forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
     model.eval()
 
     def step() -> Any:
-        with torch.inference_mode(), autocast_for(model):
+        with torch.inference_mode(), make_autocast(model):
             return model(**inputs, use_cache=True)
 
     return step
 
 
-def _next_token_inputs(
+def _make_next_token_inputs(
     model: PeftModel, batch: Mapping[str, Tensor], prefilled: Any
 ) -> dict[str, Any]:
     """Return the model's inputs for one more token after a prefill."""
     token, mask = batch["input_ids"][:, :1], batch["attention_mask"]
     inputs: dict[str, Any] = {"past_key_values": prefilled.past_key_values}
-    if model_kind(model) == "seq2seq":
+    if find_model_kind(model) == "seq2seq":
         return inputs | {
             "encoder_outputs": (prefilled.encoder_last_hidden_state,),
             "attention_mask": mask,
@@ -120,7 +122,7 @@ def _next_token_inputs(
     return inputs | {"input_ids": token, "attention_mask": longer_mask}
 
 
-def _cache_layers(cache: Any) -> list[Any]:
+def _list_cache_layers(cache: Any) -> list[Any]:
     """Return the layers of a KV cache; an encoder-decoder's has two for each decoder layer."""
     names = ("self_attention_cache", "cross_attention_cache")
     caches = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
@@ -135,7 +137,7 @@ def _freeze_cache(cache: Any) -> None:
     memory, twice what generation needs. So a layer's state is put back as soon as it was handed
     to attention.
     """
-    for layer in _cache_layers(cache):
+    for layer in _list_cache_layers(cache):
         # A weak reference: a cycle would keep the cache in memory after the measurement.
         layer.update = partial(_update_without_keeping, weakref.ref(layer))
 

@@ -42,7 +42,7 @@ class CudaMemoryTracker:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def current(self) -> int:
+    def read_current(self) -> int:
         """Return the bytes in tensors."""
         return torch.cuda.memory_allocated(self.device)
 
@@ -51,7 +51,7 @@ class CudaMemoryTracker:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
-    def peak(self) -> int:
+    def read_peak(self) -> int:
         """Return the most bytes in tensors since `reset_peak`."""
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device)
@@ -62,7 +62,7 @@ class ProcessMemoryTracker:
 
     how = "peak resident memory (VmHWM) of a fresh process"
 
-    def current(self) -> int:
+    def read_current(self) -> int:
         """Return the resident bytes."""
         return self._read("VmRSS")
 
@@ -70,7 +70,7 @@ class ProcessMemoryTracker:
         """Set VmHWM to VmRSS, which writing 5 there does (man 5 proc)."""
         _CLEAR_REFS.write_text("5")
 
-    def peak(self) -> int:
+    def read_peak(self) -> int:
         """Return the most resident bytes since `reset_peak`."""
         return self._read("VmHWM")
 
@@ -109,9 +109,9 @@ def measure_peak_memory(
         Bytes of the weights and peak bytes of each phase.
     """
     tracker = CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
-    _peak_bytes(make_model(), "training", tracker, batch_size=1, length=settings.length)
+    _measure_peak(make_model(), "training", tracker, batch_size=1, length=settings.length)
     gc.collect()
-    baseline = tracker.current()
+    baseline = tracker.read_current()
     model = make_model()
     weights = [*model.parameters(), *model.buffers()]
     for tensor in weights:
@@ -121,7 +121,7 @@ def measure_peak_memory(
     batch_size = max(settings.batch_sizes)
     peaks: dict[Phase, int] = {}
     for phase in reversed(list_phases(model)):  # training last: it makes optimizer states
-        peak = _peak_bytes(model, phase, tracker, batch_size=batch_size, length=settings.length)
+        peak = _measure_peak(model, phase, tracker, batch_size=batch_size, length=settings.length)
         peaks[phase] = peak - baseline
     return PeakMemory(
         model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -177,7 +177,7 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
             raise
 
 
-def _peak_bytes(
+def _measure_peak(
     model: PeftModel, phase: Phase, tracker: MemoryTracker, *, batch_size: int, length: int
 ) -> int:
     """Return the most bytes in use during three steps."""
@@ -186,4 +186,4 @@ def _peak_bytes(
     tracker.reset_peak()  # filling its cache takes more than a decode step
     for _ in range(3):
         step()
-    return tracker.peak()
+    return tracker.read_peak()

@@ -26,7 +26,7 @@ PHASES: dict[ModelKind, tuple[Phase, ...]] = {
 SPAN_LABELS = ("start_positions", "end_positions")  # the labels of extractive question answering
 
 
-def model_kind(model: PeftModel) -> ModelKind:
+def find_model_kind(model: PeftModel) -> ModelKind:
     """Return the kind of a model, by its class and its main input."""
     if model.can_generate():
         return "seq2seq" if model.config.is_encoder_decoder else "decoder"
@@ -35,7 +35,7 @@ def model_kind(model: PeftModel) -> ModelKind:
 
 def list_phases(model: PeftModel) -> tuple[Phase, ...]:
     """Return the phases that a model is measured in."""
-    return PHASES[model_kind(model)]
+    return PHASES[find_model_kind(model)]
 
 
 def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict[str, Tensor]:
@@ -59,10 +59,10 @@ def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict
         ModelError: the model takes no rows of this length.
     """
     generator = torch.Generator().manual_seed(batch_size)
-    kind = model_kind(model)
+    kind = find_model_kind(model)
     # Models of texts and images have a config for each.
     config = model.config if kind == "image" else model.config.get_text_config()
-    limit = max_batch_length(config, kind)
+    limit = find_max_batch_length(config, kind)
     if limit is not None and length > limit:
         raise ModelError(f"benchmark.length must be at most {limit} for this model, got {length}")
     make_batch = _make_image_batch if kind == "image" else _make_text_batch
@@ -83,7 +83,7 @@ def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict
     return dict(send_to_device(batch, model.device))
 
 
-def max_sequence_length(config: Any) -> int | None:
+def find_max_sequence_length(config: Any) -> int | None:
     """Return how many positions a model has for the tokens of a row.
 
     Args:
@@ -100,9 +100,9 @@ def max_sequence_length(config: Any) -> int | None:
     return positions
 
 
-def max_batch_length(config: Any, kind: ModelKind) -> int | None:
+def find_max_batch_length(config: Any, kind: ModelKind) -> int | None:
     """Return the most tokens a row of a batch; a decode step needs a position for one more."""
-    positions = max_sequence_length(config)
+    positions = find_max_sequence_length(config)
     return positions - 1 if positions is not None and "decode" in PHASES[kind] else positions
 
 

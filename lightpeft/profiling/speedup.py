@@ -32,7 +32,7 @@ class RunTime(Protocol):
         """Number of steps."""
 
 
-def quartiles(values: Sequence[float]) -> Quartiles:
+def compute_quartiles(values: Sequence[float]) -> Quartiles:
     """Return quartiles, interpolated between the sorted values."""
     return Quartiles(*statistics.quantiles(values, n=4, method="inclusive"))
 
@@ -46,7 +46,7 @@ def compute_speedup(baseline: Sequence[float], other: Sequence[float]) -> Quarti
         baseline: seconds of each round.
         other: the same, of the model that is compared.
     """
-    return quartiles([slow / fast for slow, fast in zip(baseline, other, strict=True)])
+    return compute_quartiles([slow / fast for slow, fast in zip(baseline, other, strict=True)])
 
 
 def break_even_steps(
@@ -72,7 +72,7 @@ def break_even_steps(
     return max(steps, math.ceil(steps * (estimate_step - pruned) / (vanilla - pruned)))
 
 
-def estimation_cost(estimate: RunTime, finetune: Mapping[str, RunTime]) -> EstimationCost:
+def compute_estimation_cost(estimate: RunTime, finetune: Mapping[str, RunTime]) -> EstimationCost:
     """Return what the estimation cost: seconds, fraction of the training time, break-even point.
 
     The fraction is of `light`'s training, or of the first other pruned method's where `light` is

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
-from lightpeft.profiling.random_batches import SPAN_LABELS, model_kind
+from lightpeft.profiling.random_batches import SPAN_LABELS, find_model_kind
 
 Step = Callable[[], Any]
 
@@ -25,11 +25,11 @@ def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     # lr 0 leaves the weights as they are; a step takes the same time as with any other.
     optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
     # Generative models would fill a KV cache that training never reads.
-    options = {"use_cache": False} if model_kind(model) in ("decoder", "seq2seq") else {}
+    options = {"use_cache": False} if find_model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()
 
     def step() -> None:
-        with autocast_for(model):
+        with make_autocast(model):
             loss = model(**batch, **options).loss
         loss.backward()
         optimizer.step()
@@ -45,13 +45,13 @@ def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     model.eval()
 
     def step() -> None:
-        with torch.inference_mode(), autocast_for(model):
+        with torch.inference_mode(), make_autocast(model):
             model(**inputs)
 
     return step
 
 
-def autocast_for(model: PeftModel) -> contextlib.AbstractContextManager[object]:
+def make_autocast(model: PeftModel) -> contextlib.AbstractContextManager[object]:
     """Return autocast for 16-bit weights, as in fine-tuning: adapters are float32 there."""
     dtype = next(model.parameters()).dtype
     if dtype == torch.float32:

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from lightpeft.core.benchmark_result import Phase
 from lightpeft.core.plan import PruningPlan
-from lightpeft.planning.cost import CostTable, cost
+from lightpeft.planning.cost import CostTable, compute_cost
 from lightpeft.profiling.decoding import (
     DecodeTraffic,
     measure_decode_traffic,
@@ -52,7 +52,7 @@ class Workload:
             decode_traffic=traffic,
         )
 
-    def flops(self, phase: Phase) -> int:
+    def count_flops(self, phase: Phase) -> int:
         """Return the FLOPs of one phase, per token.
 
         Prefill is inference, less the logits that it leaves out. Decoding counts the linears that
@@ -67,16 +67,16 @@ class Workload:
             shape = replace(shape, matmul_weights=shape.matmul_weights | head)
         if phase == "decode":
             executed, length = next(iter(self.decode_traffic.values())).modules, length + 1
-            shape = shape.with_linears(executed)
+            shape = shape.select_linears(executed)
             ranks = {path: rank for path, rank in counts.ranks.items() if path in executed}
             counts = replace(counts, ranks=ranks)
-        return cost(shape, counts, length=length).total.inference_flops_per_token
+        return compute_cost(shape, counts, length=length).total.inference_flops_per_token
 
-    def flop_bound(self, phase: Phase, baseline: Workload) -> float:
+    def compute_flop_bound(self, phase: Phase, baseline: Workload) -> float:
         """Return the speed-up of a phase if time were proportional to FLOPs."""
-        return baseline.flops(phase) / self.flops(phase)
+        return baseline.count_flops(phase) / self.count_flops(phase)
 
-    def byte_bound(self, batch_size: int, baseline: Workload) -> float:
+    def compute_byte_bound(self, batch_size: int, baseline: Workload) -> float:
         """Return the speed-up of a decode step if time were proportional to the bytes it reads."""
         before, after = (w.decode_traffic[batch_size] for w in (baseline, self))
         return (before.weights + before.cache) / (after.weights + after.cache)
@@ -92,7 +92,7 @@ class Workload:
         """Batch size -> bytes of the KV cache; empty where the model does not generate."""
         return {batch_size: traffic.cache for batch_size, traffic in self.decode_traffic.items()}
 
-    def kv_cache_ratios(self, baseline: Workload) -> dict[int, float]:
+    def compute_kv_cache_ratios(self, baseline: Workload) -> dict[int, float]:
         """Return batch size -> KV cache divided by the baseline's; empty without a cache."""
         before = baseline.kv_cache_bytes
         return {size: cache / before[size] for size, cache in self.kv_cache_bytes.items()}
@@ -100,4 +100,4 @@ class Workload:
 
 def compute_plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
     """Return the cost of the model that a plan leaves, with `length` tokens a row."""
-    return cost(plan.shape, plan.counts, length=length)
+    return compute_cost(plan.shape, plan.counts, length=length)

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.adapters import LORA_KEY, PEFT_PREFIX, check_shapes
-from lightpeft.modeling.units import kept_indices
+from lightpeft.modeling.units import find_kept_indices
 
 
-def pruned_lora_config(original: LoraConfig, plan: PruningPlan) -> LoraConfig:
+def make_pruned_lora_config(original: LoraConfig, plan: PruningPlan) -> LoraConfig:
     """Return the config of the PEFT modules that a plan keeps, each with its remaining rank.
 
     The scaling of a module, ``lora_alpha / r``, stays that of the original rank: pruning a rank
@@ -27,14 +27,14 @@ def pruned_lora_config(original: LoraConfig, plan: PruningPlan) -> LoraConfig:
     config = copy.deepcopy(original)
     ranks = {name: len(rank.kept) for name, rank in plan.ranks.items() if rank.kept}
     # peft matches a string with full names; it would match list entries with endings.
-    config.target_modules = _regex_alternation(sorted(ranks))
+    config.target_modules = _make_regex_alternation(sorted(ranks))
     config.exclude_modules = None
     by_rank: dict[int, list[str]] = {}
     for name, rank in sorted(ranks.items()):
         by_rank.setdefault(rank, []).append(name)
     by_rank.pop(original.r, None)
     # One anchored key per rank: peft sorts keys when it saves, and the first match wins.
-    config.rank_pattern = {f"^{_regex_alternation(names)}": r for r, names in by_rank.items()}
+    config.rank_pattern = {f"^{_make_regex_alternation(names)}": r for r, names in by_rank.items()}
     scaling = original.lora_alpha / (math.sqrt(original.r) if original.use_rslora else original.r)
     config.alpha_pattern = {
         key: scaling * (math.sqrt(rank) if original.use_rslora else rank)
@@ -65,10 +65,12 @@ def slice_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str,
             sliced[key] = weight
             continue
         units = plan.ranks.get(match["linear"])
-        size = None if units is None else _unpruned_size(match["linear"], match["factor"], plan)
+        size = (
+            None if units is None else _find_unpruned_size(match["linear"], match["factor"], plan)
+        )
         check_shapes({key: weight.shape}, {key: size})
         if units and units.kept:
-            rows, columns = _factor_indices(match["linear"], match["factor"], plan)
+            rows, columns = _find_factor_indices(match["linear"], match["factor"], plan)
             sliced[key] = weight[rows[:, None], columns]
     return sliced
 
@@ -84,8 +86,8 @@ def zero_pad_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[s
         if match is None:
             padded[key] = weight
             continue
-        rows, columns = _factor_indices(match["linear"], match["factor"], plan)
-        padded[key] = weight.new_zeros(_unpruned_size(match["linear"], match["factor"], plan))
+        rows, columns = _find_factor_indices(match["linear"], match["factor"], plan)
+        padded[key] = weight.new_zeros(_find_unpruned_size(match["linear"], match["factor"], plan))
         padded[key][rows[:, None], columns] = weight
     return padded
 
@@ -114,27 +116,27 @@ def check_adapter_shapes(
             raise PlanError(f"PEFT weight {key} must not be of dtype {weight.dtype}")
     expected = {key: model_shapes.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
     for name, units in plan.ranks.items():
-        rank, (inputs, outputs) = len(units.kept), plan.pruned_shape(name)
+        rank, (inputs, outputs) = len(units.kept), plan.compute_pruned_shape(name)
         if rank:
             expected[f"{PEFT_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
             expected[f"{PEFT_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
     check_shapes(shapes, expected)
 
 
-def _unpruned_size(name: str, factor: str, plan: PruningPlan) -> torch.Size:
+def _find_unpruned_size(name: str, factor: str, plan: PruningPlan) -> torch.Size:
     """Return the shape of a linear's full LoRA factor."""
     linear, rank = plan.shape.linears[name], plan.ranks[name].total
     return torch.Size((rank, linear.inputs) if factor == "A" else (linear.outputs, rank))
 
 
-def _factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
+def _find_factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Tensor, Tensor]:
     """Return the rows and columns of a linear's full LoRA factor that the pruned one holds."""
     linear, ranks = plan.shape.linears[name], torch.tensor(plan.ranks[name].kept)
-    units = kept_indices(linear, plan.remaining_units(plan.shape.block_of[name].path))
+    units = find_kept_indices(linear, plan.list_remaining_units(plan.shape.block_of[name].path))
     if factor == "A":
         return ranks, units if linear.pruned_dim == "in" else torch.arange(linear.inputs)
     return units if linear.pruned_dim == "out" else torch.arange(linear.outputs), ranks
 
 
-def _regex_alternation(names: list[str]) -> str:
+def _make_regex_alternation(names: list[str]) -> str:
     return "(?:" + "|".join(re.escape(name) for name in names) + ")"

@@ -14,11 +14,11 @@ from lightpeft.core.lora_settings import CONFIG, read_lora
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests, check_finite, read_plan_digest, read_tensors
 from lightpeft.core.scores import WEIGHTS
-from lightpeft.core.serialization import atomic_directory, write_digests, write_tensors
-from lightpeft.modeling.adapters import adapter_state_dict
+from lightpeft.core.serialization import replace_directory, write_digests, write_tensors
+from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
-    pruned_lora_config,
+    make_pruned_lora_config,
     zero_pad_adapter,
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
@@ -51,9 +51,9 @@ def save(model: PeftModel, folder: Path | str) -> None:
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-    weights = adapter_state_dict(model)
+    weights = get_adapter_state_dict(model)
     check_finite(weights, CheckpointError, "nothing was saved: the weight ")
-    with atomic_directory(Path(folder)) as temporary:
+    with replace_directory(Path(folder)) as temporary:
         config.save_pretrained(str(temporary))
         plan.save(temporary / PLAN)
         write_tensors(temporary / WEIGHTS, weights, plan=plan.digest)
@@ -92,7 +92,7 @@ def load(
     source = Path(folder)
     plan, config, weights = _read(source)
     try:
-        config = pruned_lora_config(config, plan)
+        config = make_pruned_lora_config(config, plan)
         peft_model = apply_plan(model, plan, config, weights, quantize=quantize)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from error
@@ -129,15 +129,15 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
         raise CheckpointError(f"{target} holds the pruned adapter; expand it into another folder")
     plan, config, weights = _read(source)
     if plan.shape.num_moe_layers:
-        _target_names_for_moe(config, plan)
+        _set_target_names_for_moe(config, plan)
     # Zero-padded to one rank, so that readers without rank patterns load it correctly.
     config.inference_mode = True
-    with atomic_directory(target) as temporary:
+    with replace_directory(target) as temporary:
         config.save_pretrained(str(temporary))
         write_tensors(temporary / WEIGHTS, zero_pad_adapter(weights, plan))
 
 
-def _target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
+def _set_target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
     """Name the targets so that peft takes them literally on a model with experts.
 
     There it reads a regex, and any name that ends in `gate_proj`, as the experts' fused weights;
@@ -170,7 +170,7 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
-    # Modules and ranks are the plan's; `pruned_lora_config` writes them again.
+    # Modules and ranks are the plan's; `make_pruned_lora_config` writes them again.
     config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
     try:
         check_adapter_shapes(weights, plan)

@@ -19,14 +19,14 @@ from lightpeft.modeling.adapters import (
     get_peft_model_unmapped,
     load_adapter_state_dict,
 )
-from lightpeft.modeling.fingerprint import fingerprint, is_quantized
+from lightpeft.modeling.fingerprint import compute_fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import saved_modules
+from lightpeft.modeling.lora_targets import list_saved_modules
 from lightpeft.modeling.slicing import slice_base
 from lightpeft.modeling.stock_config import write_stock_config
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
-    pruned_lora_config,
+    make_pruned_lora_config,
     slice_adapter,
 )
 from lightpeft.pruning.verification import slice_and_verify
@@ -83,7 +83,7 @@ def prune(
     if {name: rank.total for name, rank in plan.ranks.items()} != ranks:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     weights = slice_adapter(scores.adapter, plan) if warm_start else None
-    config = pruned_lora_config(scores.peft, plan)
+    config = make_pruned_lora_config(scores.peft, plan)
     return apply_plan(model, plan, config, weights, verify_batch=verify_batch, quantize=quantize)
 
 
@@ -121,7 +121,7 @@ def apply_plan(
     Args:
         model: the plain base model of the plan.
         plan: which heads, neurons and PEFT modules to keep.
-        config: from `pruned_lora_config`.
+        config: from `make_pruned_lora_config`.
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
         verify_batch: as in `prune`.
         quantize: as in `prune`.
@@ -155,7 +155,7 @@ def _rehearse(
     Raises:
         PlanError: peft or the model does not take the config or the weights.
     """
-    memo = {id(x): _without_data(x) for x in (*model.parameters(), *model.buffers())}
+    memo = {id(x): _drop_data(x) for x in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, memo)
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights
         try:
@@ -169,7 +169,7 @@ def _rehearse(
             raise PlanError(f"the adapter does not fit the model: {error!r}") from error
 
 
-def _without_data(tensor: Tensor) -> Tensor:
+def _drop_data(tensor: Tensor) -> Tensor:
     """Return a tensor like another one on the meta device; a quantized one itself."""
     if is_quantized(tensor) and isinstance(tensor, nn.Parameter):
         return tensor
@@ -190,7 +190,7 @@ def attach_adapter(
     Args:
         model: pruned by `plan`.
         plan: which PEFT modules there are; kept as the attribute that `get_plan` reads.
-        config: from `pruned_lora_config`.
+        config: from `make_pruned_lora_config`.
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
 
     Raises:
@@ -242,7 +242,7 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
             f"the plan was made for a model with {before:,} parameters of embeddings, but this one "
             f"has {now:,}; does its vocabulary have the same added tokens?"
         )
-    weights = fingerprint(model, shape, saved_modules(config), like=plan.fingerprint)
+    weights = compute_fingerprint(model, shape, list_saved_modules(config), like=plan.fingerprint)
     if weights != plan.fingerprint:
         raise PlanError(
             f"the plan was made for base weights {plan.fingerprint}, but these are {weights}; "

@@ -40,10 +40,10 @@ def slice_and_verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[s
         ModelError: the difference is more than rounding in the model's dtype, or the pruned model
             does not run. The model stays sliced.
     """
-    expected = _masked_outputs(model, plan, batch)
+    expected = _compute_masked_outputs(model, plan, batch)
     slice_base(model, plan)
     try:
-        outputs = _outputs(model, batch)
+        outputs = _compute_outputs(model, batch)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"pruned, the model does not run: {reason}") from error
@@ -63,7 +63,7 @@ def slice_and_verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[s
     return difference
 
 
-def _masked_outputs(
+def _compute_masked_outputs(
     model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]
 ) -> list[Tensor]:
     """Return the outputs of the unpruned model with all that the plan prunes multiplied by 0."""
@@ -71,10 +71,10 @@ def _masked_outputs(
         for path, mask in (masks.heads | masks.neurons).items():
             mask.zero_()
             mask[list(plan.units[path].kept)] = 1.0
-        return _outputs(model, batch)
+        return _compute_outputs(model, batch)
 
 
-def _outputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
+def _compute_outputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
     """Return all floating-point outputs in float32, or the logits alone, in evaluation mode."""
     was_training = model.training
     inputs = send_to_device(dict(batch), next(model.parameters()).device)

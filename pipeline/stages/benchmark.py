@@ -16,7 +16,7 @@ from lightpeft.core.benchmark_result import PeakMemory
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import estimation_cost
+from lightpeft.profiling.speedup import compute_estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.console import device, log
@@ -48,7 +48,7 @@ def main(*, paths: Paths) -> None:
     finetune: dict[str, Timing] = {
         method: Timing.read(paths.timing(method)) for method in params.methods
     }
-    estimation = estimation_cost(EstimationTiming.read(paths.estimate_timing), finetune)
+    estimation = compute_estimation_cost(EstimationTiming.read(paths.estimate_timing), finetune)
     result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
     for method, measured in result.methods.items():
         for batch_size, speedup in measured.speedups["training"].items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import transformers
 from peft import PeftModel
 
-from lightpeft.modeling.adapters import adapter_state_dict
+from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import Evaluation
 from pipeline.common.console import device, log
@@ -120,7 +120,7 @@ def load_expanded_model(section: ModelSection, task: Task, folder: Path, *, seed
 
 def count_parameters(model: PeftModel) -> dict[str, int]:
     """Count the parameters in use: trained ones (PEFT modules, task head), and the others."""
-    trained = sum(weight.numel() for weight in adapter_state_dict(model).values())
+    trained = sum(weight.numel() for weight in get_adapter_state_dict(model).values())
     # peft also keeps the untrained copy of the head, which is not used.
     everything = sum(
         weight.numel() for name, weight in model.named_parameters() if "original_module" not in name

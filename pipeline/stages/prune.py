@@ -7,7 +7,7 @@ from pathlib import Path
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import UnitCounts
-from lightpeft.planning.cost import cost
+from lightpeft.planning.cost import compute_cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
@@ -35,8 +35,8 @@ def cost_table(plan: PruningPlan, scores: Scores) -> PlanCost:
 
 
 def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCost]:
-    table = cost(plan.shape, counts, length=COST_LENGTH).with_trained_head(head)
-    return {part: PartCost(**numbers) for part, numbers in table.as_dict().items()}
+    table = compute_cost(plan.shape, counts, length=COST_LENGTH).replace_trained_head(head)
+    return {part: PartCost(**numbers) for part, numbers in table.to_dict().items()}
 
 
 def verify_pruning(params: PruneParams, plan: PruningPlan, scores: Scores, data: Path) -> float:

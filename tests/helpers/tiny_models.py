@@ -18,13 +18,17 @@ from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import (
-    adapter_state_dict,
+    get_adapter_state_dict,
     get_peft_model_unmapped,
     load_adapter_state_dict,
 )
-from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import block_targets, resolve_lora_config, saved_modules
+from lightpeft.modeling.lora_targets import (
+    find_block_targets,
+    list_saved_modules,
+    resolve_lora_config,
+)
 from lightpeft.modeling.masks import Masks
 
 VOCABULARY = 100
@@ -136,8 +140,8 @@ def random_scores(
     generator = torch.Generator().manual_seed(seed)
     shape = inspect_model(model)
     config = resolve_lora_config(config or lora(**changes), model, shape)
-    names = block_targets(shape, config.target_modules)
-    adapter = adapter_state_dict(get_peft_model_unmapped(copy.deepcopy(model), config))
+    names = find_block_targets(shape, config.target_modules)
+    adapter = get_adapter_state_dict(get_peft_model_unmapped(copy.deepcopy(model), config))
 
     def draw(blocks: dict[str, int]) -> dict[str, dict[str, Tensor]]:
         return {
@@ -147,7 +151,7 @@ def random_scores(
 
     return Scores(
         shape=shape,
-        fingerprint=fingerprint(model, shape, saved_modules(config)),
+        fingerprint=compute_fingerprint(model, shape, list_saved_modules(config)),
         peft=config,
         heads=draw(shape.heads),
         neurons=draw(shape.neurons),

@@ -14,7 +14,7 @@ from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.random_models import make_config
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.planning.make_plan import make_plan
-from lightpeft.profiling.random_batches import max_batch_length
+from lightpeft.profiling.random_batches import find_max_batch_length
 from pipeline.__main__ import run
 from pipeline.common.pruning_params import Params, to_yaml_values
 from pipeline.data.catalog.registry import CATALOG
@@ -122,7 +122,7 @@ def test_rows_fit_the_positions_of_the_model(name, task):
     params = read_preset(name).params(task)
     shape = MODELS[params.model.name][1]
     if shape is not None:
-        most = max_batch_length(make_config(shape), MODEL_SIZES[shape].kind)
+        most = find_max_batch_length(make_config(shape), MODEL_SIZES[shape].kind)
         assert params.benchmark.length <= most
         assert params.data.max_length <= most
 

@@ -25,7 +25,7 @@ import lightpeft
 from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.scores import Scores
-from lightpeft.estimation.importance import rank_importance
+from lightpeft.estimation.importance import score_ranks
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FIRST = "bert.encoder.layer.0.attention"
@@ -92,7 +92,7 @@ def test_scores_are_means_over_the_second_half_of_the_steps():
     for batch in batches[2:]:
         weight.grad = None
         wrapped(**batch).loss.backward()
-        expected += rank_importance(weight.detach(), weight.grad) / 2
+        expected += score_ranks(weight.detach(), weight.grad) / 2
     torch.testing.assert_close(scores.ranks[f"{FIRST}.self.query"], expected)
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
-from lightpeft.estimation.importance import ImportanceTracker, module_importance, rank_importance
+from lightpeft.estimation.importance import ImportanceTracker, score_module, score_ranks
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.masks import Masks
 
@@ -40,7 +40,7 @@ def collect(
         tracker.finish_step(1, count=True)
     wrapped.zero_grad()
     tracker.raise_if_not_finite()
-    return tracker.importances()
+    return tracker.compute_importances()
 
 
 def test_rank_importance_is_the_slope_of_the_loss_when_a_rank_is_scaled():
@@ -56,7 +56,7 @@ def test_rank_importance_is_the_slope_of_the_loss_when_a_rank_is_scaled():
     one = torch.ones(3).double()
     slopes = [(loss(one + e) - loss(one - e)) / 2e-5 for e in 1e-5 * torch.eye(3).double()]
     torch.testing.assert_close(
-        rank_importance(a.detach(), a.grad), torch.stack(slopes).abs().float(), rtol=1e-4, atol=0
+        score_ranks(a.detach(), a.grad), torch.stack(slopes).abs().float(), rtol=1e-4, atol=0
     )
 
 
@@ -66,15 +66,15 @@ def test_rank_importance_is_the_same_from_either_factor():
     x, a, b = (torch.randn(shape, generator=gen, requires_grad=True) for shape in shapes)
     (x @ a.T @ b.T).tanh().sum().backward()
 
-    from_a = rank_importance(a, a.grad)
-    from_b = rank_importance(b.T, b.grad.T)
+    from_a = score_ranks(a, a.grad)
+    from_b = score_ranks(b.T, b.grad.T)
 
     torch.testing.assert_close(from_a, from_b)
 
 
 def test_rank_importance_of_other_shapes_is_refused():
     with pytest.raises(ValueError, match=r"one shape, got \(2, 3\) and \(3, 2\)"):
-        rank_importance(torch.ones(2, 3), torch.ones(3, 2))
+        score_ranks(torch.ones(2, 3), torch.ones(3, 2))
 
 
 def test_collected_rank_scores_are_slopes_of_the_models_loss():
@@ -118,9 +118,9 @@ def test_module_importance_is_the_mean_ratio_of_norms_over_real_tokens():
         for row, token in [(0, 0), (0, 1), (1, 0)]
     ]
 
-    assert float(module_importance(delta, base, mask)) == pytest.approx(sum(ratios) / 3)
+    assert float(score_module(delta, base, mask)) == pytest.approx(sum(ratios) / 3)
     unmasked = delta.norm(dim=-1) / base.norm(dim=-1)
-    assert float(module_importance(delta, base, None)) == pytest.approx(float(unmasked.mean()))
+    assert float(score_module(delta, base, None)) == pytest.approx(float(unmasked.mean()))
 
 
 def test_collected_module_scores_are_ratios_of_norms():
@@ -184,7 +184,7 @@ def test_scores_are_means_over_the_counted_steps_only():
             tracker.start_step(batch)
             wrapped(**batch).loss.backward()
             tracker.finish_step(step, count=step > 0)
-    modules, ranks, taylor = tracker.importances()
+    modules, ranks, taylor = tracker.compute_importances()
 
     assert modules[QUERY] == pytest.approx((single[1][0][QUERY] + single[2][0][QUERY]) / 2)
     torch.testing.assert_close(ranks[QUERY], (single[1][1][QUERY] + single[2][1][QUERY]) / 2)

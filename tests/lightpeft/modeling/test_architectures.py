@@ -27,13 +27,17 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft.modeling.adapters import (
-    adapter_state_dict,
+    get_adapter_state_dict,
     get_peft_model_unmapped,
     load_adapter_state_dict,
 )
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.masks import Masks
-from lightpeft.pruning.adapter_slicing import pruned_lora_config, slice_adapter, zero_pad_adapter
+from lightpeft.pruning.adapter_slicing import (
+    make_pruned_lora_config,
+    slice_adapter,
+    zero_pad_adapter,
+)
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 NAMES = list(ARCHITECTURES)
@@ -96,13 +100,13 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     drawn = drawn_plan(scores)
     ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
     plan = dataclasses.replace(drawn, ranks=ranks)
-    config = pruned_lora_config(scores.peft, plan)
+    config = make_pruned_lora_config(scores.peft, plan)
     config.init_lora_weights = False  # both factors random
     base = sliced(model, plan)
     alone = compute_outputs(base, name)
     torch.manual_seed(0)
     after, before = get_peft_model_unmapped(base, config), get_peft_model_unmapped(model, config)
-    load_adapter_state_dict(before, zero_pad_adapter(adapter_state_dict(after), plan))
+    load_adapter_state_dict(before, zero_pad_adapter(get_adapter_state_dict(after), plan))
     mask_units(before.base_model.model, plan)
 
     adapted = compute_outputs(after, name)

@@ -47,7 +47,7 @@ def test_masks_lie_on_the_device_of_their_layer_and_sums_on_the_first():
         ):
             tracker.start_step(batch)
             loss = model(**batch).loss
-            (loss + masks.l1_penalty().to(loss.device)).backward()
+            (loss + masks.compute_l1_penalty().to(loss.device)).backward()
             tracker.finish_step(1, count=True)
 
             for path, mask in (masks.heads | masks.neurons).items():

@@ -11,8 +11,8 @@ from helpers.tiny_models import FAMILIES, lora, tiny_model
 from peft import get_peft_model
 
 from lightpeft.core.errors import ModelError
-from lightpeft.modeling.families import attention_mask_name
-from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.families import find_attention_mask_name
+from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
 
 
@@ -91,34 +91,40 @@ def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
     model = tiny_model()
     shape = inspect_model(model)
 
-    assert fingerprint(model, shape) == fingerprint(copy.deepcopy(model).bfloat16(), shape)
+    assert compute_fingerprint(model, shape) == compute_fingerprint(
+        copy.deepcopy(model).bfloat16(), shape
+    )
 
 
 def test_fingerprint_does_not_see_a_head_that_is_saved():
     model, other = tiny_model(), tiny_model()
     torch.nn.init.zeros_(other.classifier.weight)
 
-    prints = {fingerprint(x, inspect_model(x), ["classifier"]) for x in (model, other)}
+    prints = {compute_fingerprint(x, inspect_model(x), ["classifier"]) for x in (model, other)}
     assert len(prints) == 1
-    assert fingerprint(model, inspect_model(model)) != fingerprint(other, inspect_model(other))
+    assert compute_fingerprint(model, inspect_model(model)) != compute_fingerprint(
+        other, inspect_model(other)
+    )
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"num_hidden_layers": 2}])
 def test_fingerprint_tells_models_apart(changes: dict[str, int]):
     one, other = tiny_model(), tiny_model(**changes)
 
-    assert fingerprint(one, inspect_model(one)) != fingerprint(other, inspect_model(other))
+    assert compute_fingerprint(one, inspect_model(one)) != compute_fingerprint(
+        other, inspect_model(other)
+    )
 
 
 def test_fingerprint_sees_a_change_in_any_weight():
     model = tiny_model()
     shape = inspect_model(model)
-    fingerprints = {fingerprint(model, shape)}
+    fingerprints = {compute_fingerprint(model, shape)}
 
     for weight in model.parameters():
         with torch.no_grad():
             weight += 0.1
-        fingerprints.add(fingerprint(model, shape))
+        fingerprints.add(compute_fingerprint(model, shape))
 
     assert len(fingerprints) == len(list(model.parameters())) + 1
 
@@ -140,7 +146,7 @@ def test_fingerprint_sees_added_embeddings_and_which_they_are(tied: bool):
     prints, saved = [], ["embed_tokens", "lm_head"]
     for model in (build(), build(51), build(51), build(51, seed=2)):
         shape = inspect_model(model)
-        prints.append((fingerprint(model, shape), fingerprint(model, shape, saved)))
+        prints.append((compute_fingerprint(model, shape), compute_fingerprint(model, shape, saved)))
 
     assert prints[1] == prints[2]
     assert len({full for full, _ in prints}) == 3
@@ -150,12 +156,12 @@ def test_fingerprint_sees_added_embeddings_and_which_they_are(tied: bool):
 def test_fingerprint_sees_a_change_in_any_linear():
     model = tiny_model()
     shape = inspect_model(model)
-    fingerprints = {fingerprint(model, shape)}
+    fingerprints = {compute_fingerprint(model, shape)}
 
     for name in shape.linears:
         with torch.no_grad():
             model.get_submodule(name).weight += 0.1
-        fingerprints.add(fingerprint(model, shape))
+        fingerprints.add(compute_fingerprint(model, shape))
 
     assert len(fingerprints) == len(shape.linears) + 1
 
@@ -177,4 +183,4 @@ def test_fingerprint_sees_a_change_in_any_linear():
     ],
 )
 def test_a_linear_knows_the_mask_of_what_it_sees(path: str, encoder_decoder: bool, key: str):
-    assert attention_mask_name(path, encoder_decoder=encoder_decoder) == key
+    assert find_attention_mask_name(path, encoder_decoder=encoder_decoder) == key

@@ -71,7 +71,7 @@ def test_penalty_is_the_weighted_sum_of_absolute_masks():
     with Masks(model, inspect_model(model), l1=0.5) as masks:
         masks.heads["bert.encoder.layer.1.attention"].data[:] = torch.tensor([-2.0, 0, 1, 1])
 
-        assert float(masks.l1_penalty().detach()) == 0.5 * (4 + 4 + 4 + 3 * 64)
+        assert float(masks.compute_l1_penalty().detach()) == 0.5 * (4 + 4 + 4 + 3 * 64)
 
 
 def test_taylor_score_leaves_the_penalty_out():
@@ -81,8 +81,8 @@ def test_taylor_score_leaves_the_penalty_out():
         with Masks(model, inspect_model(model), l1=l1) as masks:
             for mask in masks.parameters():
                 mask.data *= -0.7
-            (model(**batch).loss + masks.l1_penalty()).backward()
-            scores.append(torch.cat(masks.taylor_scores()))
+            (model(**batch).loss + masks.compute_l1_penalty()).backward()
+            scores.append(torch.cat(masks.compute_taylor_scores()))
 
     assert scores[0].max() > 0.01
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-4)
@@ -92,8 +92,10 @@ def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
     model, batch = tiny_model().double(), tiny_batch()
     shape = inspect_model(model)
     with Masks(model, shape, l1=1e-4) as masks:
-        (model(**batch).loss + masks.l1_penalty()).backward()
-        scores = dict(zip((*masks.heads, *masks.neurons), masks.taylor_scores(), strict=True))
+        (model(**batch).loss + masks.compute_l1_penalty()).backward()
+        scores = dict(
+            zip((*masks.heads, *masks.neurons), masks.compute_taylor_scores(), strict=True)
+        )
 
     last = shape.blocks[-1]
     assert last.path in shape.neurons

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ScoresError
-from lightpeft.estimation.importance import ImportanceTracker, module_importance
+from lightpeft.estimation.importance import ImportanceTracker, score_module
 from lightpeft.modeling.masks import Masks
 from lightpeft.profiling.workload import compute_plan_cost
 
@@ -193,7 +193,7 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
             tracker.start_step(batch | {"attention_mask": mask})
             loss_of(wrapped, batch | {"attention_mask": torch.ones_like(mask)}).backward()
             tracker.finish_step(1, count=True)
-            importances.append(tracker.importances()[0])
+            importances.append(tracker.compute_importances()[0])
 
     padded, plain = importances
     apart = {path for path in plain if padded[path] != plain[path]}
@@ -272,9 +272,9 @@ def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs()
             tracker.start_step(batch)
             loss_of(wrapped, batch).backward()
             tracker.finish_step(1, count=True)
-            importance = tracker.importances()[0][path]
+            importance = tracker.compute_importances()[0][path]
 
-    runs = [float(module_importance(*pair, batch["attention_mask"])) for pair in seen]
+    runs = [float(score_module(*pair, batch["attention_mask"])) for pair in seen]
     assert len(runs) == 2
     assert runs[0] != pytest.approx(runs[1], rel=1e-3)
     assert importance == pytest.approx(sum(runs) / 2, rel=1e-4)

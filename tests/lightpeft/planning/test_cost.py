@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
-from lightpeft.planning.cost import PARTS, cost
+from lightpeft.planning.cost import PARTS, compute_cost
 from lightpeft.profiling.workload import compute_plan_cost
 
 ROWS, LENGTH = 4, 11
@@ -39,7 +39,7 @@ def _bert_with_adapters(targets, ranks=None):
 
 
 def _uncut(shape, ranks, length=LENGTH):
-    return cost(shape, shape.unpruned_counts(ranks), length=length)
+    return compute_cost(shape, shape.count_unpruned(ranks), length=length)
 
 
 def _assert_as_counted(table, model):
@@ -56,7 +56,7 @@ def test_trainable_parameters_are_the_adapters_and_the_trained_part_of_the_head(
 
     assert table.total.trainable == trained
     without_pooler = table.parts["head"].parameters - (32 * 32 + 32)
-    less = table.with_trained_head(without_pooler)
+    less = table.replace_trained_head(without_pooler)
     assert less.total.trainable == trained - (32 * 32 + 32)
     assert less.total.parameters == table.total.parameters
 
@@ -122,7 +122,7 @@ def test_longer_rows_cost_more_a_token_in_attention_only():
 
 def test_a_table_is_written_with_its_total():
     shape = lightpeft.inspect_model(tiny_model())
-    written = _uncut(shape, dict.fromkeys(shape.linears, 2)).as_dict()
+    written = _uncut(shape, dict.fromkeys(shape.linears, 2)).to_dict()
     blocks = sum(linear.outputs * (linear.inputs + 1) for linear in shape.linears.values())
     assert written["attention"]["parameters"] + written["feed_forward"]["parameters"] == blocks
 
@@ -143,4 +143,4 @@ def test_kept_units_set_the_side_of_a_linear_that_carries_them():
     query = linears[f"{LAYERS}.0.attention.self.query"]
     output = linears[f"{LAYERS}.0.attention.output.dense"]
 
-    assert (query.pruned_shape(3), output.pruned_shape(3)) == ((32, 24), (24, 32))
+    assert (query.compute_pruned_shape(3), output.compute_pruned_shape(3)) == ((32, 24), (24, 32))

@@ -95,5 +95,5 @@ def test_plan_that_empties_a_block_keeps_one_silent_unit_and_no_module_that_woul
         dataclasses.replace(plan, heads=plan.heads | cut)
     gone = {"0.out": dataclasses.replace(plan.ranks["0.out"], kept=())}
     empty = dataclasses.replace(plan, heads=plan.heads | cut, ranks=plan.ranks | gone)
-    assert empty.remaining_units("0.a") == (0,)
+    assert empty.list_remaining_units("0.a") == (0,)
     assert (empty.counts.units["0.a"], empty.counts.kv_groups["0.a"]) == (1, 1)

@@ -3,14 +3,14 @@ from types import SimpleNamespace
 from lightpeft.core.benchmark_result import EstimationCost
 from lightpeft.profiling.speedup import (
     break_even_steps,
+    compute_estimation_cost,
+    compute_quartiles,
     compute_speedup,
-    estimation_cost,
-    quartiles,
 )
 
 
 def test_a_speedup_is_taken_round_by_round():
-    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert compute_quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
     # The second round was ten times slower for both.
     assert compute_speedup([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 2.0)
 
@@ -37,11 +37,11 @@ def test_fraction_of_the_estimation_is_of_lights_training_time():
     vanilla = SimpleNamespace(seconds=400.0, steps=400)
     early = SimpleNamespace(seconds=100.0, steps=100)
 
-    cost = estimation_cost(early, {"random": random, "vanilla": vanilla, "light": light})
+    cost = compute_estimation_cost(early, {"random": random, "vanilla": vanilla, "light": light})
 
     expected = EstimationCost(seconds=100.0, training_fraction=0.4, break_even_steps=100)
     assert cost == expected
-    assert estimation_cost(early, {"vanilla": vanilla}).break_even_steps is None
+    assert compute_estimation_cost(early, {"vanilla": vanilla}).break_even_steps is None
 
 
 def test_without_light_the_first_other_pruned_method_stands_for_it():
@@ -52,4 +52,4 @@ def test_without_light_the_first_other_pruned_method_stands_for_it():
         "other": SimpleNamespace(seconds=1.0, steps=1),
     }
 
-    assert estimation_cost(early, runs).training_fraction == 0.25
+    assert compute_estimation_cost(early, runs).training_fraction == 0.25

@@ -12,7 +12,12 @@ from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.profiling.random_batches import PHASES, list_phases, make_random_batch, model_kind
+from lightpeft.profiling.random_batches import (
+    PHASES,
+    find_model_kind,
+    list_phases,
+    make_random_batch,
+)
 from lightpeft.profiling.step_functions import make_inference_step, make_training_step
 from lightpeft.profiling.timing import time_interleaved
 
@@ -124,14 +129,14 @@ def test_batches_and_phases_follow_the_kind_of_model(name, monkeypatch):
     model, length = tiny_method_model(name, "pruned"), length_of(name)
     batch = make_random_batch(model, batch_size=2, length=length)
 
-    assert model_kind(model) == MODEL_SIZES[name].kind
+    assert find_model_kind(model) == MODEL_SIZES[name].kind
     assert list_phases(model) == PHASES[MODEL_SIZES[name].kind]
     assert {len(tensor) for tensor in batch.values()} == {2}
     if "input_ids" in batch:
         assert batch["input_ids"].shape == (2, length)
         assert model.config.pad_token_id not in batch["input_ids"].unique().tolist()
         assert batch["input_ids"].max() < model.config.vocab_size
-    if model_kind(model) == "decoder":
+    if find_model_kind(model) == "decoder":
         assert torch.equal(batch["labels"], batch["input_ids"])
     assert model(**batch).loss.isfinite()
 

@@ -20,7 +20,7 @@ import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError
 from lightpeft.core.reading import read_plan_digest
 from lightpeft.pruning import prune as prune_module
-from lightpeft.pruning.adapter_slicing import pruned_lora_config
+from lightpeft.pruning.adapter_slicing import make_pruned_lora_config
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
@@ -237,7 +237,7 @@ def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, val
 
 def test_rehearsal_draws_no_random_numbers_of_the_caller():
     base, plan = tiny_model(), lightpeft.get_plan(pruned_model())
-    config = pruned_lora_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
+    config = make_pruned_lora_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
     before = torch.get_rng_state()
 
     prune_module._rehearse(base, plan, config, None)

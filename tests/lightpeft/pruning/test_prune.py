@@ -26,7 +26,7 @@ import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import KeptUnits, PruningPlan
-from lightpeft.modeling.adapters import adapter_state_dict
+from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning.adapter_slicing import slice_adapter, zero_pad_adapter
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -137,7 +137,7 @@ def test_without_warm_start_adapter_and_head_are_the_untrained_ones():
     scores = random_scores(model)
     plan = uneven_plan(scores)
     untrained = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft))
-    start = dataclasses.replace(scores, adapter=adapter_state_dict(untrained))
+    start = dataclasses.replace(scores, adapter=get_adapter_state_dict(untrained))
     expected = logits(masked_model(model, start, plan))
 
     pruned = lightpeft.prune(model, plan, scores, warm_start=False)

@@ -29,7 +29,7 @@ from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.modeling.fingerprint import fingerprint
+from lightpeft.modeling.fingerprint import compute_fingerprint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without"),
@@ -62,13 +62,14 @@ def test_a_quantized_model_has_the_shape_of_its_checkpoint(name: str, family: st
     shape = lightpeft.inspect_model(model)
 
     assert shape == lightpeft.inspect_model(plain)
-    mark = fingerprint(model, shape)
+    mark = compute_fingerprint(model, shape)
     assert mark.startswith("quantized-")
-    assert fingerprint(plain.bfloat16(), shape, like=mark) == mark
+    assert compute_fingerprint(plain.bfloat16(), shape, like=mark) == mark
     assert (
-        fingerprint(build(LLAMA, seed=1), lightpeft.inspect_model(build(LLAMA)), like=mark) != mark
+        compute_fingerprint(build(LLAMA, seed=1), lightpeft.inspect_model(build(LLAMA)), like=mark)
+        != mark
     )
-    assert not fingerprint(plain, shape).startswith("quantized-")
+    assert not compute_fingerprint(plain, shape).startswith("quantized-")
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -34,8 +34,8 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
         rows = right(linear, kept)
         return rows.roll(1) if linear.pruned_dim == "in" else rows
 
-    right = slicing.kept_indices
-    monkeypatch.setattr(slicing, "kept_indices", wrong)
+    right = slicing.find_kept_indices
+    monkeypatch.setattr(slicing, "find_kept_indices", wrong)
     with pytest.raises(
         ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
     ):

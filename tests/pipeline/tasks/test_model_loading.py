@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from lightpeft.profiling.random_batches import max_sequence_length
+from lightpeft.profiling.random_batches import find_max_sequence_length
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks import model_files
@@ -257,4 +257,4 @@ def test_library_and_pipeline_agree_on_the_positions_of_a_model(name):
     with torch.device("meta"):
         model = getattr(transformers, ARCHITECTURES[name].model)._from_config(config)
 
-    assert max_positions(config, model) == max_sequence_length(config)
+    assert max_positions(config, model) == find_max_sequence_length(config)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import lightpeft
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.modeling.adapters import adapter_state_dict
+from lightpeft.modeling.adapters import get_adapter_state_dict
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
@@ -112,12 +112,12 @@ def test_the_best_validation_is_kept_and_training_stops_without_gain(space, tmp_
 
     assert trained.steps < 196
     assert measured.index(best) == len(measured) - 1 - 3
-    for name, weight in adapter_state_dict(model).items():
+    for name, weight in get_adapter_state_dict(model).items():
         assert torch.equal(weight, kept[name])
     # Killed between its end and the writing of its result, it ends the same again.
     again, other = train(space, tmp_path, steps=200, save_every=2, **settings)
     assert again.curve == trained.curve
-    for name, weight in adapter_state_dict(other).items():
+    for name, weight in get_adapter_state_dict(other).items():
         assert torch.equal(weight, kept[name])
 
 
