@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pipeline.common.console import log
@@ -15,6 +17,8 @@ from pipeline.tasks.schema import Row
 
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _QUOTED = re.compile(r'"([^"]|"")*"')
+_ESCAPED = '\\"'
+_MARK = "\0"  # in place of an escaped quote while fields are told apart
 
 
 def read_delimited(path: Path, usual: str) -> Iterator[Row]:
@@ -22,15 +26,17 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
 
     The separator is the usual one of the file's ending, or another where the header has only
     that. Fields may be in quotes, as in Excel; where tabs separate, a file decides as a whole.
+    Quotes in fields are doubled or, where only that fits the whole file, have a backslash in front.
     """
     # The default limit of 131,072 characters is less than a long document.
     csv.field_size_limit(2**30)
     separator = _find_separator(path, usual)
-    quoted = separator != "\t" or _is_tsv_quoted(path)
+    escaped = _is_escaped(path, separator)
+    quoted = escaped or separator != "\t" or _is_tsv_quoted(path)
     # utf-8-sig: Excel writes a byte order mark, which would become part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(
-            file,
+            _mark_escaped(file) if escaped else file,
             delimiter=separator,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             strict=True,
@@ -39,6 +45,8 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
         first = 1  # line of the record being read
         try:
             for cells in reader:
+                if escaped:
+                    cells = [cell.replace(_MARK, '"') for cell in cells]
                 if cells and not header:
                     header = _name_columns(path, cells)
                 elif cells:
@@ -114,7 +122,7 @@ def _is_tsv_quoted(path: Path) -> bool:
     if even:
         quoted = enclosed and (full or doubled)
     else:
-        quoted = bool(columns) and _is_even_with_quotes(path)
+        quoted = bool(columns) and _is_even(path, "\t")
     if quoted:
         log("prepare", f"{path}: fields are read without the quotes around them")
     elif count:
@@ -125,9 +133,36 @@ def _is_tsv_quoted(path: Path) -> bool:
     return quoted
 
 
-def _is_even_with_quotes(path: Path) -> bool:
+def _is_even(path: Path, separator: str, *, escaped: bool = False) -> bool:
+    """Return whether all rows have equally many fields, once quotes are read."""
     with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = _mark_escaped(file) if escaped else file
         try:
-            return len({len(row) for row in csv.reader(file, "excel-tab", strict=True) if row}) == 1
+            rows = csv.reader(lines, delimiter=separator, strict=True)
+            return len({len(row) for row in rows if row}) == 1
         except csv.Error:
             return False
+
+
+def _mark_escaped(lines: Iterable[str]) -> Iterator[str]:
+    return (line.replace(_ESCAPED, _MARK) for line in lines)
+
+
+def _is_escaped(path: Path, separator: str) -> bool:
+    """Return whether quotes in fields have a backslash in front, as R's write.table and Spark do.
+
+    They do if the fields of the file can't be told apart otherwise; where tabs separate, the names
+    of the columns must be in quotes too.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        if content.find(_ESCAPED.encode()) < 0 or content.find(_MARK.encode()) >= 0:
+            return False
+        header = content[:4].removeprefix(BOM_UTF8)
+    if separator == "\t" and not header.startswith(b'"'):
+        return False
+    escaped = not _is_even(path, separator) and _is_even(path, separator, escaped=True)
+    if escaped:
+        log("prepare", f"{path}: {_ESCAPED} is read as a quote")
+    elif separator != "\t":
+        log("prepare", f"{path}: backslashes in front of quotes are part of the text")
+    return escaped

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from helpers.task_files import write
 
+from pipeline.common.errors import DataError
 from pipeline.common.text import quantify
 from pipeline.data.readers import read_rows
 
@@ -51,6 +52,30 @@ def test_quotes_that_belong_to_the_text_of_a_tsv_join_no_lines(tmp_path, caplog,
     assert [row["text"] for row in read_rows(path)] == texts
     count = sum(text[0] == text[-1] == '"' for text in texts)
     assert (f"also those around {quantify(count, 'field')}\n" in caplog.text) == bool(count)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_quotes_that_r_escapes_by_a_backslash_are_read(tmp_path, caplog, name, separator):
+    texts = ['say "hi" in C:\\new', 'ends in "one"', f"a{separator}b\nc", "plain", '"', '""']
+    cells = [text.replace('"', '\\"') for text in ("text", *texts)]
+    path = write(tmp_path, name, "\n".join(f'"{cell}"{separator}"x"' for cell in cells))
+
+    assert [row["text"] for row in read_rows(path)] == texts
+    assert caplog.messages == [f'[prepare] {path}: \\" is read as a quote']
+
+
+def test_backslashes_in_front_of_doubled_quotes_are_text(tmp_path, caplog):
+    texts = ['{"a": "say \\"hi\\""}', "C:\\", "plain"]
+    pd.DataFrame({"text": texts, "label": 1}).to_csv(tmp_path / "a.csv", index=False)
+
+    assert [row["text"] for row in read_rows(tmp_path / "a.csv")] == texts
+    assert "a.csv: backslashes in front of quotes are part of the text" in caplog.text
+
+
+def test_quotes_that_fit_neither_way_are_an_error(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"say \\"hi\\"",1\n"C:\\",1\n"b",2\n')
+    with pytest.raises(DataError, match=r"a\.csv line 2: ',' expected after '\"'"):
+        list(read_rows(path))
 
 
 def test_columns_without_a_name_get_their_number(tmp_path):
