@@ -30,7 +30,6 @@ from pipeline.data.statistics import check_limits, column_values, count_repeats,
 from pipeline.data.summary import describe_raw, describe_row, summary_lines
 from pipeline.tasks import labels
 from pipeline.tasks.base import Columns, Processor, Task
-from pipeline.tasks.class_weights import balanced_weights
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import build_empty_model, load_config, load_processor
 from pipeline.tasks.positions import check_lengths, count_position_embeddings
@@ -110,8 +109,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         if split == "train":
             card_changes = task.train_statistics(encoded, processor)
             if params.data.class_weights == "balanced":
-                counts = [*splits[split].labels.values()]
-                card_changes["class_weights"] = balanced_weights(counts)
+                card_changes["class_weights"] = task.balance_classes(splits[split])
             card_changes["first_row"] = describe_row(task, encoded[0], processor)
             if params.data.packing:
                 encoded = pack(encoded, scratch / "packed.arrow", length=params.data.max_length)

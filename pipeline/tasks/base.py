@@ -29,9 +29,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from pipeline.common.data_card import DataCard
+from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.params import GenerationSection
-from pipeline.tasks.class_weights import weighted_loss
+from pipeline.tasks.class_weights import balanced_weights, weighted_cross_entropy
 from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
@@ -173,9 +173,18 @@ class Task(ABC):
 
     def compute_loss(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
         """Return the loss of a batch: the model's own, or with the card's class weights."""
-        weights = self.card.class_weights
+        if self.card.class_weights:
+            return self.weighted_loss(output.logits, batch["labels"])
         loss: Tensor = output.loss
-        return weighted_loss(output.logits, batch["labels"], weights) if weights else loss
+        return loss
+
+    def balance_classes(self, train: SplitStatistics) -> tuple[float, ...]:
+        """Return the weight of each class in the loss, for `data.class_weights: balanced`."""
+        return balanced_weights([*train.labels.values()])
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch with the card's class weights."""
+        return weighted_cross_entropy(logits, labels, self.card.class_weights)
 
     def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""

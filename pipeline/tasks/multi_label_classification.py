@@ -11,12 +11,15 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value
 from scipy.special import expit
+from torch import Tensor
 
+from pipeline.common.data_card import SplitStatistics
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Predictions, Processor, Task, Values, class_options
+from pipeline.tasks.class_weights import positive_weights, weighted_binary_cross_entropy
 from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
 
 _BITS = {"0", "1", "0.0", "1.0", "False", "True"}
@@ -122,7 +125,6 @@ class MultiLabelClassification(classify.TextClassification):
     name = "multi-label-classification"
     metrics = SCHEMA.metrics
     optional = ()
-    supports_class_weights = False
 
     def encode_labels(self, values: list[Any]) -> list[Any]:
         """Return the class ids of each row, with a type even where no row has a class."""
@@ -132,6 +134,13 @@ class MultiLabelClassification(classify.TextClassification):
 
     def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         return Task.train_statistics(self, train, processor)
+
+    def balance_classes(self, train: SplitStatistics) -> tuple[float, ...]:
+        """Return the weight of the rows with each class against those without it."""
+        return positive_weights([*train.labels.values()], train.rows)
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return weighted_binary_cross_entropy(logits, labels, self.card.class_weights)
 
     def model_options(self) -> dict[str, Any]:
         return class_options(self.card.labels) | {"problem_type": "multi_label_classification"}

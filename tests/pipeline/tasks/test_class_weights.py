@@ -9,13 +9,14 @@ import torch
 from helpers.data_cards import data_card
 from helpers.stage_workspace import set_params, workspace
 from sklearn.utils.class_weight import compute_class_weight
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.stages import estimate, finetune, prune
-from pipeline.tasks.class_weights import balanced_weights, weighted_loss
+from pipeline.tasks.class_weights import balanced_weights, positive_weights, weighted_cross_entropy
+from pipeline.tasks.multi_label_classification import MultiLabelClassification
 from pipeline.tasks.registry import TASKS
 from pipeline.tasks.text_classification import TextClassification
 
@@ -42,8 +43,10 @@ def test_the_loss_is_the_mean_of_weighted_rows_or_tokens(shape):
     each = cross_entropy(logits.flatten(0, -2)[kept], labels.flatten()[kept], reduction="none")
     factors = torch.tensor(weights)[labels.flatten()[kept]]
 
-    torch.testing.assert_close(weighted_loss(logits, labels, weights), (each * factors).mean())
-    one = weighted_loss(logits, labels, (1.0, 1.0))
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, labels, weights), (each * factors).mean()
+    )
+    one = weighted_cross_entropy(logits, labels, (1.0, 1.0))
     torch.testing.assert_close(one, each.mean())
 
 
@@ -75,9 +78,30 @@ def test_estimation_training_and_validation_have_the_weights_of_the_card(tmp_pat
     np.testing.assert_allclose(losses[1], 4 * np.array(losses[0]), rtol=1e-4)
 
 
-def test_weights_are_for_classes_of_one_label_each():
+def test_rows_with_and_without_a_class_weigh_the_same():
+    truth = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]])
+    weights = positive_weights(truth.sum(axis=0).tolist(), len(truth))
+    assert weights == (4.0, 0.25, 1.0, 1.0)
+
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor(truth, dtype=torch.float32)
+    each = binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    for column in (0, 1):
+        one, other = compute_class_weight("balanced", classes=np.array([0, 1]), y=truth[:, column])
+        assert weights[column] == pytest.approx(other / one)
+    expected = (each * torch.where(labels == 1, torch.tensor(weights), 1.0)).mean()
+    task = MultiLabelClassification(data_card(labels=list("abcd"), class_weights=weights))
+    output = SimpleNamespace(loss=torch.tensor(0.0), logits=logits)
+    torch.testing.assert_close(task.compute_loss(output, {"labels": labels}), expected)
+
+
+def test_weights_are_for_classes():
     supported = [name for name, task in TASKS.items() if task.supports_class_weights]
 
     assert supported == [
-        "text-classification", "entity-recognition", "token-classification", "image-classification"
-    ]  # fmt: skip
+        "text-classification",
+        "multi-label-classification",
+        "entity-recognition",
+        "token-classification",
+        "image-classification",
+    ]

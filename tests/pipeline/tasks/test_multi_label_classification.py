@@ -112,12 +112,15 @@ def test_all_stages_learn_which_classes_a_text_has(model, tmp_path, monkeypatch)
     train = [" ".join(["w2", *row, f"w{10 + i % 50}"]) for i, row in enumerate(rows)]
     jsonl(tmp_path / "train.jsonl", text=train, label=rows)
     monkeypatch.chdir(tmp_path)
-    params(tmp_path, data={"train": "train.jsonl", "metric": "average_precision"})
+    settings = {"metric": "average_precision", "class_weights": "balanced"}
+    params(tmp_path, data={"train": "train.jsonl", **settings})
 
     card, evaluation, table = run_stages(monkeypatch)
 
     assert (card["task_name"], card["labels"]) == (KIND, ["bad", "good", "w1"])
     assert card["splits"]["train"]["labels"].keys() == {"bad", "good", "w1"}
+    counts, rows = card["splits"]["train"]["labels"].values(), card["splits"]["train"]["rows"]
+    assert card["class_weights"] == [(rows - n) / n for n in counts]
     assert evaluation["confusion"] is None
     truth, found = (
         np.array([[name in json.loads(cell) for name in card["labels"]] for cell in table[column]])
