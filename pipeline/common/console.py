@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -33,6 +35,30 @@ _configure()
 def log(stage: str, text: str) -> None:
     """Log a line of a stage; it is seen at once, also through a pipe."""
     _LOGGER.info("[%s] %s", stage, text)
+
+
+def note(text: str) -> None:
+    """Log a line of the stage prepare on how it reads the data; it belongs in the data card too."""
+    _LOGGER.info("[prepare] %s", text, extra={"note": text})
+
+
+@contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Collect what `note` logs meanwhile, each text once."""
+    notes: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = getattr(record, "note", None)
+            if text is not None and text not in notes:
+                notes.append(text)
+
+    collector = Collector()
+    _LOGGER.addHandler(collector)
+    try:
+        yield notes
+    finally:
+        _LOGGER.removeHandler(collector)
 
 
 class Progress:

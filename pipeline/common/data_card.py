@@ -156,6 +156,7 @@ class DataCard(_Record):
         first_row: of train.
         image_modes: pillow's names of the images' modes -> images of train.
         unused_message_fields: keys of chat messages that change nothing.
+        notes: how the data were read, such as the separator of a file, where that is not obvious.
         dropped: `SPLIT: REASON` -> bad rows.
         sources: what the rows were made from.
         hub_dataset: id and commit of a data set of the hub.
@@ -182,6 +183,7 @@ class DataCard(_Record):
     first_row: ModelRow | None = None
     image_modes: dict[str, int] | None = None
     unused_message_fields: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
     dropped: dict[str, DroppedRows] = {}
     sources: Origins = {}
     hub_dataset: HubDataset | None = None

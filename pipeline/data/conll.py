@@ -8,7 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
+from pipeline.common.text import quantify
 from pipeline.tasks.schema import Row
 
 _BLANKS = re.compile(r"[ \t]+")  # not \s: a non-breaking space may be part of a word
@@ -41,22 +43,27 @@ def read_conll(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the first column numbers the words, or the file holds plain text.
     """
-    first = list(_read_blocks(path, most_lines=_INSPECTED_LINES))
+    first = [block for _, block in _read_blocks(path, most_lines=_INSPECTED_LINES) if block]
     _refuse_numbers(path, first)
     _refuse_plain_text(path, first)
-    for block in _read_blocks(path):
+    num_comments = 0
+    for comments, block in _read_blocks(path):
+        num_comments += len(comments)
         short = next((line for line in block if len(line.cells) < 2), None)
         if short is not None:
             word = short.cells[0]
             raise DataError(f"{path} line {short.number} has a word without a tag: {word!r}")
-        yield {
-            "tokens": [line.cells[0] for line in block],
-            "tags": [line.cells[-1] for line in block],
-        }
+        if block:
+            yield {
+                "tokens": [line.cells[0] for line in block],
+                "tags": [line.cells[-1] for line in block],
+            }
+    if num_comments:
+        note(f"{path}: {quantify(num_comments, 'line')} of comments skipped")
 
 
-def _read_blocks(path: Path, *, most_lines: int | None = None) -> Iterator[_Block]:
-    """Yield the lines of each sentence without the comments in front."""
+def _read_blocks(path: Path, *, most_lines: int | None = None) -> Iterator[tuple[_Block, _Block]]:
+    """Yield the comments in front of each sentence, and its lines; there may be none."""
     tags: set[str] = set()
     last: _Line | None = None
     for block in _split_at_blanks(path, most_lines):
@@ -66,9 +73,8 @@ def _read_blocks(path: Path, *, most_lines: int | None = None) -> Iterator[_Bloc
         # A hashtag may be the first word of a sentence, or all of it.
         while comments and _is_word(comments[-1], block[0] if block else last, tags):
             block.insert(0, comments.pop())
-        if block:
-            last = block[-1]
-            yield block
+        last = block[-1] if block else last
+        yield comments, block
 
 
 def _split_at_blanks(path: Path, most_lines: int | None) -> Iterator[_Block]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
 from pipeline.common.text import quantify
 from pipeline.tasks.schema import Row
@@ -94,7 +94,7 @@ def _find_separator(path: Path, usual: str) -> str:
         return usual
     found = next((separator for separator in _SEPARATORS if separator in header), usual)
     if found != usual:
-        log("prepare", f"{path} is separated by {_SEPARATORS[found]}")
+        note(f"{path} is separated by {_SEPARATORS[found]}")
     return found
 
 
@@ -124,10 +124,9 @@ def _is_tsv_quoted(path: Path) -> bool:
     else:
         quoted = bool(columns) and _is_even(path, "\t")
     if quoted:
-        log("prepare", f"{path}: fields are read without the quotes around them")
+        note(f"{path}: fields are read without the quotes around them")
     elif count:
-        log(
-            "prepare",
+        note(
             f"{path}: quotes are part of the text, also those around {quantify(count, 'field')}",
         )
     return quoted
@@ -162,7 +161,7 @@ def _is_escaped(path: Path, separator: str) -> bool:
         return False
     escaped = not _is_even(path, separator) and _is_even(path, separator, escaped=True)
     if escaped:
-        log("prepare", f"{path}: {_ESCAPED} is read as a quote")
+        note(f"{path}: {_ESCAPED} is read as a quote")
     elif separator != "\t":
-        log("prepare", f"{path}: backslashes in front of quotes are part of the text")
+        note(f"{path}: backslashes in front of quotes are part of the text")
     return escaped

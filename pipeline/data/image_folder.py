@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
+from pipeline.common.text import quantify
 from pipeline.tasks.schema import Row
 
 _SPLIT = re.compile("train(ing)?|test(ing)?|val(id|idation)?|dev|eval(uation)?", re.IGNORECASE)
@@ -30,9 +31,9 @@ def read_folder(path: Path) -> Iterator[Row]:
         )
     _refuse_splits(path, classes)
     if files := len(entries) - len(folders):
-        log("prepare", f"{path}: {files} files beside the class folders are not read")
+        note(f"{path}: {quantify(files, 'file')} beside the class folders not read")
     if empty := [folder.name for folder in folders if folder not in classes]:
-        log("prepare", f"{path}: folders without files are no classes: {', '.join(empty)}")
+        note(f"{path}: folders without files are no classes: {', '.join(empty)}")
     for folder in classes:
         yield from ({"image": str(file), "label": folder.name} for file in _files(folder))
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
 from pipeline.tasks.schema import Row
 
@@ -106,7 +106,7 @@ def _check_rest(path: Path, text: str) -> None:
         ) from error
     entries = rest.items() if isinstance(rest, dict) else ()
     if others := [name for name, value in entries if name and isinstance(value, list | dict)]:
-        log("prepare", f"{path}: entries {', '.join(others)} are not read")
+        note(f"{path}: entries {', '.join(others)} are not read")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, Value
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.data_card import DroppedRows, Origins
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
@@ -185,7 +185,7 @@ def _log_whole_decimals(values: Sequence[str]) -> None:
     """Say that labels such as 0.0 and 1.0 are taken as scores; they may be classes."""
     if labels.whole_decimals(values):
         shown = ", ".join(sorted(values)[:3])
-        log("prepare", f"labels such as {shown}: a regression; data.metric: accuracy for classes")
+        note(f"labels such as {shown}: a regression; data.metric: accuracy for classes")
 
 
 def _group_columns(schema: RowSchema, source: RawDataset, train: Dataset) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         sentences=text.summary_sentences(results),
         selection=text.selection_paragraph(results),
         tiles=_tiles(results),
-        data_facts=describe_data(results.card),
+        data_facts=[*describe_data(results.card), *results.card.notes],
         labels=list(dict.fromkeys(name for split in splits for name in split.labels)),
         origins=_flatten(_origins(results.card)),
         settings=_flatten(results.params.model_dump()),

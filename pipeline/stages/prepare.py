@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
-from pipeline.common.console import log
+from pipeline.common.console import collect_notes, log, note
 from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
 from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
@@ -95,8 +95,9 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
-    dataset = read_dataset(params.data, scratch, seed=params.seed)
-    task, processor, vocabulary = _bind_task(params, dataset)
+    with collect_notes() as notes:
+        dataset = read_dataset(params.data, scratch, seed=params.seed)
+        task, processor, vocabulary = _bind_task(params, dataset)
     out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
     card_changes: dict[str, Any] = {}
@@ -119,6 +120,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         # Later stages depend on the card, so they run again if a local model's files change.
         "model": describe_origin(params.model),
         "splits": splits,
+        "notes": tuple(notes),
         "repeats_of_train": count_repeats(text_hashes),
     }
     card = task.card.model_copy(update=card_changes)
@@ -205,8 +207,7 @@ def _order_classes(classes: list[str], task: type[Task], config: Any) -> list[st
     trained = [config.id2label[index] for index in sorted(config.id2label)]
     ordered = labels.order_like(classes, trained)
     if ordered is None:
-        log(
-            "prepare",
+        note(
             f"model.name has a head for other classes, {labels.shorten(trained)}: a new one is "
             "trained; id2label of its config.json must name those of the data to keep it",
         )

@@ -15,7 +15,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
@@ -53,7 +53,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     found = {tag for tags in rows if isinstance(tags, list) for tag in tags if isinstance(tag, str)}
     if convert := _is_bioes(found):
         shown = ", ".join(sorted(tag for tag in found if tag[0] in _TO_BIO)[:3])
-        log("prepare", f"tags such as {shown} are read as BIO: B- begins an entity, I- goes on")
+        note(f"tags such as {shown} are read as BIO: B- begins an entity, I- goes on")
 
     def clean(row: Row) -> Row:
         tags = row.get(tags_column)

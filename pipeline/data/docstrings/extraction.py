@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common.console import log
+from pipeline.common.console import note
 from pipeline.common.errors import DataError
 
 STANDARD_LIBRARY = "python"
@@ -102,8 +102,7 @@ def read_library(library: str) -> dict[Pair, str]:
                 if pair not in signatures:
                     signatures[pair] = format_signature(node)
     if unparsable:
-        log(
-            "prepare",
+        note(
             f"source files of {library} that can't be parsed, skipped: {len(unparsable)} "
             f"(first: {unparsable[0].relative_to(root)})",
         )

@@ -36,12 +36,14 @@ SENTENCE = ["Anna\t_\tB-PER", "saw\t_\tO", "Rome\t_\tB-LOC"]
         ["#end document", "", "#begin document (x)"],
     ],
 )
-def test_comments_in_front_of_a_sentence_are_skipped(tmp_path, comments, blank):
+def test_comments_in_front_of_a_sentence_are_skipped_and_counted(tmp_path, caplog, comments, blank):
     words = [line.replace("\t", blank) for line in SENTENCE]
     path = write(tmp_path, "a.conll", "\n".join([*comments, *words, ""] * 3))
 
     row = {"tokens": ["Anna", "saw", "Rome"], "tags": ["B-PER", "O", "B-LOC"]}
     assert list(read_rows(path)) == [row] * 3
+    count = 3 * len([line for line in comments if line])
+    assert caplog.messages == [f"[prepare] {path}: {count} lines of comments skipped"]
 
 
 @pytest.mark.parametrize("first", ["#fail\tO", "#rome\tB-LOC", "#\tO", "#fail\tHT"])

@@ -19,7 +19,7 @@ def test_a_folder_holds_the_files_of_each_class(tmp_path, caplog):
         ("1.jpg", "cat"),
         ("2.png", "dog"),
     ]
-    assert "1 files beside the class folders are not read" in caplog.text
+    assert "1 file beside the class folders not read" in caplog.text
     assert "folders without files are no classes: bird" in caplog.text
 
 

@@ -114,6 +114,7 @@ def test_what_prepare_read_is_told_beside_the_data(tmp_path):
         splits=splits,
         columns={"text": ["title", "body"], "label": ["label"]},
         ignored_columns=["<id>"],
+        notes=["a.csv is separated by semicolons"],
         first_row={"prompt": "[CLS] a [SEP]", "target": "yes"},
         image_modes={"RGB": 3, "L": 1},
         unused_message_fields=["name"],
@@ -126,6 +127,7 @@ def test_what_prepare_read_is_told_beside_the_data(tmp_path):
         "image modes in train: RGB 3, L 1",
         "message fields not used: name",
         "1,200 of 12,000 rows of train hold nothing but unknown tokens",
+        "a.csv is separated by semicolons",
         "12.50%",
     ):
         assert text in page

@@ -213,6 +213,19 @@ def test_the_card_and_the_log_say_what_was_read(workspace, capsys):
     assert "33.33% unknown" in logged
 
 
+def test_the_card_says_how_a_file_was_read_where_that_is_not_obvious(workspace, capsys):
+    path = workspace / "train.csv"
+    path.write_text(path.read_text().replace(",", ";"))
+    change_params(workspace, data=dict.fromkeys(("validation", "test"), "train.csv"))
+    prepare.main(PATHS)
+    assert DataCard.read(PATHS.prepared).notes == ("train.csv is separated by semicolons",)
+    assert "[prepare] train.csv is separated by semicolons\n" in capsys.readouterr().out
+
+    path.write_text(path.read_text().replace(";", ","))
+    prepare.main(PATHS)
+    assert DataCard.read(PATHS.prepared).notes == ()
+
+
 def test_rows_of_unknown_tokens_are_told_and_refused(workspace, capsys):
     (workspace / "train.csv").write_text(
         "text,label\n" + "".join(f"{('ดี', 'good')[i % 4 > 0]},{i % 2}\n" for i in range(80))
