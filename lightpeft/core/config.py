@@ -94,8 +94,9 @@ class PruningConfig(Config):
         ranks: fraction of the ranks of all remaining PEFT modules to prune.
         align: the number of neurons that a layer keeps is a multiple of this, which matrix
             kernels run fast with.
-        criterion: of heads and neurons: `taylor`, `mask` (the paper's) or `magnitude`; `random`
-            is also the criterion of ranks and, if `module_criterion` is `importance`, of modules.
+        criterion: of heads and neurons: `taylor`, `mask` (the paper's), `magnitude`, or `energy`
+            (the mean square of what a unit adds to its block's output); `random` is also the
+            criterion of ranks and, if `module_criterion` is `importance`, of modules.
         head_granularity: where query heads share keys and values: `kv_group` (a KV group with all
             its query heads; its score is the sum of theirs) or `query_head` (equally many query
             heads of every group; keys and values are kept). If there is only one group, query
@@ -119,7 +120,7 @@ class PruningConfig(Config):
     modules: Ratio = 0.25
     ranks: Ratio = 0.25
     align: Count = 8
-    criterion: Literal["mask", "taylor", "magnitude", "random"] = "taylor"
+    criterion: Literal["mask", "taylor", "magnitude", "energy", "random"] = "taylor"
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
     neuron_scope: Literal["global", "layer"] = "global"
     module_criterion: Literal["importance", "depth"] = "depth"

@@ -37,8 +37,8 @@ from lightpeft.core.shape import ModelShape
 
 WEIGHTS = "adapter_model.safetensors"
 
-CRITERIA = ("mask", "taylor", "magnitude")
-_FORMAT = "lightpeft-scores-4"
+CRITERIA = ("mask", "taylor", "magnitude", "energy")
+_FORMAT = "lightpeft-scores-5"
 _FILES = (WEIGHTS, CONFIG, "curve.csv", "scores.json", "scores.safetensors")
 CURVE_COLUMNS = (
     "step",

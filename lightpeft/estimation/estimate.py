@@ -21,6 +21,7 @@ from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import CURVE_COLUMNS, Scores
 from lightpeft.core.shape import ModelShape
+from lightpeft.estimation.energy import InputSquares, score_energy
 from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.modeling.adapters import (
     cast_trainable_to_float32,
@@ -65,7 +66,8 @@ def estimate(
             loss and the mean distance of the head masks from 1.
 
     Returns:
-        Scores of heads and neurons by mask, Taylor and magnitude, of PEFT modules and of ranks.
+        Scores of heads and neurons by mask, Taylor, magnitude and energy, of PEFT modules and of
+        ranks.
 
     Raises:
         ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
@@ -91,9 +93,10 @@ def estimate(
         with (
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
+            InputSquares(model, shape) as squares,
         ):
             run = _Run(config, compute_loss or _get_loss, progress)
-            curve = _train(peft_model, tracker, batches, run)
+            curve = _train(peft_model, tracker, squares, batches, run)
         modules, ranks, taylor = tracker.compute_importances()
         adapter = {
             name: weight.cpu().clone()
@@ -104,10 +107,12 @@ def estimate(
         model.train(was_training)
     blocks = [*masks.heads, *masks.neurons]
     movement = [mask.detach().abs().cpu() for mask in masks.parameters()]
+    weight_squares = _square_weights(model, shape)
     by_criterion = {
         "mask": dict(zip(blocks, movement, strict=True)),
         "taylor": dict(zip(blocks, taylor, strict=True)),
-        "magnitude": _compute_magnitudes(model, shape),
+        "magnitude": _compute_magnitudes(shape, weight_squares),
+        "energy": score_energy(shape, squares.compute_means(), weight_squares),
     }
     heads, neurons = (
         {name: {path: scores[path] for path in paths} for name, scores in by_criterion.items()}
@@ -146,6 +151,7 @@ def _get_loss(output: Any, batch: Batch) -> Tensor:
 def _train(
     model: PeftModel,
     tracker: ImportanceTracker,
+    squares: InputSquares,
     batches: Iterable[Batch],
     run: _Run,
 ) -> list[dict[str, float]]:
@@ -163,15 +169,18 @@ def _train(
     for step, batch in zip(range(1, steps + 1), _cycle(batches), strict=False):
         inputs = send_to_device(dict(batch), device)
         tracker.start_step(inputs)
+        squares.start_step(inputs)
         with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
             task_loss: Any = run.compute_loss(base(**inputs), inputs)  # torch types no backward
         (task_loss + masks.compute_l1_penalty().to(task_loss.device)).backward()
         tracker.finish_step(step, count=step > steps // 2)
+        squares.finish_step(step, count=step > steps // 2)
         optimizer.step()
         ramp.step()
         optimizer.zero_grad()
         if step % every == 0 or step == steps:
             tracker.raise_if_not_finite()
+            squares.raise_if_not_finite()
             curve.append(_make_curve_row(step, task_loss, masks))
             if run.progress:
                 run.progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
@@ -239,14 +248,24 @@ def _unload(model: PeftModel) -> None:
     model.unload()
 
 
-def _compute_magnitudes(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
-    """Return per block the L2 norms of all the weights of each head or neuron."""
-    squares: dict[str, Tensor] = {}
-    for name, linear in shape.linears.items():
-        module, block = model.get_submodule(name), shape.block_of[name].path
+def _square_weights(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tensor]:
+    """Return per linear the squared norms of its rows, or of the columns if these are pruned."""
+    squares = {}
+    for path, linear in shape.linears.items():
+        module = model.get_submodule(path)
         weight: Tensor = dequantize_module_weight(module).detach().float()
         transposed = (linear.pruned_dim == "in") != isinstance(module, Conv1D)
-        squared_norms = (weight.T if transposed else weight).square().sum(dim=1)
-        units = sum_per_unit(linear, squared_norms).cpu()
+        squares[path] = (weight.T if transposed else weight).square().sum(dim=1)
+    return squares
+
+
+def _compute_magnitudes(
+    shape: ModelShape, weight_squares: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return per block the L2 norms of all the weights of each head or neuron."""
+    squares: dict[str, Tensor] = {}
+    for path, linear in shape.linears.items():
+        block = shape.block_of[path].path
+        units = sum_per_unit(linear, weight_squares[path]).cpu()
         squares[block] = squares.get(block, torch.zeros(())) + units
     return {block: total.sqrt() for block, total in squares.items()}

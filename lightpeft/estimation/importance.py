@@ -58,11 +58,18 @@ def score_module(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> 
     Returns:
         A scalar, in float32 or the wider type of ``delta``.
     """
-    ratio = _compute_norms(delta) / _compute_norms(base).clamp_min(_TINY)
-    if attention_mask is None or attention_mask.numel() != ratio.numel():
+    ratio = compute_norms(delta) / compute_norms(base).clamp_min(_TINY)
+    real = find_real_tokens(attention_mask, delta)
+    if real is None:
         return ratio.mean()
-    real = attention_mask.to(ratio.device).reshape(ratio.shape).float()
     return (ratio * real).sum() / real.sum()
+
+
+def find_real_tokens(attention_mask: Tensor | None, vectors: Tensor) -> Tensor | None:
+    """Return which vectors are of real tokens, or None if the mask is not of these vectors."""
+    if attention_mask is None or attention_mask.numel() != vectors.shape[:-1].numel():
+        return None
+    return attention_mask.to(vectors.device).reshape(vectors.shape[:-1]) != 0
 
 
 class ImportanceTracker(ExitStack):
@@ -180,8 +187,8 @@ class ImportanceTracker(ExitStack):
         self._current[index] += difference / self._calls[index]
 
 
-def _compute_norms(vectors: Tensor) -> Tensor:
-    """Return L2 norms over the last dimension, summed in float32 or wider."""
+def compute_norms(vectors: Tensor, *, dim: int = -1) -> Tensor:
+    """Return L2 norms over a dimension, summed in float32 or wider."""
     dtype = torch.promote_types(vectors.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=dtype)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=dim, dtype=dtype)
     return norms

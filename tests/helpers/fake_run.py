@@ -21,7 +21,7 @@ from lightpeft.core.benchmark_result import (
     StepTiming,
 )
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
-from lightpeft.core.scores import Scores
+from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.artefacts import Evaluation, Timing
@@ -108,7 +108,7 @@ def _scores(layers: int, heads: int, neurons: int) -> Scores:
                 path: (torch.randn(total, generator=generator) + depth / layers).exp()
                 for depth, (path, total) in enumerate(blocks.items())
             }
-            for criterion in ("mask", "taylor", "magnitude")
+            for criterion in CRITERIA
         }
 
     names = ("head_movement", "head_movement_max", "neuron_movement", "neuron_movement_max")

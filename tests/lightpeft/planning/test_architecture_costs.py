@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightpeft
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import ScoresError
+from lightpeft.core.scores import CRITERIA
 from lightpeft.estimation.importance import ImportanceTracker, score_module
 from lightpeft.modeling.masks import Masks
 from lightpeft.profiling.workload import compute_plan_cost
@@ -127,7 +128,7 @@ def test_estimation_scores_every_unit_and_leaves_the_model_as_it_was(name: str):
 
     assert scores.modules.keys() == scores.shape.linears.keys()
     assert min(scores.modules.values()) > 0
-    for criterion in ("mask", "taylor", "magnitude"):
+    for criterion in CRITERIA:
         assert all(row.count_nonzero() == len(row) for row in scores.heads[criterion].values())
     plan = lightpeft.make_plan(
         scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
