@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
+from pipeline.common.scratch import scratch_folder
 from pipeline.common.text import did_you_mean, quantify
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
@@ -52,11 +52,10 @@ def main(paths: Paths, *, preview: int | None = None) -> None:
         for line in preview_lines(params, preview):
             log("prepare", line)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        card = write_prepared(Path(scratch), params)
+    with scratch_folder(out) as scratch:
+        card = write_prepared(scratch, params)
         shutil.rmtree(out, ignore_errors=True)
-        (Path(scratch) / "prepared").rename(out)
+        (scratch / "prepared").rename(out)
     for line in summary_lines(card):
         log("prepare", line)
 
