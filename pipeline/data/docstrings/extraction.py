@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common.console import note
+from pipeline.common.console import Progress, note
 from pipeline.common.errors import DataError
 
 STANDARD_LIBRARY = "python"
@@ -59,10 +59,13 @@ class Pair(NamedTuple):
 def read_all_libraries() -> dict[Pair, str]:
     """Return the usable pairs of all libraries, each with its signature."""
     signatures: dict[Pair, str] = {}
+    names = (STANDARD_LIBRARY, *LIBRARIES)
+    progress = Progress("prepare", 0)
     gc.disable()  # syntax trees have no cycles, and parsing takes a third less
     try:
-        for library in (STANDARD_LIBRARY, *LIBRARIES):
+        for number, library in enumerate(names, start=1):
             signatures |= read_library(library)
+            progress.count(number, f"of {len(names)} libraries read")
     finally:
         gc.enable()
     return signatures

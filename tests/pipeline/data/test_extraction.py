@@ -1,6 +1,8 @@
 """What the built-in tasks read out of the sources of libraries."""
 
 import ast
+import itertools
+import time
 
 import pytest
 
@@ -99,3 +101,13 @@ def test_of_equal_pairs_the_first_signature_stays(tmp_path, monkeypatch):
     assert list(read_library("x").values()) == [
         "def mk_tuple(x):", "class BigTree:", "def parse_args():",
     ]  # fmt: skip
+
+
+def test_reading_all_libraries_says_how_far_it_is(monkeypatch, capsys):
+    clock = itertools.count(0, 5)  # seconds
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sources, "read_library", lambda library: {})
+    sources.read_all_libraries()
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"[prepare] {number} of 9 libraries read" for number in range(1, 10)]
