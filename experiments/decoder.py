@@ -24,10 +24,14 @@ import typer
 from transformers.utils import logging
 
 from experiments.pretraining import Settings, pretrain
-from pipeline.data.docstrings.choice import name_prompt
-from pipeline.data.docstrings.extraction import Pair, installed_versions
-from pipeline.data.docstrings.library_and_lm import PairsBySplit, code_prompt, read_pairs_by_split
-from pipeline.data.docstrings.name_matching import duplicate_keys
+from pipeline.data.docstrings.choice import make_name_prompt
+from pipeline.data.docstrings.extraction import Pair, read_installed_versions
+from pipeline.data.docstrings.library_and_lm import (
+    PairsBySplit,
+    make_code_prompt,
+    read_pairs_by_split,
+)
+from pipeline.data.docstrings.name_matching import make_duplicate_keys
 
 _NUM_VALIDATION_TEXTS = 1000
 _CODE_EVERY = 4  # every fourth pair is also a text of code
@@ -37,8 +41,8 @@ _NAMELESS_EVERY = 10  # every tenth prompt has no name
 def training_pairs(pairs_by_split: PairsBySplit, all_pairs: Iterable[Pair]) -> list[Pair]:
     """Return all extracted pairs except held-out ones and their near-duplicates."""
     held_out = [pair for name, pairs in pairs_by_split.items() if name != "train" for pair in pairs]
-    keys = set().union(*map(duplicate_keys, held_out))
-    return [pair for pair in all_pairs if keys.isdisjoint(duplicate_keys(pair))]
+    keys = set().union(*map(make_duplicate_keys, held_out))
+    return [pair for pair in all_pairs if keys.isdisjoint(make_duplicate_keys(pair))]
 
 
 def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
@@ -50,9 +54,9 @@ def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[s
     prompts_and_texts = []
     for i, pair in enumerate(pairs):
         name = "" if i % _NAMELESS_EVERY == _NAMELESS_EVERY - 1 else pair.name
-        prompts_and_texts.append((name_prompt(name), f" {pair.description}"))
+        prompts_and_texts.append((make_name_prompt(name), f" {pair.description}"))
         if i % _CODE_EVERY == 0:
-            prompts_and_texts.append((code_prompt(signatures[pair]), pair.description))
+            prompts_and_texts.append((make_code_prompt(signatures[pair]), pair.description))
     return prompts_and_texts
 
 
@@ -68,7 +72,10 @@ def main(
     settings = Settings(seed=seed, steps=steps, batch_size=batch_size, lr=lr)
     pairs_by_split, signatures = read_pairs_by_split(seed)
     train_texts = texts(training_pairs(pairs_by_split, signatures), signatures)
-    print(f"sources: {', '.join(f'{k} {v}' for k, v in installed_versions().items())}", flush=True)
+    print(
+        f"sources: {', '.join(f'{k} {v}' for k, v in read_installed_versions().items())}",
+        flush=True,
+    )
     validation_texts = texts(pairs_by_split["validation"], signatures)[:_NUM_VALIDATION_TEXTS]
     record = pretrain(train_texts, validation_texts, out, settings)
     print(f"validation perplexity {record['validation_perplexity']}, {record['seconds']} s")

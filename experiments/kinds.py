@@ -90,7 +90,7 @@ def _run_method(method: str) -> dict[str, Any]:
     paths = Paths()
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    evaluation = Evaluation.read(paths.evaluation(method))
+    evaluation = Evaluation.read(paths.locate_evaluation(method))
     return {
         **evaluation.metrics,
         "interval": evaluation.interval,

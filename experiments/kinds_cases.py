@@ -13,15 +13,15 @@ from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 
 from experiments import kinds_models, kinds_text
-from pipeline.common.console import device
+from pipeline.common.console import find_device
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.metrics.definitions import find_metric
 from pipeline.metrics.scoring import score
-from pipeline.tasks.base import object_array
+from pipeline.tasks.base import make_object_array
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 DATA = Path("data/local")
 
@@ -83,7 +83,7 @@ def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callab
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]
-        return find_metric(card.metric)(object_array(truth), object_array(predict(rows)))
+        return find_metric(card.metric)(make_object_array(truth), make_object_array(predict(rows)))
 
     return measure
 
@@ -113,12 +113,12 @@ def _last_sentence(rows: Dataset) -> list[str]:
 def _untrained() -> float:
     """Return the metric of the model before fine-tuning."""
     params, card = load_params(), DataCard.read(Paths().prepared)
-    kind = task_from_card(card)
+    kind = make_task(card)
     model = get_peft_model(
         load_model(params.model, kind, 0)[0], LoraConfig(task_type=kind.task_type)
     )
-    predictions = task_from_card(card.model_copy(update={"metrics": (card.metric,)})).predict(
-        model.to(device()),
+    predictions = make_task(card.model_copy(update={"metrics": (card.metric,)})).predict(
+        model.to(find_device()),
         load_from_disk("data/prepared/test"),
         load_processor(params.model, kind),
         batch_size=params.evaluate.batch_size,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.docstrings.extraction import first_paragraph, name_words
+from pipeline.data.docstrings.extraction import extract_first_paragraph, split_name
 
 Row = dict[str, Any]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -61,7 +61,7 @@ def definitions_in(source: str, file_name: str) -> Iterator[Definition]:
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, Function)
-            and name_words(node.name)
+            and split_name(node.name)
             and (doc := ast.get_docstring(node))
         ):
             yield Definition(split=split, name=node.name, doc=doc, node=node)
@@ -69,7 +69,7 @@ def definitions_in(source: str, file_name: str) -> Iterator[Definition]:
 
 def length_row(definition: Definition) -> Row | None:
     """Return signature and description, labelled with log2 of the number of code lines."""
-    text, code = first_paragraph(definition.doc), definition.node.body[1:]
+    text, code = extract_first_paragraph(definition.doc), definition.node.body[1:]
     signature = signature_of(definition)
     if not text or not code or len(signature) > _LONG_SIGNATURE:
         return None

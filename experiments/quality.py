@@ -102,9 +102,9 @@ def run_variant(name: str, changes: Sections) -> dict[str, Any]:
     write_params(merge(changes, {"prune": {"ratio": ratio}}))
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
-    evaluation = Evaluation.read(paths.evaluation(method))
+    evaluation = Evaluation.read(paths.locate_evaluation(method))
     metric = evaluation.metric
-    curve = pd.read_csv(paths.curve(method))
+    curve = pd.read_csv(paths.locate_curve(method))
     return {
         "metric": metric,
         metric: evaluation.metrics[metric],

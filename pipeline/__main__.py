@@ -22,7 +22,7 @@ from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import write_text
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
 DEBUG = "LIGHTPEFT_DEBUG"
@@ -99,7 +99,7 @@ def report() -> None:
 def table() -> None:
     """Print metrics.json as a table, and whether the hub has newer inputs than the run used."""
     load_params()
-    print(import_module("pipeline.report.table").comparison_table(Paths()))
+    print(import_module("pipeline.report.table").format_comparison(Paths()))
     if Paths().prepared.exists():  # also if DVC had nothing to run
         card = import_module("pipeline.common.data_card").DataCard.read(Paths().prepared)
         for line in card.describe_newer_commits():
@@ -144,9 +144,9 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
     outputs = {
         "prepare": paths.prepared,
         "estimate": paths.scores,
-        "prune": paths.plan(method).parent,
-        "finetune": paths.model(method),
-        "evaluate": paths.evaluation(method).parent,
+        "prune": paths.locate_plan(method).parent,
+        "finetune": paths.locate_model(method),
+        "evaluate": paths.locate_evaluation(method).parent,
         "benchmark": paths.benchmark,
         "report": paths.report,
     }
@@ -173,7 +173,7 @@ def run(*arguments: str) -> None:
     try:
         app(list(arguments), prog_name="python -m pipeline", standalone_mode=False)
     except typer.TyperException as error:
-        wrong = one_line(error.format_message()).removesuffix(".")
+        wrong = join_lines(error.format_message()).removesuffix(".")
         sys.exit(f"error: {wrong}; see python -m pipeline --help")
     except Exception as error:
         raise_hidden_exit(error)

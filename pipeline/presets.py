@@ -20,7 +20,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
 from pipeline.common.pruning_params import Params, check_params, load_params, to_yaml_values
-from pipeline.common.text import did_you_mean
+from pipeline.common.text import suggest_name
 
 _FOLDER = Path("presets")
 
@@ -43,24 +43,24 @@ class Preset:
     settings: Sections
     tasks: dict[str, Sections]
 
-    def changes(self, task: str) -> Sections:
+    def list_changes(self, task: str) -> Sections:
         """Return what differs from the defaults for a task, by section.
 
         Raises:
             ConfigError: the preset has no such task; names the nearest.
         """
         if task not in self.tasks:
-            hint = did_you_mean(task, self.tasks)
+            hint = suggest_name(task, self.tasks)
             raise ConfigError(f"preset {self.name} has no task {task!r}; {hint}")
         return merge(merge(self.settings, {"data": {"task": task}}), self.tasks[task])
 
-    def params(self, task: str) -> Params:
+    def make_params(self, task: str) -> Params:
         """Return the settings for a task: the defaults with the changes.
 
         Raises:
             ConfigError: they would not be a valid params.yaml.
         """
-        return check_params(self.changes(task), f"preset {self.name} for {task}")
+        return check_params(self.list_changes(task), f"preset {self.name} for {task}")
 
 
 def read_preset(name: str) -> Preset:
@@ -69,9 +69,9 @@ def read_preset(name: str) -> Preset:
     Raises:
         ConfigError: there is no preset of this name, or its file is malformed.
     """
-    names = preset_names()
+    names = list_presets()
     if name not in names:
-        raise ConfigError(f"no preset {name!r}; {did_you_mean(name, names)}")
+        raise ConfigError(f"no preset {name!r}; {suggest_name(name, names)}")
     path = _FOLDER / f"{name}.yaml"
     raw = read_yaml(path)
     if set(raw) != {"about", "settings", "tasks"}:
@@ -88,7 +88,7 @@ def read_preset(name: str) -> Preset:
     return Preset(name=name, about=raw["about"], settings=raw["settings"], tasks=tasks)
 
 
-def preset_names() -> list[str]:
+def list_presets() -> list[str]:
     """Return the names of all presets.
 
     Raises:
@@ -111,11 +111,11 @@ def merge(sections: Sections, changes: Sections) -> Sections:
 def describe(name: str) -> str:
     """Return a line for each task of a preset; for each preset if the name is empty."""
     if not name:
-        return "\n".join(_list_tasks(read_preset(preset)) for preset in preset_names())
+        return "\n".join(_list_tasks(read_preset(preset)) for preset in list_presets())
     preset = read_preset(name)
     width = max(map(len, preset.tasks))
     return "\n".join(
-        f"{task:{width}}  {_describe_size(preset.params(task))}" for task in preset.tasks
+        f"{task:{width}}  {_describe_size(preset.make_params(task))}" for task in preset.tasks
     )
 
 
@@ -133,7 +133,7 @@ def render_params(name: str, task: str, template: Path) -> str:
     preset = read_preset(name)
     if not task and len(preset.tasks) == 1:
         task = next(iter(preset.tasks))
-    values = to_yaml_values(preset.params(task))
+    values = to_yaml_values(preset.make_params(task))
     yaml = YAML()
     yaml.width = 10_000
     document = _load_template(template, yaml)

@@ -109,7 +109,7 @@ class Progress:
             self.bar.close()
 
 
-def device() -> torch.device:
+def find_device() -> torch.device:
     """Return the accelerator (CUDA, MPS, XPU), or the CPU if there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator

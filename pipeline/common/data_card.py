@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.common.errors import DataError, PipelineError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.hub_access import describe_newer_commit
-from pipeline.common.text import describe_metric, inflect, one_line, quantify
+from pipeline.common.text import describe_metric, inflect, join_lines, quantify
 
 _FILE = "card.json"
 
@@ -215,9 +215,9 @@ class DataCard(_Record):
 
     def write(self, data: Path) -> None:
         """Write the card into a prepared data set, without entries that are None."""
-        write_json(data / _FILE, self.as_json())
+        write_json(data / _FILE, self.to_json())
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what the file holds."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -273,7 +273,7 @@ def read_rows(data: Path, split: str) -> Dataset:
     try:
         return load_from_disk(str(data / split))
     except (OSError, ValueError, ArrowException) as error:
-        reason = one_line(error)
+        reason = join_lines(error)
         raise DataError(
             f"{data / split} is damaged or missing ({reason}); run the stage prepare again"
         ) from error

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.common.errors import ConfigError, DataError, PipelineError
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,13 +68,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; run from the folder that holds it") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {one_line(error)}") from error
+        raise ConfigError(f"{path} is not readable YAML: {join_lines(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections, got {type(raw).__name__}")
     return raw
 
 
-def file_hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

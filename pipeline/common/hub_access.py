@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the version it uses
 
 from pipeline.common.errors import ConfigError, DataError, PipelineError
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 
 SECONDS = 5.0
 # What the clients raise where the hub, the cache or a file in it is the reason.
@@ -61,25 +61,25 @@ class Repository:
         """The key and value of the revision in params.yaml."""
         return f"{'model' if self.repo_type == 'model' else 'data'}.revision {self.revision}"
 
-    def error(self, text: str) -> PipelineError:
+    def make_error(self, text: str) -> PipelineError:
         """Return the error of the setting that names the repository."""
         return ConfigError(text) if self.repo_type == "model" else DataError(text)
 
     def explain(self, error: BaseException) -> str | None:
         """Return why the hub refuses the repository, if that caused an error; else None."""
-        return next(filter(None, map(self._explain, _causes(error))), None)
+        return next(filter(None, map(self._explain, _list_causes(error))), None)
 
     def _explain(self, error: BaseException) -> str | None:
         match error:
             case GatedRepoError():
-                return self._gated()
+                return self._describe_gate()
             case DatasetNotFoundError() if "gated" in str(error):  # it hides its cause
-                return self._gated()
+                return self._describe_gate()
             case RevisionNotFoundError():
                 return f"{self.revision_setting} is no branch, tag or commit of {self.name}"
             case RepositoryNotFoundError():
                 access = "your token may not read it" if get_token() else f"is private: {_LOGIN}"
-                return f"{self.setting} is not on the hub{self._hint()}, or {access}"
+                return f"{self.setting} is not on the hub{self._suggest_names()}, or {access}"
             case HfHubHTTPError() if error.response.status_code == 401:
                 return f"{self.setting} can't be read: the hub refuses your token; {_LOGIN} anew"
             case HfHubHTTPError() if error.response.status_code == 403:
@@ -87,12 +87,12 @@ class Repository:
                 return f"{self.setting} can't be read (error 403): {what}"
         return None
 
-    def _gated(self) -> str:
+    def _describe_gate(self) -> str:
         folder = "datasets/" if self.repo_type == "dataset" else ""
         url = f"{constants.ENDPOINT}/{folder}{self.name}"
         return f"{self.setting} is gated: request access at {url}, and {_LOGIN}"
 
-    def _hint(self) -> str:
+    def _suggest_names(self) -> str:
         """Return the most similar name among the owner's repositories, as a question."""
         owner, _, name = self.name.rpartition("/")
         api = HfApi()
@@ -147,7 +147,7 @@ def open_repository(repository: Repository, *, local: str) -> Iterator[Access]:
         yield access
     except (PipelineError, *CLIENT_ERRORS) as error:
         text, failure = repository.explain(error), _describe_failure(error)
-        if access.failure and any(isinstance(cause, _NOT_CACHED) for cause in _causes(error)):
+        if access.failure and any(isinstance(cause, _NOT_CACHED) for cause in _list_causes(error)):
             text = access.failure
             if not access.is_refused:
                 revision = f" (revision {repository.revision})" if repository.revision else ""
@@ -159,7 +159,7 @@ def open_repository(repository: Repository, *, local: str) -> Iterator[Access]:
             text = f"{repository.setting} can't be downloaded: {failure}; run it again"
         if text is None:
             raise
-        raise repository.error(one_line(text)) from error
+        raise repository.make_error(join_lines(text)) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -182,15 +182,15 @@ def _ask(repository: Repository) -> Access:
             info = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=SECONDS)
             return Access(commit=info.sha)
         except HFValidationError as error:
-            raise repository.error(f"{repository.setting} is no name on the hub") from error
+            raise repository.make_error(f"{repository.setting} is no name on the hub") from error
         except (KeyError, *CLIENT_ERRORS) as error:
             refusal = repository.explain(error)
             if refusal and not repository.is_pinned:
-                raise repository.error(refusal) from error
+                raise repository.make_error(refusal) from error
             failure = (
                 refusal
                 or _describe_failure(error)
-                or (f"{constants.ENDPOINT} doesn't answer as the hub does ({one_line(error)})")
+                or (f"{constants.ENDPOINT} doesn't answer as the hub does ({join_lines(error)})")
             )
     commit = find_cached_commit(repo_type, name, revision)
     return Access(commit=commit, failure=failure, is_refused=refusal is not None)
@@ -198,11 +198,11 @@ def _ask(repository: Repository) -> Access:
 
 def _describe_failure(error: BaseException) -> str | None:
     """Return how the hub or the connection to it failed, if that caused an error; else None."""
-    for cause in _causes(error):
+    for cause in _list_causes(error):
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in _HUB_FAILURES:
             return f"the hub fails (error {cause.response.status_code})"
         if isinstance(cause, httpx.TransportError):
-            return f"the hub can't be reached ({one_line(cause) or type(cause).__name__})"
+            return f"the hub can't be reached ({join_lines(cause) or type(cause).__name__})"
     return None
 
 
@@ -234,7 +234,7 @@ def describe_newer_commit(
     )
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and what it was raised from, or while handling."""
     while error is not None:
         yield error

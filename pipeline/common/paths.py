@@ -38,33 +38,33 @@ class Paths:
         """Duration of the estimation; apart from the scores, which repeat to the byte."""
         return self.root / "artifacts" / "timing" / "estimate.json"
 
-    def plan(self, method: str) -> Path:
+    def locate_plan(self, method: str) -> Path:
         """Return the pruning plan of a method."""
-        return self._plans(method) / "plan.json"
+        return self._locate_plans(method) / "plan.json"
 
-    def cost(self, method: str) -> Path:
+    def locate_cost(self, method: str) -> Path:
         """Return the parameters and FLOPs of a method's plan."""
-        return self._plans(method) / "cost.json"
+        return self._locate_plans(method) / "cost.json"
 
-    def model(self, method: str) -> Path:
+    def locate_model(self, method: str) -> Path:
         """Return the folder of a method's trained adapter and training curve."""
         return self.root / "artifacts" / "models" / method
 
-    def curve(self, method: str) -> Path:
+    def locate_curve(self, method: str) -> Path:
         """Return the training curve of a method."""
-        return self.model(method) / "curve.csv"
+        return self.locate_model(method) / "curve.csv"
 
-    def timing(self, method: str) -> Path:
+    def locate_timing(self, method: str) -> Path:
         """Return the duration of a method's fine-tuning."""
         return self.root / "artifacts" / "timing" / f"{method}.json"
 
-    def evaluation(self, method: str) -> Path:
+    def locate_evaluation(self, method: str) -> Path:
         """Return the metrics of a method on the test split."""
-        return self._results(method) / "eval.json"
+        return self._locate_results(method) / "eval.json"
 
-    def predictions(self, method: str) -> Path:
+    def locate_predictions(self, method: str) -> Path:
         """Return the predictions of a method for the test split."""
-        return self._results(method) / "predictions.csv"
+        return self._locate_results(method) / "predictions.csv"
 
     @property
     def benchmark(self) -> Path:
@@ -89,7 +89,12 @@ class Paths:
     def remove_other_methods(self, methods: Iterable[str]) -> None:
         """Remove what former methods left: a stage that depends on all of them would hash it."""
         keep = {*methods, self.estimate_timing.stem}
-        for output in (self._plans("x"), self.model("x"), self.timing("x"), self._results("x")):
+        for output in (
+            self._locate_plans("x"),
+            self.locate_model("x"),
+            self.locate_timing("x"),
+            self._locate_results("x"),
+        ):
             for path in output.parent.glob("*"):
                 if path.stem in keep:
                     continue
@@ -98,8 +103,8 @@ class Paths:
                 else:
                     path.unlink()
 
-    def _plans(self, method: str) -> Path:
+    def _locate_plans(self, method: str) -> Path:
         return self.root / "artifacts" / "plans" / method
 
-    def _results(self, method: str) -> Path:
+    def _locate_results(self, method: str) -> Path:
         return self.root / "results" / "eval" / method

@@ -55,7 +55,7 @@ class PruneSection(PruningConfig):
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
-    def for_method(self, method: str, *, seed: int) -> PruningConfig:
+    def make_config(self, method: str, *, seed: int) -> PruningConfig:
         """Return the pruning of one method; nothing after this distinguishes methods."""
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
             return PruningConfig(heads=0, neurons=0, modules=0, ranks=0, seed=seed)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def scratch_folder(target: Path) -> Iterator[Path]:
+def make_scratch_folder(target: Path) -> Iterator[Path]:
     """Make an empty folder beside a target, and remove it at the end.
 
     Folders that killed processes left are removed too. The operating system frees their lock when

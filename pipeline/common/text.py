@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 _SHOWN = 10
 
 
-def one_line(text: object) -> str:
+def join_lines(text: object) -> str:
     """Return a text, such as another library's error, with all white space as single spaces."""
     return " ".join(str(text).split())
 
@@ -43,7 +43,7 @@ def quantify(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {inflect(count, one, many)}"
 
 
-def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+def suggest_name(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Return a hint at the nearest of the known names, or at all of them if none is near.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.common.errors import ConfigError
-from pipeline.common.text import did_you_mean
+from pipeline.common.text import suggest_name
 
 _RENAMED = {
     "prune.head_unit": "prune.head_granularity: kv_group (was group) or query_head (was head)",
@@ -37,13 +37,13 @@ def select_keys(raw: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     """Return the keys that `kind` has, of its sections too."""
     selected = {key: value for key, value in raw.items() if key in kind.model_fields}
     for key, value in selected.items():
-        section = section_of(kind, key)
+        section = find_section_class(kind, key)
         if section is not None and isinstance(value, dict):
             selected[key] = select_keys(value, section)
     return selected
 
 
-def section_of(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
+def find_section_class(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
     """Return the class of a field that is a section; None for a single value."""
     annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -54,7 +54,7 @@ def section_of(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
 def _explain(kind: type[BaseModel], error: Any) -> str:
     """Turn one error of pydantic into one line."""
     location = [str(part) for part in error["loc"] if isinstance(part, int | str)]
-    section = section_of(kind, location[0]) if len(location) > 1 else None
+    section = find_section_class(kind, location[0]) if len(location) > 1 else None
     depth = 0 if section is None else 1
     key, name = ".".join(location[: depth + 1]), location[depth]
     fields = (section or kind).model_fields
@@ -62,10 +62,10 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
         return f"{key} is now {_RENAMED[key]}"
     if error["type"] in _UNKNOWN:
         prefix = "".join(f"{part}." for part in location[:depth])
-        return f"unknown key {key}; {did_you_mean(name, fields, prefix=prefix)}"
+        return f"unknown key {key}; {suggest_name(name, fields, prefix=prefix)}"
     field = fields[name]
     choices = getattr(field.annotation, "__args__", ())
-    nested = section_of(section or kind, name)
+    nested = find_section_class(section or kind, name)
     if nested is not None:
         allowed = f"a section with the keys {', '.join(nested.model_fields)}"
     else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.common.console import Progress
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import DataError, PipelineError
-from pipeline.common.text import did_you_mean, find_nearest, inflect, quantify
+from pipeline.common.text import find_nearest, inflect, quantify, suggest_name
 from pipeline.data.dataset_spec import RowError
 from pipeline.tasks import labels
 from pipeline.tasks.schema import Row, RowSchema, Template, describe_exception
@@ -47,7 +47,7 @@ class BadRowCounter:
         self.counts[key] = count.model_copy(update={"rows": count.rows + 1})
         self._bad_numbers.setdefault(split, array("q")).append(number)
 
-    def raw_numbers(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def find_raw_numbers(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers (from 1) that clean rows (from 0) have among all rows of a split."""
         bad = np.array(self._bad_numbers.get(split, ()), np.int64)
         good_before = bad - 1 - np.arange(len(bad))
@@ -115,7 +115,7 @@ class RowCleaner:
         schema = features.arrow_schema
         total = 0
 
-        def good_rows() -> Iterator[Row]:
+        def read_good_rows() -> Iterator[Row]:
             nonlocal total
             for total, row in enumerate(rows, start=1):
                 if total == 1:
@@ -128,7 +128,7 @@ class RowCleaner:
                 else:
                     yield clean_row
 
-        remaining = good_rows()
+        remaining = read_good_rows()
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while chunk := list(islice(remaining, self.schema.chunk_size)):
                 columns = {name: [row.get(name) for row in chunk] for name in features}
@@ -178,7 +178,7 @@ class RowCleaner:
             raise TypeError(f"it must return a dict or None, got {template_row!r}")
         if unknown := template_row.keys() - self.schema.features.keys() - row.keys():
             name = min(map(str, unknown))
-            hint = did_you_mean(name, self.schema.features)
+            hint = suggest_name(name, self.schema.features)
             raise TypeError(f"it returns {name!r}, which {self.schema.kind} does not have; {hint}")
         clean_row = self.schema.postprocess(template_row)
         reason = self.schema.find_error(clean_row)
@@ -198,13 +198,13 @@ def drop_unknown_labels(
         DataError: too many rows are bad, or none is good.
     """
     cells = rows.data.column(column)
-    unknown = labels.unknown(labels.distinct(cells), classes)
+    unknown = labels.find_unknown(labels.find_distinct(cells), classes)
     if not unknown:
         return rows
-    bad, first_value = labels.rows_with(cells, unknown)
+    bad, first_value = labels.find_rows(cells, unknown)
     owner = "the task" if split == "train" else "train"
     reason = f"label that {owner} does not have" if classes else "label that is no number"
-    for number in bad_rows.raw_numbers(split, np.flatnonzero(bad)):
+    for number in bad_rows.find_raw_numbers(split, np.flatnonzero(bad)):
         bad_rows.add(split, reason, int(number), name=repr(first_value))
     bad_rows.check(split)
     return rows.select(np.flatnonzero(~bad))

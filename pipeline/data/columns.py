@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.tasks.schema import Row, Template, column_names
+from pipeline.tasks.schema import Row, Template, list_columns
 
 _TRIED_ROWS = 8
 _ROW = "row"  # in place of a field, for columns that decide whether there is a row
@@ -30,7 +30,7 @@ def find_columns(
     fields: dict[str, tuple[str, ...]] = {name: () for _, before in tried for name in before}
     fields[_ROW] = ()
     ignored = []
-    for column in column_names(rows) if tried else ():
+    for column in list_columns(rows) if tried else ():
         values = [row.get(column) for row in rows]
         other = next((value for value in values if value != values[0]), None)
         found = _find_dependents(template, tried, column, (values[0], other))

@@ -166,7 +166,7 @@ def require_object(row: Row, column: str) -> Row:
     return value
 
 
-def first_present(row: Row, *columns: str) -> Any:
+def read_first_present(row: Row, *columns: str) -> Any:
     """Return the value of the first of these columns that the row has.
 
     The readers of local files name some columns differently from the hub.
@@ -212,6 +212,6 @@ def parse_class(value: Any, classes: tuple[str, ...]) -> str | None:
     return None if number is None else classes[number]
 
 
-def with_label(row: Row, label: Any) -> Row | None:
+def add_label(row: Row, label: Any) -> Row | None:
     """Return the row with its label added, or None if there is no label."""
     return None if label is None else row | {"label": label}

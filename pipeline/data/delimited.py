@@ -52,7 +52,7 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
                 elif cells:
                     if len(cells) != len(header):
                         raise DataError(
-                            f"{path} {_lines(first, reader.line_num)} has "
+                            f"{path} {_format_lines(first, reader.line_num)} has "
                             f"{quantify(len(cells), 'field')}, the header has {len(header)}"
                         )
                     yield dict(zip(header, cells, strict=True))
@@ -62,7 +62,7 @@ def read_delimited(path: Path, usual: str) -> Iterator[Row]:
                 raise DataError(
                     f"{path} line {first} opens a quote that is never closed"
                 ) from error
-            raise DataError(f"{path} {_lines(first, reader.line_num)}: {error}") from error
+            raise DataError(f"{path} {_format_lines(first, reader.line_num)}: {error}") from error
 
 
 def _name_columns(path: Path, names: list[str]) -> list[str]:
@@ -82,7 +82,7 @@ def refuse_repeated(path: Path, names: Iterable[str]) -> None:
         raise DataError(f"{path} names a column twice: {', '.join(repeated)}")
 
 
-def _lines(first: int, last: int) -> str:
+def _format_lines(first: int, last: int) -> str:
     """Name the lines of a record; a quote that is closed too late makes it long."""
     return f"line {last}" if first == last else f"line {first} (quoted up to line {last})"
 

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Image
 from pipeline.common.data_card import DataOrigin, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.hub_access import CLIENT_ERRORS, Repository, open_repository
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 from pipeline.data.dataset_spec import DatasetSpec
 from pipeline.tasks.schema import RawDataset, Row, RowReader
 
@@ -24,7 +24,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_SAMPLED_ROWS = 1000  # for a split that is sampled from train
 
 
-def source_from_spec(spec: DatasetSpec, rows: dict[str, RowReader], origins: Origins) -> RawDataset:
+def make_raw_dataset(spec: DatasetSpec, rows: dict[str, RowReader], origins: Origins) -> RawDataset:
     """Return the raw data set of a spec with these rows, from the hub or from local files."""
     return RawDataset(
         rows=rows,
@@ -57,9 +57,11 @@ def load_spec(task: str, spec: DatasetSpec, *, revision: str | None = None) -> R
     if missing:
         raise DataError(f"data.task {task} has no split {missing[0]} among {', '.join(splits)}")
     rows: dict[str, RowReader] = {
-        split: partial(_iter_rows, splits[name]) for split, name in spec.splits.items()
+        split: partial(_iterate_rows, splits[name]) for split, name in spec.splits.items()
     }
-    return replace(source_from_spec(spec, rows, _origins(task, spec.splits)), hub_dataset=origin)
+    return replace(
+        make_raw_dataset(spec, rows, _make_origins(task, spec.splits)), hub_dataset=origin
+    )
 
 
 def load_hub_id(task: str, *, label: str | None, revision: str | None = None) -> RawDataset:
@@ -78,27 +80,29 @@ def load_hub_id(task: str, *, label: str | None, revision: str | None = None) ->
     owner, *rest = task.split("/")
     hub_id, configuration = "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None
     splits, origin = _load(task, hub_id, configuration, revision)
-    label = label or _label_column(splits)
+    label = label or _find_label_column(splits)
     names = {split: split for split in ("train", "test") if split in splits}
     if validation := next((name for name in _VALIDATION_NAMES if name in splits), None):
         names["validation"] = validation
-    names = {split: name for split, name in names.items() if not _unlabelled(splits[name], label)}
+    names = {
+        split: name for split, name in names.items() if not _is_unlabelled(splits[name], label)
+    }
     if "train" not in names:
         raise DataError(f"data.task {task} has no split train with labels in column {label!r}")
-    classes = _class_names(splits, label)
+    classes = _read_class_names(splits, label)
     rows: dict[str, RowReader] = {
-        split: partial(_iter_rows, splits[name], label, classes) for split, name in names.items()
+        split: partial(_iterate_rows, splits[name], label, classes) for split, name in names.items()
     }
     return RawDataset(
         rows=rows,
-        origins=_origins(task, names),
+        origins=_make_origins(task, names),
         classes=classes,
         max_drawn=_MAX_SAMPLED_ROWS,
         hub_dataset=origin,
     )
 
 
-def _origins(task: str, names: Mapping[str, str]) -> Origins:
+def _make_origins(task: str, names: Mapping[str, str]) -> Origins:
     return {split: DataOrigin(source=f"{task}, {name}") for split, name in names.items()}
 
 
@@ -117,7 +121,7 @@ def _load(
         try:
             splits = datasets.load_dataset(hub_id, configuration, revision=revision)
         except (DatasetsError, *CLIENT_ERRORS) as error:
-            reason = one_line(error)
+            reason = join_lines(error)
             raise DataError(f"data.task {task} can't be loaded: {reason}") from error
     commit = _find_commit(splits)
     # Where `datasets` can't read what it was asked for, it takes the newest rows of its cache.
@@ -140,13 +144,13 @@ def _find_commit(splits: DatasetDict) -> str | None:
     return next((folder.name for folder in folders if _COMMIT.fullmatch(folder.name)), None)
 
 
-def _label_column(splits: DatasetDict) -> str:
+def _find_label_column(splits: DatasetDict) -> str:
     """Return the first usual name of a label column that is present, or `label`."""
     names = {name for rows in splits.values() for name in rows.column_names}
     return next((name for name in _LABEL_NAMES if name in names), _LABEL_NAMES[0])
 
 
-def _class_names(splits: DatasetDict, label: str) -> list[str] | None:
+def _read_class_names(splits: DatasetDict, label: str) -> list[str] | None:
     """Return the names of the labels in the order of their ids, if the data set has them."""
     for rows in splits.values():
         feature = rows.features.get(label)
@@ -156,7 +160,7 @@ def _class_names(splits: DatasetDict, label: str) -> list[str] | None:
     return None
 
 
-def _iter_rows(
+def _iterate_rows(
     rows: Dataset, label: str | None = None, classes: list[str] | None = None
 ) -> Iterator[Row]:
     """Yield the rows with images not decoded, and label ids replaced by class names.
@@ -173,18 +177,20 @@ def _iter_rows(
             if label and classes:
                 ids = row.get(label)
                 is_list = isinstance(ids, list)
-                row[label] = [_name(i, classes) for i in ids] if is_list else _name(ids, classes)
+                row[label] = (
+                    [_name_class(i, classes) for i in ids] if is_list else _name_class(ids, classes)
+                )
             yield row
     except (ValueError, OverflowError) as error:  # such as a time after the year 9999
-        reason = one_line(error)
+        reason = join_lines(error)
         raise DataError(f"row {number + 1} of {rows.split} can't be read: {reason}") from error
 
 
-def _name(number: int | None, classes: list[str]) -> str | None:
+def _name_class(number: int | None, classes: list[str]) -> str | None:
     return None if number is None or number < 0 else classes[number]
 
 
-def _unlabelled(rows: Dataset, label: str) -> bool:
+def _is_unlabelled(rows: Dataset, label: str) -> bool:
     """Return whether no row has a label other than -1."""
     if label not in rows.column_names:
         return False  # the schema may have no labels; otherwise it reports the missing column

@@ -22,9 +22,9 @@ def read_folder(path: Path) -> Iterator[Row]:
     Raises:
         DataError: it has no subfolders with files, or its subfolders are splits.
     """
-    entries = _visible(path)
+    entries = _list_visible(path)
     folders = [entry for entry in entries if entry.is_dir()]
-    classes = [folder for folder in folders if next(_files(folder), None)]
+    classes = [folder for folder in folders if next(_list_files(folder), None)]
     if not classes:
         raise DataError(
             f"{path} is a folder without subfolders of files; images need one per class"
@@ -35,7 +35,7 @@ def read_folder(path: Path) -> Iterator[Row]:
     if empty := [folder.name for folder in folders if folder not in classes]:
         note(f"{path}: folders without files are no classes: {', '.join(empty)}")
     for folder in classes:
-        yield from ({"image": str(file), "label": folder.name} for file in _files(folder))
+        yield from ({"image": str(file), "label": folder.name} for file in _list_files(folder))
 
 
 def _refuse_splits(path: Path, classes: list[Path]) -> None:
@@ -43,7 +43,7 @@ def _refuse_splits(path: Path, classes: list[Path]) -> None:
     splits = [
         folder
         for folder in classes
-        if _SPLIT.fullmatch(folder.name) and all(entry.is_dir() for entry in _visible(folder))
+        if _SPLIT.fullmatch(folder.name) and all(entry.is_dir() for entry in _list_visible(folder))
     ]
     if len(splits) > 1 or len(splits) == len(classes):
         names = ", ".join(folder.name for folder in splits)
@@ -53,13 +53,13 @@ def _refuse_splits(path: Path, classes: list[Path]) -> None:
         )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in _visible(folder):
+def _list_files(folder: Path) -> Iterator[Path]:
+    for path in _list_visible(folder):
         if path.is_dir():
-            yield from _files(path)
+            yield from _list_files(path)
         else:
             yield path
 
 
-def _visible(folder: Path) -> list[Path]:
+def _list_visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -38,7 +38,7 @@ def read_json(path: Path) -> Iterator[Row]:
                 kind = type(item).__name__
                 raise DataError(f"{path}: element {number} is not a JSON object but a {kind}")
             if "paragraphs" in item:
-                yield from _squad_questions(path, item)
+                yield from _read_squad_questions(path, item)
             else:
                 yield item
 
@@ -55,8 +55,8 @@ def _read_lines(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            with _one_line_errors(path, number):
-                row = json.loads(line.strip(), object_pairs_hook=_object)
+            with _shorten_errors(path, number):
+                row = json.loads(line.strip(), object_pairs_hook=_build_object)
             if not isinstance(row, dict):
                 kind = type(row).__name__
                 raise DataError(f"{path} line {number} is not a JSON object but a {kind}")
@@ -75,7 +75,7 @@ def _stream_array(
         at: where its first element begins.
         opening: with the text behind the array, this makes a value of JSON.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    decoder = json.JSONDecoder(object_pairs_hook=_build_object)
     line = 1  # of the start of the buffer
     while True:
         while at < len(buffer) and buffer[at] in _BETWEEN:
@@ -83,7 +83,7 @@ def _stream_array(
         if buffer[at : at + 1] == "]":
             _check_rest(path, opening + buffer[at:] + file.read(_CHUNK))
             return
-        with _one_line_errors(path, line):
+        with _shorten_errors(path, line):
             try:
                 value, at = decoder.raw_decode(buffer, at)
             except json.JSONDecodeError:
@@ -110,7 +110,7 @@ def _check_rest(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _one_line_errors(path: Path, line: int) -> Iterator[None]:
+def _shorten_errors(path: Path, line: int) -> Iterator[None]:
     """Say in one line what is wrong with JSON whose text begins at a line of a file."""
     try:
         yield
@@ -122,7 +122,7 @@ def _one_line_errors(path: Path, line: int) -> Iterator[None]:
         raise DataError(f"{path} line {line} can't be read: {reason}") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, of which no key may be repeated."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -132,7 +132,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _squad_questions(path: Path, article: dict[str, Any]) -> Iterator[Row]:
+def _read_squad_questions(path: Path, article: dict[str, Any]) -> Iterator[Row]:
     """Yield the questions of an article of SQuAD, each with its paragraph."""
     try:
         for paragraph in article["paragraphs"]:

@@ -19,7 +19,7 @@ from pipeline.common.params import DataSection
 from pipeline.data.cleaning import BadRowCounter, RowCleaner, drop_unknown_labels
 from pipeline.data.columns import find_columns
 from pipeline.data.sources import resolve_source
-from pipeline.data.splits import SplitSpec, three_splits
+from pipeline.data.splits import SplitSpec, make_splits
 from pipeline.tasks import labels
 from pipeline.tasks.registry import SCHEMAS, infer_schema
 from pipeline.tasks.schema import RawDataset, Row, RowReader, RowSchema
@@ -99,12 +99,12 @@ def read_dataset(section: DataSection, folder: Path, *, seed: int) -> LoadedData
 
     is_single = isinstance(schema.features.get("label"), Value)
     spec = SplitSpec(
-        group_by=_group_columns(schema, source, tables["train"]),
+        group_by=_find_group_columns(schema, source, tables["train"]),
         stratify_by="label" if classes and is_single else None,
         max_rows=source.max_drawn,
         seed=seed,
     )
-    splits, origins = three_splits(tables, source.origins, spec)
+    splits, origins = make_splits(tables, source.origins, spec)
     columns, ignored_columns = find_columns(opened.cleaner.template, opened.first_rows)
     return LoadedDataset(
         schema=schema,
@@ -171,7 +171,7 @@ def find_classes(
     spec_classes = [] if regression and source.classes is None else source.classes
     classes = schema.find_classes(tables, spec_classes)
     if schema.label_column and not classes and section.metric is None and source.metric is None:
-        _log_whole_decimals(labels.distinct(tables["train"].data.column(schema.label_column)))
+        _log_whole_decimals(labels.find_distinct(tables["train"].data.column(schema.label_column)))
     numeric = source.metric is None or source.metric in schema.regression_metrics
     if schema.label_column and not classes and not numeric:
         raise DataError(
@@ -183,12 +183,12 @@ def find_classes(
 
 def _log_whole_decimals(values: Sequence[str]) -> None:
     """Say that labels such as 0.0 and 1.0 are taken as scores; they may be classes."""
-    if labels.whole_decimals(values):
+    if labels.are_whole_decimals(values):
         shown = ", ".join(sorted(values)[:3])
         note(f"labels such as {shown}: a regression; data.metric: accuracy for classes")
 
 
-def _group_columns(schema: RowSchema, source: RawDataset, train: Dataset) -> tuple[str, ...]:
+def _find_group_columns(schema: RowSchema, source: RawDataset, train: Dataset) -> tuple[str, ...]:
     """Return the columns whose equal values keep rows in one split."""
     if source.group_by is not None:
         if source.group_by not in schema.features:

@@ -67,4 +67,4 @@ def _find_classes(section: DataSection, opened: OpenedSource, rows: list[Row]) -
     try:
         return find_classes(section, schema, opened.source, {"train": train})
     except DataError:
-        return labels.in_order(labels.distinct(train.data.column(column))) if column else []
+        return labels.sort_names(labels.find_distinct(train.data.column(column))) if column else []

@@ -11,7 +11,7 @@ from pyarrow import ArrowException, RecordBatch
 from pyarrow.parquet import ParquetFile
 
 from pipeline.common.errors import DataError
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 from pipeline.data.conll import read_conll
 from pipeline.data.delimited import read_delimited, refuse_repeated
 from pipeline.data.image_folder import read_folder
@@ -41,7 +41,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
+        raise DataError(f"{path} can't be read: {error.strerror or join_lines(error)}") from error
     if empty:
         raise DataError(f"{path} has no rows")
 
@@ -67,7 +67,7 @@ def find_reader(path: Path) -> Reader:
     return reader
 
 
-def table_rows(table: Table) -> Iterator[Row]:
+def read_table_rows(table: Table) -> Iterator[Row]:
     """Yield the rows of a table in memory."""
     for cells in zip(*table.values(), strict=True):
         yield dict(zip(table, cells, strict=True))
@@ -97,7 +97,7 @@ def _refuse_unreadable(path: Path, batch: RecordBatch, rows_before: int) -> None
             except (ValueError, OverflowError) as error:
                 raise DataError(
                     f"{path} row {number}, column {name} of type {column.type} can't be read: "
-                    f"{one_line(error).rstrip('.')}; drop the column, or write it as text"
+                    f"{join_lines(error).rstrip('.')}; drop the column, or write it as text"
                 ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.common.data_card import DataOrigin, Origins
 from pipeline.common.errors import ConfigError, PipelineError
-from pipeline.common.files import file_hash
+from pipeline.common.files import hash_file
 from pipeline.common.params import DataSection
 from pipeline.common.text import find_nearest
 from pipeline.data import hub
@@ -48,9 +48,9 @@ def resolve_source(section: DataSection, *, seed: int, for_preview: bool = False
                 f"data.revision is for rows of the hub, not of data.train {section.train}; "
                 f"got {section.revision!r}"
             )
-        rows, origins = _local_rows(section, with_digests=not for_preview)
+        rows, origins = _find_local_rows(section, with_digests=not for_preview)
         return (
-            hub.source_from_spec(spec, rows, origins)
+            hub.make_raw_dataset(spec, rows, origins)
             if spec
             else RawDataset(rows=rows, origins=origins)
         )
@@ -82,7 +82,7 @@ def _check_auto(section: DataSection, *keys: str) -> None:
             )
 
 
-def _local_rows(
+def _find_local_rows(
     section: DataSection, *, with_digests: bool
 ) -> tuple[dict[str, RowReader], Origins]:
     """Return rows and origins of the files that params.yaml names."""
@@ -91,12 +91,12 @@ def _local_rows(
     for path in files.values():  # before a large file is hashed
         find_reader(path)
     rows: dict[str, RowReader] = {split: partial(read_rows, path) for split, path in files.items()}
-    return rows, {split: _origin(path, with_digests) for split, path in files.items()}
+    return rows, {split: _describe_origin(path, with_digests) for split, path in files.items()}
 
 
-def _origin(path: Path, with_digest: bool) -> DataOrigin:
+def _describe_origin(path: Path, with_digest: bool) -> DataOrigin:
     """Describe a file by path and digest; what a folder holds is hashed row by row."""
-    digest = file_hash(path) if with_digest and path.is_file() else None
+    digest = hash_file(path) if with_digest and path.is_file() else None
     return DataOrigin(source=str(path), sha256=digest)
 
 

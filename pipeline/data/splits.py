@@ -36,7 +36,7 @@ class SplitSpec:
     seed: int
 
 
-def three_splits(
+def make_splits(
     tables: dict[str, Dataset], origins: Origins, spec: SplitSpec
 ) -> tuple[dict[str, Dataset], Origins]:
     """Return all three splits, and what the rows of each were made from.
@@ -53,14 +53,17 @@ def three_splits(
     missing = [split for split in ("test", "validation") if split not in tables]
     if missing:
         train = tables["train"]
-        codes, keys = _stratum_codes(train, spec.stratify_by), _group_keys(train, spec.group_by)
+        codes, keys = (
+            _encode_strata(train, spec.stratify_by),
+            _make_group_keys(train, spec.group_by),
+        )
         remaining = np.arange(len(train))
         tenth, generator = len(train) // 10, np.random.default_rng(spec.seed)
         for split in missing:
             size = min(tenth, spec.max_rows or tenth)
             rows = sample_groups(codes[remaining], keys[remaining], count=size, generator=generator)
             if not len(rows):
-                raise DataError(_too_few(keys, missing))
+                raise DataError(_describe_too_few(keys, missing))
             tables[split] = train.select(remaining[rows])
             remaining = np.delete(remaining, rows)
             origins[split] = DataOrigin(source=f"{quantify(len(rows), 'seeded row')} of train")
@@ -98,7 +101,7 @@ def sample_groups(
     return np.flatnonzero(sampled[group])
 
 
-def _too_few(keys: IntArray, missing: list[str]) -> str:
+def _describe_too_few(keys: IntArray, missing: list[str]) -> str:
     """Say that train is too small for the splits that are to be sampled from it."""
     groups = len(np.unique(keys))
     of_groups = f" in groups of one context, passage or text, {groups} in all"
@@ -119,7 +122,7 @@ def _fill_up_to(groups: IntArray, sizes: IntArray, room: int) -> IntArray:
     return np.concatenate(chosen) if len(chosen) > 1 else groups[[np.argmin(sizes[groups])]]
 
 
-def _stratum_codes(rows: Dataset, column: str | None) -> IntArray:
+def _encode_strata(rows: Dataset, column: str | None) -> IntArray:
     """Return a number for each row, equal where the column is, in the order of the values."""
     if column is None:
         return np.zeros(len(rows), np.int64)
@@ -128,7 +131,7 @@ def _stratum_codes(rows: Dataset, column: str | None) -> IntArray:
     return np.concatenate([[codes[value] for value in chunk[column]] for chunk in chunks])
 
 
-def _group_keys(rows: Dataset, columns: tuple[str, ...]) -> IntArray:
+def _make_group_keys(rows: Dataset, columns: tuple[str, ...]) -> IntArray:
     """Return a number for each row, equal where all of the columns are."""
     if not columns:
         return np.arange(len(rows))

@@ -19,9 +19,9 @@ from pipeline.tasks.base import Processor, Task, Values
 
 def describe(rows: Dataset, task: Task, processor: Processor) -> SplitStatistics:
     """Return the statistics of a split: lengths, truncated rows, unknown tokens, rows per class."""
-    lengths, lost = np.sort(column_values(rows, "length")), column_values(rows, "num_truncated")
+    lengths, lost = np.sort(read_column(rows, "length")), read_column(rows, "num_truncated")
     classes = task.card.labels
-    counts = _class_counts(rows, len(classes)) if classes else ()
+    counts = _count_classes(rows, len(classes)) if classes else ()
     unknown, only_unknown = count_unknown(rows, task.token_columns, processor)
     return SplitStatistics(
         rows=len(lengths),
@@ -38,13 +38,13 @@ def describe(rows: Dataset, task: Task, processor: Processor) -> SplitStatistics
     )
 
 
-def column_values(rows: Dataset, column: str) -> Values:
+def read_column(rows: Dataset, column: str) -> Values:
     """Return a column as an array, without the list that `datasets` would make first."""
     values: Values = rows.data.column(column).to_numpy()
     return values
 
 
-def _class_counts(rows: Dataset, classes: int) -> NDArray[np.int64]:
+def _count_classes(rows: Dataset, classes: int) -> NDArray[np.int64]:
     """Count the rows (or tags, where a row has a list of them) of each class."""
     labels = rows.data.column("label").combine_chunks()
     flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels

@@ -6,7 +6,7 @@ from pipeline.common.data_card import DataCard, ModelRow, SplitStatistics
 from pipeline.common.data_facts import describe_data
 from pipeline.common.text import join_some, quantify, shorten
 from pipeline.tasks.base import Processor, Task
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 from pipeline.tasks.schema import Row
 
 _LEAST_SHOWN = 5e-5  # fraction of tokens, 0.01 % when rounded
@@ -14,7 +14,7 @@ _LEAST_SHOWN = 5e-5  # fraction of tokens, 0.01 % when rounded
 
 def describe_row(task: Task, row: Row, processor: Processor) -> ModelRow:
     """Return an encoded row as the model sees it, special tokens included, and its target."""
-    ids = task.shown_tokens(row)
+    ids = task.list_shown_tokens(row)
     return ModelRow(
         prompt=shorten(processor.decode(ids)) if ids else None,
         target=shorten(task.describe_target(row, processor)),
@@ -26,13 +26,13 @@ def describe_raw(row: Row) -> str:
     return join_some([f"{name}={shorten(repr(value), 80)}" for name, value in row.items()])
 
 
-def summary_lines(card: DataCard) -> list[str]:
+def summarize_card(card: DataCard) -> list[str]:
     """Return what the stage prepare logs at its end."""
     lines = describe_data(card)
     lines += [_split_line(name, split, card.max_length) for name, split in card.splits.items()]
     shown, *others = sorted(card.metrics, key=lambda name: name != card.metric)
     also = f", also {', '.join(map(card.describe_metric, others))}" if others else ""
-    lines.append(f"{_classes(card)}; metric {card.describe_metric(shown)}{also}")
+    lines.append(f"{_describe_classes(card)}; metric {card.describe_metric(shown)}{also}")
     if card.class_weights:
         weights = zip(card.labels, card.class_weights, strict=True)
         named = join_some([f"{name} {weight:.3g}" for name, weight in weights])
@@ -41,7 +41,7 @@ def summary_lines(card: DataCard) -> list[str]:
         f"{quantify(bad.rows, 'bad row')} of {reason} (first: {bad.describe_first()})"
         for reason, bad in card.dropped.items()
     ]
-    lines += [*task_from_card(card).warnings(), *card.describe_repeats()]
+    lines += [*make_task(card).list_warnings(), *card.describe_repeats()]
     if card.baseline:
         lines.append(f"{card.baseline.name}: {card.baseline.accuracy:.1%} of test")
     return lines
@@ -57,8 +57,8 @@ def _split_line(name: str, split: SplitStatistics, max_length: int) -> str:
     )
 
 
-def _classes(card: DataCard) -> str:
+def _describe_classes(card: DataCard) -> str:
     if not card.labels:
-        return task_from_card(card).describe()
+        return make_task(card).describe()
     counts = card.splits["train"].labels.items()
     return f"classes in train: {join_some([f'{name} {count:,}' for name, count in counts])}"

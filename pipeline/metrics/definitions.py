@@ -38,12 +38,12 @@ from sklearn.metrics import (
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.metrics.text_matching import (
     ROUGE_KEYS,
-    bio_spans,
+    compute_rouge_scores,
+    compute_squad_scores,
     count_equal_tags,
+    find_bio_spans,
     is_same_number,
     is_same_text,
-    rouge_scores,
-    squad_scores,
 )
 
 Examples = Sequence[Any] | NDArray[Any]  # one entry an example
@@ -129,17 +129,17 @@ def find_metric(name: str, *, positive: int | None = 1) -> Metric:
         return METRICS[name]
     if positive is None:
         return METRICS["f1_macro"]
-    return replace(METRICS[name], aggregate=partial(_f1, positive=positive))
+    return replace(METRICS[name], aggregate=partial(_compute_f1, positive=positive))
 
 
-def higher_is_better(metric: str) -> bool:
+def is_higher_better(metric: str) -> bool:
     """Return whether a higher value of the metric is a better one."""
     return find_metric(metric).higher_is_better
 
 
-def best_value(metric: str, values: Iterable[float]) -> float:
+def find_best_value(metric: str, values: Iterable[float]) -> float:
     """Return the best of several values of the metric."""
-    return max(values) if higher_is_better(metric) else min(values)
+    return max(values) if is_higher_better(metric) else min(values)
 
 
 def _collect_groups(
@@ -158,38 +158,38 @@ def _collect_groups(
         yield labels, predictions
 
 
-def _pair(label: Any, prediction: Any) -> tuple[float, float]:
+def _keep_pair(label: Any, prediction: Any) -> tuple[float, float]:
     return label, prediction
 
 
-def _mean_of(column: int) -> Callable[[Statistics], float]:
+def _make_mean(column: int) -> Callable[[Statistics], float]:
     def aggregate(statistics: Statistics) -> float:
         return float(np.ascontiguousarray(statistics[:, column]).mean())
 
     return aggregate
 
 
-_mean = _mean_of(0)
+_mean = _make_mean(0)
 
 
-def _ratio(statistics: Statistics) -> float:
+def _compute_ratio(statistics: Statistics) -> float:
     """Return the ratio of the first count to the second."""
     numerator, denominator = statistics.sum(axis=0)
     return float(numerator / denominator) if denominator else 0.0
 
 
-def _f1_of_counts(statistics: Statistics) -> float:
+def _compute_f1_of_counts(statistics: Statistics) -> float:
     """Return the F1 of counts: right, in the labels, in the predictions."""
     right, labels, predictions = statistics.sum(axis=0)
     return float(2 * right / (labels + predictions)) if right else 0.0
 
 
-def _f1(statistics: Statistics, positive: int = 1) -> float:
+def _compute_f1(statistics: Statistics, positive: int = 1) -> float:
     of_class = f1_score(*statistics.T, labels=[positive], average="macro", zero_division=0.0)
     return float(of_class)
 
 
-def _f1_macro(statistics: Statistics) -> float:
+def _compute_f1_macro(statistics: Statistics) -> float:
     """Return the mean over the classes, as scikit-learn does.
 
     Of class numbers, these are the classes that occur in labels or predictions.
@@ -197,11 +197,11 @@ def _f1_macro(statistics: Statistics) -> float:
     return float(f1_score(*np.hsplit(statistics, 2), average="macro", zero_division=0.0))
 
 
-def _f1_micro(statistics: Statistics) -> float:
+def _compute_f1_micro(statistics: Statistics) -> float:
     return float(f1_score(*np.hsplit(statistics, 2), average="micro", zero_division=0.0))
 
 
-def _average_precision(statistics: Statistics) -> float:
+def _compute_average_precision(statistics: Statistics) -> float:
     """Return the mean over the classes that occur in labels; 0 without any."""
     labels, scores = np.hsplit(statistics, 2)
     found = labels.any(axis=0)
@@ -210,13 +210,13 @@ def _average_precision(statistics: Statistics) -> float:
     return float(average_precision_score(labels[:, found], scores[:, found], average="macro"))
 
 
-def _balanced_accuracy(statistics: Statistics) -> float:
+def _compute_balanced_accuracy(statistics: Statistics) -> float:
     """Return the mean recall of the classes that occur in labels, as scikit-learn does."""
     labels, predictions = statistics.T
     return float(recall_score(labels, predictions, labels=np.unique(labels), average="macro"))
 
 
-def _unless_constant(function: Callable[[Any, Any], Any]) -> Callable[[Statistics], float]:
+def _guard_constant(function: Callable[[Any, Any], Any]) -> Callable[[Statistics], float]:
     def aggregate(statistics: Statistics) -> float:
         constant = (statistics == statistics[0]).all(axis=0).any()
         return 0.0 if constant else float(function(*statistics.T))
@@ -224,65 +224,75 @@ def _unless_constant(function: Callable[[Any, Any], Any]) -> Callable[[Statistic
     return aggregate
 
 
-def _perplexity(statistics: Statistics) -> float:
+def _compute_perplexity(statistics: Statistics) -> float:
     tokens, loss = statistics.sum(axis=0)
     with np.errstate(over="ignore"):  # a loss of 710 a token is an infinite perplexity
         return float(np.exp(loss / tokens))
 
 
-def _option_counts(labels: Sequence[int], predictions: Sequence[int]) -> tuple[int, int, int]:
+def _count_options(labels: Sequence[int], predictions: Sequence[int]) -> tuple[int, int, int]:
     """Count, of one question's answers, the right ones chosen, the right ones, the chosen ones."""
     chosen = [label for label, taken in zip(labels, predictions, strict=True) if taken]
     return sum(chosen), sum(labels), len(chosen)
 
 
-def _equal(label: Any, prediction: Any) -> float:
+def _compare(label: Any, prediction: Any) -> float:
     return float(label == prediction)
 
 
-def _all_equal(labels: Sequence[int], predictions: Sequence[int]) -> float:
+def _compare_all(labels: Sequence[int], predictions: Sequence[int]) -> float:
     return float(list(labels) == list(predictions))
 
 
-def _entity_counts(label: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
-    right, predicted = bio_spans(label), bio_spans(prediction)
+def _count_entities(label: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
+    right, predicted = find_bio_spans(label), find_bio_spans(prediction)
     return len(right & predicted), len(right), len(predicted)
 
 
 _METRICS = (
-    Metric(name="accuracy", per_example=_equal, aggregate=_mean),
-    Metric(name="balanced_accuracy", per_example=_pair, aggregate=_balanced_accuracy),
-    Metric(name="f1", per_example=_pair, aggregate=_f1),
-    Metric(name="f1_macro", per_example=_pair, aggregate=_f1_macro),
-    Metric(name="f1_micro", per_example=_pair, aggregate=_f1_micro),
-    Metric(name="subset_accuracy", per_example=_all_equal, aggregate=_mean),
-    Metric(name="average_precision", per_example=_pair, aggregate=_average_precision),
-    Metric(name="mcc", per_example=_pair, aggregate=_unless_constant(matthews_corrcoef)),
+    Metric(name="accuracy", per_example=_compare, aggregate=_mean),
+    Metric(name="balanced_accuracy", per_example=_keep_pair, aggregate=_compute_balanced_accuracy),
+    Metric(name="f1", per_example=_keep_pair, aggregate=_compute_f1),
+    Metric(name="f1_macro", per_example=_keep_pair, aggregate=_compute_f1_macro),
+    Metric(name="f1_micro", per_example=_keep_pair, aggregate=_compute_f1_micro),
+    Metric(name="subset_accuracy", per_example=_compare_all, aggregate=_mean),
+    Metric(name="average_precision", per_example=_keep_pair, aggregate=_compute_average_precision),
+    Metric(name="mcc", per_example=_keep_pair, aggregate=_guard_constant(matthews_corrcoef)),
     Metric(
         name="pearson",
-        per_example=_pair,
-        aggregate=_unless_constant(lambda x, y: pearsonr(x, y).statistic),
+        per_example=_keep_pair,
+        aggregate=_guard_constant(lambda x, y: pearsonr(x, y).statistic),
     ),
     Metric(
         name="spearman",
-        per_example=_pair,
-        aggregate=_unless_constant(lambda x, y: spearmanr(x, y).statistic),
+        per_example=_keep_pair,
+        aggregate=_guard_constant(lambda x, y: spearmanr(x, y).statistic),
     ),
-    Metric(name="multirc_f1a", per_example=_option_counts, aggregate=_f1_of_counts, grouped=True),
-    Metric(name="multirc_em", per_example=_all_equal, aggregate=_mean, grouped=True),
+    Metric(
+        name="multirc_f1a",
+        per_example=_count_options,
+        aggregate=_compute_f1_of_counts,
+        grouped=True,
+    ),
+    Metric(name="multirc_em", per_example=_compare_all, aggregate=_mean, grouped=True),
     Metric(name="exact_match", per_example=is_same_text, aggregate=_mean),
     Metric(name="final_number", per_example=is_same_number, aggregate=_mean),
     *(
-        Metric(name=key, per_example=rouge_scores, aggregate=_mean_of(column))
+        Metric(name=key, per_example=compute_rouge_scores, aggregate=_make_mean(column))
         for column, key in enumerate(ROUGE_KEYS)
     ),
-    Metric(name="squad_em", per_example=squad_scores, aggregate=_mean_of(0)),
-    Metric(name="squad_f1", per_example=squad_scores, aggregate=_mean_of(1)),
+    Metric(name="squad_em", per_example=compute_squad_scores, aggregate=_make_mean(0)),
+    Metric(name="squad_f1", per_example=compute_squad_scores, aggregate=_make_mean(1)),
     # ReCoRD scores the text of the chosen entity against all right ones, with SQuAD's code.
-    Metric(name="record_em", per_example=squad_scores, aggregate=_mean_of(0)),
-    Metric(name="record_f1", per_example=squad_scores, aggregate=_mean_of(1)),
-    Metric(name="entity_f1", per_example=_entity_counts, aggregate=_f1_of_counts),
-    Metric(name="token_accuracy", per_example=count_equal_tags, aggregate=_ratio),
-    Metric(name="perplexity", per_example=_pair, aggregate=_perplexity, higher_is_better=False),
+    Metric(name="record_em", per_example=compute_squad_scores, aggregate=_make_mean(0)),
+    Metric(name="record_f1", per_example=compute_squad_scores, aggregate=_make_mean(1)),
+    Metric(name="entity_f1", per_example=_count_entities, aggregate=_compute_f1_of_counts),
+    Metric(name="token_accuracy", per_example=count_equal_tags, aggregate=_compute_ratio),
+    Metric(
+        name="perplexity",
+        per_example=_keep_pair,
+        aggregate=_compute_perplexity,
+        higher_is_better=False,
+    ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

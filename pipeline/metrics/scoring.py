@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError
 from pipeline.metrics.definitions import Metric, Statistics, find_metric
-from pipeline.metrics.tags import TAG_METRICS, tag_metric
+from pipeline.metrics.tags import TAG_METRICS, make_tag_metric
 from pipeline.tasks.base import Predictions
 
 
@@ -34,12 +34,12 @@ class ExampleStatistics:
         if card.positive_class is not None:
             positive = card.labels.index(card.positive_class)
         for name in card.metrics:
-            inputs = predictions.metric_inputs(name)
+            inputs = predictions.select_metric_inputs(name)
             if inputs is None:
                 continue
             metric = find_metric(name, positive=positive)
             if name in TAG_METRICS and isinstance(inputs[0][0], list):
-                metric = tag_metric(name, card.labels)
+                metric = make_tag_metric(name, card.labels)
             # Perplexity and others may share a function, but not their inputs.
             key = (metric.per_example, name in ("perplexity", "average_precision"))
             if key not in computed:
@@ -47,14 +47,14 @@ class ExampleStatistics:
             by_metric[name] = metric, computed[key]
         return cls(by_metric)
 
-    def values(self) -> dict[str, float]:
+    def compute_values(self) -> dict[str, float]:
         """Return the value of every metric."""
         return {
             name: metric.aggregate(statistics)
             for name, (metric, statistics) in self.by_metric.items()
         }
 
-    def interval(self, name: str, *, resamples: int, seed: int) -> tuple[float, float]:
+    def compute_interval(self, name: str, *, resamples: int, seed: int) -> tuple[float, float]:
         """Return the 95 % interval of a metric, see `Metric.compute_interval`.
 
         Raises:
@@ -68,10 +68,10 @@ class ExampleStatistics:
 
 def score(card: DataCard, predictions: Predictions) -> dict[str, float]:
     """Return the value of every metric that the predictions support."""
-    return ExampleStatistics.compute(card, predictions).values()
+    return ExampleStatistics.compute(card, predictions).compute_values()
 
 
-def confusion(card: DataCard, predictions: Predictions) -> list[list[int]]:
+def count_confusion(card: DataCard, predictions: Predictions) -> list[list[int]]:
     """Return the confusion matrix: rows are true classes, columns predicted ones."""
     classes = list(range(len(card.labels)))
     matrix = confusion_matrix(predictions.labels, predictions.predictions, labels=classes)

@@ -11,7 +11,7 @@ from pipeline.metrics.definitions import Metric, Statistics
 TAG_METRICS = ("f1_macro", "balanced_accuracy")
 
 
-def tag_metric(name: str, tags: Sequence[str]) -> Metric:
+def make_tag_metric(name: str, tags: Sequence[str]) -> Metric:
     """Return a metric of classes for rows of tags: rows are resampled, words are counted.
 
     Args:
@@ -24,22 +24,24 @@ def tag_metric(name: str, tags: Sequence[str]) -> Metric:
         """Count, for each tag, the right ones, those in the labels, and those predicted."""
         truth, found = ([ids[tag] for tag in side] for side in (label, prediction))
         right = [tag for tag, other in zip(truth, found, strict=True) if tag == other]
-        return tuple(np.concatenate([_counts(side, len(ids)) for side in (right, truth, found)]))
+        return tuple(
+            np.concatenate([_count_tags(side, len(ids)) for side in (right, truth, found)])
+        )
 
     def aggregate(statistics: Statistics) -> float:
         right, labels, predictions = statistics.sum(axis=0).reshape(3, -1)
         if name == "balanced_accuracy":
-            return _mean_ratio(right, labels)
-        return _mean_ratio(2 * right, labels + predictions)
+            return _compute_mean_ratio(right, labels)
+        return _compute_mean_ratio(2 * right, labels + predictions)
 
     return Metric(name=name, per_example=count, aggregate=aggregate)
 
 
-def _counts(tag_ids: Sequence[int], size: int) -> Statistics:
+def _count_tags(tag_ids: Sequence[int], size: int) -> Statistics:
     return np.bincount(np.array(tag_ids, np.int64), minlength=size).astype(np.float64)
 
 
-def _mean_ratio(numerators: Statistics, denominators: Statistics) -> float:
+def _compute_mean_ratio(numerators: Statistics, denominators: Statistics) -> float:
     """Return the mean over the tags whose denominator is not 0, as scikit-learn does."""
     found = denominators > 0
     return float((numerators[found] / denominators[found]).mean())

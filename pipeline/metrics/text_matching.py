@@ -48,11 +48,11 @@ def is_same_text(label: str, prediction: str) -> float:
 
 def is_same_number(label: str, prediction: str) -> float:
     """Return 1 if both texts end in the same number, else 0; also if the label has none."""
-    right = final_number(label)
-    return float(right is not None and right == final_number(prediction))
+    right = find_final_number(label)
+    return float(right is not None and right == find_final_number(prediction))
 
 
-def final_number(text: str) -> Decimal | None:
+def find_final_number(text: str) -> Decimal | None:
     """Return the number after the first `####`, as GSM8K writes answers, or else the last one.
 
     Commas, signs of currencies and a closing dot do not count: `$1,250.00.` is 1250. Digits may be
@@ -67,7 +67,7 @@ def final_number(text: str) -> Decimal | None:
     return Decimal(regex.sub(r"[\p{Sc},]", "", numbers[0])) if numbers else None
 
 
-def rouge_scores(label: str, prediction: str) -> tuple[float, ...]:
+def compute_rouge_scores(label: str, prediction: str) -> tuple[float, ...]:
     """Return the F-measures of `ROUGE_KEYS`.
 
     Words in lower case, no stemming. A text without words scores 0.
@@ -85,7 +85,7 @@ def _normalize(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
-def squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]:
+def compute_squad_scores(answers: Sequence[str], prediction: str) -> tuple[float, float]:
     """Return SQuAD's exact match and F1 of the words in common with the nearest answer.
 
     Case, punctuation, articles and spaces do not count. Without answers the question has none,
@@ -104,7 +104,7 @@ def _separate_words(text: str) -> str:
     return separated
 
 
-def bio_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+def find_bio_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Return type, first and last position of each entity in BIO tags, as CoNLL's script does.
 
     I- after O or after another type begins an entity.

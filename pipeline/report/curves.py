@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from pipeline.report import heatmaps, plot_data
-from pipeline.report.plot_style import COLOURS, STYLE, Grid, Picture, new_figure, render_picture
+from pipeline.report.plot_style import COLOURS, STYLE, Grid, Picture, create_figure, render_picture
 from pipeline.report.run_results import RunResults
 
 
@@ -31,8 +31,8 @@ def draw_all(results: RunResults) -> dict[str, Picture]:
 
 
 def _draw_quality_and_speed(results: RunResults) -> Picture:
-    points = plot_data.quality_and_speed(results).itertuples()
-    figure, axes = new_figure(2.7)
+    points = plot_data.collect_quality_and_speed(results).itertuples()
+    figure, axes = create_figure(2.7)
     descriptions = []
     for point in points:
         x, y = point.train_speedup, point.value
@@ -49,9 +49,9 @@ def _draw_quality_and_speed(results: RunResults) -> Picture:
 
 
 def _draw_training(results: RunResults) -> Picture:
-    figure, axes = new_figure(2.6)
+    figure, axes = create_figure(2.6)
     descriptions = []
-    for name, rows in plot_data.training_loss(results).groupby("method", sort=False):
+    for name, rows in plot_data.collect_training_loss(results).groupby("method", sort=False):
         losses = rows["loss"].to_numpy()
         smooth = _smooth(losses)
         axes.plot(rows["step"], losses, color=COLOURS[name], alpha=0.18, linewidth=0.8)
@@ -65,7 +65,7 @@ def _draw_training(results: RunResults) -> Picture:
 
 
 def _draw_validation(results: RunResults) -> Picture | None:
-    figure, axes = new_figure(2.6)
+    figure, axes = create_figure(2.6)
     descriptions = []
     for method in reversed(results.methods.values()):
         rows = method.curve.dropna(subset="validation_metric")
@@ -86,7 +86,7 @@ def _draw_validation(results: RunResults) -> Picture | None:
 
 def _draw_masks(results: RunResults) -> Picture:
     curve = results.scores.curve
-    figure, axes = new_figure(2.4)
+    figure, axes = create_figure(2.4)
     steps = [row["step"] for row in curve]
     for unit, colour in (("head", COLOURS["light"]), ("neuron", COLOURS["random"])):
         axes.plot(steps, [row[f"{unit}_movement"] for row in curve], color=colour, label=f"{unit}s")

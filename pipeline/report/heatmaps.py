@@ -14,9 +14,9 @@ from pipeline.report.plot_style import (
     PRUNED_COLOUR,
     Grid,
     Picture,
+    create_figure,
     cross_out_cells,
     draw_cells,
-    new_figure,
     render_picture,
     write_cell_values,
 )
@@ -32,11 +32,11 @@ def draw_heads(results: RunResults) -> Picture:
     grid = np.full((len(blocks), width), np.nan)
     pruned = []
     for row, (path, units) in enumerate(blocks.items()):
-        shades = 0.3 if scores is None else _relative(scores[path].numpy())
+        shades = 0.3 if scores is None else _normalize(scores[path].numpy())
         grid[row, : units.total] = shades
         pruned += [(row, head) for head in range(units.total) if head not in units.kept]
-    figure, axes = new_figure(0.9 + 0.21 * len(grid))
-    layers = [str(plot_data.layer_number(path)) for path in blocks]
+    figure, axes = create_figure(0.9 + 0.21 * len(grid))
+    layers = [str(plot_data.find_layer_number(path)) for path in blocks]
     draw_cells(axes, grid, layers, [str(head) for head in range(width)], top=1.2)
     cross_out_cells(axes, pruned)
     axes.set(xlabel="head", ylabel="layer")
@@ -46,7 +46,7 @@ def draw_heads(results: RunResults) -> Picture:
     return render_picture(figure, f"Heads that {method.name} prunes (x){shaded}", alt)
 
 
-def _relative(scores: Grid) -> Grid:
+def _normalize(scores: Grid) -> Grid:
     """Return scores relative to the layer's highest, because heads compete within their layer.
 
     The square root keeps small scores apart where a few heads outweigh all others.
@@ -57,8 +57,8 @@ def _relative(scores: Grid) -> Grid:
 
 def draw_kept_units(results: RunResults) -> Picture:
     """Draw how many heads and neurons each layer keeps, by method."""
-    rows = plot_data.kept_units(results)
-    figure, both = new_figure(3.6, 2, sharex=True)
+    rows = plot_data.count_kept_units(results)
+    figure, both = create_figure(3.6, 2, sharex=True)
     for axes, unit in zip(both, ("heads", "neurons"), strict=True):
         # The first method is drawn last, on top of those that keep as much.
         for index, name in reversed([*enumerate(results.methods)]):
@@ -121,17 +121,17 @@ def _draw_module_values(
         method: whose plan decides which modules are pruned.
         number: format string of a value.
     """
-    names = list(dict.fromkeys(map(plot_data.module_name, values)))
-    layers = sorted(set(map(plot_data.layer_number, values)))
+    names = list(dict.fromkeys(map(plot_data.find_module_name, values)))
+    layers = sorted(set(map(plot_data.find_layer_number, values)))
     grid = np.full((len(names), len(layers)), np.nan)
     pruned = []
     for path, value in values.items():
-        row = names.index(plot_data.module_name(path))
-        column = layers.index(plot_data.layer_number(path))
+        row = names.index(plot_data.find_module_name(path))
+        column = layers.index(plot_data.find_layer_number(path))
         grid[row, column] = value
         if not method.plan.ranks[path].kept:
             pruned.append((row, column))
-    figure, axes = new_figure(0.9 + 0.24 * len(names))
+    figure, axes = create_figure(0.9 + 0.24 * len(names))
     top = float(np.nanmax(grid)) * 1.2 or 1.0
     draw_cells(axes, grid, names, [str(layer) for layer in layers], top=top)
     if len(layers) <= 12:
@@ -161,7 +161,7 @@ def draw_neurons(results: RunResults) -> Picture | None:
     low, high = np.log10(positive.min()), np.log10(positive.max())
     exponents = np.log10(np.maximum(scores, positive.min()))
     bins = np.linspace(low, max(high, low + 1), 40)
-    figure, axes = new_figure(2.4)
+    figure, axes = create_figure(2.4)
     axes.hist(
         [exponents[~kept], exponents[kept]],
         bins=bins.tolist(),

@@ -48,7 +48,7 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         "factor": text.format_factor,
         "seconds": text.format_seconds,
         "bytes": text.format_bytes,
-        "data_uri": _data_uri,
+        "data_uri": _encode_picture,
     }
     splits = results.card.splits.values()
     return environment.get_template("report.html").render(
@@ -57,30 +57,30 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         benchmark=results.benchmark,
         highlighted=results.highlighted,
         metric=results.metric,
-        headline=text.headline(results),
-        sentences=text.summary_sentences(results),
-        selection=text.selection_paragraph(results),
-        tiles=_tiles(results),
+        headline=text.write_headline(results),
+        sentences=text.write_summary(results),
+        selection=text.write_selection_paragraph(results),
+        tiles=_make_tiles(results),
         data_facts=[*describe_data(results.card), *results.card.notes],
         labels=list(dict.fromkeys(name for split in splits for name in split.labels)),
-        origins=_flatten(_origins(results.card)),
+        origins=_flatten(_list_origins(results.card)),
         settings=_flatten(results.params.model_dump()),
         pictures=pictures,
     )
 
 
-def _origins(card: DataCard) -> dict[str, Any]:
+def _list_origins(card: DataCard) -> dict[str, Any]:
     """Return what model and data were read from, with their revisions on the hub if known."""
-    entries = card.as_json()
+    entries = card.to_json()
     origins = {key: entries[key] for key in ("model", "hub_dataset") if key in entries}
     return {**origins, **entries["sources"]}
 
 
-def _data_uri(picture: Picture) -> str:
+def _encode_picture(picture: Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.png).decode()
 
 
-def _tiles(results: RunResults) -> list[Tile]:
+def _make_tiles(results: RunResults) -> list[Tile]:
     method, vanilla, metric = results.highlighted, results.vanilla, results.metric
     value = text.format_value(metric, method.quality)
     if method.plan.is_identity:
@@ -90,12 +90,12 @@ def _tiles(results: RunResults) -> list[Tile]:
     speeds = [
         Tile(
             f"{phase} speed",
-            text.format_factor(results.speedup(method.name, phase).median),
+            text.format_factor(results.get_speedup(method.name, phase).median),
             "vanilla's",
         )
         for phase in results.benchmark.phases
     ]
-    memory = text.format_percent(results.memory_ratio(method.name, "training"))
+    memory = text.format_percent(results.get_memory_ratio(method.name, "training"))
     return [
         Tile(
             results.metric_title,

@@ -15,16 +15,16 @@ ESTIMATE = "estimate"
 def write_plot_data(results: RunResults, folder: Path) -> None:
     """Write one CSV file per series into a folder."""
     frames = {
-        "training": training_loss(results),
-        "kept": kept_units(results),
-        "ranks": kept_ranks(results),
-        "speed": quality_and_speed(results),
+        "training": collect_training_loss(results),
+        "kept": count_kept_units(results),
+        "ranks": count_kept_ranks(results),
+        "speed": collect_quality_and_speed(results),
     }
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def training_loss(results: RunResults) -> pd.DataFrame:
+def collect_training_loss(results: RunResults) -> pd.DataFrame:
     """Return the loss of the estimation and of every method's fine-tuning.
 
     Returns:
@@ -40,7 +40,7 @@ def training_loss(results: RunResults) -> pd.DataFrame:
     )
 
 
-def kept_units(results: RunResults) -> pd.DataFrame:
+def count_kept_units(results: RunResults) -> pd.DataFrame:
     """Return the heads and neurons that each layer keeps, layers in the order of their depth.
 
     A decoder layer with cross-attention has two attention blocks, whose heads are added.
@@ -53,7 +53,7 @@ def kept_units(results: RunResults) -> pd.DataFrame:
         layers: dict[str, dict[str, int]] = {}
         for name, blocks in (("heads", method.plan.heads), ("neurons", method.plan.neurons)):
             for path, units in blocks.items():
-                counts = layers.setdefault(_layer_path(path), {"heads": 0, "neurons": 0})
+                counts = layers.setdefault(_find_layer_path(path), {"heads": 0, "neurons": 0})
                 counts[name] += len(units.kept)
         rows += [
             {"method": method.name, "layer": number, **counts}
@@ -62,7 +62,7 @@ def kept_units(results: RunResults) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kept_ranks(results: RunResults) -> pd.DataFrame:
+def count_kept_ranks(results: RunResults) -> pd.DataFrame:
     """Return the ranks that each PEFT module keeps; 0 if the module is pruned.
 
     Returns:
@@ -70,7 +70,7 @@ def kept_ranks(results: RunResults) -> pd.DataFrame:
     """
     return pd.DataFrame(
         [
-            (method.name, module_name(path), layer_number(path), len(units.kept))
+            (method.name, find_module_name(path), find_layer_number(path), len(units.kept))
             for method in results.methods.values()
             for path, units in method.plan.ranks.items()
         ],
@@ -78,7 +78,7 @@ def kept_ranks(results: RunResults) -> pd.DataFrame:
     )
 
 
-def quality_and_speed(results: RunResults) -> pd.DataFrame:
+def collect_quality_and_speed(results: RunResults) -> pd.DataFrame:
     """Return each method's main metric and training speed-up.
 
     Returns:
@@ -87,7 +87,7 @@ def quality_and_speed(results: RunResults) -> pd.DataFrame:
     """
     rows = []
     for method in results.methods.values():
-        speedup = results.speedup(method.name, "training").median
+        speedup = results.get_speedup(method.name, "training").median
         numbers = [speedup, method.quality, *method.evaluation.interval]
         speedup, value, low, high = (round(number, 4) for number in numbers)
         rows.append((method.name, speedup, results.metric, value, low, high))
@@ -95,25 +95,25 @@ def quality_and_speed(results: RunResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def layer_number(path: str) -> int:
+def find_layer_number(path: str) -> int:
     """Return the number of the layer that a block or module lies in: the first in its path.
 
-    >>> layer_number("bert.encoder.layer.3.attention.self.query")
+    >>> find_layer_number("bert.encoder.layer.3.attention.self.query")
     3
     """
     return int(_split_at_layer(path)[2])
 
 
-def module_name(path: str) -> str:
+def find_module_name(path: str) -> str:
     """Return a module's path inside its layer.
 
-    >>> module_name("bert.encoder.layer.3.attention.self.query")
+    >>> find_module_name("bert.encoder.layer.3.attention.self.query")
     'attention.self.query'
     """
     return _split_at_layer(path)[3]
 
 
-def _layer_path(path: str) -> str:
+def _find_layer_path(path: str) -> str:
     """Return the path of the layer that a block or module lies in."""
     return _split_at_layer(path)[1]
 

@@ -58,7 +58,7 @@ class Picture:
     alt: str
 
 
-def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+def create_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Create a figure with one column of axes.
 
     Args:

@@ -15,7 +15,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params
-from pipeline.metrics.definitions import best_value
+from pipeline.metrics.definitions import find_best_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +86,11 @@ class RunResults:
         """The largest batch size of the benchmark, at which speeds are reported."""
         return self.benchmark.batch_sizes[-1]
 
-    def speedup(self, method: str, phase: Phase) -> Speedup:
+    def get_speedup(self, method: str, phase: Phase) -> Speedup:
         """Return how many times faster than vanilla a method is, at the largest batch size."""
         return self.benchmark.methods[method].speedups[phase][self.largest_batch_size]
 
-    def memory_ratio(self, method: str, phase: Phase) -> float | None:
+    def get_memory_ratio(self, method: str, phase: Phase) -> float | None:
         """Return peak memory divided by vanilla's, or None where it was not measured."""
         return self.benchmark.methods[method].memory_ratios.get(phase)
 
@@ -103,7 +103,9 @@ class RunResults:
         metrics = {
             f"test_{self.metric}": method.quality,
             f"lifted_test_{self.metric}": (evaluation.lifted or {}).get(self.metric),
-            f"validation_{self.card.selection_metric}": self._selected_validation(method.curve),
+            f"validation_{self.card.selection_metric}": self._find_selected_validation(
+                method.curve
+            ),
         }
         values = {
             "metrics": {name: value for name, value in metrics.items() if value is not None},
@@ -112,20 +114,20 @@ class RunResults:
         }
         for phase in self.benchmark.phases:
             name = "train" if phase == "training" else phase
-            values[f"{name}_speedup"] = self.speedup(method.name, phase).median
-            values[f"{name}_memory_ratio"] = self.memory_ratio(method.name, phase)
+            values[f"{name}_speedup"] = self.get_speedup(method.name, phase).median
+            values[f"{name}_memory_ratio"] = self.get_memory_ratio(method.name, phase)
         if estimation and not method.plan.is_identity:
             values["estimate_fraction"] = estimation.training_fraction
         return MethodSummary.model_validate(values)
 
-    def _selected_validation(self, curve: pd.DataFrame) -> float | None:
+    def _find_selected_validation(self, curve: pd.DataFrame) -> float | None:
         """Return the validation metric of the weights that were kept: the best or the last."""
         values = curve["validation_metric"].dropna()
         if values.empty:
             return None
         if not self.params.finetune.best_checkpoint:
             return float(values.iloc[-1])
-        return float(best_value(self.card.selection_metric, values))
+        return float(find_best_value(self.card.selection_metric, values))
 
 
 def load_run_results(paths: Paths, params: Params) -> RunResults:
@@ -147,11 +149,11 @@ def load_run_results(paths: Paths, params: Params) -> RunResults:
 def _load_method(paths: Paths, name: str) -> MethodResults:
     return MethodResults(
         name=name,
-        plan=PruningPlan.load(paths.plan(name)),
-        cost=PlanCost.read(paths.cost(name)),
-        curve=_read_curve(paths.curve(name)),
-        seconds=Timing.read(paths.timing(name)).seconds,
-        evaluation=Evaluation.read(paths.evaluation(name)),
+        plan=PruningPlan.load(paths.locate_plan(name)),
+        cost=PlanCost.read(paths.locate_cost(name)),
+        curve=_read_curve(paths.locate_curve(name)),
+        seconds=Timing.read(paths.locate_timing(name)).seconds,
+        evaluation=Evaluation.read(paths.locate_evaluation(name)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lightpeft.core.plan import KeptUnits
 from pipeline.common.text import quantify
-from pipeline.metrics.definitions import higher_is_better
+from pipeline.metrics.definitions import is_higher_better
 from pipeline.report.run_results import MethodResults, RunResults
 
 # Metrics that are not fractions, and therefore not shown in percent.
@@ -73,38 +73,38 @@ def format_kept(units: Mapping[str, KeptUnits], name: str) -> str:
     return f"all {total:,} {name}" if kept == total else f"{kept:,} of {total:,} {name}"
 
 
-def _enumerate(items: Sequence[str]) -> str:
+def _join_words(items: Sequence[str]) -> str:
     """Join words: `a`, `a and b`, `a, b and c`."""
     *others, last = items
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def headline(results: RunResults) -> str:
+def write_headline(results: RunResults) -> str:
     """Return what pruning gained and lost, in one line."""
     method, metric = results.highlighted, results.metric
     if method.plan.is_identity:
         return f"Nothing was pruned: {results.metric_title} {format_value(metric, method.quality)}"
-    speed = format_factor(results.speedup(method.name, "training").median)
+    speed = format_factor(results.get_speedup(method.name, "training").median)
     change = format_change(metric, method.quality - results.vanilla.quality)
     return f"{speed} the training speed, {results.metric_title} {change}"
 
 
-def summary_sentences(results: RunResults) -> list[str]:
+def write_summary(results: RunResults) -> list[str]:
     """Return the run in a few sentences, which don't depend on each other."""
     if results.highlighted.plan.is_identity:
-        return _baseline_sentence(results)
+        return _write_baseline_sentence(results)
     return [
-        _size_sentence(results),
-        _speed_sentence(results),
-        _quality_sentence(results),
-        *_random_sentence(results),
-        *_estimation_sentence(results),
-        *_lifted_sentence(results),
-        *_baseline_sentence(results),
+        _write_size_sentence(results),
+        _write_speed_sentence(results),
+        _write_quality_sentence(results),
+        *_write_random_sentence(results),
+        *_write_estimation_sentence(results),
+        *_write_lifted_sentence(results),
+        *_write_baseline_sentence(results),
     ]
 
 
-def selection_paragraph(results: RunResults) -> str:
+def write_selection_paragraph(results: RunResults) -> str:
     """Return how the pruned units were selected."""
     plan = results.highlighted.plan
     masks = (
@@ -123,7 +123,7 @@ def selection_paragraph(results: RunResults) -> str:
     )
 
 
-def _size_sentence(results: RunResults) -> str:
+def _write_size_sentence(results: RunResults) -> str:
     method = results.highlighted
     pruned, vanilla = method.evaluation, results.vanilla.evaluation
     base = 1 - pruned.base_parameters / vanilla.base_parameters
@@ -132,13 +132,13 @@ def _size_sentence(results: RunResults) -> str:
         f"{method.name.capitalize()} keeps {format_kept(method.plan.heads, 'heads')}, "
         f"{format_kept(method.plan.neurons, 'neurons')} and "
         f"{format_kept(method.plan.ranks, 'PEFT ranks')}: it removes "
-        f"{format_percent(_pruned_fraction_of_blocks(method))} of the parameters in attention and "
+        f"{format_percent(_compute_pruned_fraction(method))} of the parameters in attention and "
         f"feed-forward blocks, and {format_percent(base)} of all parameters of the base model. "
         f"It trains {format_percent(trained)} as many parameters as vanilla."
     )
 
 
-def _pruned_fraction_of_blocks(method: MethodResults) -> float:
+def _compute_pruned_fraction(method: MethodResults) -> float:
     before, after = (
         sum(parts[part].parameters for part in ("attention", "feed_forward"))
         for parts in (method.cost.before, method.cost.after)
@@ -146,21 +146,24 @@ def _pruned_fraction_of_blocks(method: MethodResults) -> float:
     return 1 - after / before
 
 
-def _speed_sentence(results: RunResults) -> str:
+def _write_speed_sentence(results: RunResults) -> str:
     name, phases = results.highlighted.name, results.benchmark.phases
     speeds = [
-        f"{phase} speed is {format_factor(results.speedup(name, phase).median)}" for phase in phases
+        f"{phase} speed is {format_factor(results.get_speedup(name, phase).median)}"
+        for phase in phases
     ]
     sentence = (
-        f"Relative to vanilla, at batch size {results.largest_batch_size}, {_enumerate(speeds)}"
+        f"Relative to vanilla, at batch size {results.largest_batch_size}, {_join_words(speeds)}"
     )
-    if results.memory_ratio(name, "training") is None:
+    if results.get_memory_ratio(name, "training") is None:
         return f"{sentence}."
-    memory = [f"{format_percent(results.memory_ratio(name, phase))} in {phase}" for phase in phases]
-    return f"{sentence}; peak memory is {_enumerate(memory)}."
+    memory = [
+        f"{format_percent(results.get_memory_ratio(name, phase))} in {phase}" for phase in phases
+    ]
+    return f"{sentence}; peak memory is {_join_words(memory)}."
 
 
-def _quality_sentence(results: RunResults) -> str:
+def _write_quality_sentence(results: RunResults) -> str:
     method, vanilla, metric = results.highlighted, results.vanilla, results.metric
     change = method.quality - vanilla.quality
     comparison = (
@@ -177,13 +180,13 @@ def _quality_sentence(results: RunResults) -> str:
     )
 
 
-def _random_sentence(results: RunResults) -> list[str]:
+def _write_random_sentence(results: RunResults) -> list[str]:
     method, metric = results.highlighted, results.metric
     if method.name == "random" or "random" not in results.methods:
         return []
     random = results.methods["random"].quality
     gain = method.quality - random
-    if not higher_is_better(metric):
+    if not is_higher_better(metric):
         gain = -gain
     start = f"Random pruning with the same ratios reaches {format_value(metric, random)}"
     if gain > 0 and _is_visible(metric, gain):
@@ -191,7 +194,7 @@ def _random_sentence(results: RunResults) -> list[str]:
     return [f"{start}: selection by importance gains nothing here."]
 
 
-def _estimation_sentence(results: RunResults) -> list[str]:
+def _write_estimation_sentence(results: RunResults) -> list[str]:
     cost = results.benchmark.estimation
     if cost is None:
         return []
@@ -206,7 +209,7 @@ def _estimation_sentence(results: RunResults) -> list[str]:
     ]
 
 
-def _lifted_sentence(results: RunResults) -> list[str]:
+def _write_lifted_sentence(results: RunResults) -> list[str]:
     metric, lifted = results.metric, results.highlighted.evaluation.lifted
     if not lifted:
         return []
@@ -216,7 +219,7 @@ def _lifted_sentence(results: RunResults) -> list[str]:
     ]
 
 
-def _baseline_sentence(results: RunResults) -> list[str]:
+def _write_baseline_sentence(results: RunResults) -> list[str]:
     baseline, metric = results.card.baseline, results.metric
     if baseline is None or metric != "accuracy":
         return []

@@ -20,7 +20,7 @@ _COLUMNS = (
 )
 
 
-def comparison_table(paths: Paths) -> str:
+def format_comparison(paths: Paths) -> str:
     """Return metrics.json as a text table with a row per method.
 
     The interval of the main metric comes from each method's evaluation.
@@ -32,7 +32,7 @@ def comparison_table(paths: Paths) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in row for row in methods.values())]
     rows = []
     for name, values in methods.items():
-        evaluation = Evaluation.read(paths.evaluation(name))
+        evaluation = Evaluation.read(paths.locate_evaluation(name))
         low, high = evaluation.interval
         metric, classes = f"test_{evaluation.metric}", evaluation.labels
         title = f"test_{describe_metric(evaluation.metric, classes, evaluation.positive_class)}"

@@ -19,18 +19,18 @@ from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import compute_estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import EstimationTiming, Timing
-from pipeline.common.console import device, log
+from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard
 from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
 from pipeline.tasks.model_loading import load_model
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 
 def main(*, paths: Paths) -> None:
     """Measure all methods, and what the estimation phase cost."""
     transformers.logging.set_verbosity_error()
-    params, target = BenchmarkParams.load(paths.params), device()
+    params, target = BenchmarkParams.load(paths.params), find_device()
     # DVC hashes this stage's dependencies when it has ended: a method that was taken off `methods`
     # leaves no trace.
     paths.remove_other_methods(params.methods)
@@ -46,7 +46,7 @@ def main(*, paths: Paths) -> None:
         progress=partial(log, "benchmark"),
     )
     finetune: dict[str, Timing] = {
-        method: Timing.read(paths.timing(method)) for method in params.methods
+        method: Timing.read(paths.locate_timing(method)) for method in params.methods
     }
     estimation = compute_estimation_cost(EstimationTiming.read(paths.estimate_timing), finetune)
     result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
@@ -59,8 +59,8 @@ def main(*, paths: Paths) -> None:
 def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftModel:
     """Load what fine-tuning saved, the adapter trainable."""
     params = BenchmarkParams.load(paths.params)
-    base, _ = load_model(params.model, task_from_card(DataCard.read(paths.prepared)), params.seed)
-    return checkpoint.load(base, paths.model(method), trainable=True).to(target)
+    base, _ = load_model(params.model, make_task(DataCard.read(paths.prepared)), params.seed)
+    return checkpoint.load(base, paths.locate_model(method), trainable=True).to(target)
 
 
 def _measure_memory(paths: Paths, method: str, target: torch.device) -> PeakMemory:

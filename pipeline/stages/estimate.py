@@ -8,18 +8,18 @@ from peft import LoraConfig
 
 from lightpeft.estimation.estimate import estimate
 from pipeline.common.artefacts import EstimationTiming
-from pipeline.common.console import Progress, device, seed_everything
+from pipeline.common.console import Progress, find_device, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.params import PeftSection
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import EstimateParams
 from pipeline.tasks.base import Task
-from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 
-def lora_config(section: PeftSection, task: Task, head: list[str]) -> LoraConfig:
+def make_lora_config(section: PeftSection, task: Task, head: list[str]) -> LoraConfig:
     """Return the LoRA config of params.yaml; `head` names the new modules, trained in full."""
     return LoraConfig(
         task_type=task.task_type,
@@ -36,18 +36,18 @@ def main(paths: Paths) -> None:
     """Write scores and trained weights, and to a file of its own the duration."""
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
-    task = task_from_card(DataCard.read(data))
+    task = make_task(DataCard.read(data))
     model, head = load_model(params.model, task, params.seed)
     rows = read_rows(data, "train")
-    order = shuffled_batches(
-        token_counts(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
+    order = shuffle_batches(
+        count_tokens(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
     )
     batches = build_dataloader(rows, task, load_processor(params.model, task), order)
     start = time.monotonic()
     seed_everything(params.seed)
     scores = estimate(
-        model.to(device()),
-        lora_config(params.peft, task, head),
+        model.to(find_device()),
+        make_lora_config(params.peft, task, head),
         batches,
         section,
         compute_loss=task.compute_loss,

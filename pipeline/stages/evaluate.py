@@ -12,27 +12,31 @@ from peft import PeftModel
 from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import Evaluation
-from pipeline.common.console import device, log
+from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_text
 from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
-from pipeline.metrics.scoring import ExampleStatistics, confusion, score
+from pipeline.metrics.scoring import ExampleStatistics, count_confusion, score
 from pipeline.tasks.base import Predictions, Task
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 
 def main(method: str, paths: Paths) -> None:
     """Measure one method on the test split, and its expanded adapter on the unpruned base."""
     transformers.logging.set_verbosity_error()
-    params, data, folder = EvaluateParams.load(paths.params), paths.prepared, paths.model(method)
-    task, size = task_from_card(_read_card(data, params.evaluate)), params.evaluate.batch_size
+    params, data, folder = (
+        EvaluateParams.load(paths.params),
+        paths.prepared,
+        paths.locate_model(method),
+    )
+    task, size = make_task(_read_card(data, params.evaluate)), params.evaluate.batch_size
     rows, processor = read_rows(data, "test"), load_processor(params.model, task)
     base, _ = load_model(params.model, task, params.seed)
     task.check_metric(task.card.metric, params.evaluate, base.config)
-    model = checkpoint.load(base, folder).to(device())
+    model = checkpoint.load(base, folder).to(find_device())
     predictions = task.predict(model, rows, processor, batch_size=size)
     evaluation = measure(
         task,
@@ -44,15 +48,15 @@ def main(method: str, paths: Paths) -> None:
     del base, model  # frees memory for the unpruned base
     if params.evaluate.lifted:
         expanded_model = load_expanded_model(params.model, task, folder, seed=params.seed)
-        expanded_model.to(device())
+        expanded_model.to(find_device())
         expanded_predictions = task.predict(expanded_model, rows, processor, batch_size=size)
         lifted = score(task.card, expanded_predictions)
         _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
         evaluation = evaluation.model_copy(update={"lifted": lifted})
-    table = task.table(predictions)
+    table = task.make_table(predictions)
     text = table.to_csv(index_label="row", float_format="%.6g", lineterminator="\n")
-    write_text(paths.predictions(method), text)
-    evaluation.write(paths.evaluation(method))
+    write_text(paths.locate_predictions(method), text)
+    evaluation.write(paths.locate_evaluation(method))
     shown, value = (
         task.card.describe_metric(evaluation.metric),
         evaluation.metrics[task.card.metric],
@@ -82,12 +86,12 @@ def measure(
     """
     card = task.card
     statistics = ExampleStatistics.compute(card, predictions)
-    values = _require_finite(statistics.values())
-    limits = statistics.interval(card.metric, resamples=resamples, seed=seed)
+    values = _require_finite(statistics.compute_values())
+    limits = statistics.compute_interval(card.metric, resamples=resamples, seed=seed)
     _require_finite({f"{card.metric} (of resampled rows)": limit for limit in limits})
     matrix = None
     if card.labels and predictions.scores is not None and predictions.labels.ndim == 1:
-        matrix = tuple(map(tuple, confusion(card, predictions)))
+        matrix = tuple(map(tuple, count_confusion(card, predictions)))
     return Evaluation(
         split="test",
         rows=len(predictions.labels),

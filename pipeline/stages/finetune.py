@@ -22,8 +22,8 @@ from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.common.text import quantify
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
-from pipeline.training.checkpoints import checkpoint_folder, delete_checkpoints, locked
+from pipeline.tasks.registry import make_task
+from pipeline.training.checkpoints import delete_checkpoints, find_checkpoint_folder, lock_folder
 from pipeline.training.trainer import TrainingData, train
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
@@ -43,15 +43,15 @@ def main(method: str, paths: Paths) -> None:
     """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
     transformers.logging.set_verbosity_error()
     params, data = FinetuneParams.load(paths.params), paths.prepared
-    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.plan(method))
-    inputs = [data / "card.json", data / "train", data / "validation", paths.plan(method)]
+    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.locate_plan(method))
+    inputs = [data / "card.json", data / "train", data / "validation", paths.locate_plan(method)]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
-    inputs += _code_paths()
+    inputs += _list_code_paths()
     versions = [torch.__version__, transformers.__version__, peft.__version__]
     settings = params.model_dump() | {"versions": versions}
-    folder = checkpoint_folder(f"finetune-{method}", inputs, settings)
-    with locked(folder):
-        task = task_from_card(DataCard.read(data))
+    folder = find_checkpoint_folder(f"finetune-{method}", inputs, settings)
+    with lock_folder(folder):
+        task = make_task(DataCard.read(data))
         # An unpruned model starts from initial weights and is trained for all steps. For the
         # others, the estimation's steps count even if `warm_start: false` drops its weights.
         warm = params.finetune.warm_start and not plan.is_identity
@@ -67,17 +67,17 @@ def main(method: str, paths: Paths) -> None:
         seed_everything(params.seed)
         model = prune(model, plan, scores, warm_start=warm)
         trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
-        checkpoint.save(model, paths.model(method))
+        checkpoint.save(model, paths.locate_model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
-        write_text(paths.curve(method), curve.to_csv(index=False, lineterminator="\n"))
+        write_text(paths.locate_curve(method), curve.to_csv(index=False, lineterminator="\n"))
         timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)
-        timing.write(paths.timing(method))
+        timing.write(paths.locate_timing(method))
         delete_checkpoints(folder)
     batches = quantify(trained.steps, "batch", "batches")
     log(training_data.name, f"{batches} in {trained.seconds:.0f} s")
 
 
-def _code_paths() -> list[Path]:
+def _list_code_paths() -> list[Path]:
     """Return the code that decides the trained weights: a change of it invalidates checkpoints."""
     folders = [Path(str(import_module(name).__file__)).parent for name in CODE_PACKAGES]
     return [Path(__file__), *folders]

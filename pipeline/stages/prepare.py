@@ -21,13 +21,13 @@ from pipeline.common.data_facts import describe_columns
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import DataSection, PrepareParams
 from pipeline.common.paths import Paths
-from pipeline.common.scratch import scratch_folder
-from pipeline.common.text import did_you_mean, quantify
+from pipeline.common.scratch import make_scratch_folder
+from pipeline.common.text import quantify, suggest_name
 from pipeline.data.loading import LoadedDataset, read_dataset
 from pipeline.data.packing import check_packable, pack
 from pipeline.data.preview import read_first_rows
-from pipeline.data.statistics import check_limits, column_values, count_repeats, describe
-from pipeline.data.summary import describe_raw, describe_row, summary_lines
+from pipeline.data.statistics import check_limits, count_repeats, describe, read_column
+from pipeline.data.summary import describe_raw, describe_row, summarize_card
 from pipeline.tasks import labels
 from pipeline.tasks.base import Columns, Processor, Task
 from pipeline.tasks.model_files import describe_origin
@@ -52,11 +52,11 @@ def main(paths: Paths, *, preview: int | None = None) -> None:
         for line in preview_lines(params, preview):
             log("prepare", line)
         return
-    with scratch_folder(out) as scratch:
+    with make_scratch_folder(out) as scratch:
         card = write_prepared(scratch, params)
         shutil.rmtree(out, ignore_errors=True)
         (scratch / "prepared").rename(out)
-    for line in summary_lines(card):
+    for line in summarize_card(card):
         log("prepare", line)
 
 
@@ -105,9 +105,9 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
         check_token_ids(encoded, task, processor, vocabulary, split=split)
         splits[split] = describe(encoded, task, processor)
         check_limits(splits[split], params, split)
-        text_hashes[split] = column_values(encoded, "text_hash")
+        text_hashes[split] = read_column(encoded, "text_hash")
         if split == "train":
-            card_changes = task.train_statistics(encoded, processor)
+            card_changes = task.compute_train_statistics(encoded, processor)
             if params.data.class_weights == "balanced":
                 card_changes["class_weights"] = task.balance_classes(splits[split])
             card_changes["first_row"] = describe_row(task, encoded[0], processor)
@@ -188,7 +188,7 @@ def _make_card(
         metrics=tuple(metrics),
         positive_class=positive_class,
         selection_metric=source.selection_metric or task.selection_metric or metric,
-        max_length=task.max_length(params.data.max_length, config),
+        max_length=task.find_max_length(params.data.max_length, config),
         columns=dataset.columns,
         ignored_columns=dataset.ignored_columns,
         dropped=dataset.dropped,
@@ -224,7 +224,7 @@ def _find_positive_class(section: DataSection, dataset: LoadedDataset, has_f1: b
     if not has_f1:
         raise ConfigError(f"data.positive_class is for the metric f1 of classes, got {chosen!r}")
     if chosen not in classes:
-        hint = did_you_mean(chosen, classes)
+        hint = suggest_name(chosen, classes)
         raise ConfigError(f"data.positive_class must be auto or a class, got {chosen!r}; {hint}")
     return chosen
 

@@ -12,29 +12,29 @@ from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.artefacts import PartCost, PlanCost
-from pipeline.common.console import device, log
+from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
-from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
-def cost_table(plan: PruningPlan, scores: Scores) -> PlanCost:
+def count_plan_cost(plan: PruningPlan, scores: Scores) -> PlanCost:
     """Count parameters and FLOPs by part, before and after pruning."""
     head = sum(weight.numel() for name, weight in scores.adapter.items() if "lora_" not in name)
     return PlanCost(
         length=COST_LENGTH,
-        before=_cost(plan, plan.unpruned_counts, head),
-        after=_cost(plan, plan.counts, head),
+        before=_count_parts(plan, plan.unpruned_counts, head),
+        after=_count_parts(plan, plan.counts, head),
     )
 
 
-def _cost(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCost]:
+def _count_parts(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCost]:
     table = compute_cost(plan.shape, counts, length=COST_LENGTH).replace_trained_head(head)
     return {part: PartCost(**numbers) for part, numbers in table.to_dict().items()}
 
@@ -45,27 +45,27 @@ def verify_pruning(params: PruneParams, plan: PruningPlan, scores: Scores, data:
     Raises:
         LightPeftError: further than rounding errors; or the plan is of another model.
     """
-    task = task_from_card(DataCard.read(data))
+    task = make_task(DataCard.read(data))
     model, _ = load_model(params.model, task, params.seed)
     check_plan_matches_model(plan, model, scores.peft)
     rows, processor = read_rows(data, "validation"), load_processor(params.model, task)
     size = min(_VERIFIED_ROWS, len(rows))
-    order = shuffled_batches(token_counts(rows), batch_size=size, seed=params.seed, grouped=False)
+    order = shuffle_batches(count_tokens(rows), batch_size=size, seed=params.seed, grouped=False)
     batch = next(iter(build_dataloader(rows, task, processor, order)))
-    return slice_and_verify(model.to(device()), plan, batch)
+    return slice_and_verify(model.to(find_device()), plan, batch)
 
 
 def main(method: str, paths: Paths) -> None:
     """Write one method's plan and its cost; verify first that pruning equals masking."""
     params = PruneParams.load(paths.params)
     scores = Scores.load(paths.scores)
-    plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
+    plan = make_plan(scores, params.prune.make_config(method, seed=params.seed))
     if params.prune.verify and not plan.is_identity:
         difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
-    plan.save(paths.plan(method))
-    table = cost_table(plan, scores)
-    table.write(paths.cost(method))
+    plan.save(paths.locate_plan(method))
+    table = count_plan_cost(plan, scores)
+    table.write(paths.locate_cost(method))
     before, after = (costs["total"].parameters for costs in (table.before, table.after))
     log(f"prune {method}", f"{before:,} -> {after:,} parameters")
     for note in plan.notes:

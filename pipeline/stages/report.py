@@ -14,7 +14,7 @@ from pipeline.report.curves import draw_all
 from pipeline.report.html import render_page
 from pipeline.report.plot_data import write_plot_data
 from pipeline.report.run_results import load_run_results
-from pipeline.report.table import comparison_table
+from pipeline.report.table import format_comparison
 
 
 def main(paths: Paths) -> None:
@@ -35,4 +35,4 @@ def main(paths: Paths) -> None:
     results.summarize().write(paths.metrics)
     for line in results.card.describe_newer_commits():
         log("report", line)
-    log("report", f"wrote {paths.report}\n{comparison_table(paths)}")
+    log("report", f"wrote {paths.report}\n{format_comparison(paths)}")

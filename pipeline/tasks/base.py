@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import (
 
 from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.params import GenerationSection
-from pipeline.tasks.class_weights import balanced_weights, weighted_cross_entropy
+from pipeline.tasks.class_weights import compute_balanced_weights, compute_weighted_cross_entropy
 from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
@@ -63,7 +63,7 @@ class Predictions:
     groups: Values | None = None
     tokens: Values | None = None
 
-    def metric_inputs(self, metric: str) -> tuple[Values, Values] | None:
+    def select_metric_inputs(self, metric: str) -> tuple[Values, Values] | None:
         """Return the labels and predictions that the metric compares; None without predictions."""
         if metric == "perplexity":
             return None if self.tokens is None else (self.tokens[:, 0], self.tokens[:, 1])
@@ -134,7 +134,7 @@ class Task(ABC):
         return any(name.endswith(head) for name in config.architectures or ())
 
     @classmethod
-    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
+    def find_max_length(cls, requested: int, config: PretrainedConfig) -> int:
         """Return how many tokens a row may have: data.max_length, unless the model fixes it.
 
         Raises:
@@ -160,7 +160,7 @@ class Task(ABC):
         Rows are not padded. Called with some hundred rows at a time, in several processes.
         """
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that turns encoded rows into a padded batch of the model's inputs."""
         collate: Callable[[list[Row]], Batch] = DataCollatorWithPadding(processor)
         return collate
@@ -174,23 +174,23 @@ class Task(ABC):
     def compute_loss(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
         """Return the loss of a batch: the model's own, or with the card's class weights."""
         if self.card.class_weights:
-            return self.weighted_loss(output.logits, batch["labels"])
+            return self.compute_weighted_loss(output.logits, batch["labels"])
         loss: Tensor = output.loss
         return loss
 
     def balance_classes(self, train: SplitStatistics) -> tuple[float, ...]:
         """Return the weight of each class in the loss, for `data.class_weights: balanced`."""
-        return balanced_weights([*train.labels.values()])
+        return compute_balanced_weights([*train.labels.values()])
 
-    def weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def compute_weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch with the card's class weights."""
-        return weighted_cross_entropy(logits, labels, self.card.class_weights)
+        return compute_weighted_cross_entropy(logits, labels, self.card.class_weights)
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return further entries of the data card, computed from the encoded rows of train."""
         return {}
 
-    def shown_tokens(self, row: Row) -> list[int]:
+    def list_shown_tokens(self, row: Row) -> list[int]:
         """Return the tokens of an encoded row that tell a person what the model sees."""
         ids: list[int] = row["input_ids"]
         return ids
@@ -205,19 +205,19 @@ class Task(ABC):
         """Return what is to be predicted for an encoded row: the class or the number."""
         return self.card.labels[row["label"]] if self.card.labels else f"{row['label']:g}"
 
-    def warnings(self) -> list[str]:
+    def list_warnings(self) -> list[str]:
         """Return lines for the log of the stage prepare."""
         return []
 
-    def for_validation(self) -> Task:
+    def keep_selection_metric(self) -> Task:
         """Return the same task with the selection metric as its only metric."""
         return type(self)(self.card.model_copy(update={"metrics": (self.card.selection_metric,)}))
 
-    def model_options(self) -> dict[str, Any]:
+    def make_model_options(self) -> dict[str, Any]:
         """Return keyword arguments of `from_pretrained` that depend on the task."""
         return {}
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the label and the prediction of each row."""
         return pd.DataFrame({"label": predictions.labels, "prediction": predictions.predictions})
 
@@ -233,7 +233,7 @@ def is_decoder(config: PretrainedConfig) -> bool:
     return not has_masked_head or bool(getattr(config, "is_decoder", False))
 
 
-def class_options(names: Sequence[str]) -> dict[str, Any]:
+def describe_classes(names: Sequence[str]) -> dict[str, Any]:
     """Return the entries of a model's configuration that describe its classes."""
     return {
         "num_labels": len(names),
@@ -242,7 +242,7 @@ def class_options(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def object_array(rows: Sequence[Any]) -> Values:
+def make_object_array(rows: Sequence[Any]) -> Values:
     """Return lists or texts as an array with one entry a row."""
     array = np.empty(len(rows), dtype=object)
     for number, row in enumerate(rows):  # np.array would turn lists of one length into a matrix

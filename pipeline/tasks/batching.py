@@ -25,7 +25,7 @@ def build_dataloader(
     return DataLoader(
         dataset.select_columns(names),
         batch_sampler=rows,
-        collate_fn=task.collator(processor),
+        collate_fn=task.make_collator(processor),
         # A separate generator, because creating an iterator draws from the global one otherwise.
         generator=torch.Generator(),
     )
@@ -41,13 +41,13 @@ def pad_rows(
     return padded, pad_sequence(masks, batch_first=True, padding_side=side)
 
 
-def token_counts(dataset: Dataset) -> list[int]:
+def count_tokens(dataset: Dataset) -> list[int]:
     """Return the number of tokens of each row."""
     counts: list[int] = dataset.with_format("numpy")["length"][:].tolist()
     return counts
 
 
-def shuffled_batches(
+def shuffle_batches(
     lengths: Sequence[int], *, batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:
     """Yield row numbers of full batches endlessly; one pass over the data continues in the next.
@@ -69,7 +69,7 @@ def shuffled_batches(
             yield window[start : start + batch_size]
 
 
-def length_sorted_batches(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
+def sort_batches_by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
     """Return row numbers of batches, longest rows first: if memory runs out, it does at once."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 
-def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
+def compute_balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
     """Return n / (k * n_c) for each class, as scikit-learn's `compute_class_weight` does.
 
     Args:
@@ -20,11 +20,11 @@ def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
     return tuple(total / (present * count) if count else 1.0 for count in counts)
 
 
-def positive_weights(counts: Sequence[int], rows: int) -> tuple[float, ...]:
+def compute_positive_weights(counts: Sequence[int], rows: int) -> tuple[float, ...]:
     """Return the weight of the rows with each class against those without it: (n - n_c) / n_c.
 
-    With it, both count equally much in the loss of a class, as with `balanced_weights` of two
-    classes. A class that no row has, or that each has, gets weight 1.
+    With it, both count equally much in the loss of a class, as `compute_balanced_weights` of two
+    classes does. A class that no row has, or that each has, gets weight 1.
 
     Args:
         counts: rows of train with each class.
@@ -33,7 +33,7 @@ def positive_weights(counts: Sequence[int], rows: int) -> tuple[float, ...]:
     return tuple((rows - n) / n if 0 < n < rows else 1.0 for n in counts)
 
 
-def weighted_binary_cross_entropy(
+def compute_weighted_binary_cross_entropy(
     logits: Tensor, labels: Tensor, weights: Sequence[float]
 ) -> Tensor:
     """Return the mean over rows and classes of the binary cross-entropy, where labels 1 weigh more.
@@ -48,7 +48,9 @@ def weighted_binary_cross_entropy(
     )
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float]) -> Tensor:
+def compute_weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Sequence[float]
+) -> Tensor:
     """Return the mean over rows (or tokens) of the cross-entropy times the weight of their class.
 
     Not `CrossEntropyLoss(weight=...)`, which divides by the sum of the batch's weights: a batch of

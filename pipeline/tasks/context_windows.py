@@ -110,7 +110,7 @@ def find_best_spans(start: Tensor, end: Tensor, context: Tensor) -> tuple[Tensor
     return score, first, last
 
 
-def span_loss(start: Tensor, end: Tensor, target: Tensor) -> Tensor:
+def compute_span_loss(start: Tensor, end: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross entropy of first and last token, as models do, shape (windows,)."""
     losses = [
         functional.cross_entropy(logits, target[:, side], reduction="none")

@@ -14,11 +14,11 @@ from pipeline.tasks.schema import (
     Row,
     RowSchema,
     Template,
-    column_names,
-    question_prompt,
+    list_columns,
+    make_question_prompt,
     require_column,
 )
-from pipeline.tasks.sharegpt import as_messages, find_bad_turn
+from pipeline.tasks.sharegpt import convert_to_messages, find_bad_turn
 from pipeline.tasks.text_columns import find_text_columns
 from pipeline.tasks.text_template import compile_template
 
@@ -26,61 +26,61 @@ from pipeline.tasks.text_template import compile_template
 _OTHER_KINDS = {"label", "choices", "context"}
 
 
-def pair_template(prompt: str | None, completion: str) -> Template:
+def make_pair_template(prompt: str | None, completion: str) -> Template:
     """Return a template for a column of prompts (None: all are empty) and one of completions."""
 
     def map_row(row: Row) -> Row:
-        return _row("" if prompt is None else row.get(prompt), row.get(completion))
+        return _make_row("" if prompt is None else row.get(prompt), row.get(completion))
 
     return map_row
 
 
-def chat_template(messages: str) -> Template:
+def make_chat_template(messages: str) -> Template:
     """Return a template for a column of chats, and the column `tools` if there is one."""
 
     def map_row(row: Row) -> Row:
-        chat = {"messages": as_messages(row.get(messages)), "tools": row.get("tools")}
+        chat = {"messages": convert_to_messages(row.get(messages)), "tools": row.get("tools")}
         return {"prompt": None, "completion": None} | chat
 
     return map_row
 
 
-def instruction_template(row: Row) -> Row:
+def convert_instruction(row: Row) -> Row:
     """Map an instruction, its input if it has one, and the output."""
     task, text = row.get("instruction"), row.get("input") or ""
     if not isinstance(task, str) or not isinstance(text, str):
-        return _row(text if isinstance(task, str) else task, row.get("output"))
+        return _make_row(text if isinstance(task, str) else task, row.get("output"))
     context = f"### Input:\n{text}\n\n" if text.strip() else ""
     prompt = f"### Instruction:\n{task}\n\n{context}### Response:\n"
-    return _row(prompt, row.get("output"))
+    return _make_row(prompt, row.get("output"))
 
 
-def question_template(row: Row) -> Row:
+def convert_question(row: Row) -> Row:
     """Map a question and its answer."""
     question = row.get("question")
     if isinstance(question, str):
-        question = question_prompt(question)
-    return _row(question, row.get("answer"))
+        question = make_question_prompt(question)
+    return _make_row(question, row.get("answer"))
 
 
-def _row(prompt: Any, completion: Any) -> Row:
+def _make_row(prompt: Any, completion: Any) -> Row:
     return {"prompt": prompt, "completion": completion, "messages": None}
 
 
 # Columns that a file has -> what they become; the first that fits.
 _LAYOUTS: dict[tuple[str, ...], Template] = {
-    ("messages",): chat_template("messages"),
-    ("prompt", "completion"): pair_template("prompt", "completion"),
-    ("instruction", "output"): instruction_template,
-    ("question", "answer"): question_template,
-    ("conversations",): chat_template("conversations"),
+    ("messages",): make_chat_template("messages"),
+    ("prompt", "completion"): make_pair_template("prompt", "completion"),
+    ("instruction", "output"): convert_instruction,
+    ("question", "answer"): convert_question,
+    ("conversations",): make_chat_template("conversations"),
 }
 
 
 def match_layout(names: Sequence[str]) -> Template | None:
     """Return the template for a file with these columns; None if they are of another schema."""
     if list(names) == ["text"]:
-        return pair_template(None, "text")
+        return make_pair_template(None, "text")
     if _OTHER_KINDS & set(names):
         return None
     return next((t for columns, t in _LAYOUTS.items() if set(columns) <= set(names)), None)
@@ -95,18 +95,18 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     if section.template is not None:
         fill = compile_template(section.template, first, label=section.label)
         if section.label is None:
-            return lambda row: _row("", fill(row))
+            return lambda row: _make_row("", fill(row))
         completion = require_column(section.label, first, "data.label")
-        return lambda row: _row(fill(row), row.get(completion))
+        return lambda row: _make_row(fill(row), row.get(completion))
     if section.text is None and section.label is None:
-        template = match_layout(column_names(first))
+        template = match_layout(list_columns(first))
         if template is None and find_text_columns(first) == ["text"]:  # beside metadata
-            return pair_template(None, "text")
+            return make_pair_template(None, "text")
         if template is None:
             known = ", ".join("+".join(names) for names in _LAYOUTS)
             raise DataError(
                 f"data.text auto needs the columns {known}, or text alone, found "
-                f"{', '.join(column_names(first))}; name them in data.text and data.label"
+                f"{', '.join(list_columns(first))}; name them in data.text and data.label"
             )
         return template
     if not isinstance(section.text, str):
@@ -116,12 +116,12 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         )
     text = require_column(section.text, first, "data.text")
     if section.label is not None:
-        return pair_template(text, require_column(section.label, first, "data.label"))
+        return make_pair_template(text, require_column(section.label, first, "data.label"))
     values = [row.get(text) for row in first]
     return (
-        chat_template(text)
-        if any(read_chat(as_messages(value)) for value in values)
-        else pair_template(None, text)
+        make_chat_template(text)
+        if any(read_chat(convert_to_messages(value)) for value in values)
+        else make_pair_template(None, text)
     )
 
 
@@ -136,7 +136,7 @@ def read_chat(value: Any) -> list[Row] | None:
     messages = _parse_objects(value)
     if messages is None:
         return None
-    messages = [_without_nulls(message) for message in messages]
+    messages = [_drop_nulls(message) for message in messages]
     for message in messages:
         calls = message.get("tool_calls", [])
         if not isinstance(message.get("role"), str) or not isinstance(calls, list):
@@ -162,12 +162,12 @@ def _parse_objects(value: Any) -> list[Row] | None:
     return objects if is_list else None
 
 
-def _without_nulls(value: Any) -> Any:
+def _drop_nulls(value: Any) -> Any:
     """Return a value without the fields of objects that are null, or lists of no tool calls."""
     if isinstance(value, dict):
-        fields = {key: _without_nulls(field) for key, field in value.items() if field is not None}
+        fields = {key: _drop_nulls(field) for key, field in value.items() if field is not None}
         return {key: field for key, field in fields.items() if (key, field) != ("tool_calls", [])}
-    return [*map(_without_nulls, value)] if isinstance(value, list) else value
+    return [*map(_drop_nulls, value)] if isinstance(value, list) else value
 
 
 def _join_parts(content: Any) -> Any:
@@ -189,7 +189,7 @@ def _parse_arguments(arguments: Any) -> Any:
 def store_chat(row: Row) -> Row:
     """Return the row with its messages and tools as JSON; what can't be read stays as it is."""
     messages, tools = read_chat(row.get("messages")), _parse_objects(row.get("tools") or None)
-    chat = {"messages": messages, "tools": tools and _without_nulls(tools)}
+    chat = {"messages": messages, "tools": tools and _drop_nulls(tools)}
     return row | {k: json.dumps(v, ensure_ascii=False) for k, v in chat.items() if v is not None}
 
 

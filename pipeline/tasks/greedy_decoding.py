@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from pipeline.common.errors import ConfigError
-from pipeline.tasks.batching import length_sorted_batches, pad_rows
-from pipeline.tasks.inference import inference_mode
-from pipeline.tasks.positions import max_positions
+from pipeline.tasks.batching import pad_rows, sort_batches_by_length
+from pipeline.tasks.inference import enter_inference_mode
+from pipeline.tasks.positions import find_max_positions
 from pipeline.tasks.prompt_completion import Ids, truncate_middle
 
 
@@ -40,8 +40,8 @@ def generate_greedily(
     # prompts are padded as in training.
     side = "right" if is_encoder_decoder else "left"
     texts = [""] * len(prompts)
-    with inference_mode(model) as target:
-        for numbers in length_sorted_batches([len(ids) for ids in prompts], batch_size=batch_size):
+    with enter_inference_mode(model) as target:
+        for numbers in sort_batches_by_length([len(ids) for ids in prompts], batch_size=batch_size):
             batch = [prompts[number] for number in numbers]
             ids, mask = send_to_device(pad_rows(batch, tokenizer.pad_token_id, side=side), target)
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
@@ -95,7 +95,7 @@ def check_positions_left(
     Raises:
         ConfigError: not more than the `new` tokens to generate.
     """
-    limit = max_positions(config, model)
+    limit = find_max_positions(config, model)
     if limit is not None and new >= limit:
         raise ConfigError(
             f"evaluate.max_new_tokens must be below {limit}, which model.name has positions for, "

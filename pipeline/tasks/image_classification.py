@@ -16,7 +16,7 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns, Processor
-from pipeline.tasks.pixels import inspect, pixels
+from pipeline.tasks.pixels import inspect, read_pixels
 from pipeline.tasks.schema import CLASS_METRICS, Row, RowSchema, Template, require_column
 
 _IMAGES = 500  # in memory at a time
@@ -43,12 +43,12 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 def inspect_image(row: Row) -> Row:
     """Return the row with its image as it is stored, its label as text, and what `inspect` says."""
-    image = as_stored(row["image"])
+    image = encode_image(row["image"])
     inspected = inspect(image) if image else {}
-    return {"image": image, "label": labels.as_class(row["label"])} | inspected
+    return {"image": image, "label": labels.convert_to_class(row["label"])} | inspected
 
 
-def as_stored(image: Any) -> dict[str, Any] | None:
+def encode_image(image: Any) -> dict[str, Any] | None:
     """Return an image as {bytes, path}, one of which may be None; None if both are."""
     if isinstance(image, bytes | str | Path):
         image = {"bytes" if isinstance(image, bytes) else "path": image}
@@ -107,7 +107,7 @@ SCHEMA = RowSchema(
 )
 
 
-def image_tokens(config: PretrainedConfig) -> int:
+def count_image_tokens(config: PretrainedConfig) -> int:
     """Return how many tokens a model makes of an image: its patches and one more.
 
     Raises:
@@ -140,8 +140,8 @@ class ImageClassification(classify.TextClassification):
         return True
 
     @classmethod
-    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
-        return image_tokens(config)
+    def find_max_length(cls, requested: int, config: PretrainedConfig) -> int:
+        return count_image_tokens(config)
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Convert the label to its id; the image stays as it is."""
@@ -152,20 +152,20 @@ class ImageClassification(classify.TextClassification):
             "num_truncated": [0] * count,
         }
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return how many images have which mode, the most frequent first."""
         counts = pc.value_counts(train.data.column("mode")).to_pylist()
         counts.sort(key=lambda count: -count["counts"])
         modes = {count["values"]: count["counts"] for count in counts}
-        return super().train_statistics(train, processor) | {"image_modes": modes}
+        return super().compute_train_statistics(train, processor) | {"image_modes": modes}
 
-    def shown_tokens(self, row: Row) -> list[int]:
+    def list_shown_tokens(self, row: Row) -> list[int]:
         """Return none: an image is read as pixels."""
         return []
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         def collate(rows: list[Row]) -> Batch:
-            images = processor([pixels(row["image"]) for row in rows], return_tensors="pt")
+            images = processor([read_pixels(row["image"]) for row in rows], return_tensors="pt")
             class_ids = torch.tensor([row["label"] for row in rows])
             return {"pixel_values": images["pixel_values"], "labels": class_ids}
 

@@ -14,30 +14,30 @@ from peft import PeftModel
 
 from pipeline.common.errors import PipelineError
 from pipeline.tasks.base import Batch, Processor, Task, Values
-from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, sort_batches_by_length
 
 
 def run_model(
     task: Task, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Any]]:
     """Run a model over rows, longest first; yield row numbers, their batch, and its outputs."""
-    for numbers, batch in iter_batches(task, model, rows, processor, batch_size=batch_size):
+    for numbers, batch in iterate_batches(task, model, rows, processor, batch_size=batch_size):
         yield numbers, batch, model(**batch)
 
 
-def iter_batches(
+def iterate_batches(
     task: Task, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yield row numbers and batches on the model's device, longest first, in inference mode."""
-    order = length_sorted_batches(token_counts(rows), batch_size=batch_size)
+    order = sort_batches_by_length(count_tokens(rows), batch_size=batch_size)
     batches = build_dataloader(rows, task, processor, order)
-    with inference_mode(model) as target:
+    with enter_inference_mode(model) as target:
         for numbers, batch in zip(order, batches, strict=True):
             yield numbers, send_to_device(batch, target)
 
 
 @contextmanager
-def inference_mode(model: PeftModel) -> Iterator[torch.device]:
+def enter_inference_mode(model: PeftModel) -> Iterator[torch.device]:
     """Put a model in evaluation mode, without gradients and in its dtype; yield its device."""
     base = model.get_base_model()
     target, dtype = base.device, base.dtype

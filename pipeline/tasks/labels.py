@@ -30,7 +30,7 @@ def is_missing(value: Any) -> bool:
     )
 
 
-def as_text(value: Any) -> str | None:
+def convert_to_text(value: Any) -> str | None:
     """Return a label as text, whatever its type; None if it is missing.
 
     Raises:
@@ -58,7 +58,7 @@ def _has_letters(text: str) -> bool:
         return any(map(str.isalpha, text))
 
 
-def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
+def list_classes(counts: Mapping[str, int], known: Sequence[str] | None) -> list[str]:
     """Return the classes of a train split in the order of their ids; empty if labels are floats.
 
     Integers are sorted by size, everything else by name. `counts` says how many rows have
@@ -67,14 +67,14 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
     if known is not None:
         return list(known)
     values, rows = list(counts), sum(counts.values())
-    decimals = any(isinstance(_number(value), float) for value in values)
-    if decimals and (odd := [value for value in values if _score(value) is None]):
+    decimals = any(isinstance(_parse_number(value), float) for value in values)
+    if decimals and (odd := [value for value in values if _parse_score(value) is None]):
         if 2 * sum(counts[value] for value in odd) < rows:
             raise DataError(f"data.label: labels of train are decimals, except {odd[0]!r}")
         decimals = False
     if decimals:
         return []
-    names = in_order({_name(value) for value in values})
+    names = sort_names({_format_name(value) for value in values})
     if len(names) > max(2, rows // 2):
         hint = "; data.metric: pearson takes them as scores" if are_numbers(names) else ""
         raise DataError(
@@ -84,7 +84,7 @@ def class_names(counts: Mapping[str, int], known: Sequence[str] | None) -> list[
     return names
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sort_names(names: Iterable[str]) -> list[str]:
     """Sort names as text, or by size where all are integers."""
     names = list(names)
     return sorted(names, key=int if are_numbers(names) else None)
@@ -92,7 +92,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def are_numbers(names: Iterable[str]) -> bool:
     """Return whether all names are integers."""
-    return all(isinstance(_number(name), int) for name in names)
+    return all(isinstance(_parse_number(name), int) for name in names)
 
 
 def shorten(names: Sequence[str]) -> str:
@@ -118,37 +118,37 @@ def encode(values: Sequence[Any], *, classes: Sequence[str], split: str) -> list
     """Return labels as class ids, or as numbers where there are no classes."""
     if classes:
         ids = {name: index for index, name in enumerate(classes)}
-        names = [value if value in ids else _name(value) for value in values]
+        names = [value if value in ids else _format_name(value) for value in values]
         unknown = next((name for name in names if name not in ids), None)
         if unknown is not None:
             shown = shorten(classes)
             raise DataError(f"data.label: {unknown!r} in {split} is not in train: {shown}")
         return [ids[name] for name in names]
-    scores = [_score(value) for value in values]
+    scores = [_parse_score(value) for value in values]
     if None in scores:
         wrong = values[scores.index(None)]
         raise DataError(f"data.label: {wrong!r} in {split} is no number; train holds decimals")
     return [score for score in scores if score is not None]
 
 
-def unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
+def find_unknown(values: Sequence[Any], classes: Sequence[str]) -> list[Any]:
     """Return the values that are none of the classes, or no numbers where there are no classes."""
     if not classes:
-        return [value for value in values if _score(value) is None]
+        return [value for value in values if _parse_score(value) is None]
     known = set(classes)
-    return [value for value in values if value not in known and _name(value) not in known]
+    return [value for value in values if value not in known and _format_name(value) not in known]
 
 
-def distinct(column: pa.ChunkedArray) -> list[Any]:
+def find_distinct(column: pa.ChunkedArray) -> list[Any]:
     """Return the distinct values of a column, or of the lists in it."""
-    return list({v: None for part in column.chunks for v in pc.unique(_flat(part)).to_pylist()})
+    return list({v: None for part in column.chunks for v in pc.unique(_flatten(part)).to_pylist()})
 
 
-def rows_with(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[np.bool_], Any]:
+def find_rows(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[np.bool_], Any]:
     """Return which rows equal or contain one of the values, and the first such value."""
     masks, first = [], None
     for part in column.chunks:
-        flat, has_lists = _flat(part), pa.types.is_list(part.type)
+        flat, has_lists = _flatten(part), pa.types.is_list(part.type)
         is_equal = pc.is_in(flat, pa.array(values, flat.type))
         row_numbers = pc.list_parent_indices(part) if has_lists else np.arange(len(part))
         mask = np.zeros(len(part), bool)
@@ -159,28 +159,28 @@ def rows_with(column: pa.ChunkedArray, values: Sequence[Any]) -> tuple[NDArray[n
     return np.concatenate(masks), first
 
 
-def _flat(part: pa.Array) -> pa.Array:
+def _flatten(part: pa.Array) -> pa.Array:
     return pc.list_flatten(part) if pa.types.is_list(part.type) else part
 
 
-def whole_decimals(values: Iterable[Any]) -> bool:
+def are_whole_decimals(values: Iterable[Any]) -> bool:
     """Return whether all values are decimals without a fraction, as pandas writes integers."""
-    numbers = [_number(value) for value in values]
+    numbers = [_parse_number(value) for value in values]
     return all(isinstance(number, float) and number.is_integer() for number in numbers)
 
 
-def as_class(value: Any) -> str | None:
+def convert_to_class(value: Any) -> str | None:
     """Return a label that is a class as text: of a whole decimal, the integer."""
-    text = as_text(value)
-    return str(int(float(text))) if text is not None and whole_decimals([text]) else text
+    text = convert_to_text(value)
+    return str(int(float(text))) if text is not None and are_whole_decimals([text]) else text
 
 
-def _name(value: Any) -> str:
+def _format_name(value: Any) -> str:
     """Return a class's name: 1, `1` and ` 1` are one class, `01` and `+1` are others."""
     return str(value).strip()
 
 
-def _number(value: Any) -> int | float | None:
+def _parse_number(value: Any) -> int | float | None:
     """Return an integer, a finite decimal, or None for anything else, such as the text `01`."""
     if isinstance(value, str):
         text = value.strip()
@@ -196,9 +196,9 @@ def _number(value: Any) -> int | float | None:
         return None
 
 
-def _score(value: Any) -> float | None:
+def _parse_score(value: Any) -> float | None:
     """Return a number to predict: any decimal or integer, also `01` and `+1`."""
-    number = _number(value)
+    number = _parse_number(value)
     if number is None and isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         number = float(value)
     return None if number is None or not math.isfinite(number) else float(number)

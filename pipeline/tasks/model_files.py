@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.common.data_card import ModelOrigin
 from pipeline.common.errors import ConfigError
-from pipeline.common.files import file_hash
+from pipeline.common.files import hash_file
 from pipeline.common.hub_access import find_cached_commit
 from pipeline.common.params import ModelSource
 
@@ -28,7 +28,7 @@ def describe_origin(section: ModelSource) -> ModelOrigin:
 def find_folder(name: str) -> Path | None:
     """Return the folder of a local model; None for a Hub id."""
     if name == "minilm":
-        return _minilm()
+        return _find_minilm()
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -39,7 +39,7 @@ def find_folder(name: str) -> Path | None:
     return None
 
 
-def _minilm() -> Path:
+def _find_minilm() -> Path:
     """Return the folder of the built-in model, with weights checked against the published ones."""
     spec = importlib.util.find_spec(_PACKAGE.split("==")[0].replace("-", "_"))
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
@@ -72,4 +72,4 @@ def _hash_once(path: Path) -> str:
 
 @cache
 def _hash_version(path: Path, modified_ns: int, size: int) -> str:
-    return file_hash(path)
+    return hash_file(path)

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from pipeline.common.errors import ConfigError
 from pipeline.common.hub_access import CLIENT_ERRORS, Repository, open_repository
 from pipeline.common.params import ModelSection, ModelSource
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 from pipeline.tasks import labels
 from pipeline.tasks.base import Task
 from pipeline.tasks.model_files import find_folder
@@ -40,7 +40,7 @@ def load_config(section: ModelSource) -> PretrainedConfig:
     return _load(AutoConfig, section.name, section.revision)
 
 
-def _revision(section: ModelSource, task: Task) -> str | None:
+def _find_revision(section: ModelSource, task: Task) -> str | None:
     """Return the commit that the rows were prepared with, or else what params.yaml names."""
     model = task.card.model
     return (model.revision if model.name == section.name else None) or section.revision
@@ -56,7 +56,7 @@ def load_processor(section: ModelSource, task: Task) -> Any:
     Raises:
         ConfigError: it does not exist, can't be reached, is damaged, or has no token to pad with.
     """
-    revision = _revision(section, task)
+    revision = _find_revision(section, task)
     processor = _load(task.processor_class, section.name, revision, **task.processor_options)
     if task.processor_class is AutoTokenizer:
         processor.padding_side = "right"
@@ -75,7 +75,7 @@ def build_empty_model(section: ModelSource, task: Task, config: PretrainedConfig
     Raises:
         ConfigError: transformers can't build it.
     """
-    with _one_line_errors(section.name), torch.device("meta"):
+    with _shorten_errors(section.name), torch.device("meta"):
         return task.model_class.from_config(deepcopy(config))
 
 
@@ -92,7 +92,7 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
     Raises:
         ConfigError: it does not exist, can't be reached, is damaged or not supported.
     """
-    options = task.model_options()
+    options = task.make_model_options()
     # The checkpoint's own names are compared with these, unless their numbers differ.
     names: dict[str, Any] = {k: options.pop(k) for k in ("id2label", "label2id") if k in options}
     with torch.random.fork_rng(devices=[]):
@@ -100,15 +100,15 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
         model, info = _load(
             task.model_class,
             section.name,
-            _revision(section, task),
-            dtype=_dtype(section.dtype),
+            _find_revision(section, task),
+            dtype=_choose_dtype(section.dtype),
             ignore_mismatched_sizes=True,  # of a head for another number of classes
             use_safetensors=True,
             output_loading_info=True,
             **options,
         )
         new_keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-        head = head_modules(model, new_keys) if task.new_head else []
+        head = find_head_modules(model, new_keys) if task.new_head else []
         if names:
             _fit_head(model, head, names, new_keys)
     damaged = sorted(key for key in new_keys if _PRETRAINED.search(key))
@@ -153,7 +153,7 @@ def _set_padding(model: PreTrainedModel, section: ModelSection, task: Task) -> N
         config.use_cache = False
 
 
-def head_modules(model: PreTrainedModel, new_keys: Set[str]) -> list[str]:
+def find_head_modules(model: PreTrainedModel, new_keys: Set[str]) -> list[str]:
     """Return the names of the modules to train and save completely.
 
     These are the modules outside the pretrained body, and the largest ones whose weights are all
@@ -178,36 +178,38 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
             f"got {revision}"
         )
     if folder is not None:
-        return _from_pretrained(auto, name, folder, **options)
+        return _call_from_pretrained(auto, name, folder, **options)
     repository = Repository(
         repo_type="model", name=name, revision=revision, setting=f"model.name {name}"
     )
     local = "use model.name: minilm, give the path of a folder"
-    with open_repository(repository, local=local) as access, _quiet():
+    with open_repository(repository, local=local) as access, _silence_transformers():
         commit = access.commit
         if access.failure is None:
             # transformers goes on without a small file that it can't download.
             small = snapshot_download(name, revision=revision or "main", allow_patterns=_SMALL)
             commit = Path(small).name
-        return _from_pretrained(auto, name, name, revision=commit or revision or "main", **options)
+        return _call_from_pretrained(
+            auto, name, name, revision=commit or revision or "main", **options
+        )
 
 
-def _from_pretrained(auto: Any, name: str, source: str | Path, **options: Any) -> Any:
-    with _one_line_errors(name):
+def _call_from_pretrained(auto: Any, name: str, source: str | Path, **options: Any) -> Any:
+    with _shorten_errors(name):
         return auto.from_pretrained(source, trust_remote_code=False, **options)
 
 
 @contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
+def _shorten_errors(name: str) -> Iterator[None]:
     """Call transformers without progress bars or reports; put an error in one line."""
-    with _quiet():
+    with _silence_transformers():
         try:
             yield
         except _FAILURES as error:
-            raise ConfigError(f"model.name {name} can't be loaded: {one_line(error)}") from error
+            raise ConfigError(f"model.name {name} can't be loaded: {join_lines(error)}") from error
 
 
-def _dtype(name: str) -> torch.dtype:
+def _choose_dtype(name: str) -> torch.dtype:
     has_gpu = torch.cuda.is_available()
     if name == "float16" and not has_gpu:
         raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
@@ -217,7 +219,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_transformers() -> Iterator[None]:
     """Hide progress bars and the report of new weights: they are expected, and returned."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

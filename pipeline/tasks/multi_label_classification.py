@@ -18,9 +18,12 @@ from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
-from pipeline.tasks.base import Batch, Predictions, Processor, Task, Values, class_options
-from pipeline.tasks.class_weights import positive_weights, weighted_binary_cross_entropy
-from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
+from pipeline.tasks.base import Batch, Predictions, Processor, Task, Values, describe_classes
+from pipeline.tasks.class_weights import (
+    compute_positive_weights,
+    compute_weighted_binary_cross_entropy,
+)
+from pipeline.tasks.schema import Row, RowSchema, Template, list_columns, require_column
 
 _BITS = {"0", "1", "0.0", "1.0", "False", "True"}
 
@@ -31,7 +34,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     Raises:
         DataError: there is no such column, or its lists are of 0 and 1.
     """
-    label = require_column(_label_column(section, first), first, "data.label")
+    label = require_column(_find_label_column(section, first), first, "data.label")
     read_texts = classify.build_text_reader(section, first, label=label)
     lists = [found for row in first if isinstance(found := read_list(row.get(label)), list)]
     repeats = any(len({*found}) < len(found) for found in lists)
@@ -45,12 +48,12 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
 def has_label_lists(section: DataSection, first: Sequence[Row]) -> bool:
     """Return whether the label column of a file's first rows holds lists."""
-    column = _label_column(section, first)
+    column = _find_label_column(section, first)
     return any(isinstance(read_list(row.get(column)), list) for row in first)
 
 
-def _label_column(section: DataSection, first: Sequence[Row]) -> str:
-    names = column_names(first)
+def _find_label_column(section: DataSection, first: Sequence[Row]) -> str:
+    names = list_columns(first)
     default = "labels" if "labels" in names and "label" not in names else "label"
     return section.label or default
 
@@ -64,7 +67,7 @@ def read_list(value: Any) -> Any:
             return value
     if not isinstance(value, list):
         return value
-    names = map(labels.as_text, value)
+    names = map(labels.convert_to_text, value)
     return [name if name is None else name.strip() for name in names]
 
 
@@ -89,7 +92,7 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     """
     flat = pc.list_flatten(splits["train"].data.column("label").combine_chunks())
     counts = {count["values"]: count["counts"] for count in pc.value_counts(flat).to_pylist()}
-    names = labels.class_names(counts, known)
+    names = labels.list_classes(counts, known)
     if len(names) < 2:
         raise DataError(
             f"data.label: the lists of train must hold two classes or more, found "
@@ -132,30 +135,30 @@ class MultiLabelClassification(classify.TextClassification):
         ids = (labels.encode(row, classes=names, split="this split") for row in values)
         return [np.array(row, np.int64) for row in ids]
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
-        return Task.train_statistics(self, train, processor)
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+        return Task.compute_train_statistics(self, train, processor)
 
     def balance_classes(self, train: SplitStatistics) -> tuple[float, ...]:
         """Return the weight of the rows with each class against those without it."""
-        return positive_weights([*train.labels.values()], train.rows)
+        return compute_positive_weights([*train.labels.values()], train.rows)
 
-    def weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return weighted_binary_cross_entropy(logits, labels, self.card.class_weights)
+    def compute_weighted_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return compute_weighted_binary_cross_entropy(logits, labels, self.card.class_weights)
 
-    def model_options(self) -> dict[str, Any]:
-        return class_options(self.card.labels) | {"problem_type": "multi_label_classification"}
+    def make_model_options(self) -> dict[str, Any]:
+        return describe_classes(self.card.labels) | {"problem_type": "multi_label_classification"}
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
-        pad = super().collator(processor)
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+        pad = super().make_collator(processor)
 
         def collate(rows: list[Row]) -> Batch:
             batch = pad([{name: row[name] for name in row if name != "label"} for row in rows])
-            truth = torch.from_numpy(self._indicators([row["label"] for row in rows]))
+            truth = torch.from_numpy(self._make_indicators([row["label"] for row in rows]))
             return {**batch, "labels": truth.float()}
 
         return collate
 
-    def _indicators(self, label_ids: Sequence[Sequence[int]]) -> Values:
+    def _make_indicators(self, label_ids: Sequence[Sequence[int]]) -> Values:
         """Return 1 where a row has a class, else 0, shape `(rows, classes)`."""
         indicators = np.zeros((len(label_ids), len(self.card.labels)), np.int64)
         for indicator, ids in zip(indicators, label_ids, strict=True):
@@ -164,7 +167,7 @@ class MultiLabelClassification(classify.TextClassification):
 
     def to_predictions(self, label_ids: list[Any], logits: Values, loss: float) -> Predictions:
         return Predictions(
-            labels=self._indicators(label_ids),
+            labels=self._make_indicators(label_ids),
             predictions=(logits > 0).astype(np.int64),
             loss=loss,
             scores=expit(logits),

@@ -14,7 +14,15 @@ from scipy.special import logsumexp, softmax
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from pipeline.tasks.base import Batch, Columns, Predictions, Processor, Task, Values, object_array
+from pipeline.tasks.base import (
+    Batch,
+    Columns,
+    Predictions,
+    Processor,
+    Task,
+    Values,
+    make_object_array,
+)
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.multiple_choice_schema import SCHEMA
 from pipeline.tasks.schema import Row
@@ -46,16 +54,16 @@ class ChoiceTask(Task):
         if "answers" in rows.column_names:
             columns = zip(rows["answers"], rows["choices"], labels, best, strict=True)
             texts = [(right or [c[label]], c[number]) for right, c, label, number in columns]
-            labels, best = (object_array(column) for column in zip(*texts, strict=True))
+            labels, best = (make_object_array(column) for column in zip(*texts, strict=True))
         return Predictions(labels=labels, predictions=best, loss=loss, scores=probabilities)
 
     def describe_target(self, row: Row, processor: Processor) -> str:
         """Return the right choice, with its index."""
         return f"choice {row['label']}: {row['choices'][row['label']]}"
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         """Return label, prediction and each choice's probability, blank where a row has fewer."""
-        table = super().table(predictions)
+        table = super().make_table(predictions)
         if predictions.scores is not None:
             for number, probabilities in enumerate(predictions.scores.T):
                 table[f"score {number}"] = probabilities
@@ -117,12 +125,12 @@ class MultipleChoice(ChoiceTask):
             "num_truncated": [n - kept for n, kept in zip(full_lengths, lengths, strict=True)],
         }
 
-    def shown_tokens(self, row: Row) -> list[int]:
+    def list_shown_tokens(self, row: Row) -> list[int]:
         """Return the tokens of the pair of the prompt and the right choice."""
         ids: list[int] = row["input_ids"][row["label"]]
         return ids
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that pads pairs to one length, and rows to one number of choices."""
         pad = DataCollatorForMultipleChoice(processor)
         blank = {

@@ -21,8 +21,8 @@ from transformers import (
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED, Batch, Columns, Predictions, Processor, is_decoder
-from pipeline.tasks.batching import length_sorted_batches, pad_rows, token_counts
-from pipeline.tasks.inference import inference_mode
+from pipeline.tasks.batching import count_tokens, pad_rows, sort_batches_by_length
+from pipeline.tasks.inference import enter_inference_mode
 from pipeline.tasks.multiple_choice import ChoiceTask, count_choices
 from pipeline.tasks.multiple_choice_schema import SCHEMA
 from pipeline.tasks.prompt_completion import Ids
@@ -60,7 +60,10 @@ class MultipleChoiceLM(ChoiceTask):
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Tokenize prompts and choices; `length` and `num_truncated` are of the longest choice."""
         require_fast_tokenizer(processor, SCHEMA.kind, purpose="tell a choice from its prompt")
-        neutral, length = self._neutral_ids(rows["choices"][0], processor), self.card.max_length
+        neutral, length = (
+            self._encode_neutral_prompt(rows["choices"][0], processor),
+            self.card.max_length,
+        )
         columns: Columns = {name: [] for name in (*self.inputs, "length", "num_truncated")}
         for prompt, choices, label in zip(
             rows["prompt"], rows["choices"], rows["label"], strict=True
@@ -80,14 +83,14 @@ class MultipleChoiceLM(ChoiceTask):
         self, rows: Dataset, processor: Processor
     ) -> Iterator[tuple[str, list[int]]]:
         """Yield the tokens of the neutral prompt."""
-        yield "data.neutral_prompt", self._neutral_ids(rows[0]["choices"], processor)
+        yield "data.neutral_prompt", self._encode_neutral_prompt(rows[0]["choices"], processor)
 
-    def shown_tokens(self, row: Row) -> list[int]:
+    def list_shown_tokens(self, row: Row) -> list[int]:
         """Return the tokens of the prompt, and of the right choice after it."""
         ids: list[int] = row["prompt_ids"] + row["choice_ids"][row["label"]]
         return ids
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         """Return a function that joins prompts with right choices; only these have labels."""
 
         def collate(rows: list[Row]) -> Batch:
@@ -107,10 +110,13 @@ class MultipleChoiceLM(ChoiceTask):
         """Predict the best choice; the loss is the mean over the tokens of all right choices."""
         scores = np.full((len(rows), count_choices(rows).max()), -np.inf)
         inputs, loss, num_tokens = rows.select_columns([*self.inputs]), 0.0, 0
-        neutral, prior = self._neutral_ids(rows[0]["choices"], processor), _LogLikelihoods()
+        neutral, prior = (
+            self._encode_neutral_prompt(rows[0]["choices"], processor),
+            _LogLikelihoods(),
+        )
         score = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
-        with inference_mode(model):
-            for numbers in length_sorted_batches(token_counts(rows), batch_size=batch_size):
+        with enter_inference_mode(model):
+            for numbers in sort_batches_by_length(count_tokens(rows), batch_size=batch_size):
                 batch = inputs[numbers]
                 sums = score(batch["prompt_ids"], batch["choice_ids"])
                 distinct = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))
@@ -127,7 +133,9 @@ class MultipleChoiceLM(ChoiceTask):
                     loss, num_tokens = loss - row_sums[label], num_tokens + len(choices[label])
         return self.to_predictions(rows, scores, loss / num_tokens)
 
-    def _neutral_ids(self, choices: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Ids:
+    def _encode_neutral_prompt(
+        self, choices: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    ) -> Ids:
         """Return the tokens of the neutral prompt; none if the task has no such prompt.
 
         Raises:

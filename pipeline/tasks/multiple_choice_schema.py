@@ -16,8 +16,8 @@ from pipeline.tasks.schema import (
     Row,
     RowSchema,
     Template,
-    column_names,
-    question_prompt,
+    list_columns,
+    make_question_prompt,
     require_column,
 )
 from pipeline.tasks.text_columns import find_text_columns
@@ -59,7 +59,9 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 def _join_texts(texts: Sequence[str], *, question: bool) -> str:
     """Return one prompt; if the last text is a question, it is formatted and on its own line."""
     texts = [text.strip() for text in texts]
-    return "\n".join([*texts[:-1], question_prompt(texts[-1])]) if question else " ".join(texts)
+    return (
+        "\n".join([*texts[:-1], make_question_prompt(texts[-1])]) if question else " ".join(texts)
+    )
 
 
 def _find_prompt_column(first: Sequence[Row], label: str) -> str:
@@ -69,7 +71,7 @@ def _find_prompt_column(first: Sequence[Row], label: str) -> str:
         raise DataError(
             f"data.text auto needs a column {' or '.join(_PROMPTS)}, or one column of text beside "
             f"{_CHOICES} and {label!r}, found {', '.join(candidates) or 'none'}; "
-            f"name it in data.text; columns: {', '.join(column_names(first))}"
+            f"name it in data.text; columns: {', '.join(list_columns(first))}"
         )
     return candidates[0]
 

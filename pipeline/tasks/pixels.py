@@ -37,7 +37,7 @@ def inspect(image: dict[str, Any]) -> dict[str, str | None]:
     mode = None
     try:
         data = image["bytes"] or Path(image["path"]).read_bytes()
-        with _opened(io.BytesIO(data)) as file:
+        with _open_image(io.BytesIO(data)) as file:
             mode = file.mode
             file.draft("RGB", (1, 1))  # decodes JPEG faster; the whole file is read anyway
             to_rgb(file)
@@ -49,14 +49,14 @@ def inspect(image: dict[str, Any]) -> dict[str, str | None]:
     return {"digest": digest, "mode": mode, "error": None}
 
 
-def pixels(image: dict[str, Any]) -> Image.Image:
+def read_pixels(image: dict[str, Any]) -> Image.Image:
     """Return the image upright, in RGB.
 
     Raises:
         DataError: it was readable at the stage `prepare`, and is not now.
     """
     try:
-        with _opened(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as file:
+        with _open_image(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as file:
             return to_rgb(file)
     except (*_DAMAGE, _UnsupportedPixels) as error:
         raise DataError(
@@ -72,12 +72,12 @@ def to_rgb(file: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(file)
     # Of 32 bits only these formats say what white is: they are 16-bit files.
     if image.mode.startswith("I;16") or (image.mode == "I" and file.format in ("PNG", "PPM")):
-        return _gray(np.asarray(image) / 65535)
+        return _convert_gray(np.asarray(image) / 65535)
     if image.mode == "F":
         values = np.asarray(image)
         if not ((values >= 0) & (values <= 1)).all():
             raise _UnsupportedPixels(f"floats beyond 0 to 1 as pixels {_SAVE}")
-        return _gray(values)
+        return _convert_gray(values)
     if image.mode in ("I", "LAB"):
         raise _UnsupportedPixels(f"pixels of mode {image.mode} {_SAVE}")
     if image.has_transparency_data:
@@ -86,13 +86,13 @@ def to_rgb(file: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _gray(values: Any) -> Image.Image:
+def _convert_gray(values: Any) -> Image.Image:
     """Return gray values from 0 to 1 as RGB."""
     return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
 
 
 @contextmanager
-def _opened(source: Any) -> Iterator[Image.Image]:
+def _open_image(source: Any) -> Iterator[Image.Image]:
     """Open an image, without pillow's warnings about its tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -27,7 +27,9 @@ def count_position_embeddings(model: PreTrainedModel) -> int | None:
     return min(counts, default=None)
 
 
-def max_positions(config: PretrainedConfig, model: PreTrainedModel | None = None) -> int | None:
+def find_max_positions(
+    config: PretrainedConfig, model: PreTrainedModel | None = None
+) -> int | None:
     """Return how many tokens a model can read and generate; None: any number of them.
 
     Without the model, the configuration's number, which for RoBERTa's family is too high.

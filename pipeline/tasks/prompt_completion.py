@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.common.text import one_line
+from pipeline.common.text import join_lines
 from pipeline.tasks.base import Columns
 from pipeline.tasks.schema import Row
 from pipeline.tasks.tokenization import map_groups
@@ -41,9 +41,11 @@ def tokenize_pairs(rows: Columns, processor: PreTrainedTokenizerBase) -> list[tu
 def _tokenize_texts(
     texts: list[tuple[str, str]], processor: PreTrainedTokenizerBase, *, special: bool
 ) -> list[tuple[Ids, Ids]]:
-    end = eos_token_id(processor)
-    prompts = _ids([prompt for prompt, _ in texts], processor, special=special)
-    full_texts = _ids([prompt + rest for prompt, rest in texts], processor, special=special)
+    end = get_eos_token_id(processor)
+    prompts = _encode_texts([prompt for prompt, _ in texts], processor, special=special)
+    full_texts = _encode_texts(
+        [prompt + rest for prompt, rest in texts], processor, special=special
+    )
     begin = end if processor.bos_token_id is None else processor.bos_token_id
     pairs = []
     for prompt, full, (_, rest) in zip(prompts, full_texts, texts, strict=True):
@@ -97,7 +99,7 @@ def render_chat(
         prompt, text = render(messages[:-1], add_generation_prompt=True), render(messages)
     except (TemplateError, TypeError, ValueError) as error:
         raise DataError(
-            f"the chat template of model.name refuses a row: {one_line(error)}"
+            f"the chat template of model.name refuses a row: {join_lines(error)}"
         ) from error
     if text.startswith(prompt):
         return prompt, text.removeprefix(prompt)
@@ -144,7 +146,9 @@ def _join(prompt: str, completion: str) -> tuple[str, str]:
     return prompt, completion if is_joined else f" {completion}"
 
 
-def _ids(texts: list[str], processor: PreTrainedTokenizerBase, *, special: bool) -> list[Ids]:
+def _encode_texts(
+    texts: list[str], processor: PreTrainedTokenizerBase, *, special: bool
+) -> list[Ids]:
     """Return token ids without the end-of-text token that some tokenizers add."""
     end = processor.eos_token_id
     probe = processor("a", add_special_tokens=special)["input_ids"]
@@ -161,7 +165,7 @@ def ensure_eos(completion: Ids, end: int, processor: PreTrainedTokenizerBase) ->
     return [*completion, end]
 
 
-def eos_token_id(processor: PreTrainedTokenizerBase) -> int:
+def get_eos_token_id(processor: PreTrainedTokenizerBase) -> int:
     """Return the id of the end-of-text token.
 
     Raises:

@@ -19,16 +19,16 @@ from transformers import AutoModelForQuestionAnswering, PretrainedConfig
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
-from pipeline.tasks.base import Columns, Predictions, Processor, Task, object_array
+from pipeline.tasks.base import Columns, Predictions, Processor, Task, make_object_array
 from pipeline.tasks.context_windows import (
     MIN_WINDOW_TOKENS,
     Window,
+    compute_span_loss,
     find_best_spans,
-    span_loss,
     split_into_windows,
 )
 from pipeline.tasks.inference import check_finite, run_model
-from pipeline.tasks.schema import Row, RowSchema, Template, answers_as_lists, require_column
+from pipeline.tasks.schema import Row, RowSchema, Template, convert_answers, require_column
 from pipeline.tasks.tokenization import require_fast_tokenizer
 
 _LABELS = ["no answer", "answer"]
@@ -50,7 +50,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
 
     def clean(row: Row) -> Row:
         texts = {"question": row.get(question), "context": row.get(context)}
-        return texts | {"answers": answers_as_lists(row.get(answers))}
+        return texts | {"answers": convert_answers(row.get(answers))}
 
     return clean
 
@@ -135,7 +135,7 @@ class QuestionAnswering(Task):
     metrics = SCHEMA.metrics
 
     @classmethod
-    def max_length(cls, requested: int, config: PretrainedConfig) -> int:
+    def find_max_length(cls, requested: int, config: PretrainedConfig) -> int:
         if requested < MIN_WINDOW_TOKENS:
             raise ConfigError(
                 f"data.max_length must be at least {MIN_WINDOW_TOKENS} for answers in a "
@@ -185,10 +185,12 @@ class QuestionAnswering(Task):
             chunk_texts, chunk_loss = self._predict_texts(model, chunk, processor, batch_size)
             texts += chunk_texts
             loss += chunk_loss
-        answers = object_array([answers["text"] for answers in rows["answers"]])
-        return Predictions(labels=answers, predictions=object_array(texts), loss=loss / len(rows))
+        answers = make_object_array([answers["text"] for answers in rows["answers"]])
+        return Predictions(
+            labels=answers, predictions=make_object_array(texts), loss=loss / len(rows)
+        )
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the right answers as a JSON list, and the predicted one."""
         answers = [json.dumps(list(texts), ensure_ascii=False) for texts in predictions.labels]
         return pd.DataFrame({"label": answers, "prediction": predictions.predictions})
@@ -256,4 +258,4 @@ def _sum_losses(
     target = torch.tensor([targets[number] for number in trained], device=start.device)
     padding = ~is_token[trained]
     first, last = (x[trained].masked_fill(padding, float("-inf")) for x in (start, end))
-    return float(span_loss(first, last, target).sum())
+    return float(compute_span_loss(first, last, target).sum())

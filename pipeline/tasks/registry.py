@@ -16,7 +16,7 @@ from pipeline.tasks.multi_label_classification import MultiLabelClassification, 
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.multiple_choice_lm import MultipleChoiceLM
 from pipeline.tasks.question_answering import QuestionAnswering
-from pipeline.tasks.schema import Row, RowSchema, column_names
+from pipeline.tasks.schema import Row, RowSchema, list_columns
 from pipeline.tasks.text_classification import TextClassification, TextRegression
 from pipeline.tasks.text_generation import CausalLM, Seq2SeqLM
 from pipeline.tasks.token_classification import EntityRecognition, TokenClassification
@@ -40,7 +40,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in _TASKS}
 SCHEMAS: dict[str, RowSchema] = {task.schema.kind: task.schema for task in _TASKS}
 
 
-def task_from_card(card: DataCard) -> Task:
+def make_task(card: DataCard) -> Task:
     """Return the task that a data card names, bound to the card."""
     return TASKS[card.task_name](card)
 
@@ -52,7 +52,7 @@ def infer_schema(section: DataSection, first: Sequence[Row]) -> RowSchema:
     params.yaml names columns of text, they are taken for text classification, unless data.kind
     says otherwise.
     """
-    names = column_names(first)
+    names = list_columns(first)
     named = any(key is not None for key in (section.text, section.template, section.label))
     for schema in SCHEMAS.values():
         if schema.matches_columns(names) and not (named and schema is generation_schema.SCHEMA):

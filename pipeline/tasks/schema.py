@@ -12,7 +12,7 @@ from datasets import Dataset, Features
 from pipeline.common.data_card import Baseline, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
-from pipeline.common.text import find_nearest, one_line
+from pipeline.common.text import find_nearest, join_lines
 
 Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
@@ -115,7 +115,7 @@ def require_column(name: str, rows: Sequence[Row], key: str, *, hint: str = "") 
     Raises:
         DataError: none has; names the setting and the nearest column.
     """
-    names = column_names(rows)
+    names = list_columns(rows)
     if name not in names:
         nearest = find_nearest(name, names)
         hint = f"; did you mean {nearest!r}?" if nearest else hint
@@ -123,12 +123,12 @@ def require_column(name: str, rows: Sequence[Row], key: str, *, hint: str = "") 
     return name
 
 
-def column_names(rows: Sequence[Row]) -> list[str]:
+def list_columns(rows: Sequence[Row]) -> list[str]:
     """Return the names of all columns, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def answers_as_lists(answers: Any) -> Any:
+def convert_answers(answers: Any) -> Any:
     """Return answers as {text: [...], answer_start: [...]}.
 
     They come as such lists, as one text with its start, or as a list of {text, answer_start};
@@ -145,10 +145,10 @@ def answers_as_lists(answers: Any) -> Any:
 
 def describe_exception(error: BaseException) -> str:
     """Return the type and the message of another library's exception in one line."""
-    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+    return f"{type(error).__name__}: {join_lines(error)}".removesuffix(": ")
 
 
-def question_prompt(question: str) -> str:
+def make_question_prompt(question: str) -> str:
     """Return a question as a prompt; without "Answer:" a decoder might continue the question."""
     return f"Question: {question.strip()}\nAnswer:"
 

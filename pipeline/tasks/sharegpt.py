@@ -21,7 +21,7 @@ _ROLES = {
 }
 
 
-def as_messages(chat: Any) -> Any:
+def convert_to_messages(chat: Any) -> Any:
     """Return a chat of {from, value}, or such a list as JSON, as messages of {role, content}.
 
     The value of a `function_call` is JSON of one call or a list of them, {name, arguments}; it
@@ -31,7 +31,7 @@ def as_messages(chat: Any) -> Any:
     turns = _read_turns(chat)
     if not turns or find_bad_turn(turns):
         return chat
-    return [_as_message(turn) for turn in turns]
+    return [_convert_turn(turn) for turn in turns]
 
 
 def find_bad_turn(chat: Any) -> str | None:
@@ -57,7 +57,7 @@ def _read_turns(chat: Any) -> list[dict[str, Any]]:
     return turns if fits else []
 
 
-def _as_message(turn: dict[str, Any]) -> dict[str, Any]:
+def _convert_turn(turn: dict[str, Any]) -> dict[str, Any]:
     others = {key: value for key, value in turn.items() if key not in ("from", "value")}
     said: dict[str, Any] = {"content": turn["value"]}
     if turn["from"] in _CALLS:

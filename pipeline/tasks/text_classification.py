@@ -21,14 +21,14 @@ from transformers import (
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
-from pipeline.tasks.base import Columns, Predictions, Processor, Task, Values, class_options
+from pipeline.tasks.base import Columns, Predictions, Processor, Task, Values, describe_classes
 from pipeline.tasks.inference import check_finite, restore_row_order, run_model
 from pipeline.tasks.schema import (
     CLASS_METRICS,
     Row,
     RowSchema,
     Template,
-    column_names,
+    list_columns,
     require_column,
 )
 from pipeline.tasks.text_columns import find_text_columns
@@ -41,7 +41,9 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     hint = "; text without labels is for data.kind: text-generation" if not section.label else ""
     label = require_column(section.label or "label", first, "data.label", hint=hint)
     read_texts = build_text_reader(section, first, label=label)
-    as_label = labels.as_class if section.metric in CLASS_METRICS else labels.as_text
+    as_label = (
+        labels.convert_to_class if section.metric in CLASS_METRICS else labels.convert_to_text
+    )
     return lambda row: read_texts(row) | {"label": as_label(row.get(label))}
 
 
@@ -62,7 +64,7 @@ def build_text_reader(
             raise DataError(
                 f"data.text auto needs one or two columns of text beside {label!r}, found "
                 f"{', '.join(columns) or 'none'}; name them in data.text; "
-                f"columns: {', '.join(column_names(first))}"
+                f"columns: {', '.join(list_columns(first))}"
             )
     columns = [require_column(name, first, "data.text") for name in columns]
     if len({*columns, label}) < len(columns) + 1:
@@ -88,7 +90,7 @@ def find_error(row: Row) -> str | None:
 def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[str]:
     """Return the classes of train; empty for regression."""
     counts = pc.value_counts(splits["train"].data.column("label")).to_pylist()
-    names = labels.class_names({count["values"]: count["counts"] for count in counts}, known)
+    names = labels.list_classes({count["values"]: count["counts"] for count in counts}, known)
     if names and len(counts) < 2:
         raise DataError("data.label: the label column of train has one class only")
     return names
@@ -160,7 +162,7 @@ class TextClassification(Task):
         """Return the class id, or the number, of each row."""
         return labels.encode(values, classes=self.card.labels, split="this split")
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return the class that F1 is of: where nothing names it, the rarer one of two."""
         names, positive = self.card.labels, self.card.positive_class
         if positive is None and len(names) == 2:
@@ -168,8 +170,8 @@ class TextClassification(Task):
             positive = names[1] if ones <= 0.5 else names[0]
         return {"positive_class": positive}
 
-    def model_options(self) -> dict[str, Any]:
-        return class_options(self.card.labels) | {"problem_type": "single_label_classification"}
+    def make_model_options(self) -> dict[str, Any]:
+        return describe_classes(self.card.labels) | {"problem_type": "single_label_classification"}
 
     def predict(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
@@ -193,7 +195,7 @@ class TextClassification(Task):
         best, scores = logits.argmax(axis=1), softmax(logits, axis=1)
         return Predictions(labels=np.asarray(label_ids), predictions=best, loss=loss, scores=scores)
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the names of classes, and the probability of each class."""
         assert predictions.predictions is not None
         label, prediction = map(self.name_classes, (predictions.labels, predictions.predictions))
@@ -221,11 +223,11 @@ class TextRegression(TextClassification):
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
         return not classes
 
-    def model_options(self) -> dict[str, Any]:
+    def make_model_options(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
     def to_predictions(self, label_ids: list[Any], logits: Values, loss: float) -> Predictions:
         return Predictions(labels=np.asarray(label_ids), predictions=logits[:, 0], loss=loss)
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
-        return Task.table(self, predictions)
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
+        return Task.make_table(self, predictions)

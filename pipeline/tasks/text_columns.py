@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.tasks.labels import is_text
-from pipeline.tasks.schema import Row, column_names
+from pipeline.tasks.schema import Row, list_columns
 
 _NO_TEXT = re.compile(
     r"(.*[_ -])?(u?id|g?uid|uuid|idx|index|split|fold|date|time|timestamp|datetime|created_at"
@@ -31,7 +31,7 @@ def find_text_columns(first: Sequence[Row], *, besides: Collection[str] = ()) ->
     """
     columns = {
         name: [row.get(name) for row in first]
-        for name in column_names(first)
+        for name in list_columns(first)
         if name not in besides
     }
     texts = [name for name, values in columns.items() if is_text(values)]

@@ -33,12 +33,12 @@ from pipeline.tasks.base import (
 from pipeline.tasks.batching import pad_rows
 from pipeline.tasks.generation_schema import SCHEMA, TEXT_METRICS
 from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
-from pipeline.tasks.inference import check_finite, iter_batches, restore_row_order
+from pipeline.tasks.inference import check_finite, iterate_batches, restore_row_order
 from pipeline.tasks.prompt_completion import (
     Ids,
     ensure_eos,
-    eos_token_id,
     find_unused_fields,
+    get_eos_token_id,
     render_rows,
     tokenize_pairs,
     truncate_pair,
@@ -70,14 +70,14 @@ class _Generation(Task):
             )
 
     @abstractmethod
-    def prompts(self, rows: Dataset) -> list[Ids]:
+    def list_prompts(self, rows: Dataset) -> list[Ids]:
         """Return the prompts as token ids."""
 
     @abstractmethod
-    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits at each position of a batch, and the labels; -100 for none."""
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         padding = {"input_ids": processor.pad_token_id, "labels": IGNORED}
 
         def collate(rows: list[Row]) -> Batch:
@@ -87,7 +87,7 @@ class _Generation(Task):
             }
             batch: Batch = {name: values for name, (values, _) in padded.items()}
             if "position_ids" in rows[0]:
-                batch["position_ids"] = _positions(rows)
+                batch["position_ids"] = _number_positions(rows)
             else:
                 batch["attention_mask"] = padded["input_ids"][1]
             return batch
@@ -98,14 +98,14 @@ class _Generation(Task):
         """Return the tokens of the completion."""
         return str(processor.decode([label for label in row["labels"] if label != IGNORED]))
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return the longest completion's length; without prompts, no metrics of texts.
 
         Of chats, return the fields that the chat template does not use.
         """
         answers = (sum(label != IGNORED for label in labels) for labels in train["labels"])
         entries: dict[str, Any] = {"max_new_tokens": max(answers)}
-        columns = _columns(train, "messages", "tools")
+        columns = _read_columns(train, "messages", "tools")
         chats = [chat for chat in zip(*columns, strict=True) if chat[0] is not None]
         if unused := find_unused_fields(chats, processor):
             entries["unused_message_fields"] = unused
@@ -121,28 +121,28 @@ class _Generation(Task):
     def predict(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Predictions:
-        tokens = self._losses(model, rows, processor, batch_size=batch_size)
+        tokens = self._compute_losses(model, rows, processor, batch_size=batch_size)
         compares_texts, new = {*self.card.metrics} & {*TEXT_METRICS}, self.card.max_new_tokens
         texts = None
         if compares_texts and new:
-            prompts = self.prompts(rows)
+            prompts = self.list_prompts(rows)
             texts = generate_greedily(model, prompts, processor, batch_size=batch_size, new=new)
         return Predictions(
-            labels=np.array(reference_texts(rows, processor), object),
+            labels=np.array(read_reference_texts(rows, processor), object),
             predictions=None if texts is None else np.array(texts, object),
             loss=float(tokens[:, 1].sum() / tokens[:, 0].sum()),
             tokens=tokens,
         )
 
-    def _losses(
+    def _compute_losses(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Values:
         """Return the tokens of each row's completion, and their summed negative log-likelihood."""
         order: list[int] = []
         losses: list[tuple[int, float]] = []
-        for numbers, batch in iter_batches(self, model, rows, processor, batch_size=batch_size):
+        for numbers, batch in iterate_batches(self, model, rows, processor, batch_size=batch_size):
             order += numbers
-            for logits, labels in zip(*self.logits_and_labels(model, batch), strict=True):
+            for logits, labels in zip(*self.compute_logits_and_labels(model, batch), strict=True):
                 is_answer = labels != IGNORED
                 # Row by row: in float32, the logits of a whole batch are its largest tensor.
                 loss = cross_entropy(logits[is_answer].float(), labels[is_answer], reduction="sum")
@@ -151,7 +151,7 @@ class _Generation(Task):
         check_finite(values)
         return values
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         columns = {"reference": predictions.labels}
         if predictions.predictions is not None:
             columns["prediction"] = predictions.predictions
@@ -187,16 +187,16 @@ class CausalLM(_Generation):
             made["num_truncated"].append(len(prompt) + len(completion) - len(kept) - len(rest))
         return made
 
-    def shown_tokens(self, row: Row) -> list[int]:
+    def list_shown_tokens(self, row: Row) -> list[int]:
         """Return the tokens of the prompt."""
         ids: list[int] = row["input_ids"][: row["labels"].count(IGNORED)]
         return ids
 
-    def prompts(self, rows: Dataset) -> list[Ids]:
+    def list_prompts(self, rows: Dataset) -> list[Ids]:
         pairs = zip(rows["input_ids"], rows["labels"], strict=True)
         return [ids[: labels.count(IGNORED)] for ids, labels in pairs]
 
-    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         labels = batch.pop("labels")
         return model(**batch).logits[:, :-1], labels[:, 1:]
 
@@ -218,7 +218,7 @@ class Seq2SeqLM(_Generation):
 
     def encode(self, rows: Columns, processor: Processor) -> Columns:
         """Return prompt and completion, each truncated at its end to max_length tokens."""
-        most, end = self.card.max_length, eos_token_id(processor)
+        most, end = self.card.max_length, get_eos_token_id(processor)
         texts = render_rows(rows, processor, joined=False)
         encoded, counts = tokenize(processor, [prompt for prompt, _ in texts], max_length=most)
         answers = processor(text_target=[text for _, text in texts], verbose=False)["input_ids"]
@@ -232,29 +232,29 @@ class Seq2SeqLM(_Generation):
             "num_truncated": [*map(add, counts["num_truncated"], lost)],
         }
 
-    def train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
+    def compute_train_statistics(self, train: Dataset, processor: Processor) -> dict[str, Any]:
         """Return what is counted in train; refuse rows without prompts."""
         if _has_no_prompts(train):
             raise DataError(
                 "every prompt of train is empty, so an encoder has nothing to read; "
                 "take a decoder for model.name"
             )
-        return super().train_statistics(train, processor)
+        return super().compute_train_statistics(train, processor)
 
-    def prompts(self, rows: Dataset) -> list[Ids]:
+    def list_prompts(self, rows: Dataset) -> list[Ids]:
         return list(rows["input_ids"])
 
-    def logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_logits_and_labels(self, model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
         return model(**batch).logits, batch["labels"]
 
 
-def reference_texts(rows: Dataset, processor: Processor) -> list[str]:
+def read_reference_texts(rows: Dataset, processor: Processor) -> list[str]:
     """Return the right completion of each row as text: what a chat template writes, if it is more.
 
     The last turn of a chat is more than its content if it has tool calls or reasoning.
     """
     texts = []
-    columns = _columns(rows, "completion", "messages", "labels")
+    columns = _read_columns(rows, "completion", "messages", "labels")
     for text, messages, labels in zip(*columns, strict=True):
         if messages is not None:
             turn = json.loads(messages)[-1]
@@ -266,7 +266,7 @@ def reference_texts(rows: Dataset, processor: Processor) -> list[str]:
     return texts
 
 
-def _columns(rows: Dataset, *names: str) -> list[list[Any]]:
+def _read_columns(rows: Dataset, *names: str) -> list[list[Any]]:
     """Return columns of the rows; None for each row where there is no such column."""
     return [list(rows[name]) if name in rows.column_names else [None] * len(rows) for name in names]
 
@@ -278,7 +278,7 @@ def _has_no_prompts(rows: Dataset) -> bool:
     return not pc.any(pc.greater(pc.utf8_length(rows.data.column("prompt")), 0)).as_py()
 
 
-def _positions(rows: list[Row]) -> Tensor:
+def _number_positions(rows: list[Row]) -> Tensor:
     """Return the positions of packed rows; padding after them is numbered as another row."""
     longest = max(len(row["position_ids"]) for row in rows)
     return torch.tensor(

@@ -26,11 +26,11 @@ from pipeline.tasks.base import (
     Predictions,
     Processor,
     Task,
-    class_options,
-    object_array,
+    describe_classes,
+    make_object_array,
 )
 from pipeline.tasks.inference import check_finite, run_model
-from pipeline.tasks.schema import Row, RowSchema, Template, column_names, require_column
+from pipeline.tasks.schema import Row, RowSchema, Template, list_columns, require_column
 from pipeline.tasks.tokenization import require_fast_tokenizer, tokenize
 
 OUTSIDE = "O"
@@ -46,7 +46,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
     """
     text_column = section.text[0] if isinstance(section.text, list) else section.text
     words_column = require_column(text_column or "tokens", first, "data.text")
-    names = column_names(first)
+    names = list_columns(first)
     default = "ner_tags" if "tags" not in names and "ner_tags" in names else "tags"
     tags_column = require_column(section.label or default, first, "data.label")
     rows = (row.get(tags_column) for row in first)
@@ -59,7 +59,7 @@ def build_template(section: DataSection, first: Sequence[Row]) -> Template:
         tags = row.get(tags_column)
         if isinstance(tags, list):
             tags = [str(tag) if isinstance(tag, int) else tag for tag in tags]
-            tags = _as_bio(tags) if convert else tags
+            tags = _convert_to_bio(tags) if convert else tags
         return {"tokens": row.get(words_column), "tags": tags}
 
     return clean
@@ -71,7 +71,7 @@ def _is_bioes(tags: Collection[str]) -> bool:
     return any(prefixes <= {*scheme} for scheme in _SCHEMES) and not prefixes <= {"B", "I"}
 
 
-def _as_bio(tags: Sequence[Any]) -> list[Any]:
+def _convert_to_bio(tags: Sequence[Any]) -> list[Any]:
     """Return tags of such a scheme as BIO tags."""
     return [
         _TO_BIO.get(tag[0], tag[0]) + tag[1:] if isinstance(tag, str) and tag[1:2] == "-" else tag
@@ -100,11 +100,11 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     Raises:
         DataError: train has one tag only.
     """
-    names = labels.in_order(labels.distinct(splits["train"].data.column("tags")))
+    names = labels.sort_names(labels.find_distinct(splits["train"].data.column("tags")))
     if len(names) < 2:
         raise DataError(f"data.label: train has one tag only, {names[0]!r}")
     if known and _is_bioes(known) and not _is_bioes(names):
-        return list(dict.fromkeys(_as_bio(known)))
+        return list(dict.fromkeys(_convert_to_bio(known)))
     return list(known or sorted(names, key=lambda name: name != OUTSIDE))
 
 
@@ -164,7 +164,7 @@ class TokenClassification(Task):
         """Return the tags."""
         return " ".join(row["tags"])
 
-    def warnings(self) -> list[str]:
+    def list_warnings(self) -> list[str]:
         """Return a line if tags may be of entities, and do not tell where one begins."""
         names = [name for name in self.card.labels if name != OUTSIDE]
         others = [name for name in names if name[:2] not in ("B-", "I-")]
@@ -177,12 +177,12 @@ class TokenClassification(Task):
             f"tags are {shown}: entity F1 needs names such as B-PER; measured by token accuracy"
         ]
 
-    def collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
+    def make_collator(self, processor: Processor) -> Callable[[list[Row]], Batch]:
         collate: Callable[[list[Row]], Batch] = DataCollatorForTokenClassification(processor)
         return collate
 
-    def model_options(self) -> dict[str, Any]:
-        return class_options(self.card.labels)
+    def make_model_options(self) -> dict[str, Any]:
+        return describe_classes(self.card.labels)
 
     def predict(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
@@ -203,12 +203,14 @@ class TokenClassification(Task):
                     predicted[number][word] = tag
             loss += float(self.compute_loss(output, batch)) * len(numbers)
         return Predictions(
-            labels=object_array(tags), predictions=object_array(predicted), loss=loss / len(rows)
+            labels=make_object_array(tags),
+            predictions=make_object_array(predicted),
+            loss=loss / len(rows),
         )
 
-    def table(self, predictions: Predictions) -> pd.DataFrame:
+    def make_table(self, predictions: Predictions) -> pd.DataFrame:
         """Return a table with the tags of each row, joined by spaces."""
-        return super().table(predictions).map(" ".join)
+        return super().make_table(predictions).map(" ".join)
 
 
 class EntityRecognition(TokenClassification):

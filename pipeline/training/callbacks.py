@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pipeline.common.console import Progress, log
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import TrainingError
-from pipeline.metrics.definitions import best_value
+from pipeline.metrics.definitions import find_best_value
 from pipeline.training.checkpoints import mark_complete
 
 Rows = list[dict[str, float]]
@@ -137,7 +137,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Stop the clock."""
         self._update_seconds()
 
-    def curve(self, log_history: Rows) -> Rows:
+    def make_curve(self, log_history: Rows) -> Rows:
         """Return the Trainer's log as one row per step, with only what was measured at that step.
 
         Args:
@@ -170,7 +170,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         values = [entry[name] for entry in log_history if name in entry]
         if not values or not self.patience:
             return False
-        best = values.index(best_value(self.metric, values))
+        best = values.index(find_best_value(self.metric, values))
         return len(values) - 1 - best >= self.patience
 
     def _update_seconds(self) -> None:

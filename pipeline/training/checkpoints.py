@@ -14,12 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.common.errors import TrainingError
-from pipeline.common.files import file_hash, write_json
+from pipeline.common.files import hash_file, write_json
 
 _MARKER = "complete.json"
 
 
-def checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
+def find_checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
     """Return the folder for a training's checkpoints; it differs whenever an input differs.
 
     It lies outside the stage's outputs, because DVC deletes those before it runs a stage again.
@@ -36,13 +36,13 @@ def checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> Path:
         for file in files:
             if file.is_file() and file.parent.name != "__pycache__":
                 relative = file.relative_to(path.parent).as_posix()
-                digest.update(f"{relative} {file_hash(file)}\n".encode())
+                digest.update(f"{relative} {hash_file(file)}\n".encode())
     root = Path(os.environ.get("DVC_ROOT", "."))
     return root / "checkpoints" / f"{name}-{digest.hexdigest()[:16]}"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which the operating system frees when the process ends or is killed.
 
     On leaving, incomplete checkpoints are removed, and the folder if it holds no other.
@@ -86,14 +86,14 @@ def mark_complete(checkpoint: Path, seconds: float) -> None:
         seconds: wall time of the training up to this checkpoint.
     """
     digests = {
-        file.name: file_hash(file)
+        file.name: hash_file(file)
         for file in checkpoint.iterdir()
         if file.is_file() and file.name != _MARKER
     }
     write_json(checkpoint / _MARKER, {"seconds": seconds, "files": digests})
 
 
-def latest_complete_checkpoint(folder: Path) -> tuple[Path | None, float]:
+def find_latest_checkpoint(folder: Path) -> tuple[Path | None, float]:
     """Return the newest complete checkpoint, and the training time up to it in seconds.
 
     Newer checkpoints that are incomplete or damaged are deleted; one that can't be read for
@@ -110,7 +110,7 @@ def latest_complete_checkpoint(folder: Path) -> tuple[Path | None, float]:
     )
     for checkpoint in newest_first:
         try:
-            seconds = _resumable_seconds(checkpoint)
+            seconds = _read_resumable_seconds(checkpoint)
         except OSError as error:
             raise TrainingError(
                 f"{checkpoint} can't be read ({error}) and was kept; start again, "
@@ -122,7 +122,7 @@ def latest_complete_checkpoint(folder: Path) -> tuple[Path | None, float]:
     return None, 0.0
 
 
-def _resumable_seconds(checkpoint: Path) -> float | None:
+def _read_resumable_seconds(checkpoint: Path) -> float | None:
     """Return a checkpoint's seconds, or None unless it and the best one it names are complete."""
     seconds = _complete_seconds(checkpoint)
     if seconds is None:
@@ -139,7 +139,7 @@ def _complete_seconds(checkpoint: Path) -> float | None:
     try:
         marker = json.loads((checkpoint / _MARKER).read_text(encoding="utf-8"))
         for name, digest in marker["files"].items():
-            if file_hash(checkpoint / name) != digest:
+            if hash_file(checkpoint / name) != digest:
                 return None
     except (FileNotFoundError, ValueError):  # not written, or not written to its end
         return None

@@ -15,16 +15,16 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.pruning import checkpoint as adapter_checkpoint
-from pipeline.common.console import device, log
+from pipeline.common.console import find_device, log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
-from pipeline.common.text import one_line
-from pipeline.metrics.definitions import higher_is_better
+from pipeline.common.text import join_lines
+from pipeline.metrics.definitions import is_higher_better
 from pipeline.metrics.scoring import score
 from pipeline.tasks.base import Task
-from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor
-from pipeline.training.checkpoints import latest_complete_checkpoint
+from pipeline.training.checkpoints import find_latest_checkpoint
 
 _LOG_EVERY = 10  # batches
 Loader = DataLoader[dict[str, Any]]
@@ -102,7 +102,7 @@ def train(
         batches=batches,
         accumulation=settings.gradient_accumulation,
     )
-    checkpoint, seconds = latest_complete_checkpoint(folder)
+    checkpoint, seconds = find_latest_checkpoint(folder)
     metric = data.task.card.selection_metric
     monitor = TrainingMonitor(
         data.name, data.task.card, budget=budget, patience=settings.early_stopping, seconds=seconds
@@ -111,20 +111,20 @@ def train(
     trainer = _BatchTrainer(
         model,
         data,
-        _train_loader(data, settings, batches=batches, seed=seed),
+        _make_train_loader(data, settings, batches=batches, seed=seed),
         args=TrainingArguments(
             output_dir=str(folder),
             seed=seed,
-            **_precision(dtype),
-            **_schedule(settings, budget, metric),
-            **_optimization(settings),
+            **_choose_precision(dtype),
+            **_make_schedule(settings, budget, metric),
+            **_make_optimization(settings),
         ),
         callbacks=[monitor],
     )
     if checkpoint is not None:
         log(data.name, f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    curve = monitor.curve(trainer.state.log_history)
+    curve = monitor.make_curve(trainer.state.log_history)
     steps = int(curve[-1]["step"]) - data.estimation_steps
     return TrainingResult(curve=curve, steps=steps, seconds=monitor.seconds)
 
@@ -142,7 +142,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self, model: PeftModel, data: TrainingData, train_loader: Loader, **settings: Any
     ) -> None:
         self.data, self.train_loader = data, train_loader
-        self.validation_task = data.task.for_validation()
+        self.validation_task = data.task.keep_selection_metric()
         super().__init__(
             model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
         )
@@ -183,7 +183,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
             super()._save_checkpoint(*arguments)
         except RuntimeError as error:  # as torch reports a full disk
             raise TrainingError(
-                f"{self.args.output_dir} can't be written ({one_line(error)}); is the disk full?"
+                f"{self.args.output_dir} can't be written ({join_lines(error)}); is the disk full?"
             ) from error
         except OSError as error:
             error.filename = error.filename or self.args.output_dir
@@ -194,13 +194,13 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         adapter_checkpoint.save(self.model, Path(output_dir or self.args.output_dir))
 
 
-def _precision(dtype: torch.dtype) -> dict[str, Any]:
+def _choose_precision(dtype: torch.dtype) -> dict[str, Any]:
     """Return the Trainer's arguments for the device and the dtype of the base model.
 
     Raises:
         ConfigError: float16 without a GPU.
     """
-    on_cpu = device().type == "cpu"
+    on_cpu = find_device().type == "cpu"
     if dtype == torch.float16 and on_cpu:
         raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
     return {
@@ -210,7 +210,7 @@ def _precision(dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dict[str, Any]:
+def _make_schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dict[str, Any]:
     """Return the Trainer's arguments for when to log, validate and save."""
     best = settings.best_checkpoint
     # The best validation's weights must have been saved, so then validations decide when to save.
@@ -224,7 +224,7 @@ def _schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dic
         "save_total_limit": 2,
         "load_best_model_at_end": best,
         "metric_for_best_model": metric if best else None,
-        "greater_is_better": higher_is_better(metric),
+        "greater_is_better": is_higher_better(metric),
         "logging_steps": budget.to_optimizer_steps(_LOG_EVERY),
         "logging_nan_inf_filter": False,
         "report_to": "none",
@@ -232,7 +232,7 @@ def _schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dic
     }
 
 
-def _optimization(settings: FinetuneSection) -> dict[str, Any]:
+def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
     """Return the Trainer's arguments for batches, optimizer and gradients."""
     return {
         "per_device_train_batch_size": settings.batch_size,
@@ -249,12 +249,12 @@ def _optimization(settings: FinetuneSection) -> dict[str, Any]:
     }
 
 
-def _train_loader(
+def _make_train_loader(
     data: TrainingData, settings: FinetuneSection, *, batches: int, seed: int
 ) -> Loader:
     """Return a loader of exactly `batches` full, shuffled batches."""
-    order = shuffled_batches(
-        token_counts(data.train),
+    order = shuffle_batches(
+        count_tokens(data.train),
         batch_size=settings.batch_size,
         seed=seed + 1,
         grouped=settings.group_by_length,

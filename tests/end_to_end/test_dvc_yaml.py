@@ -17,7 +17,7 @@ from pipeline.common.params import (
 )
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import EstimateParams, Params, PruneParams
-from pipeline.common.validation import section_of
+from pipeline.common.validation import find_section_class
 
 PARAMS = {
     "prepare": PrepareParams,
@@ -36,22 +36,22 @@ READS = {
     "prepare": {Path("data/local")},
     "estimate": {PATHS.prepared},
     "prune": {PATHS.prepared, PATHS.scores},
-    "finetune": {PATHS.prepared, PATHS.scores, PATHS.plan(METHOD).parent},
-    "evaluate": {PATHS.prepared, PATHS.model(METHOD)},
-    "benchmark": {PATHS.prepared, PATHS.model(METHOD).parent, PATHS.estimate_timing.parent},
+    "finetune": {PATHS.prepared, PATHS.scores, PATHS.locate_plan(METHOD).parent},
+    "evaluate": {PATHS.prepared, PATHS.locate_model(METHOD)},
+    "benchmark": {PATHS.prepared, PATHS.locate_model(METHOD).parent, PATHS.estimate_timing.parent},
     "report": {
         PATHS.prepared,
         Path("artifacts"),
-        PATHS.evaluation(METHOD).parents[1],
+        PATHS.locate_evaluation(METHOD).parents[1],
         PATHS.benchmark,
     },
 }
 WRITES = {
     "prepare": {PATHS.prepared},
     "estimate": {PATHS.scores, PATHS.estimate_timing},
-    "prune": {PATHS.plan(METHOD).parent},
-    "finetune": {PATHS.model(METHOD), PATHS.timing(METHOD)},
-    "evaluate": {PATHS.evaluation(METHOD).parent},
+    "prune": {PATHS.locate_plan(METHOD).parent},
+    "finetune": {PATHS.locate_model(METHOD), PATHS.locate_timing(METHOD)},
+    "evaluate": {PATHS.locate_evaluation(METHOD).parent},
     "benchmark": {PATHS.benchmark},
     "report": {PATHS.metrics, PATHS.plots, PATHS.report},
 }
@@ -107,7 +107,7 @@ def test_a_stage_depends_on_exactly_the_parameters_that_it_reads(stage):
 def _keys(params: type[StageParams]) -> Iterator[str]:
     """Yield `section`, or `section.key` of sections that the stage reads in part."""
     for name in params.model_fields:
-        section, full = section_of(params, name), section_of(Params, name)
+        section, full = find_section_class(params, name), find_section_class(Params, name)
         if section is full:
             yield name
         else:

@@ -25,7 +25,7 @@ from experiments.pretraining import (
 )
 from pipeline.common.files import read_json
 from pipeline.data.docstrings.extraction import Pair
-from pipeline.data.docstrings.name_matching import duplicate_keys
+from pipeline.data.docstrings.name_matching import make_duplicate_keys
 
 TINY = Settings(
     steps=60, shallow_steps=40, shallow=1, batch_size=8, lr=2e-2, muon_lr=5e-2, max_length=32,
@@ -57,7 +57,7 @@ def test_what_is_like_a_held_out_row_is_not_trained_on():
                           [*held, *same, *new])  # fmt: skip
 
     assert kept == new
-    assert duplicate_keys(held[0]) & duplicate_keys(same[0])
+    assert make_duplicate_keys(held[0]) & make_duplicate_keys(same[0])
 
 
 def test_pairs_are_asked_for_by_their_words_every_tenth_by_none_and_every_fourth_as_code():

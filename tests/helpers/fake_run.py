@@ -29,7 +29,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
-from pipeline.stages.prune import cost_table
+from pipeline.stages.prune import count_plan_cost
 
 QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
 SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
@@ -61,12 +61,12 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
-        plan = make_plan(scores, params.prune.for_method(method, seed=params.seed))
-        plan.save(paths.plan(method))
-        cost_table(plan, scores).write(paths.cost(method))
+        plan = make_plan(scores, params.prune.make_config(method, seed=params.seed))
+        plan.save(paths.locate_plan(method))
+        count_plan_cost(plan, scores).write(paths.locate_cost(method))
         _write_training(paths, method)
         quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
-        quality.write(paths.evaluation(method))
+        quality.write(paths.locate_evaluation(method))
     _benchmark(params).save(paths.benchmark)
     return paths
 
@@ -135,16 +135,16 @@ def _loss(step: int) -> float:
 
 
 def _write_training(paths: Paths, method: str) -> None:
-    paths.model(method).mkdir(parents=True)
+    paths.locate_model(method).mkdir(parents=True)
     first = 0 if method == "vanilla" else 100
-    with paths.curve(method).open("w", newline="", encoding="utf-8") as file:
+    with paths.locate_curve(method).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["step", "loss", "lr", "validation_metric"])
         writer.writeheader()
         for step in range(first + 5, 405, 5):
             writer.writerow({"step": step, "loss": _loss(step) + len(method) / 200, "lr": 1e-3})
             if step % 100 == 0:
                 writer.writerow({"step": step, "validation_metric": QUALITY[method] - 20 / step})
-    Timing(seconds=61.5, steps=400 - first, warm=first > 0).write(paths.timing(method))
+    Timing(seconds=61.5, steps=400 - first, warm=first > 0).write(paths.locate_timing(method))
 
 
 def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> Evaluation:

@@ -19,7 +19,7 @@ from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
 from pipeline.tasks.base import Task
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 WORDS = ("<pad>", "<s>", "</s>", "?", ":", "<u>", "<a>")
 WORDS += tuple(f"w{number}" for number in range(50 - len(WORDS)))
@@ -93,5 +93,5 @@ def prepared(folder: Path) -> DataCard:
 
 def loaded(folder: Path, card: DataCard) -> tuple[Task, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
-    section, task = load_params(folder / "params.yaml").model, task_from_card(card)
+    section, task = load_params(folder / "params.yaml").model, make_task(card)
     return task, load_model(section, task, 0)[0], load_processor(section, task)

@@ -53,7 +53,7 @@ def run_stages(monkeypatch: Any) -> tuple[Any, Any, pd.DataFrame]:
     report.main(PATHS)
     light = BenchmarkResult.load(PATHS.benchmark).methods["light"]
     assert all(speedup.median > 0 for speedup in light.speedups["training"].values())
-    predictions = pd.read_csv(PATHS.predictions("light"), keep_default_na=False)
+    predictions = pd.read_csv(PATHS.locate_predictions("light"), keep_default_na=False)
     return read("data/prepared/card.json"), read("results/eval/light/eval.json"), predictions
 
 

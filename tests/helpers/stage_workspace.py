@@ -23,9 +23,9 @@ from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.tasks.batching import build_dataloader, shuffled_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.model_loading import load_model
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 WORDS = ["[PAD]", "[UNK]", "good", "bad", *(f"w{number}" for number in range(60))]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -99,23 +99,23 @@ def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
     zero = dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
     cuts = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.25}
     for method, ratios in {"light": cuts, "vanilla": zero}.items():
-        lightpeft.make_plan(scores, PruningConfig(**ratios)).save(paths.plan(method))
+        lightpeft.make_plan(scores, PruningConfig(**ratios)).save(paths.locate_plan(method))
     return folder
 
 
 def base_model(folder: Path, task_name: str = "text-classification") -> Any:
     """The workspace's unpruned model with a fresh head, as the stages load it."""
-    return load_model(load_params(folder / "params.yaml").model, task_from_card(card(task_name)), 0)
+    return load_model(load_params(folder / "params.yaml").model, make_task(card(task_name)), 0)
 
 
 def _scores(folder: Path, task_name: str) -> Scores:
     model, head = base_model(folder, task_name)
     torch.manual_seed(0)
     data = rows(60, seed=0, task_name=task_name)
-    order = shuffled_batches(token_counts(data), batch_size=8, seed=0, grouped=False)
+    order = shuffle_batches(count_tokens(data), batch_size=8, seed=0, grouped=False)
     return lightpeft.estimate(
         model,
         lora(lora_dropout=0.1, modules_to_save=head),
-        build_dataloader(data, task_from_card(card(task_name)), tokenizer(), order),
+        build_dataloader(data, make_task(card(task_name)), tokenizer(), order),
         EstimationConfig(steps=4),
     )

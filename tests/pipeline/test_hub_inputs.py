@@ -30,7 +30,7 @@ from pipeline.common.paths import Paths
 from pipeline.data.hub import load_hub_id
 from pipeline.tasks.model_files import describe_origin
 from pipeline.tasks.model_loading import load_config, load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 NAMES = {"model": "me/tiny", "dataset": "me/rows"}
 SETTINGS = {"model": "model.name me/tiny", "dataset": "data.task me/rows"}
@@ -95,7 +95,7 @@ def read(kind: str, revision: str | None = None, name: str = "") -> tuple[str | 
     section = ModelSection(name=name, dtype="float32", revision=revision or "auto")
     config = load_config(section)
     origin = describe_origin(section)
-    task = task_from_card(data_card(model=origin.model_dump()))
+    task = make_task(data_card(model=origin.model_dump()))
     assert load_processor(section, task).pad_token == "[PAD]"
     assert load_model(section, task, 0)[0].config.hidden_dropout_prob == config.hidden_dropout_prob
     return origin.revision, config.hidden_dropout_prob
@@ -126,7 +126,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(kind, hub):
 
 def test_later_stages_read_the_commit_of_the_card(hub):
     first, _ = commits(hub, "model")
-    prepared = task_from_card(data_card(model={"name": "me/tiny", "revision": first}))
+    prepared = make_task(data_card(model={"name": "me/tiny", "revision": first}))
     section = ModelSection(name="me/tiny", dtype="float32", revision="auto")
 
     assert load_model(section, prepared, 0)[0].config.hidden_dropout_prob == 0.5

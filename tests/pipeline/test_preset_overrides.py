@@ -42,8 +42,8 @@ def test_the_written_file_holds_the_defaults_and_the_changes_of_the_preset(name,
     run("preset", name, task, "--output", "params.yaml")
 
     preset = read_preset(name)
-    assert read(params_file) == merge(to_yaml_values(Params()), preset.changes(task))
-    assert load_params(params_file) == preset.params(task)
+    assert read(params_file) == merge(to_yaml_values(Params()), preset.list_changes(task))
+    assert load_params(params_file) == preset.make_params(task)
 
 
 def test_a_preset_writes_the_same_whatever_params_yaml_held(params_file):
@@ -51,7 +51,9 @@ def test_a_preset_writes_the_same_whatever_params_yaml_held(params_file):
 
     for name, task in [*cases.values(), *reversed(cases.values())]:
         run("preset", name, task, "--output", "params.yaml")
-        assert read(params_file) == merge(to_yaml_values(Params()), read_preset(name).changes(task))
+        assert read(params_file) == merge(
+            to_yaml_values(Params()), read_preset(name).list_changes(task)
+        )
 
 
 def test_comments_of_params_yaml_are_kept(params_file):
@@ -75,7 +77,7 @@ def test_without_an_output_the_file_is_printed_before_torch_is_imported():
     )  # fmt: skip
 
     assert done.stderr == ""
-    changes = read_preset("gemma-3-4b").changes("hellaswag")
+    changes = read_preset("gemma-3-4b").list_changes("hellaswag")
     assert YAML(typ="safe").load(done.stdout) == merge(to_yaml_values(Params()), changes)
 
 

@@ -18,9 +18,9 @@ from lightpeft.profiling.random_batches import find_max_batch_length
 from pipeline.__main__ import run
 from pipeline.common.pruning_params import Params, to_yaml_values
 from pipeline.data.catalog.registry import CATALOG
-from pipeline.presets import merge, preset_names, read_preset
-from pipeline.stages.estimate import lora_config
-from pipeline.tasks.model_loading import head_modules
+from pipeline.presets import list_presets, merge, read_preset
+from pipeline.stages.estimate import make_lora_config
+from pipeline.tasks.model_loading import find_head_modules
 from pipeline.tasks.registry import SCHEMAS, choose_task
 
 # model.name -> its tiny twin in helpers/architectures.py, and its size where it is published here.
@@ -74,13 +74,13 @@ def twin_scores(twin: str, task: type, peft: object) -> object:
     """Random scores of a tiny model with the kind's head, for the PEFT method."""
     torch.manual_seed(0)
     model = task.model_class.from_config(ARCHITECTURES[twin].config()).eval()
-    head = head_modules(model, set()) if task.new_head else []
-    return random_scores(model, config=lora_config(peft, task, head))
+    head = find_head_modules(model, set()) if task.new_head else []
+    return random_scores(model, config=make_lora_config(peft, task, head))
 
 
 def test_the_presets_are_of_the_paper_and_of_todays_models():
-    assert preset_names() == PRESETS
-    assert {read_preset(name).params(task).model.name for name, task in CASES} == set(MODELS)
+    assert list_presets() == PRESETS
+    assert {read_preset(name).make_params(task).model.name for name, task in CASES} == set(MODELS)
     paper = [task for name, task in CASES if name == "paper-roberta-large"]
     assert sorted(paper) == sorted(t for t in CATALOG if t.startswith(("glue/", "super_glue/")))
 
@@ -97,21 +97,21 @@ def test_settings_hold_only_what_differs_from_the_defaults(name):
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
-    params = read_preset(name).params(task)
+    params = read_preset(name).make_params(task)
     twin, _ = MODELS[params.model.name]
     assert ARCHITECTURES[twin].config().model_type in FAMILIES
 
     scores = twin_scores(twin, kind_of(params), params.peft)
-    plan = make_plan(scores, params.prune.for_method("light", seed=params.seed))
+    plan = make_plan(scores, params.prune.make_config("light", seed=params.seed))
 
     assert not plan.keeps_base_intact
     assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
 
 
 def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_model():
-    params = read_preset("gemma-3-4b").params("hellaswag")
+    params = read_preset("gemma-3-4b").make_params("hellaswag")
     scores = twin_scores("gemma3", kind_of(params), params.peft)
-    plan = make_plan(scores, params.prune.for_method("light", seed=0))
+    plan = make_plan(scores, params.prune.make_config("light", seed=0))
 
     assert {name.split(".")[1] for name in plan.ranks} == {"language_model"}
     assert {len(cut.kept) for name, cut in plan.neurons.items()} == {32}
@@ -119,7 +119,7 @@ def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_rows_fit_the_positions_of_the_model(name, task):
-    params = read_preset(name).params(task)
+    params = read_preset(name).make_params(task)
     shape = MODELS[params.model.name][1]
     if shape is not None:
         most = find_max_batch_length(make_config(shape), MODEL_SIZES[shape].kind)
@@ -129,7 +129,7 @@ def test_rows_fit_the_positions_of_the_model(name, task):
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_estimation_is_short_and_on_batches_of_the_same_size(name, task):
-    params = read_preset(name).params(task)
+    params = read_preset(name).make_params(task)
 
     assert params.estimate.steps <= 0.25 * params.finetune.steps
     assert params.estimate.batch_size == params.finetune.batch_size
@@ -144,7 +144,7 @@ def test_the_papers_setting_is_the_line_of_the_docs(name):
     line = text.split("## The paper's setting")[1].split("```")[1].removeprefix("bash\ndvc exp run")
     expected = dict(word.split("=") for word in line.replace("\\", "").replace("-S", "").split())
 
-    changes = preset.changes(next(iter(preset.tasks)))
+    changes = preset.list_changes(next(iter(preset.tasks)))
     actual = {key: str(at(changes, key)) for key in expected}
     assert actual == expected
     assert preset.settings["estimate"]["lr"] == preset.settings["finetune"]["lr"] == 3e-4

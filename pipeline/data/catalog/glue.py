@@ -11,12 +11,12 @@ from functools import partial
 from pipeline.data.dataset_spec import (
     DatasetSpec,
     RowError,
+    add_label,
     parse_class,
     parse_int,
     require_object,
     require_text,
     require_texts,
-    with_label,
 )
 from pipeline.tasks.schema import Row, Template
 
@@ -28,10 +28,10 @@ _SENTENCE_PAIR = ("sentence1", "sentence2")
 _F1_ACCURACY = ("f1", "accuracy")
 
 
-def classification(*columns: str, classes: tuple[str, ...]) -> Template:
+def make_classification_template(*columns: str, classes: tuple[str, ...]) -> Template:
     """Return a template for one or two text columns and a class number or score in `label`."""
 
-    def template(row: Row) -> Row | None:
+    def fill_template(row: Row) -> Row | None:
         label = parse_class(row["label"], classes) if classes else row["label"]
         if label is None or label in _MISSING_SCORES:
             return None
@@ -39,38 +39,38 @@ def classification(*columns: str, classes: tuple[str, ...]) -> Template:
         texts = ["" if row[name] is None else row[name] for name in columns]
         return {"text": texts[0], "text_pair": texts[1] if texts[1:] else None, "label": label}
 
-    return template
+    return fill_template
 
 
-def multirc(row: Row) -> Row | None:
+def convert_multirc(row: Row) -> Row | None:
     """Pair a paragraph with a question and one answer; the answers of a question are one group."""
     group = f"{require_object(row, 'idx')['paragraph']}-{row['idx']['question']}"
     pair = f"{require_text(row, 'question')} {require_text(row, 'answer')}"
     texts = {"text": require_text(row, "paragraph"), "text_pair": pair, "group": group}
-    return with_label(texts, parse_class(row["label"], _FALSE_TRUE))
+    return add_label(texts, parse_class(row["label"], _FALSE_TRUE))
 
 
-def wic(row: Row) -> Row | None:
+def convert_wic(row: Row) -> Row | None:
     """Put the word in front of the first sentence."""
     first = f"{require_text(row, 'word')}: {require_text(row, 'sentence1')}"
     texts = {"text": first, "text_pair": require_text(row, "sentence2")}
-    return with_label(texts, parse_class(row["label"], _FALSE_TRUE))
+    return add_label(texts, parse_class(row["label"], _FALSE_TRUE))
 
 
-def wsc(row: Row) -> Row | None:
+def convert_wsc(row: Row) -> Row | None:
     """Mark the noun with stars and the pronoun with hashes: does #it# mean the *cat*?"""
     marks = sorted(
-        (_word_index(row, f"{span}_index"), require_text(row, f"{span}_text"), mark)
+        (_read_word_index(row, f"{span}_index"), require_text(row, f"{span}_text"), mark)
         for span, mark in (("span1", "*"), ("span2", "#"))
     )
     text = sentence = require_text(row, "text")
     for index, span, mark in reversed(marks):  # the later span first: it moves no other
         text = _mark(text, index, span, mark=mark)
     texts = {"text": text, "text_pair": None, "group": sentence}
-    return with_label(texts, parse_class(row["label"], _FALSE_TRUE))
+    return add_label(texts, parse_class(row["label"], _FALSE_TRUE))
 
 
-def _word_index(row: Row, column: str) -> int:
+def _read_word_index(row: Row, column: str) -> int:
     index = parse_int(row[column])
     if index is None:
         raise RowError(f"{column} must be a word's number, got {row[column]!r}")
@@ -94,7 +94,7 @@ def _mark(text: str, index: int, span: str, *, mark: str) -> str:
     return f"{text[: nearest.start()]}{mark}{nearest.group()}{mark}{text[nearest.end() :]}"
 
 
-def copa(row: Row) -> Row | None:
+def convert_copa(row: Row) -> Row | None:
     """Continue the premise with "because" or "so" and an alternative in lower case."""
     conjunctions = {"cause": "because", "effect": "so"}
     question = require_text(row, "question", allow_blank=True)
@@ -104,10 +104,10 @@ def copa(row: Row) -> Row | None:
     alternatives = [require_text(row, name, allow_blank=True) for name in ("choice1", "choice2")]
     choices = [text[:1].lower() + text[1:] for text in alternatives]
     prompt = f"{premise} {conjunctions[question]}"
-    return with_label({"prompt": prompt, "choices": choices}, parse_int(row["label"]))
+    return add_label({"prompt": prompt, "choices": choices}, parse_int(row["label"]))
 
 
-def record(row: Row) -> Row | None:
+def convert_record(row: Row) -> Row | None:
     """Choose the entity of the passage that fills the blank of a cloze query.
 
     Several choices may be right, as one thing has several names: the first of them is the label to
@@ -134,7 +134,7 @@ def record(row: Row) -> Row | None:
     }
 
 
-def _spec(
+def _make_spec(
     hub_id: str,
     configuration: str,
     *columns: str,
@@ -149,7 +149,7 @@ def _spec(
         kind="text-classification" if columns or classes else "multiple-choice",
         hub_id=hub_id,
         configuration=configuration,
-        template=template or classification(*columns, classes=classes),
+        template=template or make_classification_template(*columns, classes=classes),
         classes=classes,
         metric=metrics[0],
         metrics=metrics,
@@ -158,8 +158,8 @@ def _spec(
     )
 
 
-_glue = partial(_spec, "nyu-mll/glue")
-_super_glue = partial(_spec, "aps/super_glue")
+_glue = partial(_make_spec, "nyu-mll/glue")
+_super_glue = partial(_make_spec, "aps/super_glue")
 _mnli = partial(
     _glue,
     "mnli",
@@ -204,17 +204,19 @@ SUPER_GLUE = {
         classes=("entailment", "contradiction", "neutral"),
         metrics=("accuracy", "f1_macro"),
     ),
-    "super_glue/copa": _super_glue("copa", template=copa),
+    "super_glue/copa": _super_glue("copa", template=convert_copa),
     "super_glue/multirc": _super_glue(
         "multirc",
-        template=multirc,
+        template=convert_multirc,
         classes=_FALSE_TRUE,
         metrics=("multirc_f1a", "multirc_em", "accuracy"),
         group_by="text",  # the paragraph, which has several questions
     ),
-    "super_glue/record": _super_glue("record", template=record, metrics=("record_f1", "record_em")),
+    "super_glue/record": _super_glue(
+        "record", template=convert_record, metrics=("record_f1", "record_em")
+    ),
     "super_glue/rte": _super_glue("rte", *_PREMISE_HYPOTHESIS, classes=_ENTAILMENT),
-    "super_glue/wic": _super_glue("wic", template=wic, classes=_FALSE_TRUE),
+    "super_glue/wic": _super_glue("wic", template=convert_wic, classes=_FALSE_TRUE),
     # wsc.fixed has the same rows, with each span in its text.
-    "super_glue/wsc": _super_glue("wsc.fixed", template=wsc, classes=_FALSE_TRUE),
+    "super_glue/wsc": _super_glue("wsc.fixed", template=convert_wsc, classes=_FALSE_TRUE),
 }

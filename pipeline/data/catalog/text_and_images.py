@@ -8,19 +8,19 @@ from pipeline.data.dataset_spec import (
     OWN_SPLITS,
     DatasetSpec,
     RowError,
-    first_present,
+    add_label,
     parse_class,
+    read_first_present,
     require_list,
     require_text,
-    with_label,
 )
-from pipeline.tasks.schema import Row, Template, answers_as_lists, question_prompt
+from pipeline.tasks.schema import Row, Template, convert_answers, make_question_prompt
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _PARQUET_BRANCH = "refs/convert/parquet"
 
 
-def alpaca(row: Row) -> Row:
+def convert_alpaca(row: Row) -> Row:
     """Fill Stanford's prompt, with or without an input."""
     text = "" if row["input"] is None else require_text(row, "input", allow_blank=True)
     context = ", paired with an input that provides further context" if text.strip() else ""
@@ -33,12 +33,15 @@ def alpaca(row: Row) -> Row:
     return {"prompt": prompt, "completion": row["output"]}
 
 
-def gsm8k(row: Row) -> Row:
+def convert_gsm8k(row: Row) -> Row:
     """Ask for the worked answer as published: its <<sums>>, and the final number after ####."""
-    return {"prompt": question_prompt(require_text(row, "question")), "completion": row["answer"]}
+    return {
+        "prompt": make_question_prompt(require_text(row, "question")),
+        "completion": row["answer"],
+    }
 
 
-def chat(row: Row) -> Row:
+def convert_chat(row: Row) -> Row:
     """Keep role and content of a chat's messages."""
     messages = require_list(row, "messages")
     if not all(isinstance(message, dict) for message in messages):
@@ -46,30 +49,33 @@ def chat(row: Row) -> Row:
     return {"messages": [{key: m[key] for key in ("role", "content")} for m in messages]}
 
 
-def summarization(document: str, summary: str) -> Template:
+def make_summarization_template(document: str, summary: str) -> Template:
     """Return a template for a document and its summary; T5 was trained with "summarize:".
 
     A decoder would continue the document, so it gets a cue.
     """
 
-    def template(row: Row) -> Row:
+    def fill_template(row: Row) -> Row:
         prompt = f"summarize: {require_text(row, document)}"
         return {"prompt": prompt, "cue": "\nsummary:", "completion": row[summary]}
 
-    return template
+    return fill_template
 
 
-def tagged_tokens(column: str, classes: tuple[str, ...]) -> Template:
+def make_tagging_template(column: str, classes: tuple[str, ...]) -> Template:
     """Return a template for `tokens` and a column of tag numbers, in local files also `tags`."""
 
-    def template(row: Row) -> Row:
-        tags = require_list({column: first_present(row, column, "tags")}, column)
-        return {"tokens": require_list(row, "tokens"), "tags": [_tag(t, classes) for t in tags]}
+    def fill_template(row: Row) -> Row:
+        tags = require_list({column: read_first_present(row, column, "tags")}, column)
+        return {
+            "tokens": require_list(row, "tokens"),
+            "tags": [_parse_tag(t, classes) for t in tags],
+        }
 
-    return template
+    return fill_template
 
 
-def _tag(tag: object, classes: tuple[str, ...]) -> str:
+def _parse_tag(tag: object, classes: tuple[str, ...]) -> str:
     """Return a tag by its number; local files may hold its name."""
     if isinstance(tag, str):
         return tag
@@ -78,20 +84,20 @@ def _tag(tag: object, classes: tuple[str, ...]) -> str:
     return classes[tag]
 
 
-def squad(row: Row) -> Row:
+def convert_squad(row: Row) -> Row:
     """Keep the columns that are used; an unanswerable question of SQuAD 2 has empty lists."""
     texts = {key: row[key] for key in ("question", "context")}
-    return texts | {"answers": answers_as_lists(row["answers"])}
+    return texts | {"answers": convert_answers(row["answers"])}
 
 
-def labelled_image(image: str, label: str, classes: tuple[str, ...]) -> Template:
+def make_image_template(image: str, label: str, classes: tuple[str, ...]) -> Template:
     """Return a template for images and class numbers; image folders have `image` and `label`."""
 
-    def template(row: Row) -> Row | None:
-        name = parse_class(first_present(row, label, "label"), classes)
-        return with_label({"image": first_present(row, image, "image")}, name)
+    def fill_template(row: Row) -> Row | None:
+        name = parse_class(read_first_present(row, label, "label"), classes)
+        return add_label({"image": read_first_present(row, image, "image")}, name)
 
-    return template
+    return fill_template
 
 
 _summarization = partial(
@@ -104,19 +110,19 @@ _summarization = partial(
 _squad = partial(
     DatasetSpec,
     kind="question-answering",
-    template=squad,
+    template=convert_squad,
     metric="squad_f1",
     metrics=("squad_f1", "squad_em"),
 )
 
 
-def _images(
+def _make_image_spec(
     hub_id: str, image: str, label: str, *, classes: tuple[str, ...], splits: dict[str, str]
 ) -> DatasetSpec:
     return DatasetSpec(
         kind="image-classification",
         hub_id=hub_id,
-        template=labelled_image(image, label, classes),
+        template=make_image_template(image, label, classes),
         classes=classes,
         metric="accuracy",
         metrics=("accuracy", "f1_macro"),
@@ -134,7 +140,7 @@ GENERATION = {
     "alpaca": DatasetSpec(
         kind="text-generation",
         hub_id="tatsu-lab/alpaca",
-        template=alpaca,
+        template=convert_alpaca,
         metric="perplexity",
         splits={"train": "train"},
     ),
@@ -142,7 +148,7 @@ GENERATION = {
         kind="text-generation",
         hub_id="openai/gsm8k",
         configuration="main",
-        template=gsm8k,
+        template=convert_gsm8k,
         metric="final_number",
         metrics=("final_number", "perplexity"),
         splits=_TRAIN_TEST,
@@ -150,22 +156,22 @@ GENERATION = {
     "no_robots": DatasetSpec(
         kind="text-generation",
         hub_id="HuggingFaceH4/no_robots",
-        template=chat,
+        template=convert_chat,
         metric="perplexity",
         splits=_TRAIN_TEST,
     ),
     "xsum": _summarization(
         hub_id="EdinburghNLP/xsum",
         revision=_PARQUET_BRANCH,
-        template=summarization("document", "summary"),
+        template=make_summarization_template("document", "summary"),
     ),
     "cnn_dailymail": _summarization(
         hub_id="abisee/cnn_dailymail",
         configuration="3.0.0",
-        template=summarization("article", "highlights"),
+        template=make_summarization_template("article", "highlights"),
     ),
     "samsum": _summarization(
-        hub_id="knkarthick/samsum", template=summarization("dialogue", "summary")
+        hub_id="knkarthick/samsum", template=make_summarization_template("dialogue", "summary")
     ),
 }
 TOKENS = {
@@ -173,7 +179,7 @@ TOKENS = {
         kind="token-classification",
         hub_id="eriktks/conll2003",
         revision=_PARQUET_BRANCH,
-        template=tagged_tokens("ner_tags", _CONLL_TAGS),
+        template=make_tagging_template("ner_tags", _CONLL_TAGS),
         classes=_CONLL_TAGS,
         metric="entity_f1",
         metrics=("entity_f1", "token_accuracy"),
@@ -185,13 +191,13 @@ QUESTION_ANSWERING = {
     "squad_v2": _squad(hub_id="rajpurkar/squad_v2"),
 }
 IMAGES = {
-    "cifar10": _images(
+    "cifar10": _make_image_spec(
         "uoft-cs/cifar10", "img", "label", classes=_CIFAR10_CLASSES, splits=_TRAIN_TEST
     ),
-    "mnist": _images(
+    "mnist": _make_image_spec(
         "ylecun/mnist", "image", "label", classes=tuple("0123456789"), splits=_TRAIN_TEST
     ),
-    "beans": _images(
+    "beans": _make_image_spec(
         "AI-Lab-Makerere/beans",
         "image",
         "labels",

@@ -8,11 +8,15 @@ from functools import partial
 
 from pipeline.common.data_card import Baseline
 from pipeline.data.docstrings import name_matching
-from pipeline.data.docstrings.choice import build_choice, name_prompt
-from pipeline.data.docstrings.extraction import installed_versions
-from pipeline.data.docstrings.library_and_lm import build_library, build_lm, library_baseline
-from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, choice_baseline
-from pipeline.data.readers import Table, table_rows
+from pipeline.data.docstrings.choice import build_choice, make_name_prompt
+from pipeline.data.docstrings.extraction import read_installed_versions
+from pipeline.data.docstrings.library_and_lm import (
+    build_library,
+    build_lm,
+    measure_library_baseline,
+)
+from pipeline.data.docstrings.overlap_baseline import measure_baseline, measure_choice_baseline
+from pipeline.data.readers import Table, read_table_rows
 from pipeline.tasks.schema import RawDataset
 
 _OVERLAP = "word and character overlap, logistic regression"
@@ -43,18 +47,18 @@ BUILTIN_TASKS = {
         kind="text-classification",
         build=name_matching.build_name_matching,
         classes=name_matching.LABELS,
-        baseline=(_OVERLAP, baseline_accuracy),
+        baseline=(_OVERLAP, measure_baseline),
     ),
     "docstrings-library": BuiltinTask(
         kind="text-classification",
         build=build_library,
-        baseline=("words, logistic regression", library_baseline),
+        baseline=("words, logistic regression", measure_library_baseline),
     ),
     "docstrings-choice": BuiltinTask(
         kind="multiple-choice",
         build=build_choice,
-        baseline=(_OVERLAP, choice_baseline),
-        neutral_prompt=name_prompt(""),
+        baseline=(_OVERLAP, measure_choice_baseline),
+        neutral_prompt=make_name_prompt(""),
     ),
     "docstrings-lm": BuiltinTask(kind="text-generation", build=build_lm),
 }
@@ -70,8 +74,8 @@ def build_task(name: str, *, seed: int, with_baseline: bool = True) -> RawDatase
         accuracy = round(measure_accuracy(tables["train"], tables["test"]), 4)
         baseline = Baseline(name=method, accuracy=accuracy)
     return RawDataset(
-        rows={split: partial(table_rows, table) for split, table in tables.items()},
-        origins={**installed_versions()},
+        rows={split: partial(read_table_rows, table) for split, table in tables.items()},
+        origins={**read_installed_versions()},
         kind=task.kind,
         template=dict,
         classes=list(task.classes) if task.classes else None,

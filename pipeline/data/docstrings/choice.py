@@ -19,7 +19,11 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.library_and_lm import PairsBySplit, read_pairs_by_split
-from pipeline.data.docstrings.name_matching import NGRAM_SIZE, char_ngrams, word_prefixes
+from pipeline.data.docstrings.name_matching import (
+    NGRAM_SIZE,
+    extract_char_ngrams,
+    extract_word_prefixes,
+)
 from pipeline.data.readers import Table
 
 CHOICES = 4
@@ -36,10 +40,10 @@ Distances = NDArray[np.float64]
 
 def build_choice(seed: int) -> dict[str, Table]:
     """Return rows (prompt, choices, label) by split."""
-    return choice_tables(*read_pairs_by_split(seed), seed=seed)
+    return make_choice_tables(*read_pairs_by_split(seed), seed=seed)
 
 
-def choice_tables(
+def make_choice_tables(
     pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str], *, seed: int
 ) -> dict[str, Table]:
     """Return the questions of each split, with all labels equally often."""
@@ -53,12 +57,12 @@ def choice_tables(
         choices = [[pair.description for pair in distractors] for _, distractors in questions]
         for label, (pair, _), texts in zip(labels, questions, choices, strict=True):
             texts.insert(label, pair.description)
-        prompts = [name_prompt(pair.name) for pair, _ in questions]
+        prompts = [make_name_prompt(pair.name) for pair, _ in questions]
         tables[name] = {"prompt": prompts, "choices": choices, "label": labels}
     return tables
 
 
-def name_prompt(name: str) -> str:
+def make_name_prompt(name: str) -> str:
     """Return the prompt that a description continues."""
     return f"{name}:"
 
@@ -75,7 +79,7 @@ def _find_questions(
     return [
         (group[row], [group[other] for other in others])
         for _, group in sorted(groups.items())
-        for row, others in match_distractors(_distances(group)).items()
+        for row, others in match_distractors(_compute_distances(group)).items()
     ]
 
 
@@ -114,27 +118,31 @@ def _assign(costs: Distances) -> tuple[NDArray[np.int64], NDArray[np.int64], Dis
     return rows, np.stack(others, axis=1), np.max(assigned, axis=0)
 
 
-def _distances(pairs: Sequence[Pair]) -> Distances:
+def _compute_distances(pairs: Sequence[Pair]) -> Distances:
     """Return the distance of each description (column) from the true one, seen from each name."""
-    prefixes = [word_prefixes(pair.description) for pair in pairs]
-    ngrams = [char_ngrams(pair.description, NGRAM_SIZE) for pair in pairs]
-    name_ngrams = [char_ngrams(pair.name, NGRAM_SIZE) for pair in pairs]
+    prefixes = [extract_word_prefixes(pair.description) for pair in pairs]
+    ngrams = [extract_char_ngrams(pair.description, NGRAM_SIZE) for pair in pairs]
+    name_ngrams = [extract_char_ngrams(pair.name, NGRAM_SIZE) for pair in pairs]
     shared_ngrams = _count_shared(name_ngrams, ngrams)
-    distances = _gap_to_true(_count_shared([word_prefixes(pair.name) for pair in pairs], prefixes))
-    distances += _NGRAM_WEIGHT * _gap_to_true(shared_ngrams / _sizes(name_ngrams)[:, None])
-    distances += _NGRAM_WEIGHT * _gap_to_true(shared_ngrams / _sizes(ngrams))
-    overlap, sizes = _count_shared(prefixes, prefixes), _sizes(prefixes)
+    distances = _compute_gap_to_true(
+        _count_shared([extract_word_prefixes(pair.name) for pair in pairs], prefixes)
+    )
+    distances += _NGRAM_WEIGHT * _compute_gap_to_true(
+        shared_ngrams / _count_items(name_ngrams)[:, None]
+    )
+    distances += _NGRAM_WEIGHT * _compute_gap_to_true(shared_ngrams / _count_items(ngrams))
+    overlap, sizes = _count_shared(prefixes, prefixes), _count_items(prefixes)
     distances[overlap > _DUPLICATE_OVERLAP * np.minimum(sizes, sizes[:, None])] = np.inf
     np.fill_diagonal(distances, np.inf)
     return distances
 
 
-def _gap_to_true(values: Distances) -> Distances:
+def _compute_gap_to_true(values: Distances) -> Distances:
     """Return how far each row's values are from its value on the diagonal."""
     return np.abs(values - np.diag(values)[:, None])
 
 
-def _sizes(sets: Sequence[frozenset[str]]) -> Distances:
+def _count_items(sets: Sequence[frozenset[str]]) -> Distances:
     return np.array([max(len(items), 1) for items in sets], dtype=np.float64)
 
 

@@ -71,7 +71,7 @@ def read_all_libraries() -> dict[Pair, str]:
     return signatures
 
 
-def installed_versions() -> dict[str, str]:
+def read_installed_versions() -> dict[str, str]:
     """Return the versions of the libraries that the rows are made from, for the data card."""
     return {STANDARD_LIBRARY: platform.python_version()} | {
         library: importlib.metadata.version(library) for library in LIBRARIES
@@ -87,7 +87,7 @@ def read_library(library: str) -> dict[Pair, str]:
     Raises:
         DataError: the library is not installed.
     """
-    root = _root_folder(library)
+    root = _find_root_folder(library)
     signatures: dict[Pair, str] = {}
     unparsable = []
     for path in sorted(root.rglob("*.py")):
@@ -99,8 +99,8 @@ def read_library(library: str) -> dict[Pair, str]:
         if tree is None:
             unparsable.append(path)
             continue
-        for node, doc in _documented_definitions(tree.body):
-            if (words := name_words(node.name)) and (text := first_paragraph(doc)):
+        for node, doc in _find_documented_definitions(tree.body):
+            if (words := split_name(node.name)) and (text := extract_first_paragraph(doc)):
                 pair = Pair(library, " ".join(words), text)
                 if pair not in signatures:
                     signatures[pair] = format_signature(node)
@@ -120,7 +120,7 @@ def format_signature(node: Definition) -> str:
     if isinstance(node, ast.ClassDef):
         keyword, parameters = "class", [ast.unparse(base) for base in node.bases]
     else:
-        keyword, parameters = "def", _parameter_names(node.args)
+        keyword, parameters = "def", _list_parameter_names(node.args)
     if isinstance(node, ast.AsyncFunctionDef):
         keyword = "async def"
     if len(parameters) > _MAX_PARAMETERS:
@@ -129,7 +129,7 @@ def format_signature(node: Definition) -> str:
     return f"{keyword} {node.name}{brackets}:"
 
 
-def name_words(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     """Split `mk_tuple` or `MkTuple` into `mk`, `tuple`; return [] for uninformative names."""
     if name.startswith("__") and name.endswith("__"):
         return []
@@ -138,13 +138,13 @@ def name_words(name: str) -> list[str]:
     return words if len("".join(words)) > 2 and not _UNINFORMATIVE.issuperset(words) else []
 
 
-def first_paragraph(doc: str) -> str:
+def extract_first_paragraph(doc: str) -> str:
     """Return the first paragraph in one line; "" unless a description of 30 to 300 characters."""
     text = " ".join(re.split(r"\n\s*\n", doc.strip(), maxsplit=1)[0].split())
     return text if 30 <= len(text) <= 300 and not _NO_DESCRIPTION.match(text) else ""
 
 
-def _root_folder(library: str) -> Path:
+def _find_root_folder(library: str) -> Path:
     """Return the folder of a library without importing it."""
     if library == STANDARD_LIBRARY:
         return Path(sysconfig.get_path("stdlib"))
@@ -167,7 +167,7 @@ def _parse(path: Path) -> ast.Module | None:
             return None
 
 
-def _documented_definitions(
+def _find_documented_definitions(
     body: Sequence[ast.stmt | ast.ExceptHandler],
 ) -> Iterator[tuple[Definition, str]]:
     """Yield the functions and classes with docstrings, except those inside functions."""
@@ -178,10 +178,10 @@ def _documented_definitions(
                 yield node, doc
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for block in ("body", "handlers", "orelse", "finalbody"):
-                yield from _documented_definitions(getattr(node, block, []))
+                yield from _find_documented_definitions(getattr(node, block, []))
 
 
-def _parameter_names(args: ast.arguments) -> list[str]:
+def _list_parameter_names(args: ast.arguments) -> list[str]:
     """Return the parameters' names in order; a lone `*` or `/` is left out."""
     names = [arg.arg for arg in (*args.posonlyargs, *args.args)]
     names += [f"*{args.vararg.arg}"] if args.vararg else []

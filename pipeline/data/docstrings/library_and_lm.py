@@ -54,10 +54,10 @@ def assign_splits(pairs: Sequence[Pair]) -> PairsBySplit:
 
 def build_library(seed: int) -> dict[str, Table]:
     """Return rows (text, label) by split: a description and its library."""
-    return library_tables(read_pairs_by_split(seed)[0])
+    return make_library_tables(read_pairs_by_split(seed)[0])
 
 
-def library_tables(pairs_by_split: PairsBySplit) -> dict[str, Table]:
+def make_library_tables(pairs_by_split: PairsBySplit) -> dict[str, Table]:
     """Return the rows of `docstrings` and half as many more, without those that are too easy.
 
     Left out are descriptions that name a library, and of a large library what exceeds a sixth of
@@ -76,7 +76,7 @@ def library_tables(pairs_by_split: PairsBySplit) -> dict[str, Table]:
     return tables
 
 
-def library_baseline(train: Table, test: Table) -> float:
+def measure_library_baseline(train: Table, test: Table) -> float:
     """Return the accuracy on `test` of a logistic regression on the words of `train`."""
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
     model.fit(train["text"], train["label"])
@@ -85,21 +85,23 @@ def library_baseline(train: Table, test: Table) -> float:
 
 def build_lm(seed: int) -> dict[str, Table]:
     """Return rows (prompt, completion) by split: a signature and its docstring's text."""
-    return lm_tables(*read_pairs_by_split(seed))
+    return make_lm_tables(*read_pairs_by_split(seed))
 
 
-def lm_tables(pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str]) -> dict[str, Table]:
+def make_lm_tables(
+    pairs_by_split: PairsBySplit, signatures: Mapping[Pair, str]
+) -> dict[str, Table]:
     """Return the pairs that are rows of `docstrings`, each as its source code would start."""
     return {
         name: {
-            "prompt": [code_prompt(signatures[pair]) for pair in pairs_by_split[name][:size]],
+            "prompt": [make_code_prompt(signatures[pair]) for pair in pairs_by_split[name][:size]],
             "completion": [pair.description for pair in pairs_by_split[name][:size]],
         }
         for name, size in _split_sizes(pairs_by_split).items()
     }
 
 
-def code_prompt(signature: str) -> str:
+def make_code_prompt(signature: str) -> str:
     """Return a definition up to the opening quotes of its docstring."""
     return f'{signature}\n    """'
 

@@ -36,12 +36,12 @@ def build_name_matching(seed: int) -> dict[str, Table]:
     return make_rows(deduplicate(list(read_all_libraries()), random.Random(seed)), seed)
 
 
-def word_prefixes(text: str) -> frozenset[str]:
+def extract_word_prefixes(text: str) -> frozenset[str]:
     """Return the first five letters of each word: `computes` and `computation` are equal."""
     return frozenset(word[:_PREFIX_LENGTH] for word in re.findall("[a-z]+", text.lower()))
 
 
-def char_ngrams(text: str, size: int) -> frozenset[str]:
+def extract_char_ngrams(text: str, size: int) -> frozenset[str]:
     """Return the character n-grams of the words joined by spaces."""
     line = f" {' '.join(re.findall('[a-z]+', text.lower()))} "
     return frozenset(line[i : i + size] for i in range(len(line) - size + 1))
@@ -59,18 +59,18 @@ def deduplicate(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
     seen: set[str | frozenset[str]] = set()
     kept = []
     for pair in candidates:
-        keys = duplicate_keys(pair)
+        keys = make_duplicate_keys(pair)
         if seen.isdisjoint(keys):
             seen |= keys
             kept.append(pair)
     return kept
 
 
-def duplicate_keys(pair: Pair) -> set[str | frozenset[str]]:
+def make_duplicate_keys(pair: Pair) -> set[str | frozenset[str]]:
     """Return the keys of which two pairs must share none, see `deduplicate`."""
-    prefixes = word_prefixes(pair.description)
+    prefixes = extract_word_prefixes(pair.description)
     letters = "".join(re.findall("[a-z]+", pair.name))
-    return {letters, prefixes, prefixes - word_prefixes(pair.name)}
+    return {letters, prefixes, prefixes - extract_word_prefixes(pair.name)}
 
 
 def split_sizes(num_pairs: int) -> dict[str, int]:
@@ -128,20 +128,20 @@ class _LibraryNames:
 
     def __init__(self, names: list[str], generator: np.random.Generator) -> None:
         self.names = names
-        self.prefixes = _ItemSets([word_prefixes(name) for name in names])
-        self.ngrams = _ItemSets([char_ngrams(name, NGRAM_SIZE) for name in names])
+        self.prefixes = _ItemSets([extract_word_prefixes(name) for name in names])
+        self.ngrams = _ItemSets([extract_char_ngrams(name, NGRAM_SIZE) for name in names])
         self.available = np.ones(len(names), dtype=bool)
         self.tie_breaker = generator.random(len(names))
 
     def draw(self, pair: Pair) -> str | None:
-        name, text = word_prefixes(pair.name), word_prefixes(pair.description)
+        name, text = extract_word_prefixes(pair.name), extract_word_prefixes(pair.description)
         contained = self.prefixes.count_shared(name) >= np.minimum(self.prefixes.sizes, len(name))
         usable = self.available & ~contained
         if not usable.any():
             return None
         prefix_gap = np.abs(self.prefixes.count_shared(text) - len(name & text))
-        name_ngrams = char_ngrams(pair.name, NGRAM_SIZE)
-        text_ngrams = char_ngrams(pair.description, NGRAM_SIZE)
+        name_ngrams = extract_char_ngrams(pair.name, NGRAM_SIZE)
+        text_ngrams = extract_char_ngrams(pair.description, NGRAM_SIZE)
         ngram_gap = self.ngrams.count_shared(text_ngrams) / np.maximum(self.ngrams.sizes, 1)
         ngram_gap -= len(name_ngrams & text_ngrams) / max(len(name_ngrams), 1)
         # ngram_gap is below 1, less than one prefix; the tie breaker is less than two n-gram gaps.

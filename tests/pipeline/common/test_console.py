@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightpeft.benchmark.run import choose_device
-from pipeline.common.console import Progress, device, log, seed_everything
+from pipeline.common.console import Progress, find_device, log, seed_everything
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_stages_and_benchmark_use_the_accelerator_where_there_is_one(
     current = accelerator and torch.device(accelerator)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: current)
 
-    assert device() == choose_device("auto") == torch.device(chosen)
+    assert find_device() == choose_device("auto") == torch.device(chosen)
     assert choose_device("cpu") == torch.device("cpu")
 
 

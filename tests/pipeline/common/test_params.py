@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.pruning_params import Params, load_params
-from pipeline.common.validation import section_of
+from pipeline.common.validation import find_section_class
 
 SHIPPED = ROOT / "params.yaml"
 
@@ -58,7 +58,7 @@ def test_shipped_file_is_valid():
 def test_every_key_is_explained_on_its_line():
     lines = SHIPPED.read_text().splitlines()
     for name in Params.model_fields:
-        section = section_of(Params, name)
+        section = find_section_class(Params, name)
         start = next(n for n, line in enumerate(lines) if line.startswith(f"{name}:"))
         if section is None:
             assert "#" in lines[start], f"{name} has no comment"

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.common.scratch import scratch_folder
+from pipeline.common.scratch import make_scratch_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.common.scratch import scratch_folder
-with scratch_folder(Path(sys.argv[1])) as folder:
+from pipeline.common.scratch import make_scratch_folder
+with make_scratch_folder(Path(sys.argv[1])) as folder:
     print(folder, flush=True)
     sys.stdin.read()
 """
@@ -28,7 +28,7 @@ def test_what_a_killed_process_left_is_removed_and_a_live_one_s_is_not(tmp_path)
         killed.wait()
         assert all(folder.is_dir() for folder in folders)
 
-        with scratch_folder(target) as own:
+        with make_scratch_folder(target) as own:
             assert {*target.parent.iterdir()} == {own, folders[1]}
         live.communicate("")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.common.text import did_you_mean, find_nearest, inflect, quantify
+from pipeline.common.text import find_nearest, inflect, quantify, suggest_name
 
 
 @pytest.mark.parametrize(
@@ -18,5 +18,5 @@ def test_a_count_of_one_is_singular(count, row, batch):
 def test_the_nearest_name_is_found_whatever_its_case():
     assert find_nearest("TITEL ", ["Title", "body"]) == "Title"
     assert find_nearest("x", ["Title", "body"]) is None
-    assert did_you_mean("bdoy", ["title", "body"], prefix="data.") == "did you mean data.body?"
-    assert did_you_mean("x", ["title", "body"]) == "known: title, body"
+    assert suggest_name("bdoy", ["title", "body"], prefix="data.") == "did you mean data.body?"
+    assert suggest_name("x", ["title", "body"]) == "known: title, body"

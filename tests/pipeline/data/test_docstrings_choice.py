@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.data.docstrings.choice import choice_tables, match_distractors
+from pipeline.data.docstrings.choice import make_choice_tables, match_distractors
 from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.library_and_lm import assign_splits
-from pipeline.data.docstrings.name_matching import word_prefixes
-from pipeline.data.docstrings.overlap_baseline import choice_baseline
+from pipeline.data.docstrings.name_matching import extract_word_prefixes
+from pipeline.data.docstrings.overlap_baseline import measure_choice_baseline
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def splits(pairs) -> dict[str, list[Pair]]:
 
 @pytest.fixture(scope="module")
 def tables(splits, signatures):
-    return choice_tables(splits, signatures, seed=0)
+    return make_choice_tables(splits, signatures, seed=0)
 
 
 def test_every_description_is_true_once_and_false_three_times(tables):
@@ -46,7 +46,9 @@ def test_choices_are_four_of_one_library_and_one_kind_and_side(tables, splits, s
 def test_choices_share_about_as_many_stems_with_the_name_as_the_true_one(tables):
     for table in tables.values():
         for prompt, texts, label in zip(*table.values(), strict=True):
-            counts = [len(word_prefixes(prompt) & word_prefixes(text)) for text in texts]
+            counts = [
+                len(extract_word_prefixes(prompt) & extract_word_prefixes(text)) for text in texts
+            ]
             assert all(abs(count - counts[label]) <= 1 for count in counts)
 
 
@@ -57,7 +59,7 @@ def test_labels_are_uniform(tables):
 
 
 def test_overlap_does_not_give_the_answer_away(tables):
-    assert choice_baseline(tables["train"], tables["train"]) < 0.65
+    assert measure_choice_baseline(tables["train"], tables["train"]) < 0.65
 
 
 def test_overlap_picks_a_copy_among_strangers():
@@ -68,12 +70,12 @@ def test_overlap_picks_a_copy_among_strangers():
         "label": [1, 0],
     }  # fmt: skip
 
-    assert choice_baseline(table, table) == 1.0
+    assert measure_choice_baseline(table, table) == 1.0
 
 
 def test_the_same_seed_gives_the_same_questions(splits, signatures, tables):
-    assert choice_tables(splits, signatures, seed=0) == tables
-    assert choice_tables(splits, signatures, seed=1) != tables
+    assert make_choice_tables(splits, signatures, seed=0) == tables
+    assert make_choice_tables(splits, signatures, seed=1) != tables
 
 
 def test_rows_without_three_near_others_are_dropped():

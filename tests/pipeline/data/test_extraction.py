@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.data.docstrings import extraction as sources
 from pipeline.data.docstrings.extraction import (
-    first_paragraph,
+    extract_first_paragraph,
     format_signature,
-    name_words,
     read_library,
+    split_name,
 )
 
 SOURCE = '''
@@ -42,20 +42,20 @@ if True:
 
 
 def test_names_become_words():
-    assert name_words("mk_tuple") == ["mk", "tuple"]
-    assert name_words("BertModelForX2") == ["bert", "model", "for", "x2"]
-    assert name_words("HTTPServer") == ["http", "server"]
+    assert split_name("mk_tuple") == ["mk", "tuple"]
+    assert split_name("BertModelForX2") == ["bert", "model", "for", "x2"]
+    assert split_name("HTTPServer") == ["http", "server"]
     for uninformative in ("__init__", "_call", "forward", "main", "f", "__"):
-        assert name_words(uninformative) == []
+        assert split_name(uninformative) == []
 
 
 def test_only_a_description_of_the_right_length_is_taken():
-    assert first_paragraph("Make a tuple out\n    of what is given.\n  \n    More.") == (
+    assert extract_first_paragraph("Make a tuple out\n    of what is given.\n  \n    More.") == (
         "Make a tuple out of what is given."
     )
     for none in ("Too short.", "x" * 301, "mean(a, axis=None, dtype=None, out=None)",
                  ">>> print(1 + 1) # and more of this"):  # fmt: skip
-        assert first_paragraph(none) == ""
+        assert extract_first_paragraph(none) == ""
 
 
 def test_definitions_are_read_without_import_and_unparsable_files_counted(
@@ -66,7 +66,7 @@ def test_definitions_are_read_without_import_and_unparsable_files_counted(
     (package / "a.py").write_text(SOURCE + "\nraise SystemExit\n")
     (package / "broken.py").write_text('"""doc"""\ndef (')
     (package / "tests" / "b.py").write_text(SOURCE)
-    monkeypatch.setattr(sources, "_root_folder", lambda library: package)
+    monkeypatch.setattr(sources, "_find_root_folder", lambda library: package)
 
     assert [pair.name for pair in read_library("x")] == ["mk tuple", "big tree", "parse args"]
     assert capsys.readouterr().out.endswith(
@@ -96,7 +96,7 @@ def test_of_equal_pairs_the_first_signature_stays(tmp_path, monkeypatch):
     for file, more in (("a", "x"), ("b", "y")):
         text = SOURCE.replace("def mk_tuple(x)", f"def mk_tuple({more})")
         (tmp_path / f"{file}.py").write_text(text)
-    monkeypatch.setattr(sources, "_root_folder", lambda library: tmp_path)
+    monkeypatch.setattr(sources, "_find_root_folder", lambda library: tmp_path)
 
     assert list(read_library("x").values()) == [
         "def mk_tuple(x):", "class BigTree:", "def parse_args():",

@@ -14,7 +14,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.hub import load_hub_id, load_spec
 from pipeline.data.sources import resolve_source
-from pipeline.data.splits import SplitSpec, three_splits
+from pipeline.data.splits import SplitSpec, make_splits
 
 
 def mrpc() -> DatasetDict:
@@ -98,7 +98,7 @@ def test_at_most_a_thousand_rows_of_train_become_validation(hub):
     hub.splits = DatasetDict({"train": rows, "test": rows.select(range(10))})
     source = load_hub_id("someone/reviews", label=None)
     tables = {split: Dataset.from_list(list(rows())) for split, rows in source.rows.items()}
-    splits, _ = three_splits(
+    splits, _ = make_splits(
         tables, source.origins, SplitSpec(stratify_by="label", max_rows=source.max_drawn, seed=0)
     )
 

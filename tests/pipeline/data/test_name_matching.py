@@ -10,10 +10,10 @@ from pipeline.data.docstrings.extraction import Pair
 from pipeline.data.docstrings.name_matching import (
     DistractorPool,
     deduplicate,
+    extract_word_prefixes,
     make_rows,
-    word_prefixes,
 )
-from pipeline.data.docstrings.overlap_baseline import baseline_accuracy, overlap_features
+from pipeline.data.docstrings.overlap_baseline import compute_overlap_features, measure_baseline
 
 
 def test_no_name_and_no_description_comes_twice():
@@ -45,11 +45,13 @@ def test_a_distractor_shares_as_many_word_prefixes_as_the_true_name(pairs):
     library = {pair.name: pair.library for pair in pairs}
     equal = 0
     for pair, name in zip(rows, drawn, strict=True):
-        text = word_prefixes(pair.description)
-        equal += len(word_prefixes(name) & text) == len(word_prefixes(pair.name) & text)
+        text = extract_word_prefixes(pair.description)
+        equal += len(extract_word_prefixes(name) & text) == len(
+            extract_word_prefixes(pair.name) & text
+        )
         assert library[name] == pair.library
-        assert not word_prefixes(pair.name) <= word_prefixes(name)
-        assert not word_prefixes(name) <= word_prefixes(pair.name)
+        assert not extract_word_prefixes(pair.name) <= extract_word_prefixes(name)
+        assert not extract_word_prefixes(name) <= extract_word_prefixes(pair.name)
 
     assert len(set(drawn)) == len(drawn)
     assert equal > 0.75 * len(rows)
@@ -83,8 +85,8 @@ def test_overlap_features_tell_a_copy_from_a_stranger():
             "text_pair": ["Mk a tuple.", "Count leaves.", "A big tree.", "Some other thing."],
             "label": ["yes", "no", "yes", "no"]}  # fmt: skip
 
-    assert baseline_accuracy(rows, rows) == 1.0
-    assert overlap_features("mk tuple", "Mk a tuple.")[2] == 2
+    assert measure_baseline(rows, rows) == 1.0
+    assert compute_overlap_features("mk tuple", "Mk a tuple.")[2] == 2
 
 
 def test_the_same_seed_gives_the_same_rows(pairs):

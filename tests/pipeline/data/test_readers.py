@@ -10,7 +10,7 @@ from helpers.task_files import write
 
 from pipeline.common.errors import DataError
 from pipeline.data import readers
-from pipeline.data.readers import read_rows, table_rows
+from pipeline.data.readers import read_rows, read_table_rows
 
 TABLE = {"text": ['say "hi", now', "NA", "ünï"], "label": ["1", "0", "null"]}
 
@@ -25,7 +25,7 @@ def test_all_formats_hold_the_same_rows(tmp_path):
 
     for ending in ("csv", "tsv", "jsonl", "parquet"):
         rows = read_rows(tmp_path / f"rows.{ending}")
-        assert list(rows) == list(table_rows(TABLE)), ending
+        assert list(rows) == list(read_table_rows(TABLE)), ending
 
 
 def test_a_csv_of_excel_loses_its_byte_order_mark(tmp_path):

@@ -12,7 +12,7 @@ from helpers.task_files import jsonl, read
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.dataset_spec import DatasetSpec
-from pipeline.data.splits import SPLITS, SplitSpec, sample_groups, three_splits
+from pipeline.data.splits import SPLITS, SplitSpec, make_splits, sample_groups
 
 
 def count_groups(splits: dict[str, Dataset], column: str) -> int:
@@ -145,7 +145,7 @@ def test_groups_fill_a_split_and_a_large_one_stays_in_train():
 
 def test_splits_that_are_given_are_not_looked_at():
     rows = Dataset.from_dict({"text": ["x", "x"]})
-    splits, origins = three_splits(
+    splits, origins = make_splits(
         dict.fromkeys(SPLITS, rows), {}, SplitSpec(group_by=("text",), stratify_by="text", seed=0)
     )
 

@@ -9,9 +9,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.common.errors import PipelineError
 from pipeline.metrics import definitions
-from pipeline.metrics.scoring import ExampleStatistics, confusion, score
+from pipeline.metrics.scoring import ExampleStatistics, count_confusion, score
 from pipeline.stages.evaluate import measure
-from pipeline.tasks.base import Predictions, object_array
+from pipeline.tasks.base import Predictions, make_object_array
 from pipeline.tasks.inference import check_finite
 from pipeline.tasks.text_generation import Seq2SeqLM
 
@@ -46,19 +46,19 @@ def test_tags_are_counted_by_word_and_resampled_by_row():
     ]
     names = ("f1_macro", "balanced_accuracy")
     card = data_card(labels=tags, metrics=names)
-    found = ExampleStatistics.compute(card, predict(*map(object_array, sides)))
+    found = ExampleStatistics.compute(card, predict(*map(make_object_array, sides)))
 
     words = [[tag for row in side for tag in row] for side in sides]
-    assert found.values() == {
+    assert found.compute_values() == {
         "f1_macro": pytest.approx(f1_score(*words, average="macro")),
         "balanced_accuracy": pytest.approx(balanced_accuracy_score(*words)),
     }
-    low, high = found.interval("f1_macro", resamples=50, seed=0)
-    assert low < found.values()["f1_macro"] < high
+    low, high = found.compute_interval("f1_macro", resamples=50, seed=0)
+    assert low < found.compute_values()["f1_macro"] < high
 
 
 def test_confusion_has_true_classes_in_rows_also_those_that_never_occur():
-    assert confusion(THREE_CLASSES, predict([0, 0, 1], [0, 1, 1])) == [
+    assert count_confusion(THREE_CLASSES, predict([0, 0, 1], [0, 1, 1])) == [
         [1, 1, 0],
         [0, 1, 0],
         [0, 0, 0],

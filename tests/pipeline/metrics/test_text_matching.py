@@ -11,12 +11,12 @@ from torchmetrics.functional.text import rouge_score, squad
 
 from pipeline.common.errors import DataError
 from pipeline.metrics.text_matching import (
-    bio_spans,
-    final_number,
+    compute_rouge_scores,
+    compute_squad_scores,
+    find_bio_spans,
+    find_final_number,
     is_same_number,
     is_same_text,
-    rouge_scores,
-    squad_scores,
 )
 
 
@@ -42,7 +42,7 @@ from pipeline.metrics.text_matching import (
     ],
 )
 def test_the_final_number_is_what_follows_the_mark_or_comes_last(text, number):
-    assert final_number(text) == (None if number is None else Decimal(number))
+    assert find_final_number(text) == (None if number is None else Decimal(number))
 
 
 def test_numbers_are_compared_by_value_and_no_number_is_never_right():
@@ -69,20 +69,20 @@ def test_numbers_are_compared_by_value_and_no_number_is_never_right():
 def test_squad_forgives_case_punctuation_articles_and_takes_the_nearest(
     answers, prediction, match, f1
 ):
-    assert squad_scores(answers, prediction) == pytest.approx((match, f1))
+    assert compute_squad_scores(answers, prediction) == pytest.approx((match, f1))
 
 
 def test_entities_are_read_as_the_conll_script_reads_them():
     tags = ["I-PER", "I-PER", "B-PER", "I-LOC", "O", "B-A-B", "I-A-B"]
 
-    assert bio_spans(tags) == {("PER", 0, 1), ("PER", 2, 2), ("LOC", 3, 3), ("A-B", 5, 6)}
-    assert bio_spans([]) == set()
+    assert find_bio_spans(tags) == {("PER", 0, 1), ("PER", 2, 2), ("LOC", 3, 3), ("A-B", 5, 6)}
+    assert find_bio_spans([]) == set()
 
 
 @pytest.mark.parametrize("tag", ["NOUN", "S-PER", ""])
 def test_tags_that_are_not_bio_are_refused(tag):
     with pytest.raises(DataError, match=rf"O, B-TYPE and I-TYPE, got '{tag}'"):
-        bio_spans(["O", tag])
+        find_bio_spans(["O", tag])
 
 
 TEXTS = [
@@ -99,26 +99,26 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_of_any_script_equals_itself_and_no_other(text):
-    assert rouge_scores(text, text) == (1, 1, 1)
-    assert squad_scores([text], f"{text}。") == (1, 1)
+    assert compute_rouge_scores(text, text) == (1, 1, 1)
+    assert compute_squad_scores([text], f"{text}。") == (1, 1)
     for other in {*TEXTS} - {text}:
-        assert rouge_scores(text, other) == (0, 0, 0)
-        assert squad_scores([text], other) == (0, 0)
+        assert compute_rouge_scores(text, other) == (0, 0, 0)
+        assert compute_squad_scores([text], other) == (0, 0)
 
 
 def test_letters_beyond_ascii_and_marks_belong_to_their_word():
-    assert rouge_scores("Größe", "Grüße") == (0, 0, 0)
-    assert rouge_scores("हिन्दी", "हनद")[0] == 0
+    assert compute_rouge_scores("Größe", "Grüße") == (0, 0, 0)
+    assert compute_rouge_scores("हिन्दी", "हनद")[0] == 0
     decomposed = "Gro\u0308ße"
-    assert rouge_scores("Größe", decomposed)[0] == is_same_text("Größe", decomposed) == 1
-    assert rouge_scores("ABC １２", "ａｂｃ 12") == (1, 1, 1)
+    assert compute_rouge_scores("Größe", decomposed)[0] == is_same_text("Größe", decomposed) == 1
+    assert compute_rouge_scores("ABC １２", "ａｂｃ 12") == (1, 1, 1)
 
 
 def test_a_character_is_a_word_where_words_have_no_spaces():
-    assert rouge_scores("北京市", "北京") == pytest.approx((0.8, 2 / 3, 0.8))
-    assert squad_scores(["北京市"], "北京") == pytest.approx((0, 0.8))
-    assert squad_scores(["在2008年"], "2008年") == pytest.approx((0, 0.8))
-    assert rouge_scores("ที่นี่", "ที่")[0] == pytest.approx(2 / 3)
+    assert compute_rouge_scores("北京市", "北京") == pytest.approx((0.8, 2 / 3, 0.8))
+    assert compute_squad_scores(["北京市"], "北京") == pytest.approx((0, 0.8))
+    assert compute_squad_scores(["在2008年"], "2008年") == pytest.approx((0, 0.8))
+    assert compute_rouge_scores("ที่นี่", "ที่")[0] == pytest.approx(2 / 3)
 
 
 def test_ascii_texts_score_as_the_published_scripts_do():
@@ -128,8 +128,8 @@ def test_ascii_texts_score_as_the_published_scripts_do():
         label, said = ("".join(draw.choices(characters, k=draw.randint(0, 25))) for _ in range(2))
         stock = rouge_score(said, label, rouge_keys=("rouge1", "rouge2", "rougeL"))
         expected = [float(stock[f"{key}_fmeasure"]) for key in ("rouge1", "rouge2", "rougeL")]
-        assert rouge_scores(label, said) == tuple(expected)
+        assert compute_rouge_scores(label, said) == tuple(expected)
         answers = {"id": "", "answers": {"text": [label], "answer_start": [0]}}
         stock = squad({"id": "", "prediction_text": said}, answers)
         found = (float(stock["exact_match"]) / 100, float(stock["f1"]) / 100)
-        assert squad_scores([label], said) == found
+        assert compute_squad_scores([label], said) == found

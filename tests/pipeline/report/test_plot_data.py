@@ -20,7 +20,7 @@ def results_of(name: str) -> Any:
 def test_a_decoder_layer_keeps_the_heads_of_both_its_attention_blocks():
     results, plan = results_of("bart")
 
-    rows = plot_data.kept_units(results)
+    rows = plot_data.count_kept_units(results)
 
     heads, neurons = ([len(c.kept) for c in x.values()] for x in (plan.heads, plan.neurons))
     assert rows["layer"].to_list() == [0, 1, 2, 3]
@@ -29,7 +29,7 @@ def test_a_decoder_layer_keeps_the_heads_of_both_its_attention_blocks():
 
 
 def test_layers_of_an_encoder_are_numbered_as_in_the_model():
-    rows = plot_data.kept_units(results_of("bert")[0])
+    rows = plot_data.count_kept_units(results_of("bert")[0])
 
     assert rows["layer"].to_list() == [0, 1]
 
@@ -43,10 +43,10 @@ def test_layers_of_an_encoder_are_numbered_as_in_the_model():
     ],
 )
 def test_a_path_is_split_at_its_first_number(path, number, name):
-    assert plot_data.layer_number(path) == number
-    assert plot_data.module_name(path) == name
+    assert plot_data.find_layer_number(path) == number
+    assert plot_data.find_module_name(path) == name
 
 
 def test_a_path_without_a_layer_is_refused():
     with pytest.raises(ValueError, match=r"classifier\.dense lies in no numbered layer"):
-        plot_data.layer_number("classifier.dense")
+        plot_data.find_layer_number("classifier.dense")

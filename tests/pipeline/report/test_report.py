@@ -14,7 +14,7 @@ from pipeline.__main__ import run
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.paths import Paths
-from pipeline.report.table import comparison_table
+from pipeline.report.table import format_comparison
 
 
 def make(root: Path, **options: object) -> str:
@@ -83,7 +83,7 @@ def test_metrics_are_flat_and_rounded_to_four_digits(usual):
 
 def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
     paths = write_run(tmp_path, methods=["vanilla", "random"])
-    change(paths.evaluation("random"), lifted=None)
+    change(paths.locate_evaluation("random"), lifted=None)
     benchmark = json.loads(paths.benchmark.read_text())
     for method in ("vanilla", "random"):
         benchmark["methods"][method]["memory"] = None
@@ -209,7 +209,7 @@ def test_the_summary_states_the_numbers_of_the_run(page):
 
 def test_a_page_where_random_wins_says_so(tmp_path):
     paths = write_run(tmp_path)
-    change(paths.evaluation("random"), accuracy=0.79, interval=[0.78, 0.8])
+    change(paths.locate_evaluation("random"), accuracy=0.79, interval=[0.78, 0.8])
     write_report(paths)
 
     text = (tmp_path / "results" / "report.html").read_text()
@@ -218,7 +218,7 @@ def test_a_page_where_random_wins_says_so(tmp_path):
 
 def test_equal_quality_is_called_the_same(tmp_path):
     paths = write_run(tmp_path)
-    change(paths.evaluation("light"), accuracy=0.7755)
+    change(paths.locate_evaluation("light"), accuracy=0.7755)
 
     assert "accuracy is 77.5 %, the same as vanilla's 77.5 %" in Page(write_report(paths)).text
 
@@ -319,7 +319,7 @@ def test_a_truncated_input_is_one_line(tmp_path):
 
 
 def test_the_table_is_aligned_and_has_a_row_per_method(usual):
-    header, units, rule, *lines = comparison_table(Paths(usual)).splitlines()
+    header, units, rule, *lines = format_comparison(Paths(usual)).splitlines()
 
     assert header.split()[:3] == ["method", "test_accuracy", "base"]
     assert units.split()[0] == "params"
@@ -333,10 +333,10 @@ def test_the_page_and_the_table_name_the_class_that_f1_is_of(tmp_path):
     paths = write_run(tmp_path)
     change(paths.prepared / "card.json", metric="f1", positive_class="no")
     for method in ("light", "vanilla", "random"):
-        change(paths.evaluation(method), metric="f1", positive_class="no")
+        change(paths.locate_evaluation(method), metric="f1", positive_class="no")
     page = write_report(paths)
 
-    assert "f1 of no" in comparison_table(paths).splitlines()[0]
+    assert "f1 of no" in format_comparison(paths).splitlines()[0]
     for text in ("the training speed, f1 of no", "test rows, f1 of no is", '"n">f1 of no</th>'):
         assert text in page
 
@@ -358,7 +358,7 @@ def test_the_table_finds_the_metric_wherever_it_stands(tmp_path):
     reordered = {name: dict(reversed(row.items())) for name, row in metrics.items()}
     paths.metrics.write_text(json.dumps(reordered))
 
-    assert comparison_table(paths).splitlines()[0].split()[:2] == ["method", "test_accuracy"]
+    assert format_comparison(paths).splitlines()[0].split()[:2] == ["method", "test_accuracy"]
 
 
 @pytest.mark.parametrize(

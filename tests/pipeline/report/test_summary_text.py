@@ -35,7 +35,7 @@ def test_a_lower_perplexity_than_of_random_pruning_is_a_gain(tmp_path):
     changed = {"metric": "perplexity", "metrics": ["perplexity", "exact_match"], "baseline": None}
     (paths.prepared / "card.json").write_text(json.dumps(card | changed))
     for method, value in {"light": 8.0, "vanilla": 7.5, "random": 9.0}.items():
-        path = paths.evaluation(method)
+        path = paths.locate_evaluation(method)
         changed = {"metric": "perplexity", "perplexity": value, "lifted": None}
         changed["interval"] = [value - 0.3, value + 0.3]
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))

@@ -20,21 +20,21 @@ pytestmark = pytest.mark.usefixtures("in_space")
 
 
 def _foreign_plan(paths: Paths) -> tuple[str, ...]:
-    plan = json.loads(paths.plan("light").read_text())
-    paths.plan("light").write_text(json.dumps(seal_plan(plan | {"scores": "0" * 16})))
+    plan = json.loads(paths.locate_plan("light").read_text())
+    paths.locate_plan("light").write_text(json.dumps(seal_plan(plan | {"scores": "0" * 16})))
     return ("finetune", "light")
 
 
 def _truncated_plan(paths: Paths) -> tuple[str, ...]:
-    text = paths.plan("light").read_text()
-    paths.plan("light").write_text(text[: len(text) // 2])
+    text = paths.locate_plan("light").read_text()
+    paths.locate_plan("light").write_text(text[: len(text) // 2])
     return ("finetune", "light")
 
 
 def _foreign_weights(paths: Paths) -> tuple[str, ...]:
     for method in ("light", "vanilla"):
         finetune.main(method, paths)
-    shutil.copy(paths.model("vanilla") / WEIGHTS, paths.model("light") / WEIGHTS)
+    shutil.copy(paths.locate_model("vanilla") / WEIGHTS, paths.locate_model("light") / WEIGHTS)
     return ("evaluate", "light")
 
 
@@ -79,12 +79,12 @@ def test_wrong_artefacts_are_one_line_and_exit_code_1(space, tmp_path, damage, m
 
 
 def test_a_slice_that_differs_from_the_mask_stops_the_stage_and_writes_no_plan(space, monkeypatch):
-    before = Paths().plan("light").read_bytes()
+    before = Paths().locate_plan("light").read_bytes()
     monkeypatch.setattr("lightpeft.pruning.verification.slice_base", lambda model, plan: None)
 
     with pytest.raises(ModelError, match="pruned, the model's outputs differ from the masked"):
         prune.main("light", Paths())
-    assert Paths().plan("light").read_bytes() == before
+    assert Paths().locate_plan("light").read_bytes() == before
 
 
 def test_the_stage_logs_how_far_the_slice_is_from_the_mask(space, capsys):

@@ -23,10 +23,10 @@ def run(tmp_path, monkeypatch):
     EstimationTiming(seconds=3.0, steps=4, steps_per_second=1.333).write(paths.estimate_timing)
     for method in METHODS:
         model, _ = base_model(folder)
-        plan = PruningPlan.load(paths.plan(method))
-        lightpeft.save(lightpeft.prune(model, plan, scores), paths.model(method))
+        plan = PruningPlan.load(paths.locate_plan(method))
+        lightpeft.save(lightpeft.prune(model, plan, scores), paths.locate_model(method))
         seconds = 5.0 if method == "light" else 12.0
-        Timing(seconds=seconds, steps=20, warm=False).write(paths.timing(method))
+        Timing(seconds=seconds, steps=20, warm=False).write(paths.locate_timing(method))
     change_params(folder, methods=list(METHODS))
     monkeypatch.chdir(folder)
     return folder
@@ -36,7 +36,7 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
     monkeypatch.setattr(benchmark, "measure_peak_memory", _peak)
     monkeypatch.setattr(benchmark, "run_in_subprocess", lambda function: function())
     monkeypatch.setattr(benchmark, "can_measure_memory", lambda device: True)
-    monkeypatch.setattr(benchmark, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(benchmark, "find_device", lambda: torch.device("cpu"))
 
     benchmark.main(paths=Paths())
 
@@ -67,7 +67,7 @@ def _peak(make_model, settings, *, device):
 
 @pytest.mark.skipif(not can_measure_memory(torch.device("cpu")), reason="Linux only")
 def test_memory_on_a_cpu_is_measured_in_a_process_for_each_method(run, monkeypatch):
-    monkeypatch.setattr(benchmark, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(benchmark, "find_device", lambda: torch.device("cpu"))
 
     benchmark.main(paths=Paths())
 

@@ -18,7 +18,7 @@ from pipeline.stages import prepare
 from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.labels import order_like
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 from pipeline.tasks.text_classification import TextClassification
 from pipeline.tasks.token_classification import TokenClassification
 
@@ -61,14 +61,14 @@ def test_untrained_predictions_are_those_of_the_checkpoint(
 
     prepare.main(Paths())
     card, data = DataCard.read(Paths().prepared), read_rows(Paths().prepared, "train")
-    section, task = load_params(Path("params.yaml")).model, task_from_card(card)
+    section, task = load_params(Path("params.yaml")).model, make_task(card)
     model, _ = load_model(section, task, 0)
     predicted = task.predict(
         model_like_peft(model), data, load_processor(section, task), batch_size=8
     )
 
     assert "starts anew" not in capsys.readouterr().out
-    table = task.table(predicted)
+    table = task.make_table(predicted)
     for row, said in zip(data, table.prediction, strict=True):
         with torch.no_grad():
             logits = saved(input_ids=torch.tensor([row["input_ids"]])).logits[0]

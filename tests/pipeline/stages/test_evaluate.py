@@ -13,7 +13,7 @@ import lightpeft
 from lightpeft.core.errors import CheckpointError
 from pipeline.common.paths import Paths
 from pipeline.stages import evaluate, finetune
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 PATHS = Paths()
 
@@ -63,7 +63,7 @@ def test_metrics_and_predictions_are_of_the_same_rows(space):
 
 
 def test_outputs_are_in_row_order_whatever_the_batches(space):
-    task = task_from_card(card(kind(space)))
+    task = make_task(card(kind(space)))
     model = lightpeft.load(base_model(space, task.name)[0], "artifacts/models/light")
     test = load_from_disk("data/prepared/test")
     one, many = (task.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
@@ -107,9 +107,9 @@ def test_parameters_counted_are_those_that_run(space):
 
 def test_evaluation_repeats_to_the_byte_and_can_leave_the_lifted_out(space):
     before = (space / "results" / "eval" / "light" / "eval.json").read_bytes()
-    shutil.copytree(PATHS.model("light"), PATHS.model("again"))
+    shutil.copytree(PATHS.locate_model("light"), PATHS.locate_model("again"))
     evaluate.main("again", PATHS)
-    assert PATHS.evaluation("again").read_bytes() == before
+    assert PATHS.locate_evaluation("again").read_bytes() == before
 
     set_params(space, evaluate={"lifted": False})
     evaluate.main("again", PATHS)
@@ -118,9 +118,9 @@ def test_evaluation_repeats_to_the_byte_and_can_leave_the_lifted_out(space):
 
 
 def test_a_truncated_adapter_is_one_line_and_writes_no_results(space):
-    shutil.copytree(PATHS.model("light"), PATHS.model("broken"))
-    os.truncate(PATHS.model("broken") / "adapter_model.safetensors", 500)
+    shutil.copytree(PATHS.locate_model("light"), PATHS.locate_model("broken"))
+    os.truncate(PATHS.locate_model("broken") / "adapter_model.safetensors", 500)
 
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors.*cut short"):
         evaluate.main("broken", PATHS)
-    assert not PATHS.evaluation("broken").exists()
+    assert not PATHS.locate_evaluation("broken").exists()

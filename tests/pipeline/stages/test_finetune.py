@@ -23,7 +23,7 @@ import lightpeft
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.paths import Paths
 from pipeline.stages import finetune
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("in_space")
 
 def copy_plan(method: str, name: str) -> None:
     """Give a method's plan to a method of another name."""
-    shutil.copytree(PATHS.plan(method).parent, PATHS.plan(name).parent, dirs_exist_ok=True)
+    shutil.copytree(
+        PATHS.locate_plan(method).parent, PATHS.locate_plan(name).parent, dirs_exist_ok=True
+    )
 
 
 def run(space: Path, method: str, out: str, **settings) -> Path:
@@ -41,7 +43,7 @@ def run(space: Path, method: str, out: str, **settings) -> Path:
     if out != method:
         copy_plan(method, out)
     finetune.main(out, PATHS)
-    return PATHS.model(out)
+    return PATHS.locate_model(out)
 
 
 def curve_of(out: Path) -> list[dict[str, str]]:
@@ -82,7 +84,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     wait_for("checkpoints/*/checkpoint-200/complete.json", second)
     second.send_signal(signal.SIGKILL)
     second.communicate()
-    assert not PATHS.model("light").exists()
+    assert not PATHS.locate_model("light").exists()
 
     third = start(space)
     shown, errors = third.communicate(timeout=100)
@@ -90,7 +92,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
     assert "resuming from" in shown
 
     uninterrupted = run(space, "light", "whole", **settings)
-    killed = PATHS.model("light")
+    killed = PATHS.locate_model("light")
     assert (killed / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
     assert (killed / "curve.csv").read_bytes() == (uninterrupted / "curve.csv").read_bytes()
     assert not [*checkpoints.iterdir()]
@@ -106,7 +108,7 @@ def test_checkpoints_are_kept_by_the_code_that_finetune_imports_and_by_no_other(
 
 def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
     light, vanilla = run(space, "light", "light"), run(space, "vanilla", "vanilla")
-    timing = [json.loads(PATHS.timing(out.name).read_text()) for out in (light, vanilla)]
+    timing = [json.loads(PATHS.locate_timing(out.name).read_text()) for out in (light, vanilla)]
 
     assert [entry["steps"] for entry in timing] == [20, 24]
     assert [entry["warm"] for entry in timing] == [True, False]
@@ -118,7 +120,7 @@ def test_every_method_sees_the_same_number_of_batches_estimation_counted(space):
 def test_a_fresh_start_has_other_weights_but_as_many_batches(space):
     warm, fresh = (run(space, "light", "w"), run(space, "light", "f", warm_start=False))
 
-    assert json.loads(PATHS.timing(fresh.name).read_text())["steps"] == 20
+    assert json.loads(PATHS.locate_timing(fresh.name).read_text())["steps"] == 20
     first, second = (load_file(out / WEIGHTS) for out in (warm, fresh))
     assert {name: w.shape for name, w in first.items()} == {n: w.shape for n, w in second.items()}
     assert curve_of(warm)[0]["loss"] != curve_of(fresh)[0]["loss"]
@@ -128,7 +130,7 @@ def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
     validation = load_from_disk("data/prepared/validation")
     model = lightpeft.load(base_model(space)[0], out)
-    predictions = task_from_card(card()).predict(model, validation, tokenizer(), batch_size=7)
+    predictions = make_task(card()).predict(model, validation, tokenizer(), batch_size=7)
 
     accuracy = (predictions.predictions == predictions.labels).mean()
     assert accuracy == float(curve_of(out)[-1]["validation_metric"]) > 0.9
@@ -149,5 +151,5 @@ def test_an_estimation_that_took_all_steps_is_refused_and_leaves_nothing(space):
 
     with pytest.raises(ConfigError, match=r"finetune\.steps counts the .* 4 steps.*got 4"):
         finetune.main("none", PATHS)
-    assert not PATHS.model("none").exists()
+    assert not PATHS.locate_model("none").exists()
     assert not [*(space / "checkpoints").iterdir()]

@@ -7,7 +7,7 @@ from helpers.tiny_models import made_up_scores, tiny_model, tiny_scores
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.pruning_params import PruneSection, load_params
-from pipeline.stages.prune import cost_table
+from pipeline.stages.prune import count_plan_cost
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def section() -> PruneSection:
 def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
     changed = section.model_copy(update={"ratio": 0.5, "neurons": 0.25})
 
-    assert changed.for_method("light", seed=0).heads == 0.5
-    assert changed.for_method("light", seed=0).neurons == 0.25
+    assert changed.make_config("light", seed=0).heads == 0.5
+    assert changed.make_config("light", seed=0).neurons == 0.25
 
 
 def test_random_cuts_as_much_as_light(section):
-    light, random = (section.for_method(method, seed=3) for method in ("light", "random"))
+    light, random = (section.make_config(method, seed=3) for method in ("light", "random"))
 
     assert random == light.model_copy(update={"criterion": "random"})
 
@@ -41,8 +41,8 @@ def test_random_cuts_as_much_as_light(section):
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
     scores = made_up_scores()
-    plan = make_plan(scores, section.for_method("vanilla", seed=0))
-    again = make_plan(scores, section.model_copy(update=changes).for_method("vanilla", seed=0))
+    plan = make_plan(scores, section.make_config("vanilla", seed=0))
+    again = make_plan(scores, section.model_copy(update=changes).make_config("vanilla", seed=0))
 
     assert plan.is_identity
     assert plan == again
@@ -50,7 +50,7 @@ def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
 
 def test_the_cost_table_falls_in_every_part_that_is_cut(section):
     scores = tiny_scores(tiny_model())
-    table = cost_table(
+    table = count_plan_cost(
         make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0.5)), scores
     )
     before, after = table.before, table.after

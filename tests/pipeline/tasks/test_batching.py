@@ -3,15 +3,15 @@ from itertools import islice
 import torch
 from helpers.stage_workspace import card, rows, tokenizer
 
-from pipeline.tasks.batching import build_dataloader, length_sorted_batches, shuffled_batches
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.batching import build_dataloader, shuffle_batches, sort_batches_by_length
+from pipeline.tasks.registry import make_task
 
-KIND = task_from_card(card())
+KIND = make_task(card())
 LENGTHS = [length % 13 + 1 for length in range(200)]
 
 
 def first(count: int, *, lengths=LENGTHS, seed=0, grouped=False, batch_size=8) -> list[list[int]]:
-    drawn = shuffled_batches(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
+    drawn = shuffle_batches(lengths, batch_size=batch_size, seed=seed, grouped=grouped)
     return list(islice(drawn, count))
 
 
@@ -49,7 +49,7 @@ def test_less_data_than_a_batch_is_repeated():
 
 
 def test_evaluation_takes_every_row_once_longest_first():
-    groups = length_sorted_batches(LENGTHS, batch_size=32)
+    groups = sort_batches_by_length(LENGTHS, batch_size=32)
 
     assert sorted(row for group in groups for row in group) == [*range(200)]
     assert [LENGTHS[row] for group in groups for row in group] == sorted(LENGTHS, reverse=True)
@@ -67,7 +67,7 @@ def test_a_batch_is_padded_to_its_own_longest_row():
 
 
 def test_regression_labels_stay_decimals():
-    task = task_from_card(card("text-regression"))
+    task = make_task(card("text-regression"))
     batch = next(
         iter(
             build_dataloader(
@@ -81,7 +81,7 @@ def test_regression_labels_stay_decimals():
 
 def test_drawing_batches_leaves_the_training_s_random_state_alone():
     state = torch.get_rng_state()
-    order = shuffled_batches(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
+    order = shuffle_batches(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
     drawn = build_dataloader(rows(20, seed=0), KIND, tokenizer(), order)
     seen = [batch["input_ids"].shape[0] for batch in islice(drawn, 12)]
 

@@ -15,7 +15,11 @@ from lightpeft.core.scores import Scores
 from pipeline.common.data_card import DataCard
 from pipeline.common.paths import Paths
 from pipeline.stages import estimate, finetune, prune
-from pipeline.tasks.class_weights import balanced_weights, positive_weights, weighted_cross_entropy
+from pipeline.tasks.class_weights import (
+    compute_balanced_weights,
+    compute_positive_weights,
+    compute_weighted_cross_entropy,
+)
 from pipeline.tasks.multi_label_classification import MultiLabelClassification
 from pipeline.tasks.registry import TASKS
 from pipeline.tasks.text_classification import TextClassification
@@ -27,7 +31,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
     labels = np.repeat([0, 1, 3], [5, 30, 7])
     expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
 
-    first, second, absent, last = balanced_weights(np.bincount(labels).tolist())
+    first, second, absent, last = compute_balanced_weights(np.bincount(labels).tolist())
 
     assert (first, second, last) == tuple(expected)
     assert absent == 1
@@ -44,9 +48,9 @@ def test_the_loss_is_the_mean_of_weighted_rows_or_tokens(shape):
     factors = torch.tensor(weights)[labels.flatten()[kept]]
 
     torch.testing.assert_close(
-        weighted_cross_entropy(logits, labels, weights), (each * factors).mean()
+        compute_weighted_cross_entropy(logits, labels, weights), (each * factors).mean()
     )
-    one = weighted_cross_entropy(logits, labels, (1.0, 1.0))
+    one = compute_weighted_cross_entropy(logits, labels, (1.0, 1.0))
     torch.testing.assert_close(one, each.mean())
 
 
@@ -71,7 +75,7 @@ def test_estimation_training_and_validation_have_the_weights_of_the_card(tmp_pat
         estimate.main(PATHS)
         prune.main("vanilla", PATHS)
         finetune.main("vanilla", PATHS)
-        curve = pd.read_csv(PATHS.curve("vanilla"))
+        curve = pd.read_csv(PATHS.locate_curve("vanilla"))
         measured = [curve[name].dropna().iloc[-1] for name in ("loss", "validation_loss")]
         losses.append([Scores.load(PATHS.scores).curve[0]["task_loss"], *measured])
 
@@ -80,7 +84,7 @@ def test_estimation_training_and_validation_have_the_weights_of_the_card(tmp_pat
 
 def test_rows_with_and_without_a_class_weigh_the_same():
     truth = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]])
-    weights = positive_weights(truth.sum(axis=0).tolist(), len(truth))
+    weights = compute_positive_weights(truth.sum(axis=0).tolist(), len(truth))
     assert weights == (4.0, 0.25, 1.0, 1.0)
 
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))

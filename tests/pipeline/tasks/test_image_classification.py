@@ -19,10 +19,10 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
-from pipeline.tasks.image_classification import as_stored
+from pipeline.tasks.image_classification import encode_image
 from pipeline.tasks.model_loading import load_processor
-from pipeline.tasks.pixels import inspect, pixels
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.pixels import inspect, read_pixels
+from pipeline.tasks.registry import make_task
 
 SIDE = 16
 DATA = {"train": "images"}
@@ -123,11 +123,11 @@ def test_a_batch_is_what_the_models_own_processor_makes(space):
     prepare.main(Paths())
     rows, task = (
         load_from_disk("data/prepared/test"),
-        task_from_card(DataCard.read(Paths().prepared)),
+        make_task(DataCard.read(Paths().prepared)),
     )
     processor = load_processor(load_params().model, task)
 
-    batch = task.collator(processor)([rows[number] for number in range(3)])
+    batch = task.make_collator(processor)([rows[number] for number in range(3)])
 
     files = [Path(image["path"]).read_bytes() for image in rows["image"][:3]]
     images = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
@@ -165,19 +165,21 @@ def test_no_damage_ends_in_a_traceback(format):
         for position in random.integers(max(len(damaged), 1), size=4) if damaged else ():
             damaged[position] = random.integers(256)
         image = {"bytes": bytes(damaged), "path": None}
-        assert inspect(image)["error"] or pixels(image).mode == "RGB"
+        assert inspect(image)["error"] or read_pixels(image).mode == "RGB"
 
 
 def test_bytes_and_paths_are_the_same_image(tmp_path):
     image = drawn("dark", 0)
     path = tmp_path / "a.png"
     path.write_bytes(encoded(image))
-    kept = [as_stored(path.read_bytes()), as_stored(path), as_stored({"path": str(path)})]
+    kept = [encode_image(path.read_bytes()), encode_image(path), encode_image({"path": str(path)})]
 
     assert len({inspect(stored)["digest"] for stored in kept}) == 1
     for stored in kept:
-        np.testing.assert_array_equal(pixels(stored), image)
-    assert as_stored({"bytes": None, "path": None}) is as_stored(None) is as_stored(3) is None
+        np.testing.assert_array_equal(read_pixels(stored), image)
+    assert (
+        encode_image({"bytes": None, "path": None}) is encode_image(None) is encode_image(3) is None
+    )
 
 
 def test_an_image_is_turned_upright(tmp_path):
@@ -185,7 +187,7 @@ def test_an_image_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter
     drawn("dark", 0, size=(20, 30)).save(tmp_path / "a.jpg", exif=exif)
 
-    assert pixels({"bytes": None, "path": str(tmp_path / "a.jpg")}).size == (20, 30)
+    assert read_pixels({"bytes": None, "path": str(tmp_path / "a.jpg")}).size == (20, 30)
 
 
 def stored(image: Any, format: str = "PNG", **options: Any) -> dict[str, Any]:
@@ -215,7 +217,7 @@ def test_gray_values_of_any_depth_are_scaled_to_eight_bits(image, format, mode):
     image = stored(image, format)
 
     assert inspect(image) == inspect(image) | {"mode": mode, "error": None}
-    values = np.asarray(pixels(image)).reshape(-1, 3)
+    values = np.asarray(read_pixels(image)).reshape(-1, 3)
     np.testing.assert_allclose(values, np.arange(256)[:, None].repeat(3, 1), atol=1)
 
 
@@ -224,7 +226,7 @@ def test_deep_images_are_turned_upright_too():
     exif[0x0112] = 6
     image = Image.fromarray(np.zeros((20, 30), np.uint16))
 
-    assert pixels(stored(image, exif=exif)).size == (20, 30)
+    assert read_pixels(stored(image, exif=exif)).size == (20, 30)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -235,10 +237,10 @@ def test_transparent_pixels_are_white(mode):
         black.convert("L").convert("P") if mode == "P" else black.convert(mode), **options
     )
 
-    assert np.asarray(pixels(image)).min() == 255
+    assert np.asarray(read_pixels(image)).min() == 255
     half = stored(Image.new("RGBA", (1, 1), (255, 0, 0, 128)))
-    assert pixels(half).getpixel((0, 0)) == (255, 127, 127)
-    assert np.unique(pixels(stored(Image.new("1", (4, 4), 1)))).tolist() == [255]
+    assert read_pixels(half).getpixel((0, 0)) == (255, 127, 127)
+    assert np.unique(read_pixels(stored(Image.new("1", (4, 4), 1)))).tolist() == [255]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_pixels_without_a_known_white_make_a_row_bad(space, image, error):
 
 def test_a_file_that_went_away_since_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png can't be read any more.*prepare again"):
-        pixels({"bytes": None, "path": "gone.png"})
+        read_pixels({"bytes": None, "path": "gone.png"})
 
 
 def test_copies_of_train_images_are_told_by_their_content(space):
@@ -284,7 +286,7 @@ def test_rows_with_bytes_need_no_folder(space):
 
     rows = load_from_disk("data/prepared/train")
     assert all(row["image"]["path"] is None for row in rows)
-    assert np.asarray(pixels(rows[0]["image"])).shape == (20, 24, 3)
+    assert np.asarray(read_pixels(rows[0]["image"])).shape == (20, 24, 3)
 
 
 def test_what_does_not_fit_is_one_line(space):

@@ -10,11 +10,11 @@ from peft import get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.tasks import inference
-from pipeline.tasks.batching import build_dataloader, length_sorted_batches, token_counts
+from pipeline.tasks.batching import build_dataloader, count_tokens, sort_batches_by_length
 from pipeline.tasks.inference import run_model
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
-TASK = task_from_card(card())
+TASK = make_task(card())
 
 
 @pytest.mark.parametrize("accelerator", ["meta", "cuda"])
@@ -32,7 +32,7 @@ def test_a_model_on_the_cpu_predicts_there(accelerator, monkeypatch):
 
 def test_batches_follow_a_model_to_its_device(monkeypatch):
     model, table = get_peft_model(tiny_model(attention="eager"), lora()), rows(9, seed=0)
-    order = length_sorted_batches(token_counts(table), batch_size=4)
+    order = sort_batches_by_length(count_tokens(table), batch_size=4)
     batches = list(build_dataloader(table, TASK, tokenizer(), order))
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # has no such device
     # Tensors without values: mixing devices raises as it does where there is a GPU.

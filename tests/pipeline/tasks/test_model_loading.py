@@ -21,12 +21,12 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks import model_files
 from pipeline.tasks import model_loading as models
-from pipeline.tasks.model_loading import head_modules, load_model, load_processor
-from pipeline.tasks.positions import count_position_embeddings, max_positions
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.model_loading import find_head_modules, load_model, load_processor
+from pipeline.tasks.positions import count_position_embeddings, find_max_positions
+from pipeline.tasks.registry import make_task
 
 LABELS = ("no", "yes", "maybe")
-KIND = task_from_card(data_card(labels=LABELS))
+KIND = make_task(data_card(labels=LABELS))
 
 
 def named(name: object, dtype: str = "float32") -> ModelSection:
@@ -43,9 +43,7 @@ def body(folder: Path, family: str = "bert", **options: Any) -> Path:
 def test_the_built_in_model_loads_without_network_and_noise(capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model, head = load_model(
-            named("minilm", "auto"), task_from_card(data_card(max_length=512)), 0
-        )
+        model, head = load_model(named("minilm", "auto"), make_task(data_card(max_length=512)), 0)
         ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
 
     assert (model.config.model_type, head) == ("bert", ["classifier"])
@@ -76,7 +74,7 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    task = task_from_card(data_card(task_name="text-regression", labels=[]))
+    task = make_task(data_card(task_name="text-regression", labels=[]))
     model, _ = load_model(named(body(tmp_path)), task, 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
@@ -126,7 +124,7 @@ def test_a_head_that_comes_with_the_checkpoint_is_trained_too(tmp_path):
     tiny_model("distilbert", num_labels=3).save_pretrained(tmp_path)
 
     assert load_model(named(tmp_path), KIND, 0)[1] == ["pre_classifier", "classifier"]
-    assert head_modules(tiny_model("roberta"), frozenset()) == ["classifier"]
+    assert find_head_modules(tiny_model("roberta"), frozenset()) == ["classifier"]
 
 
 def test_a_head_for_other_classes_is_replaced(tmp_path):
@@ -151,7 +149,7 @@ def test_a_head_is_kept_only_for_the_same_classes_in_the_same_order(tmp_path):
         (("yes", "no", "maybe"), False),
         (("a", "b", "c"), False),
     ]:
-        task = task_from_card(data_card(labels=classes))
+        task = make_task(data_card(labels=classes))
         models_of_seeds = [load_model(named(tmp_path), task, seed)[0] for seed in (0, 0, 1)]
         heads = [model.classifier.state_dict() for model in models_of_seeds]
         same, other = (
@@ -223,7 +221,7 @@ def test_an_unchanged_file_is_hashed_once(monkeypatch):
     hashed = []
     model_files._hash_version.cache_clear()
     monkeypatch.setattr(
-        model_files, "file_hash", lambda path: hashed.append(path) or model_files._SHA256
+        model_files, "hash_file", lambda path: hashed.append(path) or model_files._SHA256
     )
     for _ in range(3):
         model_files.hash_files("minilm")
@@ -248,7 +246,7 @@ def test_positions_are_counted_without_those_that_no_token_has(tmp_path, family,
 
     assert count_position_embeddings(model) == positions
     if positions:
-        assert max_positions(model.config, model) == positions
+        assert find_max_positions(model.config, model) == positions
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "whisper"])
@@ -257,4 +255,4 @@ def test_library_and_pipeline_agree_on_the_positions_of_a_model(name):
     with torch.device("meta"):
         model = getattr(transformers, ARCHITECTURES[name].model)._from_config(config)
 
-    assert max_positions(config, model) == find_max_sequence_length(config)
+    assert find_max_positions(config, model) == find_max_sequence_length(config)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from experiments.byte_pairs import train_tokenizer
 from pipeline.common.params import ModelSection
 from pipeline.tasks.model_loading import load_model, load_processor
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 WORDS = ["<s>", "</s>", "<unk>", "good", "bad", *(f"w{number}" for number in range(20))]
 SIZES: dict[str, Any] = {
@@ -71,7 +71,7 @@ def test_logits_do_not_depend_on_the_padding(tmp_path, family, side, padding):
     """`padding` is what the model's files say, which is not what its tokenizer pads with."""
     section = saved(tmp_path, family, pad_token_id=padding)
     tokenizer(padding_side=side).save_pretrained(tmp_path / "base")
-    task = task_from_card(CARD)
+    task = make_task(CARD)
     words, (model, head) = load_processor(section, task), load_model(section, task, 0)
     model.get_base_model = lambda: model
 
@@ -88,8 +88,8 @@ def test_the_head_reads_the_last_token_of_the_text(tmp_path, family):
     section = saved(tmp_path, family)
     tokenizer().save_pretrained(tmp_path / "base")
     words, (model, _) = (
-        load_processor(section, task_from_card(CARD)),
-        load_model(section, task_from_card(CARD), 0),
+        load_processor(section, make_task(CARD)),
+        load_model(section, make_task(CARD), 0),
     )
     batch = words(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
@@ -129,6 +129,6 @@ def test_the_texts_of_a_pair_do_not_run_into_each_other(around, seen):
         )
     columns = {"text": ["a b"], "text_pair": ["c d"], "label": ["no"]}
 
-    encoded = task_from_card(data_card(labels=["no"], max_length=32)).encode(columns, words)
+    encoded = make_task(data_card(labels=["no"], max_length=32)).encode(columns, words)
 
     assert words.decode(encoded["input_ids"][0]) == seen

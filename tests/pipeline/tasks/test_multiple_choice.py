@@ -247,7 +247,7 @@ def test_where_several_choices_are_right_texts_are_compared():
 
     assert predictions.labels.tolist() == [["a", "b"], ["c"]]
     assert predictions.predictions.tolist() == [rows["choices"][0][0], rows["choices"][1][1]]
-    assert json.loads(task.table(predictions).to_json())["label"]["0"] == ["a", "b"]
+    assert json.loads(task.make_table(predictions).to_json())["label"]["0"] == ["a", "b"]
     rows = rows.remove_columns("answers").add_column("answers", [["a", "b"], None])
     predictions = task.to_predictions(rows, np.eye(2, 5), 0.0)
     assert predictions.labels.tolist()[1] == [rows["choices"][1][rows["label"][1]]]

@@ -91,7 +91,7 @@ def test_the_best_mean_over_tokens_wins_and_the_loss_is_that_of_training():
     task, rows = encode(MultipleChoiceLM, questions(20), max_length=32)
     model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
     one, many = (task.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
-    batch = task.collator(tokenizer())([rows[n] for n in range(20)])
+    batch = task.make_collator(tokenizer())([rows[n] for n in range(20)])
     with torch.no_grad():
         loss = float(model(**batch).loss)
         means = [
@@ -142,7 +142,7 @@ def test_choices_fit_behind_a_long_neutral_prompt_too():
 
 def test_only_the_right_choice_is_taught():
     task, rows = encode(MultipleChoiceLM, questions(5), max_length=32)
-    batch = task.collator(tokenizer())([rows[n] for n in range(5)])
+    batch = task.make_collator(tokenizer())([rows[n] for n in range(5)])
 
     for row, labels, text, real in zip(
         rows, batch["labels"], batch["input_ids"], batch["attention_mask"], strict=True

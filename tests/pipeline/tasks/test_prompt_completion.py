@@ -89,7 +89,7 @@ def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
     task = CausalLM(data_card(max_length=16))
     encoded = task.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
     rows = [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
-    batch = task.collator(tokenizer())(rows)
+    batch = task.make_collator(tokenizer())(rows)
 
     assert batch["input_ids"].tolist() == [ids("w1 w2 w7 w3 </s>"), ids("w1 w4 </s> <pad> <pad>")]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
@@ -243,7 +243,7 @@ def test_seq2seq_reads_the_prompt_and_learns_the_completion():
     assert encoded["labels"] == [ids("w7 </s>"), ids("w2 w3 w4 w5")]
     assert encoded["length"] == [6, 5]
     assert encoded["num_truncated"] == [2, 2]
-    batch = task.collator(tokenizer())(
+    batch = task.make_collator(tokenizer())(
         [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     )
     assert batch["attention_mask"].tolist() == [[1] * 4, [1, 0, 0, 0]]

@@ -23,7 +23,7 @@ from pipeline.common.paths import Paths
 from pipeline.stages import prepare
 from pipeline.tasks.context_windows import find_best_spans, split_into_windows
 from pipeline.tasks.question_answering import QuestionAnswering, find_error, find_training_spans
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 
 FILES = {"train": "train.jsonl", "test": "test.json"}
 
@@ -181,7 +181,7 @@ def test_every_window_of_a_row_is_read(space, classes, size):
     card = DataCard.read(Paths().prepared).model_copy(update={"labels": tuple(classes)})
     test = load_from_disk("data/prepared/test")
 
-    predictions = task_from_card(card).predict(Says(), test, tokenizer(), batch_size=size)
+    predictions = make_task(card).predict(Says(), test, tokenizer(), batch_size=size)
 
     assert predictions.labels.tolist() == [["good bad"] * (n % 3 > 0) for n in range(9)]
     answered = [prediction == "good bad" for prediction in predictions.predictions]

@@ -7,7 +7,7 @@ from helpers.task_files import jsonl, read
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.generation_schema import read_chat
-from pipeline.tasks.sharegpt import as_messages
+from pipeline.tasks.sharegpt import convert_to_messages
 
 CHAT = [
     {"from": "system", "value": "Be brief."},
@@ -80,4 +80,4 @@ def test_calls_of_tools_and_their_results_are_those_of_chat_templates(tmp_path, 
 
 @pytest.mark.parametrize("value", [None, "Hi", [1], 3, [{"from": 1, "value": "x"}], MESSAGES])
 def test_what_is_no_such_chat_stays_as_it_is(value):
-    assert as_messages(value) == value
+    assert convert_to_messages(value) == value

@@ -18,7 +18,7 @@ from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.metrics.definitions import higher_is_better
+from pipeline.metrics.definitions import is_higher_better
 from pipeline.metrics.scoring import ExampleStatistics, score
 from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.evaluate import measure
@@ -26,8 +26,8 @@ from pipeline.stages.prepare import main as prepare
 from pipeline.tasks import greedy_decoding as greedy
 from pipeline.tasks.base import IGNORED, Predictions
 from pipeline.tasks.generation_schema import SCHEMA
-from pipeline.tasks.registry import choose_task, task_from_card
-from pipeline.tasks.text_generation import CausalLM, reference_texts
+from pipeline.tasks.registry import choose_task, make_task
+from pipeline.tasks.text_generation import CausalLM, read_reference_texts
 
 PERPLEXITY = data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
 
@@ -59,7 +59,7 @@ def ready(enter, model):
 def wrap(network, task):
     """The network in an adapter with random weights."""
     torch.manual_seed(0)
-    config = estimate.lora_config(load_params().peft, task, [])
+    config = estimate.make_lora_config(load_params().peft, task, [])
     adapted = get_peft_model_unmapped(
         network, resolve_lora_config(config, network, inspect_model(network))
     )
@@ -73,11 +73,11 @@ def wrap(network, task):
 
 def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
     task, network, words, rows = ready
-    predictions = task.for_validation().predict(network, rows, words, batch_size=4)
+    predictions = task.keep_selection_metric().predict(network, rows, words, batch_size=4)
 
     assert predictions.predictions is None
     for row, (tokens, loss) in zip(rows, predictions.tokens, strict=True):
-        batch = task.collator(words)([{name: row[name] for name in ("input_ids", "labels")}])
+        batch = task.make_collator(words)([{name: row[name] for name in ("input_ids", "labels")}])
         with torch.no_grad():
             mean = float(network(**batch).loss)
         assert tokens == len(row["labels"]) - row["labels"].count(IGNORED)
@@ -89,7 +89,7 @@ def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
 
 def test_texts_are_the_likeliest_tokens_one_by_one_whatever_the_batch(ready):
     task, network, words, rows = ready
-    prompts = task.prompts(rows)
+    prompts = task.list_prompts(rows)
     texts = greedy.generate_greedily(network, prompts, words, batch_size=4, new=5)
 
     assert texts == greedy.generate_greedily(network, prompts, words, batch_size=1, new=5)
@@ -128,7 +128,7 @@ def test_an_infinite_perplexity_is_one_line_that_names_it():
         loss=900.0,
         tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
     )
-    task = task_from_card(PERPLEXITY)
+    task = make_task(PERPLEXITY)
     with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
         measure(task, predictions, {}, resamples=10, seed=0)
 
@@ -144,17 +144,17 @@ def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
         tokens=np.stack([tokens, losses], axis=1),
     )
     value = math.exp(losses.sum() / tokens.sum())
-    low, high = ExampleStatistics.compute(PERPLEXITY, predictions).interval(
+    low, high = ExampleStatistics.compute(PERPLEXITY, predictions).compute_interval(
         "perplexity", resamples=200, seed=0
     )
 
     assert score(PERPLEXITY, predictions) == {"perplexity": pytest.approx(value)}
     assert value * 0.9 < low < value < high < value * 1.1
-    assert not higher_is_better("perplexity")
-    assert higher_is_better("rougeL")
+    assert not is_higher_better("perplexity")
+    assert is_higher_better("rougeL")
     statistics = ExampleStatistics.compute(PERPLEXITY, predictions)
     with pytest.raises(DataError, match="exact_match can't be measured"):
-        statistics.interval("exact_match", resamples=10, seed=0)
+        statistics.compute_interval("exact_match", resamples=10, seed=0)
 
 
 def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch):
@@ -174,9 +174,11 @@ def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch)
         "rougeL",
         "perplexity",
     )
-    task.for_validation().predict(network, rows, words, batch_size=8)
+    task.keep_selection_metric().predict(network, rows, words, batch_size=8)
     assert not generated
-    by_text = CausalLM(card.model_copy(update={"selection_metric": "rougeL"})).for_validation()
+    by_text = CausalLM(
+        card.model_copy(update={"selection_metric": "rougeL"})
+    ).keep_selection_metric()
     predictions = by_text.predict(network, rows, words, batch_size=8)
     assert score(by_text.card, predictions).keys() == {"rougeL"}
     assert generated
@@ -259,7 +261,7 @@ def test_a_copied_word_is_learned_and_then_written(enter):
     )
     train_vanilla()
     evaluate.main("vanilla", Paths())
-    evaluation = json.loads(Paths().evaluation("vanilla").read_text())
+    evaluation = json.loads(Paths().locate_evaluation("vanilla").read_text())
 
     assert evaluation["exact_match"] > 0.5  # by chance: 1 of 20
     assert evaluation["perplexity"] < 3
@@ -272,7 +274,7 @@ def test_generation_can_be_left_out(enter):
     for new, measured in ((0, {"perplexity"}), (2, {"perplexity", "exact_match"})):
         change_params(folder, evaluate={"max_new_tokens": new})
         evaluate.main("vanilla", Paths())
-        evaluation = json.loads(Paths().evaluation("vanilla").read_text())
+        evaluation = json.loads(Paths().locate_evaluation("vanilla").read_text())
         assert {"perplexity", "exact_match"} & set(evaluation) == measured
     card = json.loads((folder / "data" / "prepared" / "card.json").read_text())
     (folder / "data" / "prepared" / "card.json").write_text(
@@ -315,4 +317,4 @@ def test_the_reference_of_a_last_turn_with_tool_calls_is_what_the_template_write
     rows = {"completion": ["w9", None], "messages": [None, json.dumps(call)]}
     rows |= {"labels": [ids("w9 </s>"), [IGNORED, *ids("w1 w2 </s>")]]}
 
-    assert reference_texts(Dataset.from_dict(rows), tokenizer()) == ["w9", "w1 w2"]
+    assert read_reference_texts(Dataset.from_dict(rows), tokenizer()) == ["w9", "w1 w2"]

@@ -20,7 +20,7 @@ from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.stages import prepare
-from pipeline.tasks.registry import choose_task, task_from_card
+from pipeline.tasks.registry import choose_task, make_task
 from pipeline.tasks.token_classification import (
     SCHEMA,
     EntityRecognition,
@@ -80,7 +80,7 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     prepare.main(Paths())
     rows = load_from_disk("data/prepared/test")
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
-    task, model = task_from_card(DataCard.read(Paths().prepared)), _says(1)
+    task, model = make_task(DataCard.read(Paths().prepared)), _says(1)
 
     predictions = task.predict(model, rows, tokenizer(), batch_size=7)
 
@@ -139,7 +139,7 @@ def test_tags_are_padded_with_their_tokens(side):
     words.padding_side = side
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [1] * n} for n in (2, 4)]
 
-    batch = TokenClassification(data_card(labels=NAMES, max_length=8)).collator(words)(rows)
+    batch = TokenClassification(data_card(labels=NAMES, max_length=8)).make_collator(words)(rows)
 
     np.testing.assert_array_equal(batch["labels"] == -100, batch["input_ids"] == 0)
 
@@ -238,11 +238,11 @@ def test_schemes_that_mark_ends_become_bio(tmp_path, caplog, single, end, inner)
 
 def test_bio_tags_among_others_are_told(caplog):
     card = data_card(kind="token-classification", labels=("O", "B-X", "I-X", "X"))
-    lines = TokenClassification(card).warnings()
+    lines = TokenClassification(card).list_warnings()
 
     assert lines == ["tags are X: entity F1 needs names such as B-PER; measured by token accuracy"]
     tagging = card.model_copy(update={"labels": ("NOUN", "X", "VERB")})
-    assert TokenClassification(tagging).warnings() == []
+    assert TokenClassification(tagging).list_warnings() == []
 
 
 def test_tags_with_names_need_no_advice(space, capsys):

@@ -24,7 +24,7 @@ from lightpeft.modeling.adapters import get_adapter_state_dict
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.tasks.registry import task_from_card
+from pipeline.tasks.registry import make_task
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
@@ -38,14 +38,14 @@ def train(
     model, _ = base_model(space)
     torch.manual_seed(0)
     paths = Paths(space)
-    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.plan("light"))
+    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.locate_plan("light"))
     model = lightpeft.prune(model, plan, scores).to(dtype)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
     data = training.TrainingData(
         name="test",
-        task=task_from_card(card()),
+        task=make_task(card()),
         processor=tokenizer(),
         train=rows(SPLITS["train"], seed=0),
         validation=rows(SPLITS["validation"], seed=1),
