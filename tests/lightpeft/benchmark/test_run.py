@@ -102,7 +102,7 @@ def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch,
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2 * 2 * (len(phases) + ("decode" in phases))
     if "decode" in phases:
-        assert pruned.compute_kv_cache_ratios == {1: 0.5, 3: 0.5}
+        assert pruned.kv_cache_ratios == {1: 0.5, 3: 0.5}
         speedup = pruned.speedups["decode"][3]
         assert speedup.byte_bound > 1.1
         assert speedup.fraction_of_byte_bound == speedup.median / speedup.byte_bound
