@@ -88,7 +88,7 @@ class PruningConfig(Config):
     """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline's params.yaml.
 
     Attributes:
-        heads: fraction of the attention heads to prune, in each layer.
+        heads: fraction of the attention heads to prune; see `head_scope`, `head_granularity`.
         neurons: fraction of the feed-forward neurons to prune; see `neuron_scope`, `align`.
         modules: fraction of the PEFT modules to prune, over the whole model.
         ranks: fraction of the ranks of all remaining PEFT modules to prune.
@@ -101,7 +101,11 @@ class PruningConfig(Config):
             its query heads; its score is the sum of theirs) or `query_head` (equally many query
             heads of every group; keys and values are kept). If there is only one group, query
             heads are pruned in either case.
-        neuron_scope: `global` ranks neurons over all layers, `layer` within each layer.
+        head_scope: `layer` prunes the fraction in each layer (the paper's); `global` ranks heads
+            over all layers, of which each keeps at least one.
+        neuron_scope: `global` ranks neurons over all layers, `layer` within each layer. Energies of
+            different layers can't be compared: where the scope is `global`, Taylor scores say how
+            many heads or neurons each layer keeps, and energy says which.
         module_criterion: which PEFT modules are pruned first: those of the lowest `importance`
             (the paper's), or by `depth` those nearest to the embeddings, so that the backward
             pass stops above them.
@@ -122,6 +126,7 @@ class PruningConfig(Config):
     align: Count = 8
     criterion: Literal["mask", "taylor", "magnitude", "energy", "random"] = "taylor"
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
+    head_scope: Literal["layer", "global"] = "layer"
     neuron_scope: Literal["global", "layer"] = "global"
     module_criterion: Literal["importance", "depth"] = "depth"
     seed: Seed = 0

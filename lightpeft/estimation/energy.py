@@ -102,8 +102,8 @@ def score_energy(
 
     For neuron ``j`` of ``W x``: ``|W[:, j]|^2 E[x_j^2]``, the mean squared norm of its term, which
     is Wanda's score (arXiv:2306.11695, ``|W_ij| |X_j|``) squared and summed over a column. A head
-    has the sum over its channels: correlations between channels are left out. Each block's scores
-    are divided by their sum, so that blocks of small and large outputs can be compared.
+    has the sum over its channels: correlations between channels are left out. Scores of different
+    blocks can't be compared: the residual stream grows with depth, and with it what blocks add.
 
     Args:
         shape: of the unpruned model.
@@ -117,6 +117,5 @@ def score_energy(
     for block in shape.blocks:
         path = block.output_projection
         products = mean_squares[path] * weight_squares[path].to(mean_squares[path].device)
-        energy = sum_per_unit(block.linears[path], products).cpu()
-        scores[block.path] = energy / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
+        scores[block.path] = sum_per_unit(block.linears[path], products).cpu()
     return scores

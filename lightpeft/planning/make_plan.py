@@ -9,10 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightpeft.core.block_shape import KEPT_WHOLE
+from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.core.scores import Scores
+
+# Criterion -> the one that says how many units each layer keeps if the scope is global. Energies of
+# different layers can't be compared; Taylor scores can: they all estimate a change of the loss.
+_COMPARED_BY = {"energy": "taylor"}
 
 
 def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
@@ -98,30 +102,69 @@ def _keep_highest(scores: Tensor, count: int, criterion: str) -> KeptUnits:
 
 
 def _prune_heads(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
-    """Choose heads in each layer: KV groups, or query heads of each group, if any share keys."""
-    kept, attention_blocks = {}, scores.shape.attention_blocks
-    whole = [block.path for block in attention_blocks if block.head_count_rule == KEPT_WHOLE]
+    """Choose heads: KV groups, or query heads of each group, if any share keys."""
+    blocks, criterion = scores.shape.attention_blocks, config.criterion
+    whole = [block.path for block in blocks if block.head_count_rule == KEPT_WHOLE]
     if whole and config.heads:
         notes.append(
-            f"{len(whole)} of {len(attention_blocks)} attention blocks keep all heads, which can't "
+            f"{len(whole)} of {len(blocks)} attention blocks keep all heads, which can't "
             f"be pruned exactly (the first: {whole[0]})"
         )
-    for attention in attention_blocks:
-        block, total, sharing = attention.path, attention.units, attention.heads_per_kv_group
-        head_scores = scores.heads[config.criterion][block]
-        rows, unit = head_scores.reshape(-1, sharing), "head"
-        # The only KV group can't be pruned, so its query heads are, whatever the granularity.
-        if sharing == 1 or (config.head_granularity == "kv_group" and total > sharing):
-            rows, unit = rows.sum(dim=1)[None], "head" if sharing == 1 else "KV group"
-        count = _keep_count(config.heads, rows.shape[1], minimum=1)
-        minimum_binds = count > _keep_count(config.heads, rows.shape[1], minimum=0)
-        if minimum_binds and block not in whole:
-            notes.append(f"{block} keeps the minimum of 1 {unit}; by its ratio it would keep none")
-        if sharing == 1:
-            kept[block] = _keep_highest(head_scores, count, config.criterion)
-        else:
-            kept[block] = _prune_grouped_heads(rows, count, total, config.criterion)
-    return kept
+    rows, compared = (
+        {b.path: _group_heads(b, scores.heads[name][b.path], config) for b in blocks}
+        for name in (criterion, _COMPARED_BY.get(criterion, criterion))
+    )
+    prunable = {path: row for path, row in compared.items() if path not in whole}
+    counts = dict.fromkeys(whole, 1) | _count_heads(prunable, config, notes, scores.shape.heads)
+    return {
+        block.path: _keep_highest(
+            scores.heads[criterion][block.path], counts[block.path], criterion
+        )
+        if block.heads_per_kv_group == 1
+        else _prune_grouped_heads(rows[block.path], counts[block.path], block.units, criterion)
+        for block in blocks
+    }
+
+
+def _group_heads(block: AttentionBlock, scores: Tensor, config: PruningConfig) -> Tensor:
+    """Return a row of what a block prunes, heads or KV groups; or a row of heads per KV group.
+
+    The only KV group can't be pruned, so its query heads are, whatever the granularity.
+    """
+    sharing = block.heads_per_kv_group
+    rows = scores.reshape(-1, sharing)
+    by_group = config.head_granularity == "kv_group" and block.units > sharing
+    return rows.sum(dim=1)[None] if sharing == 1 or by_group else rows
+
+
+def _count_heads(
+    rows: dict[str, Tensor], config: PruningConfig, notes: list[str], heads: Mapping[str, int]
+) -> dict[str, int]:
+    """Return how many of each row every block keeps, at least one."""
+    totals = {block: row.shape[1] for block, row in rows.items()}
+    if config.head_scope == "layer":
+        wanted = {b: _keep_count(config.heads, total, minimum=0) for b, total in totals.items()}
+        counts, cause = {block: max(count, 1) for block, count in wanted.items()}, "its ratio"
+    else:
+        # All rows of a block lose equally many: first the lowest of each row, as one.
+        sums = {b: row.sort(dim=1, descending=True).values.sum(dim=0) for b, row in rows.items()}
+        keep = _keep_count(config.heads, sum(totals.values()), minimum=len(totals))
+        wanted, cause = _count_winners(sums, keep), "score"
+        for row in sums.values():
+            row[0] = torch.inf
+        counts = _count_winners(sums, keep)
+    for block in (block for block, count in wanted.items() if not count):
+        unit = "KV group" if rows[block].numel() < heads[block] else "head"
+        notes.append(f"{block} keeps the minimum of 1 {unit}; by {cause} it would keep none")
+    return counts
+
+
+def _count_winners(rows: Mapping[str, Tensor], keep: int) -> dict[str, int]:
+    """Return how many of the `keep` highest scores over all rows each row has."""
+    sizes = torch.tensor([len(row) for row in rows.values()])
+    owner = torch.repeat_interleave(torch.arange(len(rows)), sizes)
+    winners = owner[list(_find_top_k(torch.cat([*rows.values()]), keep))]
+    return dict(zip(rows, winners.bincount(minlength=len(rows)).tolist(), strict=True))
 
 
 def _prune_grouped_heads(rows: Tensor, count: int, total: int, criterion: str) -> KeptUnits:
@@ -147,7 +190,10 @@ def _prune_neurons(scores: Scores, config: PruningConfig, notes: list[str]) -> d
             f"the neurons of experts are kept, in {scores.shape.num_moe_layers} layers: their "
             f"weights are fused; the ratio is of the other neurons ({sum(totals.values())})"
         )
-    counts = _count_neurons(rows, config, notes) if rows and config.neurons else totals
+    compared = {
+        block: scores.neurons[_COMPARED_BY.get(criterion, criterion)][block] for block in rows
+    }
+    counts = _count_neurons(compared, config, notes) if rows and config.neurons else totals
     return {block: _keep_highest(row, counts[block], criterion) for block, row in rows.items()}
 
 
@@ -161,9 +207,7 @@ def _count_neurons(
         target = sum(round(count / align) for count in wanted.values())
     else:
         keep = _keep_count(config.neurons, sum(totals.values()), minimum=0)
-        owner = torch.repeat_interleave(torch.arange(len(totals)), torch.tensor([*totals.values()]))
-        winners = owner[list(_find_top_k(torch.cat([*rows.values()]), keep))]
-        wanted = dict(zip(totals, winners.bincount(minlength=len(totals)).tolist(), strict=True))
+        wanted = _count_winners(rows, keep)
         target = round(keep / align)
     for block, count in wanted.items():
         if count < min(align, totals[block]):

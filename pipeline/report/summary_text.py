@@ -116,9 +116,12 @@ def write_selection_paragraph(results: RunResults) -> str:
         return f"{masks} Nothing was pruned."
     if criterion == "random":
         return f"{masks} The scores were not used: the units to prune were drawn at random."
-    scope = "over all layers" if plan.settings["neuron_scope"] == "global" else "within its layer"
+    heads, neurons = (
+        "over all layers" if plan.settings[scope] == "global" else "within its layer"
+        for scope in ("head_scope", "neuron_scope")
+    )
     return (
-        f"{masks} Each head was then ranked within its layer, each neuron {scope}; "
+        f"{masks} Each head was then ranked {heads}, each neuron {neurons}; "
         f"those with the lowest importance ({criterion}) were pruned."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -257,6 +258,24 @@ def made_up_scores(
         curve=[{"step": 1.0}],
         steps=2,
     )
+
+
+def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
+    """Scores of a model of which `sharing` of 12 query heads share one key and value."""
+    scores = made_up_scores(seed=seed)
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            linears={
+                path: dataclasses.replace(linear, heads_per_kv_group=sharing)
+                for path, linear in block.linears.items()
+            },
+        )
+        if isinstance(block, AttentionBlock)
+        else block
+        for block in scores.shape.blocks
+    )
+    return dataclasses.replace(scores, shape=dataclasses.replace(scores.shape, blocks=blocks))
 
 
 def pruned_model(family: str = "bert", *, seed: int = 0, **changes: object) -> PeftModel:

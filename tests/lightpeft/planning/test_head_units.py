@@ -6,9 +6,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-from helpers.tiny_models import made_up_scores
+from helpers.tiny_models import sharing_scores
 
-from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
@@ -19,24 +18,6 @@ from lightpeft.planning.make_plan import make_plan
 def plan_of(scores: Scores, **changes: Any) -> PruningPlan:
     nothing: dict[str, Any] = {"neurons": 0, "modules": 0, "ranks": 0}
     return make_plan(scores, PruningConfig(**(nothing | changes)))
-
-
-def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
-    """Scores of a model of which `sharing` of 12 query heads share one key and value."""
-    scores = made_up_scores(seed=seed)
-    blocks = tuple(
-        dataclasses.replace(
-            block,
-            linears={
-                path: dataclasses.replace(linear, heads_per_kv_group=sharing)
-                for path, linear in block.linears.items()
-            },
-        )
-        if isinstance(block, AttentionBlock)
-        else block
-        for block in scores.shape.blocks
-    )
-    return dataclasses.replace(scores, shape=dataclasses.replace(scores.shape, blocks=blocks))
 
 
 @pytest.mark.parametrize(("ratio", "groups"), [(0.25, 3), (0.5, 2), (0.75, 1), (0.99, 1)])
