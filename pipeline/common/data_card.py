@@ -194,11 +194,6 @@ class DataCard(_Record):
     max_new_tokens: int | None = None
     repeats_of_train: dict[str, int] = {}
 
-    @property
-    def dataset_revision(self) -> str | None:
-        """The commit of the hub's data set that was read, if there is one."""
-        return self.hub_dataset.revision if self.hub_dataset else None
-
     @classmethod
     def read(cls, data: Path, error: type[PipelineError] = DataError) -> DataCard:
         """Read the card of a prepared data set.

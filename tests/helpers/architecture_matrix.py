@@ -12,7 +12,7 @@ import transformers as hf
 from helpers.architectures import ARCHITECTURES
 from helpers.tiny_models import mask_units, random_scores
 from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from lightpeft.core.block_shape import AttentionBlock
@@ -111,6 +111,16 @@ def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     output = outputs(model, batch)
     generator = torch.Generator().manual_seed(1)
     return (output * torch.randn(output.shape, generator=generator)).mean()
+
+
+def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """Return the gradients of what is trained, under the names of its weights in a file."""
+    loss_of(model, batch_of(name)).backward()
+    return {
+        path.replace(".default", ""): weight.grad
+        for path, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
 def scores_of(model: hf.PreTrainedModel) -> Scores:

@@ -10,15 +10,18 @@ import hashlib
 import json
 import re
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import datasets
 import pytest
 import transformers
-from huggingface_hub import HfFileSystem, close_session, constants, hf_api
+from huggingface_hub import HfFileSystem, close_session, constants, file_download, hf_api
+from huggingface_hub.utils import _http
 
 _LARGE = (".safetensors", ".parquet")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -99,8 +102,12 @@ class HubServer(ThreadingHTTPServer):
 def use_hub(patch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     """Send the clients of this process to a server, with an empty cache and no token.
 
-    They read HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE once, when they are imported.
+    They read HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE once, when they are imported. Here they don't
+    wait before they try again.
     """
+    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    patch.setattr(file_download, "time", impatient)
+    patch.setattr(_http, "time", impatient)
     patch.setattr(constants, "ENDPOINT", url)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "".join((url, *template[1:])))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.hub_server import HubServer, use_hub
 from helpers.tiny_models import logits, pruned_model, tiny_model
-from huggingface_hub import file_download, snapshot_download
-from huggingface_hub.utils import _http
+from huggingface_hub import snapshot_download
 from peft import PeftModel
 
 import lightpeft
@@ -22,10 +19,7 @@ from lightpeft.core.errors import CheckpointError, ModelError
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A hub with a model; the clients have an empty cache and don't wait between attempts."""
-    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
-    monkeypatch.setattr(file_download, "time", impatient)
-    monkeypatch.setattr(_http, "time", impatient)
+    """A hub with a model; the clients have an empty cache."""
     with HubServer() as server:
         use_hub(monkeypatch, server.url, tmp_path / "cache")
         tiny_model().base_model.save_pretrained(tmp_path / "base")

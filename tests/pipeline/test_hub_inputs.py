@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,8 +18,7 @@ from helpers.import_graph import ROOT
 from helpers.run_stages import params
 from helpers.stage_workspace import tokenizer
 from helpers.tiny_models import tiny_model
-from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http
+from huggingface_hub import constants
 
 from pipeline.common import hub_access
 from pipeline.common.data_card import DataCard
@@ -58,13 +56,7 @@ def rows(count: int) -> dict[str, bytes]:
 def hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_files: dict[str, bytes]
 ) -> Iterator[HubServer]:
-    """A hub with two commits of a model and of a data set; `v1` is the first, `main` the second.
-
-    The clients use it with an empty cache, and don't wait before they try again.
-    """
-    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
-    monkeypatch.setattr(file_download, "time", impatient)
-    monkeypatch.setattr(_http, "time", impatient)
+    """A hub with two commits of a model and of a data set; `v1` is the first, `main` the second."""
     old = json.loads(model_files["config.json"]) | {"hidden_dropout_prob": 0.5}
     with HubServer() as server:
         use_hub(monkeypatch, server.url, tmp_path / "cache")
@@ -348,4 +340,4 @@ def test_prepare_records_the_commits(hub, tmp_path):
     assert ran.returncode == 0, ran.stderr
     card = DataCard.read(Paths(tmp_path).prepared)
     assert card.model.revision == commits(hub, "model")[1]
-    assert card.dataset_revision == commits(hub, "dataset")[1]
+    assert card.hub_dataset.revision == commits(hub, "dataset")[1]

@@ -14,6 +14,7 @@ from helpers.architecture_matrix import (
     compute_outputs,
     continued,
     drawn_plan,
+    gradients,
     loss_of,
     masked,
     parts,
@@ -58,15 +59,6 @@ def test_pruned_outputs_equal_masked_outputs(name: str, attention: str):
         assert (expected - unpruned).abs().max() > 0.1
 
         torch.testing.assert_close(compute_outputs(sliced(model, plan), name), expected, **CLOSE)
-
-
-def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
-    loss_of(model, batch_of(name)).backward()
-    return {
-        path.replace(".default", ""): weight.grad
-        for path, weight in model.named_parameters()
-        if weight.requires_grad
-    }
 
 
 @pytest.mark.parametrize(("name", "attention"), KERNELS)

@@ -153,19 +153,6 @@ def test_fingerprint_sees_added_embeddings_and_which_they_are(tied: bool):
     assert len({without for _, without in prints}) == 1
 
 
-def test_fingerprint_sees_a_change_in_any_linear():
-    model = tiny_model()
-    shape = inspect_model(model)
-    fingerprints = {compute_fingerprint(model, shape)}
-
-    for name in shape.linears:
-        with torch.no_grad():
-            model.get_submodule(name).weight += 0.1
-        fingerprints.add(compute_fingerprint(model, shape))
-
-    assert len(fingerprints) == len(shape.linears) + 1
-
-
 @pytest.mark.parametrize(
     ("path", "encoder_decoder", "key"),
     [

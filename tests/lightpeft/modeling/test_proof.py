@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from helpers.architecture_matrix import batch_of, build, loss_of, outputs, parts, plans
+from helpers.architecture_matrix import batch_of, build, gradients, outputs, parts, plans
 from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 import lightpeft
 from lightpeft.core.block_shape import KEPT_WHOLE
@@ -47,15 +47,6 @@ def masked(model: hf.PreTrainedModel, scores: Scores, plan: PruningPlan) -> Peft
         projection = adapted.get_base_model().get_submodule(block.output_projection)
         projection.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
     return adapted
-
-
-def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
-    loss_of(model, batch_of(name)).backward()
-    return {
-        path.replace(".default", ""): weight.grad
-        for path, weight in model.named_parameters()
-        if weight.requires_grad
-    }
 
 
 def test_types_matched_by_structure_are_not_registered():

@@ -96,6 +96,16 @@ def without_experts_per_token(model: Any) -> None:
         vars(module).pop("top_k", None)
 
 
+def refused(model: PreTrainedModel, layer: str, message: str) -> None:
+    """Inspecting the model ends with a line that begins with a layer and has parts of a message."""
+    with pytest.raises(ModelError) as caught:
+        lightpeft.inspect_model(model)
+    text = str(caught.value)
+    assert text.startswith(layer)
+    assert all(part.strip() in text for part in message.split(".*")), text
+    assert "\n" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -126,14 +136,7 @@ def test_block_with_something_else_in_it_is_refused(
     model = build(name)
     change(model)
 
-    with pytest.raises(ModelError) as caught:
-        lightpeft.inspect_model(model)
-
-    text = str(caught.value)
-    assert text.startswith("model.layers.1")
-    for part in message.split(".*"):
-        assert part.strip() in text
-    assert "\n" not in text
+    refused(model, "model.layers.1", message)
 
 
 @pytest.mark.usefixtures("_registry")
@@ -159,27 +162,22 @@ def test_model_registered_under_names_that_do_not_cover_it_is_refused(
         model_type, families._QWEN3 if model_type == "olmo2" else families._LLAMA
     )
 
-    with pytest.raises(ModelError) as caught:
-        lightpeft.inspect_model(model)
-
-    assert str(caught.value).startswith("model.layers.0")
-    assert all(part.strip() in str(caught.value) for part in message.split(".*"))
+    refused(model, "model.layers.0", message)
 
 
-def test_cross_attention_of_gpt2_is_refused():
-    config = ARCHITECTURES["gpt2"].config()
-    config.add_cross_attention = True
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("gpt2", "add_cross_attention", r"h\.0\.crossattention.*(account for|can't share)"),
+        ("bloom", "slow_but_exact", "bypasses its output projection"),
+    ],
+)
+def test_setting_that_changes_attention_is_refused(name: str, setting: str, message: str):
+    config = ARCHITECTURES[name].config()
+    setattr(config, setting, True)
 
-    with pytest.raises(ModelError, match=r"h\.0\.crossattention.*(account for|can't share)"):
-        lightpeft.inspect_model(transformers.GPT2LMHeadModel(config))
-
-
-def test_bloom_that_bypasses_its_projection_is_refused():
-    config = ARCHITECTURES["bloom"].config()
-    config.slow_but_exact = True
-
-    with pytest.raises(ModelError, match="bypasses its output projection"):
-        lightpeft.inspect_model(transformers.BloomForCausalLM(config))
+    with pytest.raises(ModelError, match=message):
+        lightpeft.inspect_model(transformers.AutoModelForCausalLM.from_config(config))
 
 
 @pytest.fixture
@@ -189,25 +187,16 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_registry")
 def test_a_registered_family_is_supported_like_any_other():
-    config = transformers.Olmo2Config(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
-    )
     lightpeft.register_family("gemma", families._LLAMA)
     lightpeft.register_family("gemma", families._LLAMA)  # the same again is no mistake
     lightpeft.register_family("olmo2", families._QWEN3)
 
-    model, batch = gemma(), batch_of("gemma2")
+    model, batch = build("gemma"), batch_of("gemma")
     scores = scores_of(model)
     pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify_batch=batch)
     assert outputs(pruned, batch).isfinite().all()
     with pytest.raises(ModelError, match=r"account for q_norm\.weight"):  # as wide as all heads
-        lightpeft.inspect_model(transformers.Olmo2ForCausalLM(config))
-
-
-def gemma() -> PreTrainedModel:
-    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}
-    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**sizes, **heads)).eval()
+        lightpeft.inspect_model(build("olmo2"))
 
 
 @pytest.mark.usefixtures("_registry")

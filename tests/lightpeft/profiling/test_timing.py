@@ -3,13 +3,11 @@ from functools import partial
 import pytest
 import torch
 import transformers
-from helpers.tiny_models import lora, tiny_config, tiny_model, tiny_scores
+from helpers.tiny_models import lora, pruned_model, tiny_config, tiny_model
 from helpers.tiny_shapes import KINDS, length_of, tiny_method_model, tiny_shape
 from peft import get_peft_model
 
-import lightpeft
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
-from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import ModelError
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.profiling.random_batches import (
@@ -20,15 +18,6 @@ from lightpeft.profiling.random_batches import (
 )
 from lightpeft.profiling.step_functions import make_inference_step, make_training_step
 from lightpeft.profiling.timing import time_interleaved
-
-
-def _pruned():
-    model = tiny_model()
-    scores = tiny_scores(model, steps=2)
-    plan = lightpeft.make_plan(
-        scores, PruningConfig(heads=0.25, neurons=0.25, modules=0.0, ranks=0.0)
-    )
-    return lightpeft.prune(model, plan, scores)
 
 
 def test_every_round_runs_every_step_and_rotates_the_order():
@@ -51,7 +40,7 @@ def test_the_device_is_synchronized_before_and_after_every_step():
 
 
 def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
-    model = _pruned()
+    model = pruned_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     step = make_training_step(model, make_random_batch(model, batch_size=2, length=8))
@@ -65,7 +54,7 @@ def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
 
 
 def test_an_inference_step_is_in_evaluation_mode_without_gradients():
-    model, seen = _pruned(), []
+    model, seen = pruned_model(), []
     model.register_forward_hook(lambda *_: seen.append((model.training, torch.is_grad_enabled())))
 
     make_inference_step(model, make_random_batch(model, batch_size=2, length=8))()
@@ -74,7 +63,7 @@ def test_an_inference_step_is_in_evaluation_mode_without_gradients():
 
 
 def test_trainable_weights_are_cast_to_float32_and_frozen_ones_are_not():
-    model = _pruned().to(torch.bfloat16)
+    model = pruned_model().to(torch.bfloat16)
 
     make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
 

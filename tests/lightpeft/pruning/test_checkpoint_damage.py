@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,23 @@ FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 def folder(tmp_path: Path) -> Path:
     lightpeft.save(pruned_model(), tmp_path / "out")
     return tmp_path / "out"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    """Change settings of the adapter; its digest fits again."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    seal(folder)
+
+
+@contextmanager
+def edited_weights(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Change weights of the adapter, which stays that of its plan; its digest fits again."""
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    yield weights
+    save_file(weights, path, {"plan": read_plan_digest(path)})
+    seal(folder)
 
 
 def refused(folder: Path, base: transformers.PreTrainedModel, message: str) -> None:
@@ -113,17 +132,14 @@ def test_safetensors_of_something_else_are_refused(folder: Path):
 
 @pytest.mark.parametrize("change", ["missing", "left over", "other shape"])
 def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, change: str):
-    path = folder / "adapter_model.safetensors"
-    weights, mark = load_file(path), read_plan_digest(path)
-    name = next(name for name in weights if "lora_A" in name)
-    if change == "missing":
-        del weights[name]
-    elif change == "left over":
-        weights[name.replace("layer.", "layer.7")] = weights[name].clone()
-    else:
-        weights[name] = weights[name][:, :3].contiguous()
-    save_file(weights, path, {"plan": mark})
-    seal(folder)
+    with edited_weights(folder) as weights:
+        name = next(name for name in weights if "lora_A" in name)
+        if change == "missing":
+            del weights[name]
+        elif change == "left over":
+            weights[name.replace("layer.", "layer.7")] = weights[name].clone()
+        else:
+            weights[name] = weights[name][:, :3].contiguous()
 
     refused(folder, tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got ")
     with pytest.raises(CheckpointError, match="must have shape"):
@@ -163,9 +179,7 @@ def test_config_of_something_else_is_refused(folder: Path, text: str, message: s
 def test_edited_settings_that_change_the_method_are_refused(
     folder: Path, changes: dict[str, object], message: str
 ):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    seal(folder)
+    edit_config(folder, **changes)
 
     refused(folder, tiny_model(), message)
     with pytest.raises(CheckpointError, match=message):
@@ -185,17 +199,18 @@ def test_edited_settings_that_change_the_method_are_refused(
 def test_edited_settings_that_do_not_fit_the_model_leave_it_as_it_was(
     folder: Path, changes: dict[str, object], message: str
 ):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    seal(folder)
+    edit_config(folder, **changes)
 
     refused(folder, tiny_model(), message)
 
 
-def test_setting_of_another_peft_that_is_not_set_changes_nothing(folder: Path):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"setting_of_peft_9": None}))
-    seal(folder)
+@pytest.mark.parametrize(
+    "changes",
+    [{"setting_of_peft_9": None}, {"target_modules": [".*"], "rank_pattern": {".*": 1}}],
+    ids=["not set", "targets that the plan has itself"],
+)
+def test_edited_settings_that_are_not_read_change_nothing(folder: Path, changes: dict[str, object]):
+    edit_config(folder, **changes)
 
     assert torch.equal(logits(lightpeft.load(tiny_model(), folder)), logits(pruned_model()))
 
@@ -210,27 +225,22 @@ def test_plan_without_the_number_of_embeddings_is_one_line(folder: Path):
 
 @pytest.mark.parametrize("part", ["classifier", "lora_A"])
 def test_weight_of_another_kind_of_numbers_is_refused(folder: Path, part: str):
-    path = folder / "adapter_model.safetensors"
-    weights, mark = load_file(path), read_plan_digest(path)
-    name = next(name for name in weights if part in name)
-    weights[name] = weights[name].bool()
-    save_file(weights, path, {"plan": mark})
-    seal(folder)
+    with edited_weights(folder) as weights:
+        name = next(name for name in weights if part in name)
+        weights[name] = weights[name].bool()
 
     refused(folder, tiny_model(), rf"{part}.* must not be of dtype torch\.bool")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, value: float):
-    model, path = pruned_model(), folder / "adapter_model.safetensors"
+    model = pruned_model()
     head = model.base_model.model.classifier.modules_to_save["default"].weight
     head.data[0, 0] = value
     with pytest.raises(CheckpointError, match=r"nothing was saved: the weight .*classifier"):
         lightpeft.save(model, folder)
-    weights, mark = load_file(path), read_plan_digest(path)
-    weights[min(weights)].view(-1)[0] = value
-    save_file(weights, path, {"plan": mark})
-    seal(folder)
+    with edited_weights(folder) as weights:
+        weights[min(weights)].view(-1)[0] = value
 
     refused(folder, tiny_model(), "holds NaN or infinity")
 
@@ -243,17 +253,6 @@ def test_rehearsal_draws_no_random_numbers_of_the_caller():
     prune_module._rehearse(base, plan, config, None)
 
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_edited_targets_in_the_config_attach_nothing_else(folder: Path):
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"target_modules": [".*"], "rank_pattern": {".*": 1}}))
-    seal(folder)
-
-    loaded = lightpeft.load(tiny_model(), folder)
-
-    assert torch.equal(logits(loaded), logits(pruned_model()))
 
 
 @pytest.mark.parametrize(
