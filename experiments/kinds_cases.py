@@ -76,10 +76,7 @@ def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callab
     """Return a function that computes the card's metric of a rule on the test rows."""
 
     def measure() -> float:
-        rows, card = (
-            load_from_disk("data/prepared/test"),
-            DataCard.read(Paths().prepared),
-        )
+        rows, card = load_from_disk("data/prepared/test"), DataCard.read(Paths().prepared)
         truth = rows[labels]
         if labels == "answers":
             truth = [answers["text"] for answers in truth]

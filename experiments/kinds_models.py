@@ -65,7 +65,7 @@ def _to_image(image: Any) -> Image.Image:
     return Image.fromarray((image.reshape(_SIDE, _SIDE) * 255 / 16).astype(np.uint8))
 
 
-def write_vit(folder: Path, *, steps: int = 800) -> None:
+def write_vit(folder: Path) -> None:
     """Train and save a small ViT that classifies the digits 0 to 4 and their rotation: 20 classes.
 
     It is not trained on digits by the writers of the test split.
@@ -91,7 +91,7 @@ def write_vit(folder: Path, *, steps: int = 800) -> None:
         chosen = rng.sample(range(len(targets)), 32)
         return {"pixel_values": pixels[chosen], "labels": targets[chosen]}
 
-    train(model, draw, steps=steps, lr=1e-3)
+    train(model, draw, steps=800, lr=1e-3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ class Definition:
     node: Function
 
 
-def read_definitions(packages: Sequence[str] = PACKAGES) -> Iterator[Definition]:
+def read_definitions() -> Iterator[Definition]:
     """Yield the documented functions of installed packages, parsed and never imported."""
-    for package in packages:
+    for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(f"{package} is not installed: pip install {package}")

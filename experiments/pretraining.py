@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from experiments.byte_pairs import BEGIN, train_tokenizer
@@ -122,14 +123,10 @@ def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list
 
 def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
     """Return the summed loss over the tokens after the prompts, and the number of these tokens."""
-    device = model.device
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), model.config.pad_token_id)
-    labels = torch.full_like(ids, _IGNORED)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        labels[i, row.prompt : len(row.ids)] = torch.tensor(row.ids[row.prompt :])
-    ids, labels = ids.to(device), labels.to(device)
+    device, padding = model.device, model.config.pad_token_id
+    ids = pad_sequence([torch.tensor(row.ids) for row in rows], True, padding).to(device)
+    learned = [torch.tensor([_IGNORED] * row.prompt + row.ids[row.prompt :]) for row in rows]
+    labels = pad_sequence(learned, True, _IGNORED).to(device)
     # Padding follows the text, and a causal model does not attend to it: no mask is needed.
     with torch.autocast(device.type, torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits

@@ -7,7 +7,6 @@ backgrounds; the background is transparent.
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -29,10 +28,10 @@ _METHODS = {
 _PHASES = ("training step", "inference")
 
 
-def accuracies(folder: Path = RESULTS) -> dict[str, dict[str, list[float]]]:
+def accuracies() -> dict[str, dict[str, list[float]]]:
     """Return the accuracies in percent, one per seed: task -> variant -> values."""
     values: dict[str, dict[str, list[float]]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(RESULTS.glob("*.json")):
         record = read_json(path)
         for variant, result in record["variants"].items():
             by_variant = values.setdefault(record["task"], {})

@@ -23,13 +23,9 @@ class _StdoutHandler(logging.Handler):
         sys.stdout.flush()
 
 
-def _configure() -> None:
-    if not _LOGGER.handlers:
-        _LOGGER.addHandler(_StdoutHandler())
-        _LOGGER.setLevel(logging.INFO)
-
-
-_configure()
+if not _LOGGER.handlers:
+    _LOGGER.addHandler(_StdoutHandler())
+    _LOGGER.setLevel(logging.INFO)
 
 
 def log(stage: str, text: str) -> None:

@@ -250,6 +250,8 @@ class BenchmarkSection(RowLengthSection):
 class StageParams(Section):
     """The settings that a stage depends on: those that dvc.yaml lists under `params`."""
 
+    seed: Seed = 0
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read this stage's keys of params.yaml; the others are ignored.
@@ -263,7 +265,6 @@ class StageParams(Section):
 class PrepareParams(StageParams):
     """`benchmark.length` decides nothing here, but too long rows would stop the run at its end."""
 
-    seed: Seed = 0
     model: ModelSource = ModelSource()
     data: DataSection = DataSection()
     evaluate: GenerationSection = GenerationSection()
@@ -273,7 +274,6 @@ class PrepareParams(StageParams):
 class FinetuneParams(StageParams):
     """Settings of the stage finetune."""
 
-    seed: Seed = 0
     model: ModelSection = ModelSection()
     finetune: FinetuneSection = FinetuneSection()
 
@@ -281,7 +281,6 @@ class FinetuneParams(StageParams):
 class EvaluateParams(StageParams):
     """Settings of the stage evaluate."""
 
-    seed: Seed = 0
     model: ModelSection = ModelSection()
     evaluate: EvaluateSection = EvaluateSection()
 
@@ -289,7 +288,6 @@ class EvaluateParams(StageParams):
 class BenchmarkParams(StageParams):
     """Settings of the stage benchmark."""
 
-    seed: Seed = 0
     methods: Methods = Field(default_factory=lambda: list(METHODS))
     model: ModelSection = ModelSection()
     benchmark: BenchmarkSection = BenchmarkSection()

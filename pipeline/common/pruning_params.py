@@ -28,7 +28,6 @@ from pipeline.common.params import (
     ModelSection,
     PeftSection,
     Ratio,
-    Seed,
     StageParams,
 )
 from pipeline.common.validation import validate
@@ -70,7 +69,6 @@ class PruneSection(PruningConfig):
 class EstimateParams(StageParams):
     """Settings of the stage estimate."""
 
-    seed: Seed = 0
     model: ModelSection = ModelSection()
     peft: PeftSection = PeftSection()
     estimate: EstimateSection = EstimateSection()
@@ -79,7 +77,6 @@ class EstimateParams(StageParams):
 class PruneParams(StageParams):
     """Settings of the stage prune."""
 
-    seed: Seed = 0
     model: ModelSection = ModelSection()
     prune: PruneSection = PruneSection()
 
@@ -87,7 +84,6 @@ class PruneParams(StageParams):
 class Params(StageParams):
     """params.yaml as a whole, which the stage report shows."""
 
-    seed: Seed = 0
     methods: Methods = Field(default_factory=lambda: list(METHODS))
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()

@@ -6,7 +6,7 @@ One direction: resolve the source, infer the schema from its first rows, clean, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -33,23 +33,23 @@ class LoadedDataset:
 
     Attributes:
         schema: of the rows.
-        splits: train, validation and test.
         classes: class names in the order of their ids; empty for tasks without classes.
         source: the raw data set.
-        origins: what the rows were made from.
         columns: field of a row -> the columns of the source that it was made from.
         ignored_columns: of the source.
+        splits: train, validation and test; none of a preview.
+        origins: what the splits were made from.
         dropped: bad rows by split and reason: how many, and the first.
     """
 
     schema: RowSchema
-    splits: dict[str, Dataset]
     classes: list[str]
     source: RawDataset
-    origins: Origins
     columns: dict[str, tuple[str, ...]]
     ignored_columns: tuple[str, ...]
-    dropped: dict[str, DroppedRows]
+    splits: dict[str, Dataset] = field(default_factory=dict)
+    origins: Origins = field(default_factory=dict)
+    dropped: dict[str, DroppedRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

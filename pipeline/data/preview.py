@@ -37,13 +37,10 @@ def read_first_rows(
     good = [row for _, row in cleaned if not isinstance(row, str)]
     dataset = LoadedDataset(
         schema=schema,
-        splits={},
         classes=_find_classes(section, opened, good),
         source=opened.source,
-        origins={},
         columns=columns,
         ignored_columns=ignored_columns,
-        dropped={},
     )
     return dataset, cleaned[:count]
 

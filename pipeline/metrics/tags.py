@@ -24,8 +24,9 @@ def make_tag_metric(name: str, tags: Sequence[str]) -> Metric:
         """Count, for each tag, the right ones, those in the labels, and those predicted."""
         truth, found = ([ids[tag] for tag in side] for side in (label, prediction))
         right = [tag for tag, other in zip(truth, found, strict=True) if tag == other]
+        sides = (right, truth, found)
         return tuple(
-            np.concatenate([_count_tags(side, len(ids)) for side in (right, truth, found)])
+            np.concatenate([np.bincount(np.array(x, int), minlength=len(ids)) for x in sides])
         )
 
     def aggregate(statistics: Statistics) -> float:
@@ -35,10 +36,6 @@ def make_tag_metric(name: str, tags: Sequence[str]) -> Metric:
         return _compute_mean_ratio(2 * right, labels + predictions)
 
     return Metric(name=name, per_example=count, aggregate=aggregate)
-
-
-def _count_tags(tag_ids: Sequence[int], size: int) -> Statistics:
-    return np.bincount(np.array(tag_ids, np.int64), minlength=size).astype(np.float64)
 
 
 def _compute_mean_ratio(numerators: Statistics, denominators: Statistics) -> float:

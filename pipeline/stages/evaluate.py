@@ -57,11 +57,8 @@ def main(method: str, paths: Paths) -> None:
     text = table.to_csv(index_label="row", float_format="%.6g", lineterminator="\n")
     write_text(paths.locate_predictions(method), text)
     evaluation.write(paths.locate_evaluation(method))
-    shown, value = (
-        task.card.describe_metric(evaluation.metric),
-        evaluation.metrics[task.card.metric],
-    )
-    log(f"evaluate {method}", f"test {shown} {value:.4f}")
+    shown = task.card.describe_metric(evaluation.metric)
+    log(f"evaluate {method}", f"test {shown} {evaluation.metrics[evaluation.metric]:.4f}")
 
 
 def _read_card(data: Path, section: EvaluateSection) -> DataCard:

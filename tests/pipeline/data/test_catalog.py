@@ -7,8 +7,7 @@ import pytest
 from helpers.hub_rows import CLASSIFY, OTHERS, SUPER
 
 from pipeline.common.errors import ConfigError
-from pipeline.data.catalog import registry as catalog
-from pipeline.data.catalog.registry import CATALOG, register_dataset
+from pipeline.data.catalog.registry import CATALOG
 from pipeline.data.dataset_spec import DatasetSpec, RowError
 from pipeline.metrics.definitions import METRICS
 from pipeline.tasks.registry import SCHEMAS
@@ -214,18 +213,6 @@ def test_wsc_marks_the_word_where_a_span_stands_nowhere():
     for index, message in ((99, "has no word 99"), (-1, "span2_index must be a word's number")):
         with pytest.raises(RowError, match=message):
             CATALOG["super_glue/wsc"].template(row | {"span2_index": index})
-
-
-def test_a_task_can_be_registered_from_outside(monkeypatch):
-    monkeypatch.setattr(catalog, "CATALOG", dict(CATALOG))
-    register_dataset("jokes", spec())
-
-    assert catalog.CATALOG["jokes"].metrics == ("f1",)
-    for taken in ("jokes", "glue/cola", "files", "docstrings-lm"):
-        with pytest.raises(ConfigError, match=f"data set '{taken}' exists already"):
-            register_dataset(taken, spec())
-    with pytest.raises(ConfigError, match="must not be empty"):
-        register_dataset(" ", spec())
 
 
 @pytest.mark.parametrize(
