@@ -78,7 +78,7 @@ class ModelSource(Section):
     """Which model.
 
     Attributes:
-        name: `minilm` (built in), a Hub id, or a folder.
+        name: `minilm` or `smollm2` (built in), a Hub id, or a folder.
         revision: branch, tag or commit of a Hub id; None for what the Hub has now.
     """
 

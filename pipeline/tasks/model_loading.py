@@ -1,4 +1,4 @@
-"""Load models and tokenizers: the built-in MiniLM, a folder, or an id on the Hub."""
+"""Load models and tokenizers: a built-in model, a folder, or an id on the Hub."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
     repository = Repository(
         repo_type="model", name=name, revision=revision, setting=f"model.name {name}"
     )
-    local = "use model.name: minilm, give the path of a folder"
+    local = "use model.name: minilm or smollm2, give the path of a folder"
     with open_repository(repository, local=local) as access, _silence_transformers():
         commit = access.commit
         if access.failure is None:
