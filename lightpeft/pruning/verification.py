@@ -80,7 +80,8 @@ def _compute_outputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[T
     inputs = send_to_device(dict(batch), next(model.parameters()).device)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)  # some models draw numbers, such as the patches to leave out
             outputs = dict(model(**inputs).items())
     finally:
         model.train(was_training)

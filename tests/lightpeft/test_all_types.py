@@ -22,7 +22,7 @@ from lightpeft.support import build_empty_model
 
 TEXT = (ROOT / "docs" / "model_types.md").read_text(encoding="utf-8")
 NAMES = [row.split(" | ")[0][2:] for row in TEXT.splitlines() if "| structure |" in row]
-FAST = ["gemma", "mpnet", "qwen3_next", "wav2vec2"]
+FAST = ["gemma", "mpnet", "qwen3_next", "vit_mae", "wav2vec2"]
 
 
 def floats(value: Any) -> list[Tensor]:
