@@ -89,22 +89,35 @@ def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
     Raises:
         ModelError: there is no such config, or transformers can't build it.
     """
+    near = _find_near_type(name)
     try:
         is_type = name in CONFIG_MAPPING and not Path(name).exists()
         config = (
             CONFIG_MAPPING[name](**settings)
             if is_type
-            else AutoConfig.from_pretrained(name, **settings)
+            else AutoConfig.from_pretrained(name, local_files_only=bool(near), **settings)
         )
         with torch.device("meta"):
             model: PreTrainedModel = _find_class(config)._from_config(config)
     except Exception as error:  # transformers and the Hub raise whatever they like
-        near = get_close_matches(name, CONFIG_MAPPING, n=1, cutoff=0.8)
-        hint = f"did you mean the model type {near[0]}? " if near and name not in near else ""
-        raise ModelError(
-            f"{name or repr(name)} can't be built: {hint}{_describe_causes(error)}"
-        ) from error
+        reason = (
+            f"did you mean the model type {near}? A model of the Hub has an owner: OWNER/{name}"
+            if near
+            else _describe_causes(error)
+        )
+        raise ModelError(f"{name or repr(name)} can't be built: {reason}") from error
     return model
+
+
+def _find_near_type(name: str) -> str:
+    """Return the model type that a name misspells, so that the Hub need not be asked; or nothing.
+
+    An old Hub id without an owner, such as xlm-roberta-base, starts with its type.
+    """
+    is_id = "/" in name or any(name.startswith(f"{known}-") for known in CONFIG_MAPPING)
+    if is_id or name in CONFIG_MAPPING or Path(name).exists():
+        return ""
+    return next(iter(get_close_matches(name, CONFIG_MAPPING, n=1, cutoff=0.8)), "")
 
 
 def _describe_causes(error: BaseException) -> str:

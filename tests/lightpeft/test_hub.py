@@ -96,3 +96,12 @@ def test_saved_adapters_load_from_what_the_hub_has_of_them(hub: HubServer, tmp_p
 
     assert torch.equal(logits(loaded), logits(pruned.eval()))
     assert torch.equal(logits(stock), logits(local))
+
+
+def test_a_misspelt_model_type_is_told_without_asking_the_hub(hub: HubServer):
+    assert refusal("qwen3_nxt") == (
+        "qwen3_nxt can't be built: did you mean the model type qwen3_next? "
+        "A model of the Hub has an owner: OWNER/qwen3_nxt"
+    )
+    assert not hub.requests
+    assert "404 Not Found" in refusal("xlm-roberta-base")
