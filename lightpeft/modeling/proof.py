@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,8 @@ from lightpeft.modeling.families import KV_SHARING
 from lightpeft.modeling.small_model import Batch, build_small_models, make_batches, shrink_config
 from lightpeft.modeling.structure import Reading
 
+_LOGGER = logging.getLogger(__name__)
+_PATIENCE = 10.0  # seconds
 _PROVED = "(proved on a small model)"
 
 
@@ -54,6 +58,7 @@ def prove_reading(model: PreTrainedModel) -> Reading:
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
             torch.device("cpu"),
+            _tell_if_slow(model.config.model_type),
         ):
             warnings.simplefilter("ignore")
             try:
@@ -75,6 +80,19 @@ def prove_reading(model: PreTrainedModel) -> Reading:
             f"model type {model.config.model_type!r} can't be pruned: {error}"
         ) from None
     return reading
+
+
+@contextmanager
+def _tell_if_slow(model_type: str) -> Iterator[None]:
+    """Log what takes so long, if it does; a terminal shows it."""
+    text = "proving that %s can be pruned: takes a minute or more, once for this class and config"
+    timer = threading.Timer(_PATIENCE, _LOGGER.warning, (text, model_type))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[str]]:

@@ -17,10 +17,11 @@ Batch = dict[str, Tensor]
 Kept = Literal["", "head_sizes", "widths"]
 _SIDES = "(encoder_|decoder_)?"
 _LAYERS = rf"n(um)?_{_SIDES}(hidden_)?layers?|{_SIDES}layers|depth"
+_KINDS_OF_LAYERS = {"layer_types", "layers_block_type"}
 _HEADS = rf"{_SIDES}n(um)?_{_SIDES}(attention_)?heads?|{_SIDES}attention_heads"
 _GROUPS = rf"{_SIDES}(num_key_value_heads|num_kv_heads|n_head_kv)"
 _WIDTHS = r"(\w+_)?hidden_size|d_model|n_embd|dim|(word_)?emb(ed)?(ding)?_(proj_)?(dim|size)"
-_HEAD_SIZES = r"(global_|qk_nope_|qk_rope_|v_|linear_key_|linear_value_)?head_dim|d_kv|d_head"
+_HEAD_SIZES = r"(global_|qk_nope_|qk_rope_|v_|linear_(key_|value_)?)?head_dim|d_kv|d_head"
 _NEURONS = rf"{_SIDES}(intermediate_size(_mlp)?|ffn_dim)|n_inner|d_ff|d_inner|ffn_hidden_size"
 _HEAD_SIZE, _VOCABULARY, _LARGEST = 8, 64, 100_000_000
 _TOKENS = 40  # of the vocabulary; those above are special
@@ -29,7 +30,11 @@ _LIMITS = {
     r"max_position_embeddings|n_positions|max_(source|target)_positions": 64,
     r"\w+_lora_rank|adapter_dim|num_conv_pos_embeddings": 16,
     r"(moe|expert|shared)\w*_(intermediate|hidden)_size": 24,
+    r"(mamba_)?chunk_size": 16,  # shorter texts are padded to it
     r"(num|n)_(local_|routed_)?experts|moe_num_experts|rotary_dim": 4,
+    r"(linear|mamba)_num_heads": 4,
+    r"mamba_head_dim": _HEAD_SIZE,
+    r"n_groups": 2,
     r"num_experts_per_tok\w*|moe_(top)?k|num_conv_pos_embedding_groups": 2,
     r"n_group|topk_group|num_expert_groups": 1,
     r"qk_head_dim": 2 * _HEAD_SIZE,
@@ -92,6 +97,7 @@ def shrink_config(config: PreTrainedConfig, *, layers: int, keep: Kept = "") -> 
 def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
     integers = {k: v for k, v in values.items() if type(v) is int and v > 0}
     depths = {v for k, v in integers.items() if re.fullmatch(_LAYERS, k)}
+    has_heads = any(re.fullmatch(_HEADS, k) for k in integers)
     heads = next((v for k, v in integers.items() if re.fullmatch(_HEADS, k)), 1)
     groups = next((v for k, v in integers.items() if re.fullmatch(_GROUPS, k)), heads)
     sharing = max(1, heads // groups)
@@ -101,7 +107,8 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
     sizes = {
         _HEADS: sharing * new_groups,
         _GROUPS: new_groups,
-        _WIDTHS: max(sharing * new_groups, 4) * head_size,
+        # Where the number of heads differs between stages, the size of a head is not known.
+        **({_WIDTHS: max(sharing * new_groups, 4) * head_size} if has_heads or not keep else {}),
         **({} if keep else {_HEAD_SIZES: _HEAD_SIZE}),
         _NEURONS: 5 * _HEAD_SIZE,
         r"vocab_size\w*": _VOCABULARY,
@@ -116,7 +123,7 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
             value = value if keep else _shrink_rope(value)
         elif isinstance(value, dict) and key != "id2label":
             value = _shrink(value, layers, keep)
-        elif isinstance(value, list | tuple) and len(value) in depths:
+        elif isinstance(value, list | tuple) and (len(value) in depths or key in _KINDS_OF_LAYERS):
             value = list(value)[:layers]
         elif key == "pad_token_id" and value is None:  # classifiers need one for several rows
             value = 0
@@ -126,9 +133,11 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
             value = min(value, layers)
         elif key in integers and (key.startswith("vocab_size") or keep != "widths"):
             value = _shrink_size(key, value, sizes)
+        if key == "depths":  # layers of each stage; they alternate, so two are of all kinds
+            value = [min(depth, 2) for depth in value]
         small[key] = value
     if "mamba_n_heads" in integers and keep != "widths":  # as many channels as widened features
-        channels = values.get("mamba_expand", 2) * sizes[_WIDTHS]
+        channels = values.get("mamba_expand", 2) * sizes.get(_WIDTHS, width)
         small |= {"mamba_n_heads": 4, "mamba_d_head": channels // 4, "mamba_n_groups": 1}
     return small
 

@@ -132,6 +132,20 @@ def test_damaged_result_is_proved_again(cache: Path):
         assert "reading" in json.loads(file.read_text())
 
 
+def test_proof_that_takes_long_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    result_of(build("gemma"))
+    assert not caplog.messages
+    (file,) = cache.iterdir()
+    file.unlink()
+    monkeypatch.setattr(proof, "_PATIENCE", 0.0)
+
+    result_of(build("gemma"))
+
+    assert [text[:35] for text in caplog.messages] == ["proving that gemma can be pruned: t"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_cache_that_cannot_be_written_is_done_without(cache: Path):
     cache.mkdir()
