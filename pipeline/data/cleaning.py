@@ -71,7 +71,8 @@ class BadRowCounter:
         if bad == num_rows:
             columns = self.columns.get(split, {})
             absent = [name for name in self.columns.get("train", {}) if name not in columns]
-            hint = f"; train's columns {', '.join(absent)} are not among {', '.join(columns)}"
+            noun, verb = inflect(len(absent), "column"), inflect(len(absent), "is", "are")
+            hint = f"; train's {noun} {', '.join(absent)} {verb} not among {', '.join(columns)}"
             reasons = reasons + hint * bool(absent) if reasons else "it is empty"
             raise DataError(f"{split} has no usable row: {reasons}")
         if bad > self.max_fraction * num_rows:

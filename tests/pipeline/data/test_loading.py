@@ -247,9 +247,7 @@ def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):
 
 def test_a_split_without_a_column_of_train_is_told(tmp_path):
     path = jsonl(tmp_path / "test.jsonl", sentence=["x", "y"], label=["a", "b"])
-    message = (
-        "test has no usable row: 2 x empty text .*; train's columns text are not among sentenc"
-    )
+    message = "test has no usable row: 2 x empty text .*; train's column text is not among sentenc"
 
     with pytest.raises(DataError, match=message):
         task(tmp_path, labels=["a", "b"] * 10, test=path)
