@@ -14,7 +14,7 @@ import math
 from enum import StrEnum
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
@@ -41,7 +41,7 @@ def _choices(setting: str) -> type[StrEnum]:
 
 
 Criterion, Scope = _choices("criterion"), _choices("neuron_scope")
-Granularity = _choices("head_granularity")
+HeadScope, Granularity = _choices("head_scope"), _choices("head_granularity")
 
 
 def read_texts(path: Path, columns: list[str], count: int) -> list[str]:
@@ -85,6 +85,7 @@ def main(  # typer reads the options from the parameters, hence so many
     neurons: float = 0.3333,
     criterion: Annotated[list[Criterion], typer.Option()] = (Criterion.taylor,),
     neuron_scope: Annotated[list[Scope], typer.Option()] = tuple(Scope),
+    head_scope: Annotated[list[HeadScope], typer.Option()] = (HeadScope.layer,),
     head_granularity: Annotated[list[Granularity], typer.Option()] = (Granularity.kv_group,),
 ) -> None:
     """Print the perplexity of the unpruned model, and for every combination of settings."""
@@ -92,23 +93,18 @@ def main(  # typer reads the options from the parameters, hence so many
     tokenizer = AutoTokenizer.from_pretrained(model)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     estimated, read = Scores.load(scores), read_texts(texts, list(column), rows)
-    print("| heads | neurons | criterion | scope of neurons | head granularity | perplexity |")
-    print("|---|---|---|---|---|---:|")
-    print(f"| 0 | 0 | | | | {compute_perplexity(base, tokenizer, read, length):.1f} |", flush=True)
-    for name, scope, granularity in product(criterion, neuron_scope, head_granularity):
-        config = PruningConfig(
-            heads=heads,
-            neurons=neurons,
-            modules=0.0,
-            ranks=0.0,
-            criterion=str(name),
-            neuron_scope=str(scope),
-            head_granularity=str(granularity),
-        )
+    print("| heads | neurons | criterion | neuron scope | head scope | granularity | perplexity |")
+    print("|---|---|---|---|---|---|---:|")
+    perplexity = compute_perplexity(base, tokenizer, read, length)
+    print(f"| 0 | 0 | | | | | {perplexity:.1f} |", flush=True)
+    names = ("criterion", "neuron_scope", "head_scope", "head_granularity")
+    for values in product(criterion, neuron_scope, head_scope, head_granularity):
+        settings: dict[str, Any] = dict(zip(names, map(str, values), strict=True))
+        config = PruningConfig(heads=heads, neurons=neurons, modules=0.0, ranks=0.0, **settings)
         pruned = copy.deepcopy(base)
         slice_base(pruned, lightpeft.make_plan(estimated, config))
         perplexity = compute_perplexity(pruned, tokenizer, read, length)
-        cells = (f"{heads:g}", f"{neurons:g}", name, scope, granularity, f"{perplexity:.1f}")
+        cells = (f"{heads:g}", f"{neurons:g}", *settings.values(), f"{perplexity:.1f}")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
