@@ -2,8 +2,8 @@
 
     python -m experiments.cut_perplexity MODEL SCORES TEXTS --criterion taylor --criterion energy
 
-MODEL is a checkpoint with its tokenizer, SCORES what the stage estimate wrote for it, and TEXTS a
-file of JSON lines. A text is the values of its columns, joined by newlines.
+MODEL is `smollm2`, a Hub id, or a folder with a tokenizer; SCORES is what the stage estimate wrote
+for it; TEXTS is a file of JSON lines. A text is the values of its columns, joined by newlines.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import lightpeft
 from lightpeft import PruningConfig, Scores
 from lightpeft.modeling.slicing import slice_base
 from pipeline.tasks.base import IGNORED
+from pipeline.tasks.model_files import find_folder
 
 _BATCH_SIZE = 8
 
@@ -75,7 +76,7 @@ def compute_perplexity(
 
 
 def main(  # typer reads the options from the parameters, hence so many
-    model: Annotated[Path, typer.Argument(help="Folder of a decoder and its tokenizer.")],
+    model: Annotated[str, typer.Argument(help="smollm2, a Hub id, or a folder.")],
     scores: Annotated[Path, typer.Argument(help="Folder that the stage estimate wrote.")],
     texts: Annotated[Path, typer.Argument(help="JSON lines.")],
     column: Annotated[list[str], typer.Option()] = ("instruction", "output"),
@@ -90,8 +91,9 @@ def main(  # typer reads the options from the parameters, hence so many
 ) -> None:
     """Print the perplexity of the unpruned model, and for every combination of settings."""
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    source = find_folder(model) or model
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     estimated, read = Scores.load(scores), read_texts(texts, list(column), rows)
     print("| heads | neurons | criterion | neuron scope | head scope | granularity | perplexity |")
     print("|---|---|---|---|---|---|---:|")
