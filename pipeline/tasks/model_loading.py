@@ -60,6 +60,9 @@ def load_processor(section: ModelSource, task: Task) -> Any:
     processor = _load(task.processor_class, section.name, revision, **task.processor_options)
     if task.processor_class is AutoTokenizer:
         processor.padding_side = "right"
+        # How it was loaded is saved otherwise, and an offline run would differ from an online one.
+        for key in ("is_local", "local_files_only"):
+            processor.init_kwargs.pop(key, None)
         if processor.pad_token_id is None:
             if processor.eos_token_id is None:
                 raise ConfigError(

@@ -53,6 +53,17 @@ def test_the_built_in_model_loads_without_network_and_noise(capfd):
     assert not caught
 
 
+def test_a_tokenizer_is_saved_alike_offline_and_online(monkeypatch, tmp_path):
+    for folder, offline in (("offline", True), ("online", False)):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        load_processor(named("minilm"), KIND).save_pretrained(tmp_path / folder)
+
+    files = [sorted((tmp_path / folder).iterdir()) for folder in ("offline", "online")]
+    assert len(files[0]) > 1
+    for one, other in zip(*files, strict=True):
+        assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+
+
 def test_changed_weights_of_the_built_in_model_are_refused(monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
