@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -144,10 +145,7 @@ def _find_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 def _describe_blocks(shape: ModelShape) -> Iterator[tuple[str, str]]:
     """Yield a line for each kind of block, by its path without numbers and its sizes."""
-    kinds: dict[tuple[str, str], int] = {}
-    for block in shape.blocks:
-        key = (mask_numbers(block.path), _describe_block(block))
-        kinds[key] = kinds.get(key, 0) + 1
+    kinds = Counter((mask_numbers(block.path), _describe_block(block)) for block in shape.blocks)
     for (path, text), count in kinds.items():
         yield ("attention" if "head" in text else "feed-forward", f"{count} x {path}: {text}")
     if shape.num_moe_layers:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 import transformers as hf
 from helpers.architectures import ARCHITECTURES
-from helpers.tiny_models import mask_units, random_scores
+from helpers.tiny_models import mask_units, plan_that_keeps, random_scores
 from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from lightpeft.core.block_shape import AttentionBlock
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.slicing import slice_base
@@ -147,25 +147,8 @@ def drawn_plan(
         for index, path in enumerate(shape.linears)
         if not (shape.block_of[path].path in emptied and shape.linears[path].pruned_dim == "in")
     }
-
-    def cuts(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, KeptUnits]:
-        return {
-            path: KeptUnits(
-                total=total, kept=() if path in emptied else tuple(kept.get(path, ())), reason=""
-            )
-            for path, total in totals.items()
-        }
-
-    return PruningPlan(
-        shape=shape,
-        fingerprint=scores.fingerprint,
-        scores=scores.digest,
-        settings={},
-        heads=cuts(shape.heads, heads),
-        neurons=cuts(shape.neurons, neurons),
-        ranks=cuts(dict.fromkeys(scores.ranks, 3), ranks),
-        notes=(),
-    )
+    units = {path: [] if path in emptied else kept for path, kept in (heads | neurons).items()}
+    return plan_that_keeps(scores, units, dict.fromkeys(scores.ranks, ()) | ranks)
 
 
 def _heads(

@@ -10,7 +10,7 @@ import torch
 import transformers
 from datasets import Dataset
 from helpers.data_cards import data_card
-from helpers.stage_workspace import WORDS, set_params, tokenizer
+from helpers.stage_workspace import WORDS, save_base, set_params, tokenizer
 from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_model
 
@@ -81,7 +81,6 @@ def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrained
 def workspace(folder: Path, model: str) -> None:
     """A model, 90 questions and params.yaml, for the methods light and vanilla."""
     base = tiny_model(pad_token_id=0).base_model if model == "bert" else tiny_decoder(model)
-    base.save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
+    save_base(folder, base)
     write_rows(folder / "train.jsonl", questions(90))
     set_params(folder, methods=["light", "vanilla"], **_SETTINGS)

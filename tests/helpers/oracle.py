@@ -11,11 +11,12 @@ import random
 from typing import Any
 
 import torch
+from helpers.tiny_models import plan_that_keeps
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 
 # Children of an attention and of a feed-forward block that read its heads or neurons.
@@ -44,20 +45,7 @@ def draw_plan(scores: Scores, seed: int) -> PruningPlan:
     }
     if not any(ranks.values()):
         ranks[next(path for path in ranks if path not in readers)] = [0]
-
-    def units(totals: dict[str, int], kept: dict[str, list[int]]) -> dict[str, KeptUnits]:
-        return {k: KeptUnits(total=n, kept=tuple(kept[k]), reason="") for k, n in totals.items()}
-
-    return PruningPlan(
-        shape=shape,
-        fingerprint=scores.fingerprint,
-        scores=scores.digest,
-        settings={},
-        heads=units(shape.heads, heads),
-        neurons=units(shape.neurons, neurons),
-        ranks=units(dict.fromkeys(ranks, rank), ranks),
-        notes=(),
-    )
+    return plan_that_keeps(scores, kept, ranks)
 
 
 def _draw_some(draw: random.Random, total: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Write params.yaml with changed settings."""
+"""Write params.yaml with changed settings; the names of the presets and of their tasks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 
 from helpers.import_graph import ROOT
 from ruamel.yaml import YAML
+
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+PRESET_TASKS = [
+    (name, task)
+    for name in PRESETS
+    for task in YAML(typ="safe").load(ROOT / "presets" / f"{name}.yaml")["tasks"]
+]
 
 
 def write_params(folder: Path, *changes: dict[str, Any], base: Path = ROOT) -> None:

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from helpers.data_cards import data_card
 from helpers.params_file import write_params
-from helpers.tiny_models import lora, tiny_model
+from helpers.tiny_models import lora, tiny_config, tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -56,6 +56,21 @@ def word_tokenizer(
     )
 
 
+def save_base(folder: Path, model: Any) -> None:
+    """Save a model, or a config without weights, and the tokenizer of whole words in `base`."""
+    model.save_pretrained(folder / "base")
+    tokenizer().save_pretrained(folder / "base")
+
+
+def write_files(folder: Path, lines: Sequence[str], **data: Any) -> Path:
+    """What `prepare` reads: a config and its tokenizer, lines of texts and labels, params.yaml."""
+    save_base(folder, tiny_config("bert"))
+    (folder / "train.csv").write_text("\n".join(["text,label", *lines]))
+    files = {"task": "files", "train": "train.csv", "max_length": 16}
+    write_params(folder, {"model": {"name": "base"}, "data": files | data})
+    return folder
+
+
 def rows(count: int, *, seed: int, task_name: str = "text-classification") -> Dataset:
     """Texts of several lengths that are good or bad."""
     draw, words = random.Random(seed), tokenizer()
@@ -88,8 +103,7 @@ def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
     """Everything that `finetune` reads, for the methods light and vanilla."""
     paths = Paths(folder)
     # As pretrained models come: without a task head.
-    tiny_model(pad_token_id=0).base_model.save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
+    save_base(folder, tiny_model(pad_token_id=0).base_model)
     for seed, (split, count) in enumerate(SPLITS.items()):
         rows(count, seed=seed, task_name=task_name).save_to_disk(paths.prepared / split)
     card(task_name).write(paths.prepared)

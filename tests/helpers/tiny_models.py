@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -167,6 +167,29 @@ def random_scores(
     )
 
 
+def plan_that_keeps(
+    scores: Scores, units: Mapping[str, Sequence[int]], ranks: Mapping[str, Sequence[int]]
+) -> PruningPlan:
+    """A plan that keeps these heads and neurons of each block, and these ranks of each module."""
+
+    def cuts(totals: dict[str, int], kept: Mapping[str, Sequence[int]]) -> dict[str, KeptUnits]:
+        return {
+            name: KeptUnits(total=total, kept=tuple(kept[name]), reason="test")
+            for name, total in totals.items()
+        }
+
+    return PruningPlan(
+        shape=scores.shape,
+        fingerprint=scores.fingerprint,
+        scores=scores.digest,
+        settings={},
+        heads=cuts(scores.shape.heads, units),
+        neurons=cuts(scores.shape.neurons, units),
+        ranks=cuts(dict.fromkeys(scores.ranks, scores.peft.r), ranks),
+        notes=(),
+    )
+
+
 def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
     """A plan that drops different heads, neurons and ranks, and other numbers of them, everywhere.
 
@@ -174,27 +197,17 @@ def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def keep(total: int, count: int) -> KeptUnits:
-        kept = torch.randperm(total, generator=generator)[:count].sort().values
-        return KeptUnits(total=total, kept=tuple(kept.tolist()), reason="test")
+    def keep(total: int, count: int) -> list[int]:
+        return sorted(torch.randperm(total, generator=generator)[:count].tolist())
 
-    def every(blocks: dict[str, int], step: int) -> dict[str, KeptUnits]:
-        return {
-            name: keep(total, 1 + index * step % (total - 1))
-            for index, (name, total) in enumerate(blocks.items())
-        }
-
+    units = {
+        name: keep(total, 1 + index * step % (total - 1))
+        for blocks, step in ((scores.shape.heads, 1), (scores.shape.neurons, 23))
+        for index, (name, total) in enumerate(blocks.items())
+    }
     r = scores.peft.r
-    return PruningPlan(
-        shape=scores.shape,
-        fingerprint=scores.fingerprint,
-        scores=scores.digest,
-        settings={},
-        heads=every(scores.shape.heads, 1),
-        neurons=every(scores.shape.neurons, 23),
-        ranks={name: keep(r, index % (r + 1)) for index, name in enumerate(scores.ranks)},
-        notes=(),
-    )
+    ranks = {name: keep(r, index % (r + 1)) for index, name in enumerate(scores.ranks)}
+    return plan_that_keeps(scores, units, ranks)
 
 
 def masked_model(

@@ -6,6 +6,13 @@ import pytest
 from helpers.stage_workspace import workspace
 
 
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny classifier, prepared data, params.yaml, scores and plans."""

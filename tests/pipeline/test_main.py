@@ -12,11 +12,10 @@ from pipeline.common.errors import ConfigError
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(cwd: Path) -> Path:
     """An empty folder with the project's params.yaml, as the current one."""
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    (cwd / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return cwd
 
 
 @pytest.mark.parametrize(
@@ -42,9 +41,7 @@ def test_wrong_arguments_and_missing_inputs_are_one_line(folder, words, message)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["prune", "--help"], ["preset", "--help"]])
-def test_help_is_printed_without_params_yaml(tmp_path, monkeypatch, capsys, words):
-    monkeypatch.chdir(tmp_path)
-
+def test_help_is_printed_without_params_yaml(cwd, capsys, words):
     run(*words)
 
     assert "Usage: python -m pipeline" in capsys.readouterr().out

@@ -1,32 +1,25 @@
 """What a preset writes: every setting of params.yaml, whatever it held, with its comments."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers.import_graph import ROOT
+from helpers.params_file import PRESET_TASKS
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import run
 from pipeline.common.pruning_params import Params, load_params, to_yaml_values
 from pipeline.presets import merge, read_preset
 
-CASES = [
-    (path.stem, task)
-    for path in sorted((ROOT / "presets").glob("*.yaml"))
-    for task in YAML(typ="safe").load(path)["tasks"]
-]
-
 
 @pytest.fixture(autouse=True)
-def params_file(tmp_path, monkeypatch):
+def params_file(cwd):
     """A copy of params.yaml beside the presets, in the current folder."""
-    (tmp_path / "presets").symlink_to(ROOT / "presets")
-    path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.chdir(tmp_path)
-    return path
+    (cwd / "presets").symlink_to(ROOT / "presets")
+    return Path(shutil.copy(ROOT / "params.yaml", cwd))
 
 
 def read(path: Path) -> dict:
@@ -37,7 +30,7 @@ def test_params_yaml_comes_with_the_defaults():
     assert read(ROOT / "params.yaml") == to_yaml_values(Params())
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task"), PRESET_TASKS)
 def test_the_written_file_holds_the_defaults_and_the_changes_of_the_preset(name, task, params_file):
     run("preset", name, task, "--output", "params.yaml")
 
@@ -47,7 +40,7 @@ def test_the_written_file_holds_the_defaults_and_the_changes_of_the_preset(name,
 
 
 def test_a_preset_writes_the_same_whatever_params_yaml_held(params_file):
-    cases = {name: (name, task) for name, task in CASES}  # one task of each
+    cases = {name: (name, task) for name, task in PRESET_TASKS}  # one task of each
 
     for name, task in [*cases.values(), *reversed(cases.values())]:
         run("preset", name, task, "--output", "params.yaml")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.architectures import ARCHITECTURES
 from helpers.import_graph import ROOT
+from helpers.params_file import PRESET_TASKS, PRESETS
 from helpers.tiny_models import random_scores
 from ruamel.yaml import YAML
 
@@ -36,12 +37,6 @@ MODELS = {
     "answerdotai/ModernBERT-base": ("modernbert", "modernbert-base"),
     "answerdotai/ModernBERT-large": ("modernbert", None),
 }
-PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
-CASES = [
-    (name, task)
-    for name in PRESETS
-    for task in YAML(typ="safe").load(ROOT / "presets" / f"{name}.yaml")["tasks"]
-]
 MINE = "about: mine\nsettings: {%s}\ntasks: {docstrings: {%s}}\n"
 
 
@@ -51,11 +46,10 @@ def _root(monkeypatch):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(cwd):
     """A folder with no preset and no params.yaml, as the current one."""
-    (tmp_path / "presets").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    (cwd / "presets").mkdir()
+    return cwd
 
 
 def at(sections: dict, name: str) -> object:
@@ -80,8 +74,9 @@ def twin_scores(twin: str, task: type, peft: object) -> object:
 
 def test_the_presets_are_of_the_paper_and_of_todays_models():
     assert list_presets() == PRESETS
-    assert {read_preset(name).make_params(task).model.name for name, task in CASES} == set(MODELS)
-    paper = [task for name, task in CASES if name == "paper-roberta-large"]
+    models = {read_preset(name).make_params(task).model.name for name, task in PRESET_TASKS}
+    assert models == set(MODELS)
+    paper = [task for name, task in PRESET_TASKS if name == "paper-roberta-large"]
     assert sorted(paper) == sorted(t for t in CATALOG if t.startswith(("glue/", "super_glue/")))
 
 
@@ -95,7 +90,7 @@ def test_settings_hold_only_what_differs_from_the_defaults(name):
             assert value != default, f"{section}.{key}"
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task"), PRESET_TASKS)
 def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
     params = read_preset(name).make_params(task)
     twin, _ = MODELS[params.model.name]
@@ -117,7 +112,7 @@ def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_
     assert {len(cut.kept) for name, cut in plan.neurons.items()} == {32}
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task"), PRESET_TASKS)
 def test_rows_fit_the_positions_of_the_model(name, task):
     params = read_preset(name).make_params(task)
     shape = MODELS[params.model.name][1]
@@ -127,7 +122,7 @@ def test_rows_fit_the_positions_of_the_model(name, task):
         assert params.data.max_length <= most
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task"), PRESET_TASKS)
 def test_estimation_is_short_and_on_batches_of_the_same_size(name, task):
     params = read_preset(name).make_params(task)
 
@@ -154,7 +149,7 @@ def test_all_presets_are_listed_with_their_tasks(capsys):
     run("preset")
 
     listed = capsys.readouterr().out
-    for name, task in CASES:
+    for name, task in PRESET_TASKS:
         about = read_preset(name).about
         assert f"{name}: {about}\n" in listed
         assert task in listed.split(f"{name}: ")[1].split(":")[0]

@@ -81,7 +81,6 @@ def test_rows_are_joined_with_positions_that_start_again(tmp_path):
 def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
     tmp_path, monkeypatch, model
 ):
-    monkeypatch.chdir(tmp_path)
     gradients, losses, sizes = [], [], []
     for packing in (False, True):
         data = {"packing": packing}
@@ -105,9 +104,8 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
     assert sizes[1][1] < 16
 
 
-def test_every_stage_runs_on_packed_rows(tmp_path, monkeypatch):
-    workspace(tmp_path, "llama", copying(200), data={"packing": True})
-    monkeypatch.chdir(tmp_path)
+def test_every_stage_runs_on_packed_rows(cwd, monkeypatch):
+    workspace(cwd, "llama", copying(200), data={"packing": True})
     card, *_ = run_stages(monkeypatch)
 
     assert card["splits"]["train"]["packed"] < card["splits"]["train"]["rows"]

@@ -95,10 +95,9 @@ def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
 
 @pytest.mark.parametrize("model", KIND)
 @pytest.mark.parametrize("prompt", ["none", "w1"])
-def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, prompt):
-    monkeypatch.chdir(tmp_path)
-    workspace(tmp_path, model)
-    change_params(tmp_path, data={"neutral_prompt": prompt})
+def test_a_neutral_prompt_is_for_decoders(cwd, model, prompt):
+    workspace(cwd, model)
+    change_params(cwd, data={"neutral_prompt": prompt})
 
     if (model, prompt) == ("bert", "w1"):
         with pytest.raises(ConfigError, match=r"neutral_prompt must be auto or none .*, got 'w1'"):
@@ -106,4 +105,4 @@ def test_a_neutral_prompt_is_for_decoders(tmp_path, monkeypatch, model, prompt):
     else:
         prepare.main(Paths())
         expected = None if prompt == "none" else "w1"
-        assert DataCard.read(Paths(tmp_path).prepared).neutral_prompt == expected
+        assert DataCard.read(Paths().prepared).neutral_prompt == expected

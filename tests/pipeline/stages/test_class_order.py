@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.stage_workspace import WORDS, set_params, tokenizer
+from helpers.stage_workspace import WORDS, save_base, set_params
 from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_config
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -47,17 +47,13 @@ def rows(auto: type, classes: tuple[str, ...]) -> list[dict[str, Any]]:
         (AutoModelForTokenClassification, list(TAGS), TAGS),
     ],
 )
-def test_untrained_predictions_are_those_of_the_checkpoint(
-    tmp_path: Path, monkeypatch, auto, names, classes, capsys
-):
+def test_untrained_predictions_are_those_of_the_checkpoint(cwd, auto, names, classes, capsys):
     torch.manual_seed(0)
     config = tiny_config("bert", id2label=dict(enumerate(names)), pad_token_id=0)
     saved = auto.from_config(config).eval()
-    saved.save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
-    write_rows(tmp_path / "train.jsonl", rows(auto, classes))
-    set_params(tmp_path, data=DATA)
-    monkeypatch.chdir(tmp_path)
+    save_base(cwd, saved)
+    write_rows(cwd / "train.jsonl", rows(auto, classes))
+    set_params(cwd, data=DATA)
 
     prepare.main(Paths())
     card, data = DataCard.read(Paths().prepared), read_rows(Paths().prepared, "train")
@@ -83,13 +79,11 @@ def model_like_peft(model: Any) -> Any:
     return model
 
 
-def test_a_head_for_other_classes_is_told(tmp_path, monkeypatch, capsys):
+def test_a_head_for_other_classes_is_told(cwd, capsys):
     config = tiny_config("bert", id2label={0: "no", 1: "yes", 2: "maybe"}, pad_token_id=0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
-    write_rows(tmp_path / "train.jsonl", rows(AutoModelForSequenceClassification, CLASSES))
-    set_params(tmp_path, data=DATA)
-    monkeypatch.chdir(tmp_path)
+    save_base(cwd, AutoModelForSequenceClassification.from_config(config))
+    write_rows(cwd / "train.jsonl", rows(AutoModelForSequenceClassification, CLASSES))
+    set_params(cwd, data=DATA)
 
     prepare.main(Paths())
     assert "has a head for other classes, no, yes, maybe: a new one" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import run_stages
 from helpers.stage_process import Trouble, run_stage
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import save_base
 from helpers.tiny_models import tiny_model
 
 from pipeline.__main__ import run
@@ -33,8 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
     (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
-    tiny_model(pad_token_id=0).base_model.save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
+    save_base(folder, tiny_model(pad_token_id=0).base_model)
     (folder / "tmp").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -46,10 +45,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_copy(finished: Path, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a copy of that folder, outside DVC."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, cwd, dirs_exist_ok=True)
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
 

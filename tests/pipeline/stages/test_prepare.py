@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from helpers.params_file import change_params, write_params
+from helpers.params_file import change_params
 from helpers.run_stages import check_error
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import tokenizer, write_files
 from helpers.tiny_models import tiny_config
 from transformers import AutoTokenizer
 
@@ -24,22 +24,10 @@ PATHS = Paths()
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(cwd: Path) -> Path:
     """A folder with params.yaml, a tokenizer, and 100 rows of good and bad words."""
-    tiny_config("bert").save_pretrained(tmp_path / "model")
-    tokenizer().save_pretrained(tmp_path / "model")
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, " ,1"]))
-    monkeypatch.chdir(tmp_path)
-    data = {
-        "task": "files",
-        "train": "train.csv",
-        "max_length": 16,
-        "max_truncated": 1.0,
-        "max_unknown": 1.0,
-    }
-    write_params(tmp_path, {"model": {"name": "model"}, "data": data})
-    return tmp_path
+    return write_files(cwd, [*rows, " ,1"], max_truncated=1.0, max_unknown=1.0)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -145,7 +133,7 @@ def test_what_was_there_is_replaced_only_by_something_whole(workspace):
 def test_a_length_beyond_the_tokenizer_is_refused(workspace):
     words = tokenizer()
     words.model_max_length = 12
-    words.save_pretrained(workspace / "model")
+    words.save_pretrained(workspace / "base")
 
     with pytest.raises(ConfigError, match=r"data\.max_length must be at most 12"):
         prepare.main(PATHS)
@@ -156,7 +144,7 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 
 @pytest.mark.parametrize(("model", "longest"), [("bert", 40), ("roberta", 38)])
 def test_rows_longer_than_the_model_has_positions_for_are_refused(workspace, model, longest):
-    tiny_config(model).save_pretrained(workspace / "model")  # no weights
+    tiny_config(model).save_pretrained(workspace / "base")  # no weights
     change_params(workspace, data={"max_length": longest})
     prepare.main(PATHS)
 
@@ -166,8 +154,8 @@ def test_rows_longer_than_the_model_has_positions_for_are_refused(workspace, mod
 
 
 def test_a_model_that_has_no_head_for_the_task_is_one_line(workspace):
-    tiny_config("resnet").save_pretrained(workspace / "model")
-    with pytest.raises(ConfigError, match=r"^model\.name model can't be loaded: Unrecognized"):
+    tiny_config("resnet").save_pretrained(workspace / "base")
+    with pytest.raises(ConfigError, match=r"^model\.name base can't be loaded: Unrecognized"):
         prepare.main(PATHS)
 
 
@@ -237,6 +225,6 @@ def test_rows_of_unknown_tokens_are_told_and_refused(workspace, capsys):
     change_params(workspace, data={"max_unknown": 0.2})
     with pytest.raises(
         DataError,
-        match=r"25\.0% of the tokens of train .* model.name model \(20 of 80 rows hold no",
+        match=r"25\.0% of the tokens of train .* model.name base \(20 of 80 rows hold no",
     ):
         prepare.main(PATHS)

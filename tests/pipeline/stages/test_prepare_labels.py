@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from helpers.params_file import change_params, write_params
-from helpers.stage_workspace import tokenizer
-from helpers.tiny_models import tiny_config
+from helpers.params_file import change_params
+from helpers.stage_workspace import write_files
 
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import ConfigError
@@ -16,16 +15,10 @@ PATHS = Paths()
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(cwd: Path) -> Path:
     """A folder with params.yaml, a tokenizer, and rows of which a quarter are fraud."""
-    tiny_config("bert").save_pretrained(tmp_path / "model")
-    tokenizer().save_pretrained(tmp_path / "model")
     rows = [f"w{i % 60} w{i // 60},{('fraud', 'ham', 'ham', 'ham')[i % 4]}" for i in range(100)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
-    monkeypatch.chdir(tmp_path)
-    data = {"task": "files", "train": "train.csv", "max_length": 16, "metric": "f1"}
-    write_params(tmp_path, {"model": {"name": "model"}, "data": data})
-    return tmp_path
+    return write_files(cwd, rows, metric="f1")
 
 
 def prepared_card() -> DataCard:

@@ -84,10 +84,9 @@ def _workspace(folder: Path, model: str, rows: list[dict[str, Any]], **data: Any
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeypatch, capsys, kind):
+def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(cwd, capsys, kind):
     model, row, columns, shown, _ = KINDS[kind]
-    monkeypatch.chdir(tmp_path)
-    _workspace(tmp_path, model, [row] * 30, **_SETTINGS.get(kind, {}))
+    _workspace(cwd, model, [row] * 30, **_SETTINGS.get(kind, {}))
     run("prepare", "--preview", "1")
 
     read = ", ".join(f"{name}={value!r}" for name, value in row.items())
@@ -96,7 +95,7 @@ def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeyp
         f"[prepare] row 1 as read: {read}",
         f"[prepare] row 1 for the model, {shown}",
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in cwd.iterdir()) == [
         "model",
         "params.yaml",
         "train.jsonl",
@@ -104,13 +103,12 @@ def test_a_row_is_shown_as_it_is_read_and_as_the_model_sees_it(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_holds_the_same_facts(tmp_path, monkeypatch, kind):
+def test_the_card_holds_the_same_facts(cwd, kind):
     model, row, columns, shown, unknown = KINDS[kind]
     rows = [row, row | {"label": "no"} if kind == "text-classification" else row]
-    monkeypatch.chdir(tmp_path)
     files = dict.fromkeys(("train", "validation", "test"), "train.jsonl")
     limits = {"max_truncated": 1.0, "max_unknown": 1.0}
-    _workspace(tmp_path, model, rows, **_SETTINGS.get(kind, {}) | files | limits)
+    _workspace(cwd, model, rows, **_SETTINGS.get(kind, {}) | files | limits)
     prepare.main(Paths())
     card = DataCard.read(Paths().prepared)
 
@@ -120,13 +118,10 @@ def test_the_card_holds_the_same_facts(tmp_path, monkeypatch, kind):
     assert card.splits["test"].unknown == unknown
 
 
-def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
+def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(cwd, capsys):
     rows = [{"text": " ", "label": "x"}, {"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
-    _workspace(tmp_path, "bert", [*rows[:2], *rows[1:2] * 1100], positive_class="y")
-    with (tmp_path / "train.jsonl").open("a") as file:
+    _workspace(cwd, "bert", [*rows[:2], *rows[1:2] * 1100], positive_class="y")
+    with (cwd / "train.jsonl").open("a") as file:
         file.write("no JSON\n")
     prepare.main(Paths(), preview=2)
 
@@ -137,17 +132,15 @@ def test_rows_after_the_first_ones_are_not_read_and_bad_ones_are_told(
     ]
 
 
-def test_a_preview_of_bad_rows_only_says_why(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    _workspace(tmp_path, "bert", [{"tokens": "a b", "tags": "x y"}])
+def test_a_preview_of_bad_rows_only_says_why(cwd, capsys):
+    _workspace(cwd, "bert", [{"tokens": "a b", "tags": "x y"}])
     prepare.main(Paths(), preview=1)
 
     assert capsys.readouterr().out.splitlines()[1:] == ["[prepare] row 1 is bad: no list of text"]
 
 
-def test_a_wrong_setting_is_an_error_of_the_preview_too(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    _workspace(tmp_path, "bert", [{"text": "a", "label": "x"}], metric="rouge1")
+def test_a_wrong_setting_is_an_error_of_the_preview_too(cwd):
+    _workspace(cwd, "bert", [{"text": "a", "label": "x"}], metric="rouge1")
     with pytest.raises(ConfigError, match=r"data\.metric must be auto or one of"):
         prepare.main(Paths(), preview=2)
     with pytest.raises(SystemExit, match=r"^error: Invalid value for '--preview'.* see python"):

@@ -52,18 +52,17 @@ def write(folder: Path, count: int = 40) -> None:
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def space(cwd: Path) -> Path:
     """A tiny ViT, and a folder of images with a subfolder per class."""
     torch.manual_seed(0)
     sizes = {"image_size": SIDE, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "intermediate_size": 64}
-    AutoModel.from_config(AutoConfig.for_model("vit", **sizes)).save_pretrained(tmp_path / "base")
+    AutoModel.from_config(AutoConfig.for_model("vit", **sizes)).save_pretrained(cwd / "base")
     side = {"height": SIDE, "width": SIDE}
-    ViTImageProcessorPil(size=side).save_pretrained(tmp_path / "base")
-    write(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
-    params(tmp_path, data=DATA, **LENGTH)
-    return tmp_path
+    ViTImageProcessorPil(size=side).save_pretrained(cwd / "base")
+    write(cwd / "images")
+    params(cwd, data=DATA, **LENGTH)
+    return cwd
 
 
 def test_a_preview_of_few_rows_does_not_judge_the_classes(space, capsys):

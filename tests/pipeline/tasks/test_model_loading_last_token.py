@@ -103,16 +103,15 @@ def test_the_head_reads_the_last_token_of_the_text(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_classes_are_learnt_through_all_stages(tmp_path, monkeypatch, family):
-    saved(tmp_path, family)
-    tokenizer(padding_side="left").save_pretrained(tmp_path / "base")
+def test_classes_are_learnt_through_all_stages(cwd, monkeypatch, family):
+    saved(cwd, family)
+    tokenizer(padding_side="left").save_pretrained(cwd / "base")
     draw, lines = random.Random(0), ["text,label"]
     for number in range(200):
         label = ("bad", "good")[number % 2]
         lines.append(f"{' '.join(draw.choices(WORDS[5:], k=draw.randint(2, 14)))} {label},{label}")
-    (tmp_path / "train.csv").write_text("\n".join(lines))
-    monkeypatch.chdir(tmp_path)
-    params(tmp_path, data={"train": "train.csv", "max_length": 16}, finetune={"steps": 60})
+    (cwd / "train.csv").write_text("\n".join(lines))
+    params(cwd, data={"train": "train.csv", "max_length": 16}, finetune={"steps": 60})
 
     _, evaluation, table = run_stages(monkeypatch)
 

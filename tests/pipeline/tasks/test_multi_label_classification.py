@@ -11,7 +11,7 @@ from datasets import Dataset
 from helpers.choice_workspace import tiny_decoder
 from helpers.data_cards import data_card
 from helpers.run_stages import params, run_stages
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import save_base, tokenizer
 from helpers.task_files import jsonl, read, write
 from helpers.tiny_models import tiny_model
 from sklearn.metrics import average_precision_score, f1_score
@@ -100,20 +100,18 @@ def test_rows_without_a_class_are_encoded_like_others():
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])
-def test_all_stages_learn_which_classes_a_text_has(model, tmp_path, monkeypatch):
+def test_all_stages_learn_which_classes_a_text_has(model, cwd, monkeypatch):
     base: Any = tiny_model(pad_token_id=0) if model == "bert" else tiny_decoder()
-    base.base_model.save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
+    save_base(cwd, base.base_model)
     words = [
         [word for bit, word in enumerate(("good", "bad", "w1")) if row >> bit & 1]
         for row in range(8)
     ]
     rows = 30 * words
     train = [" ".join(["w2", *row, f"w{10 + i % 50}"]) for i, row in enumerate(rows)]
-    jsonl(tmp_path / "train.jsonl", text=train, label=rows)
-    monkeypatch.chdir(tmp_path)
+    jsonl(cwd / "train.jsonl", text=train, label=rows)
     settings = {"metric": "average_precision", "class_weights": "balanced"}
-    params(tmp_path, data={"train": "train.jsonl", **settings})
+    params(cwd, data={"train": "train.jsonl", **settings})
 
     card, evaluation, table = run_stages(monkeypatch)
 

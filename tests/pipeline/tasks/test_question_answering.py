@@ -12,7 +12,7 @@ import torch
 from datasets import load_from_disk
 from helpers.data_cards import data_card
 from helpers.run_stages import params, run_stages
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import save_base, tokenizer
 from helpers.tiny_models import tiny_config
 from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
@@ -58,17 +58,15 @@ def write(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]])
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def space(cwd: Path) -> Path:
     """A tiny BERT, and questions: train as JSON lines, test as SQuAD's nested JSON."""
     torch.manual_seed(0)
-    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
+    save_base(cwd, AutoModel.from_config(tiny_config("bert")))
     draw = random.Random(0)
     rows = [question(draw) for _ in range(110)]
-    write(tmp_path, rows[:90], rows[90:])
-    monkeypatch.chdir(tmp_path)
-    params(tmp_path, data=FILES)
-    return tmp_path
+    write(cwd, rows[:90], rows[90:])
+    params(cwd, data=FILES)
+    return cwd
 
 
 @pytest.mark.parametrize("unanswered", [False, True])

@@ -11,8 +11,9 @@ from datasets import Dataset, load_from_disk
 from helpers.data_cards import data_card
 from helpers.params_file import change_params
 from helpers.run_stages import params, read, run_stages
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import save_base, tokenizer
 from helpers.task_files import read as read_rows_of
+from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_config
 from transformers import AutoConfig, AutoModel
 
@@ -45,17 +46,15 @@ def conll(rows: list[dict[str, list[str]]]) -> str:
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def space(cwd: Path) -> Path:
     """A tiny BERT, and 120 sentences: train as JSON lines, test as a CoNLL file."""
-    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
+    save_base(cwd, AutoModel.from_config(tiny_config("bert")))
     draw = random.Random(0)
     rows = [sentence(draw) for _ in range(120)]
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows[:90])))
-    (tmp_path / "test.conll").write_text(conll(rows[90:]))
-    monkeypatch.chdir(tmp_path)
-    params(tmp_path, data={"train": "train.jsonl", "test": "test.conll"})
-    return tmp_path
+    write_rows(cwd / "train.jsonl", rows[:90])
+    (cwd / "test.conll").write_text(conll(rows[90:]))
+    params(cwd, data={"train": "train.jsonl", "test": "test.conll"})
+    return cwd
 
 
 def test_entities_are_learnt_and_measured_through_all_stages(space, monkeypatch):

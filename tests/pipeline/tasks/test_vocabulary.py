@@ -7,7 +7,7 @@ from helpers.choice_workspace import workspace as choice_workspace
 from helpers.generation_workspace import copying, loaded, prepared, workspace
 from helpers.params_file import change_params
 from helpers.run_stages import params
-from helpers.stage_workspace import tokenizer
+from helpers.stage_workspace import save_base, tokenizer
 from helpers.task_files import write_rows
 from helpers.tiny_models import tiny_config
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLConfig
@@ -19,9 +19,8 @@ from pipeline.tasks.vocabulary import count_token_embeddings
 
 
 @pytest.fixture(params=["llama", "t5", "bart"])
-def folder(tmp_path, monkeypatch, request) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return workspace(tmp_path, request.param, copying(60))
+def folder(cwd, request) -> Path:
+    return workspace(cwd, request.param, copying(60))
 
 
 def add(folder: Path, *tokens: str, **special: str) -> None:
@@ -47,33 +46,30 @@ def test_a_token_of_the_rows_without_an_embedding_is_refused(folder):
         prepared(folder)
 
 
-def test_a_token_that_only_a_window_of_evaluation_has_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tiny_config("bert").save_pretrained(tmp_path / "base")
-    tokenizer().save_pretrained(tmp_path / "base")
+def test_a_token_that_only_a_window_of_evaluation_has_is_refused(cwd):
+    save_base(cwd, tiny_config("bert"))
     context = "good " + "w1 " * 40 + "new40"
     answers = {"text": ["good"], "answer_start": [0]}
     write_rows(
-        tmp_path / "train.jsonl",
+        cwd / "train.jsonl",
         [{"question": "w2", "context": f"{context} w{i}", "answers": answers} for i in range(30)],
     )
-    params(tmp_path, data={"train": "train.jsonl", "max_truncated": 1.0, "max_unknown": 1.0})
+    params(cwd, data={"train": "train.jsonl", "max_truncated": 1.0, "max_unknown": 1.0})
     prepare.main(Paths())  # new40 is an unknown word
 
     limit = tiny_config("bert").vocab_size
-    add(tmp_path, *(f"new{number}" for number in range(limit - len(tokenizer()) + 30)))
+    add(cwd, *(f"new{number}" for number in range(limit - len(tokenizer()) + 30)))
     with pytest.raises(ConfigError, match=r"'new\d+' \(validation, a window of evaluation: \d+\)"):
         prepare.main(Paths())
 
 
-def test_a_token_that_only_the_neutral_prompt_has_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    choice_workspace(tmp_path, "llama")
-    add(tmp_path, "new")
-    change_params(tmp_path, data={"neutral_prompt": "w1"})
+def test_a_token_that_only_the_neutral_prompt_has_is_refused(cwd):
+    choice_workspace(cwd, "llama")
+    add(cwd, "new")
+    change_params(cwd, data={"neutral_prompt": "w1"})
     prepare.main(Paths())
 
-    change_params(tmp_path, data={"neutral_prompt": "w1 new"})
+    change_params(cwd, data={"neutral_prompt": "w1 new"})
     with pytest.raises(
         ConfigError, match=r"none for 'new' \(validation, data.neutral_prompt: \d+\)"
     ):
