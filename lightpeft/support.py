@@ -90,6 +90,8 @@ def build_empty_model(name: str, **settings: Any) -> PreTrainedModel:
     Raises:
         ModelError: there is no such config, or transformers can't build it.
     """
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).exists():
+        raise ModelError(f"{name} can't be built: there is no such folder")
     near = _find_near_type(name)
     try:
         is_type = name in CONFIG_MAPPING and not Path(name).exists()

@@ -65,6 +65,7 @@ def test_vision_tower_is_said_to_be_left_as_it_is():
         ("no-such-model", "no-such-model can't be built: "),
         ("qwen3_nxt", "qwen3_nxt can't be built: did you mean the model type qwen3_next? "),
         ("", "'' can't be built: "),
+        ("./no-such-folder", "./no-such-folder can't be built: there is no such folder"),
         ("informer", "informer can't be built: model type informer is no text, image or audio"),
     ],
 )
