@@ -13,7 +13,7 @@ from lightpeft.modeling.family import Family
 _EAGER_ONLY = frozenset(("bloom", "deberta", "deberta-v2", "gemma2"))
 
 
-def table() -> str:
+def format_table() -> str:
     """Return the table in Markdown, one row per model type."""
     rows = [
         (
@@ -25,20 +25,20 @@ def table() -> str:
             "loads with a stock config",
         ),
         ("---",) * 6,
-        *(_row(model_type) for model_type in sorted(FAMILIES)),
+        *(_make_row(model_type) for model_type in sorted(FAMILIES)),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _row(model_type: str) -> tuple[str, ...]:
+def _make_row(model_type: str) -> tuple[str, ...]:
     families = FAMILIES[model_type]
     return (
         model_type,
         "KV group or query head" if _shares_kv_heads(model_type) else "head",
-        " or ".join(dict.fromkeys(_neurons(family) for family in families)),
+        " or ".join(dict.fromkeys(_describe_neurons(family) for family in families)),
         "eager" if model_type in _EAGER_ONLY else "eager, SDPA",
         "yes" if _generates(model_type) else "-",
-        _stock(families),
+        _describe_stock(families),
     )
 
 
@@ -62,13 +62,13 @@ def _generates(model_type: str) -> bool:
     )
 
 
-def _neurons(family: Family) -> str:
+def _describe_neurons(family: Family) -> str:
     gated = family.fused_gate_up or len(family.ffn_in_proj) == 2
     kind = "gated" if gated else "plain" if family.ffn_in_proj else "none"
     return f"{kind}; experts kept" if family.unpruned else kind
 
 
-def _stock(families: tuple[Family, ...]) -> str:
+def _describe_stock(families: tuple[Family, ...]) -> str:
     both = [
         part for part in ("heads", "neurons") if all(part in f.config_expressible for f in families)
     ]
@@ -76,4 +76,4 @@ def _stock(families: tuple[Family, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table())
+    sys.stdout.write(format_table())

@@ -48,7 +48,7 @@ class Row:
         return f"| {self.model_type} | {self.support} | {self.heads} | {self.neurons} |"
 
 
-def model_types() -> list[str]:
+def list_model_types() -> list[str]:
     """Return all types with a class of one of the kinds that `lightpeft.support` inspects."""
     names: set[str] = set()
     for kind in KINDS:
@@ -56,7 +56,7 @@ def model_types() -> list[str]:
     return sorted(names)
 
 
-def row_of(model_type: str) -> Row | None:
+def make_row(model_type: str) -> Row | None:
     """Return the row of a type; None if transformers can't build its default config."""
     try:
         model = build_empty_model(model_type, **SETTINGS.get(model_type, {}))
@@ -88,10 +88,10 @@ def row_of(model_type: str) -> Row | None:
     return Row(model_type, support, heads if blocks else "-", neurons)
 
 
-def table(types: Iterable[str]) -> str:
+def format_table(types: Iterable[str]) -> str:
     """Return the table in Markdown, and below it the number of types of each kind of support."""
     with multiprocessing.get_context("spawn").Pool(2, _set_up) as pool:
-        rows = [row for row in pool.imap(row_of, types) if row]
+        rows = [row for row in pool.imap(make_row, types) if row]
     counts = Counter(row.support.partition(":")[0] for row in rows)
     lines = ["| `model_type` | support | heads | neurons |", "| --- | --- | --- | --- |"]
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("registered", "structure", "refused"))
@@ -105,4 +105,4 @@ def _set_up() -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table(sys.argv[1:] or model_types()))
+    sys.stdout.write(format_table(sys.argv[1:] or list_model_types()))

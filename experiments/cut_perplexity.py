@@ -35,14 +35,14 @@ from pipeline.tasks.model_files import find_folder
 _BATCH_SIZE = 8
 
 
-def _choices(setting: str) -> type[StrEnum]:
+def _read_choices(setting: str) -> type[StrEnum]:
     """Return an option's choices: the values that a setting of `PruningConfig` may have."""
     values = get_args(PruningConfig.model_fields[setting].annotation)
     return StrEnum(setting, {value: value for value in values})
 
 
-Criterion, Scope = _choices("criterion"), _choices("neuron_scope")
-HeadScope, Granularity = _choices("head_scope"), _choices("head_granularity")
+Criterion, Scope = _read_choices("criterion"), _read_choices("neuron_scope")
+HeadScope, Granularity = _read_choices("head_scope"), _read_choices("head_granularity")
 
 
 def read_texts(path: Path, columns: list[str], count: int) -> list[str]:

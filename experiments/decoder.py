@@ -38,14 +38,14 @@ _CODE_EVERY = 4  # every fourth pair is also a text of code
 _NAMELESS_EVERY = 10  # every tenth prompt has no name
 
 
-def training_pairs(pairs_by_split: PairsBySplit, all_pairs: Iterable[Pair]) -> list[Pair]:
+def select_training_pairs(pairs_by_split: PairsBySplit, all_pairs: Iterable[Pair]) -> list[Pair]:
     """Return all extracted pairs except held-out ones and their near-duplicates."""
     held_out = [pair for name, pairs in pairs_by_split.items() if name != "train" for pair in pairs]
     keys = set().union(*map(make_duplicate_keys, held_out))
     return [pair for pair in all_pairs if keys.isdisjoint(make_duplicate_keys(pair))]
 
 
-def texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
+def make_texts(pairs: Iterable[Pair], signatures: Mapping[Pair, str]) -> list[tuple[str, str]]:
     """Return a prompt and the description of each pair, and for every fourth pair also as code.
 
     Code is twice as long, and the meaning of names is learned from their words. Every tenth prompt
@@ -71,12 +71,12 @@ def main(
     logging.disable_progress_bar()
     settings = Settings(seed=seed, steps=steps, batch_size=batch_size, lr=lr)
     pairs_by_split, signatures = read_pairs_by_split(seed)
-    train_texts = texts(training_pairs(pairs_by_split, signatures), signatures)
+    train_texts = make_texts(select_training_pairs(pairs_by_split, signatures), signatures)
     print(
         f"sources: {', '.join(f'{k} {v}' for k, v in read_installed_versions().items())}",
         flush=True,
     )
-    validation_texts = texts(pairs_by_split["validation"], signatures)[:_NUM_VALIDATION_TEXTS]
+    validation_texts = make_texts(pairs_by_split["validation"], signatures)[:_NUM_VALIDATION_TEXTS]
     record = pretrain(train_texts, validation_texts, out, settings)
     print(f"validation perplexity {record['validation_perplexity']}, {record['seconds']} s")
 

@@ -103,7 +103,7 @@ def render_table() -> str:
     """Return the table of docs/results.md and, below it, the lines of params.yaml of all cases."""
     records = {name: RESULTS / f"{name}.json" for name in CASES}
     rows = [
-        _line(name, CASES[name], read_json(path))
+        _format_line(name, CASES[name], read_json(path))
         for name, path in records.items()
         if path.is_file()
     ]
@@ -114,7 +114,7 @@ def render_table() -> str:
     return "\n".join([head, "|---|---|---|---|---|---:|---:|", *rows, "", f"```yaml\n{lines}```"])
 
 
-def _line(name: str, case: Case, record: dict[str, Any]) -> str:
+def _format_line(name: str, case: Case, record: dict[str, Any]) -> str:
     metric = record["metric"]
     trivial = f"{_format(metric, record['trivial'])} ({record['trivial']['name']})"
     values = " | ".join(_format(metric, record[method]) for method in METHODS)

@@ -26,7 +26,7 @@ from pipeline.tasks.registry import make_task
 DATA = Path("data/local")
 
 
-def _no_files() -> None:
+def _write_nothing() -> None:
     """Do nothing, for a built-in task and an existing model."""
 
 
@@ -46,33 +46,35 @@ class Case:
     data: str
     changes: str
     baseline: tuple[str, Callable[[], float]]
-    make: Callable[[], None] = _no_files
+    make: Callable[[], None] = _write_nothing
     needs: str | None = None
 
 
-def _texts(make: Callable[[kinds_text.Definition], kinds_text.Row | None]) -> Callable[[], None]:
+def _make_text_writer(
+    make: Callable[[kinds_text.Definition], kinds_text.Row | None],
+) -> Callable[[], None]:
     return lambda: kinds_text.write_rows(DATA, make, kinds_text.read_definitions())
 
 
-def _images() -> None:
+def _write_images() -> None:
     kinds_models.write_digits(DATA)
     kinds_models.write_vit(DATA / "vit")
 
 
-def _calls() -> None:
-    _texts(kinds_text.call_row)()
+def _write_calls() -> None:
+    _make_text_writer(kinds_text.make_call_row)()
     lines = (DATA / "train.jsonl").read_text().splitlines()
     kinds_models.write_bart(DATA / "bart", [json.loads(line)["prompt"] for line in lines])
 
 
-def _card_baseline() -> float:
+def _read_card_baseline() -> float:
     """Return the accuracy of a built-in task's baseline from the data card."""
     baseline = DataCard.read(Paths().prepared).baseline
     assert baseline is not None
     return baseline.accuracy
 
 
-def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
+def _make_baseline(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callable[[], float]:
     """Return a function that computes the card's metric of a rule on the test rows."""
 
     def measure() -> float:
@@ -85,12 +87,12 @@ def _baseline_of(labels: str, predict: Callable[[Dataset], list[Any]]) -> Callab
     return measure
 
 
-def _most_frequent_class(rows: Dataset) -> list[int]:
+def _predict_most_frequent_class(rows: Dataset) -> list[int]:
     labels = load_from_disk("data/prepared/train")["label"]
     return [int(np.bincount(labels).argmax())] * len(rows)
 
 
-def _looks_like_code(rows: Dataset) -> list[list[str]]:
+def _tag_code(rows: Dataset) -> list[list[str]]:
     """Tag words that contain an underscore, a digit, or a capital after the first letter."""
 
     def is_code(word: str) -> bool:
@@ -103,11 +105,11 @@ def _looks_like_code(rows: Dataset) -> list[list[str]]:
     return [["B-CODE" if is_code(word) else "O" for word in words] for words in rows["tokens"]]
 
 
-def _last_sentence(rows: Dataset) -> list[str]:
+def _extract_last_sentence(rows: Dataset) -> list[str]:
     return [context.rstrip(".").rsplit(". ", 1)[-1] for context in rows["context"]]
 
 
-def _untrained() -> float:
+def _measure_untrained() -> float:
     """Return the metric of the model before fine-tuning."""
     params, card = load_params(), DataCard.read(Paths().prepared)
     kind = make_task(card)
@@ -136,7 +138,7 @@ data: {task: docstrings-library, max_length: 96}
 estimate: {steps: 225, lr: 2.0e-3}
 finetune: {steps: 900, lr: 2.0e-3}
 """,
-        baseline=("words, logistic regression", _card_baseline),
+        baseline=("words, logistic regression", _read_card_baseline),
     ),
     "regression": Case(
         model="MiniLM",
@@ -147,10 +149,10 @@ finetune: {steps: 900, lr: 2.0e-3}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
-        make=_texts(kinds_text.length_row),
+        make=_make_text_writer(kinds_text.make_length_row),
         baseline=(
             "words of the description",
-            _baseline_of("label", lambda rows: [len(text.split()) for text in rows["text_pair"]]),
+            _make_baseline("label", lambda rows: [len(text.split()) for text in rows["text_pair"]]),
         ),
     ),
     "choice": Case(
@@ -161,7 +163,7 @@ data: {task: docstrings-choice, max_length: 40, max_truncated: 1.0}
 estimate: {steps: 100, batch_size: 8, lr: 1.0e-3}
 finetune: {steps: 400, batch_size: 8, lr: 1.0e-3, evaluate_every: 400}
 """,
-        baseline=("words and letters in common", _card_baseline),
+        baseline=("words and letters in common", _read_card_baseline),
     ),
     "likelihood": Case(
         model="small Llama",
@@ -172,7 +174,7 @@ data: {task: docstrings-choice, max_length: 96}
 estimate: {steps: 150, lr: 1.0e-3}
 finetune: {steps: 600, lr: 1.0e-3}
 """,
-        baseline=("before fine-tuning", _untrained),
+        baseline=("before fine-tuning", _measure_untrained),
         needs="llama",
     ),
     "causal": Case(
@@ -185,7 +187,7 @@ estimate: {steps: 150, lr: 1.0e-3}
 finetune: {steps: 600, lr: 1.0e-3}
 evaluate: {max_new_tokens: 0}
 """,
-        baseline=("before fine-tuning", _untrained),
+        baseline=("before fine-tuning", _measure_untrained),
         needs="llama",
     ),
     "seq2seq": Case(
@@ -197,10 +199,10 @@ model: {{name: data/local/bart}}
 estimate: {{steps: 250, lr: 2.0e-3}}
 finetune: {{steps: 1000, lr: 2.0e-3}}
 """,
-        make=_calls,
+        make=_write_calls,
         baseline=(
             "the signature itself",
-            _baseline_of("completion", lambda rows: rows["prompt"]),
+            _make_baseline("completion", lambda rows: rows["prompt"]),
         ),
     ),
     "tokens": Case(
@@ -211,10 +213,10 @@ finetune: {{steps: 1000, lr: 2.0e-3}}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
-        make=_texts(kinds_text.markup_row),
+        make=_make_text_writer(kinds_text.make_markup_row),
         baseline=(
             "words with _, digits or capitals inside",
-            _baseline_of("tags", _looks_like_code),
+            _make_baseline("tags", _tag_code),
         ),
     ),
     "answer": Case(
@@ -225,8 +227,8 @@ finetune: {{steps: 240, lr: 1.0e-3}}
 estimate: {{steps: 60, lr: 1.0e-3}}
 finetune: {{steps: 240, lr: 1.0e-3}}
 """,
-        make=_texts(kinds_text.answer_row),
-        baseline=("the last sentence", _baseline_of("answers", _last_sentence)),
+        make=_make_text_writer(kinds_text.make_answer_row),
+        baseline=("the last sentence", _make_baseline("answers", _extract_last_sentence)),
     ),
     "image": Case(
         model="tiny ViT, trained here on the digits 0 to 4",
@@ -238,7 +240,10 @@ estimate: {steps: 200, lr: 2.0e-3}
 finetune: {steps: 800, lr: 2.0e-3}
 benchmark: {length: 17}
 """,
-        make=_images,
-        baseline=("the commonest digit of train", _baseline_of("label", _most_frequent_class)),
+        make=_write_images,
+        baseline=(
+            "the commonest digit of train",
+            _make_baseline("label", _predict_most_frequent_class),
+        ),
     ),
 }

@@ -52,10 +52,10 @@ def read_definitions() -> Iterator[Definition]:
         for path in sorted(root.rglob("*.py")):
             if not {"tests", "testing"}.intersection(path.parts):
                 name = f"{package}/{path.relative_to(root).as_posix()}"
-                yield from definitions_in(path.read_text(encoding="utf-8"), name)
+                yield from find_definitions(path.read_text(encoding="utf-8"), name)
 
 
-def definitions_in(source: str, file_name: str) -> Iterator[Definition]:
+def find_definitions(source: str, file_name: str) -> Iterator[Definition]:
     """Yield the documented functions of a file; a hash of its name decides the split."""
     split = _SPLITS[_hash_below(file_name, len(_SPLITS))]
     for node in ast.walk(ast.parse(source)):
@@ -67,22 +67,22 @@ def definitions_in(source: str, file_name: str) -> Iterator[Definition]:
             yield Definition(split=split, name=node.name, doc=doc, node=node)
 
 
-def length_row(definition: Definition) -> Row | None:
+def make_length_row(definition: Definition) -> Row | None:
     """Return signature and description, labelled with log2 of the number of code lines."""
     text, code = extract_first_paragraph(definition.doc), definition.node.body[1:]
-    signature = signature_of(definition)
+    signature = extract_signature(definition)
     if not text or not code or len(signature) > _LONG_SIGNATURE:
         return None
     lines = (code[-1].end_lineno or 0) - code[0].lineno + 1
     return {"signature": signature, "description": text, "log_lines": f"{math.log2(lines):.3f}"}
 
 
-def signature_of(definition: Definition) -> str:
+def extract_signature(definition: Definition) -> str:
     """Return the name and the parameters as they are written."""
     return f"{definition.name}({ast.unparse(definition.node.args)})"
 
 
-def markup_row(definition: Definition) -> Row | None:
+def make_markup_row(definition: Definition) -> Row | None:
     """Return the words of a paragraph; those between backticks are tagged CODE."""
     paragraphs = (" ".join(part.split()) for part in definition.doc.split("\n\n"))
     text = next((part for part in paragraphs if _is_prose(part)), None)
@@ -112,7 +112,7 @@ def _is_prose(text: str) -> bool:
     return 40 <= len(text) <= 250 and _MARKUP.search(text) is not None and not odd
 
 
-def answer_row(definition: Definition) -> Row | None:
+def make_answer_row(definition: Definition) -> Row | None:
     """Return a question about a parameter or result, answered by the docstring."""
     summary, *parts = _SECTION.split(definition.doc)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -132,7 +132,7 @@ def answer_row(definition: Definition) -> Row | None:
     return {"question": question, "context": context, "answers": answers}
 
 
-def call_row(definition: Definition) -> Row | None:
+def make_call_row(definition: Definition) -> Row | None:
     """Return a signature and its shortest call: only parameters without default."""
     args = definition.node.args
     positional = [arg.arg for arg in (*args.posonlyargs, *args.args)]
@@ -143,7 +143,7 @@ def call_row(definition: Definition) -> Row | None:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
         if default is None
     ]
-    signature = signature_of(definition)
+    signature = extract_signature(definition)
     if len(signature) > _SHORT_SIGNATURE:
         return None
     return {"prompt": signature, "completion": f"{definition.name}({', '.join(required)})"}

@@ -106,7 +106,7 @@ def deepen(shallow: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
     model.load_state_dict(weights)
 
 
-def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list[Row]]:
+def draw_batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list[Row]]:
     """Yield batches of rows of similar length in random order, epoch after epoch."""
     order = list(rows)
     while True:
@@ -121,7 +121,7 @@ def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list
         yield from ready
 
 
-def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
+def compute_loss(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
     """Return the summed loss over the tokens after the prompts, and the number of these tokens."""
     device, padding = model.device, model.config.pad_token_id
     ids = pad_sequence([torch.tensor(row.ids) for row in rows], True, padding).to(device)
@@ -137,7 +137,7 @@ def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, int]:
     return loss, int(has_loss.sum())
 
 
-def lr_factor(step: int, settings: Settings) -> float:
+def compute_lr_factor(step: int, settings: Settings) -> float:
     """Return the learning-rate factor: linear warm-up, then cosine decay to a twentieth."""
     warm = max(1, round(settings.warmup * settings.steps))
     if step < warm:
@@ -158,9 +158,9 @@ def train(
 
     A killed training resumes from the checkpoint in `progress`, with the same result.
     """
-    optimizers = _optimizers(model, settings)
-    source = batches(rows, settings.batch_size, random.Random(settings.seed))
-    inputs = {"settings": asdict(settings), "rows": digest(rows)}
+    optimizers = _make_optimizers(model, settings)
+    source = draw_batches(rows, settings.batch_size, random.Random(settings.seed))
+    inputs = {"settings": asdict(settings), "rows": hash_rows(rows)}
     curve = load_progress(progress, model, optimizers, inputs)
     start = min(steps.start + len(curve) * _LOG_EVERY, steps.stop)
     for _ in range(start):
@@ -170,8 +170,8 @@ def train(
     for step in range(start, steps.stop):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * lr_factor(step, settings)
-        loss, count = loss_of(model, next(source))
+                group["lr"] = group["initial_lr"] * compute_lr_factor(step, settings)
+        loss, count = compute_loss(model, next(source))
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer in optimizers:
@@ -188,12 +188,12 @@ def train(
     return curve
 
 
-def digest(rows: Sequence[Row]) -> str:
+def hash_rows(rows: Sequence[Row]) -> str:
     """Return a digest of the encoded rows."""
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
+def _make_optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the layers, and AdamW for embeddings and norms.
 
     In short trials this reached a lower loss per token than AdamW alone; text is scarce here.
@@ -216,13 +216,13 @@ def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, rows: Sequence[Row]) -> float:
+def compute_perplexity(model: LlamaForCausalLM, rows: Sequence[Row]) -> float:
     """Return the perplexity per token of the descriptions, given the prompts."""
     model.eval()
     total, tokens = 0.0, 0
     ordered = sorted(rows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), 64):
-        loss, count = loss_of(model, ordered[start : start + 64])
+        loss, count = compute_loss(model, ordered[start : start + 64])
         total, tokens = total + float(loss), tokens + count
     return math.exp(total / tokens)
 
@@ -262,7 +262,7 @@ def pretrain(
         "tokens": sum(len(row.ids) for row in rows),
         "epochs": round(settings.steps * settings.batch_size / len(rows), 2),
         "loss": curve,
-        "validation_perplexity": round(perplexity(model, held_out), 2),
+        "validation_perplexity": round(compute_perplexity(model, held_out), 2),
         "device": device,
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - began),

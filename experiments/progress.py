@@ -28,7 +28,7 @@ def save_progress(
     incomplete.mkdir(parents=True)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     save_file(weights, incomplete / "weights.safetensors")
-    save_file(_state(optimizers), incomplete / "optimizer.safetensors")
+    save_file(_collect_state(optimizers), incomplete / "optimizer.safetensors")
     write_json(incomplete / "progress.json", {"inputs": inputs, "curve": curve})
     shutil.rmtree(folder, ignore_errors=True)
     incomplete.rename(folder)
@@ -61,7 +61,7 @@ def load_progress(
     return curve
 
 
-def _state(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _collect_state(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
         f"{which}.{index}.{name}": value
         for which, optimizer in enumerate(optimizers)

@@ -28,7 +28,7 @@ _METHODS = {
 _PHASES = ("training step", "inference")
 
 
-def accuracies() -> dict[str, dict[str, list[float]]]:
+def read_accuracies() -> dict[str, dict[str, list[float]]]:
     """Return the accuracies in percent, one per seed: task -> variant -> values."""
     values: dict[str, dict[str, list[float]]] = {}
     for path in sorted(RESULTS.glob("*.json")):
@@ -53,7 +53,7 @@ def draw() -> Figure:
 
 
 def _draw_accuracies(axes: Axes) -> None:
-    tasks = accuracies()
+    tasks = read_accuracies()
     for shift, (name, (variant, _, colour, marker)) in enumerate(_METHODS.items(), start=-1):
         axes.errorbar(
             [i + 0.2 * shift for i in range(len(tasks))],

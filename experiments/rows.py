@@ -41,7 +41,7 @@ def write_rows(path: Path, count: int) -> None:
             out.writerow([" ".join(rng.choices(_WORDS, k=rng.randint(3, 12))), rng.randrange(3)])
 
 
-def private_bytes(process: psutil.Process) -> list[int]:
+def measure_private_bytes(process: psutil.Process) -> list[int]:
     """Return the private memory of a process and of its children, none if it has ended."""
     sizes = []
     with suppress(psutil.NoSuchProcess):
@@ -61,7 +61,7 @@ def main(rows: Annotated[int, typer.Argument(min=1, help="Number of rows.")]) ->
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     stage = subprocess.Popen(command, cwd=FOLDER, env=os.environ | {"PYTHONPATH": paths})
     while stage.poll() is None:
-        sizes = private_bytes(psutil.Process(stage.pid)) or [0]
+        sizes = measure_private_bytes(psutil.Process(stage.pid)) or [0]
         peak_of_one, peak_of_all = max(peak_of_one, *sizes), max(peak_of_all, sum(sizes))
         time.sleep(_SAMPLING_SECONDS)
     seconds = time.monotonic() - start

@@ -12,18 +12,18 @@ import pytest
 import torch
 import transformers
 from helpers.architecture_matrix import (
-    batch_of,
     build,
-    drawn_plan,
-    outputs,
-    scores_of,
+    compute_logits,
+    draw_plan,
+    draw_scores,
+    make_batch,
     shares_heads,
 )
 from helpers.architectures import ARCHITECTURES
 from helpers.import_graph import ROOT
 from transformers import PreTrainedModel
 
-from docs.architecture_table import table
+from docs.architecture_table import format_table
 from lightpeft.core.plan import KeptUnits, PruningPlan
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.slicing import slice_base
@@ -32,7 +32,7 @@ HEAD_KEYS = ("num_attention_heads", "num_key_value_heads", "num_heads")
 
 
 def cells(model_type: str) -> list[str]:
-    row = next(line for line in table().splitlines() if line.startswith(f"| {model_type} |"))
+    row = next(line for line in format_table().splitlines() if line.startswith(f"| {model_type} |"))
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
@@ -48,7 +48,7 @@ def test_docs_have_the_table_of_the_registry():
     text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
     start, end = "<!-- python -m docs.architecture_table -->\n", "<!-- end -->"
 
-    assert text.split(start)[1].split(end)[0].strip() == table().strip()
+    assert text.split(start)[1].split(end)[0].strip() == format_table().strip()
 
 
 def test_the_command_prints_the_table():
@@ -56,7 +56,7 @@ def test_the_command_prints_the_table():
 
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 
-    assert done.stdout == table()
+    assert done.stdout == format_table()
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -71,7 +71,7 @@ def test_a_row_says_what_the_matrix_tests(model_type: str):
 
 def uniform(model: PreTrainedModel, *, heads: bool, neurons: bool) -> PruningPlan:
     """Half of the KV groups and half of the neurons, the same ones in every layer."""
-    plan = drawn_plan(scores_of(model))
+    plan = draw_plan(draw_scores(model))
 
     def halves(cuts: dict[str, KeptUnits], cut: bool) -> dict[str, KeptUnits]:
         return {
@@ -117,5 +117,8 @@ def test_stock_config_can_say_what_the_row_says(name: str):
 
     with torch.no_grad():
         torch.testing.assert_close(
-            outputs(plain, batch_of(name)), outputs(model, batch_of(name)), rtol=1e-5, atol=1e-5
+            compute_logits(plain, make_batch(name)),
+            compute_logits(model, make_batch(name)),
+            rtol=1e-5,
+            atol=1e-5,
         )

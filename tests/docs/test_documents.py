@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.import_graph import ROOT
-from helpers.tiny_models import tiny_batches, tiny_model
+from helpers.tiny_models import make_tiny_batches, make_tiny_model
 from ruamel.yaml import YAML
 
 from lightpeft.modeling.families import FAMILIES
@@ -96,9 +96,9 @@ def test_the_library_example_of_the_readme_runs(tmp_path: Path, monkeypatch):
     exec(
         code,
         {
-            "model": tiny_model(),
-            "base_model": tiny_model(),
-            "batches": list(tiny_batches()),
+            "model": make_tiny_model(),
+            "base_model": make_tiny_model(),
+            "batches": list(make_tiny_batches()),
             "train": trained.append,
         },
     )

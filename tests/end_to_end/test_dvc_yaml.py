@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.import_graph import ROOT, reached
+from helpers.import_graph import ROOT, find_reached
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import STAGES
@@ -75,7 +75,7 @@ def test_dvc_yaml_fits_on_two_screens():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_folders_that_it_imports_from(stage):
-    modules = reached(f"pipeline/stages/{stage}.py")
+    modules = find_reached(f"pipeline/stages/{stage}.py")
     covered = {dep: {path for path in modules if _covers(dep, path)} for dep in _code(stage)}
 
     assert modules == set().union(*covered.values())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from helpers.import_graph import ROOT
-from helpers.params_file import change_params, changed_params
-from helpers.stage_workspace import tokenizer
-from helpers.tiny_models import tiny_model
+from helpers.params_file import change_params, override_params
+from helpers.stage_workspace import make_tokenizer
+from helpers.tiny_models import make_tiny_model
 
 SETTINGS = {
     "data": {"task": "files", "train": "data/local/train.csv", "max_length": 16},
@@ -66,8 +66,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(ROOT / name, folder / name)
     (folder / "dvc.lock").unlink(missing_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
-    tiny_model("bert").save_pretrained(folder / "data" / "local" / "base")
-    tokenizer().save_pretrained(folder / "data" / "local" / "base")
+    make_tiny_model("bert").save_pretrained(folder / "data" / "local" / "base")
+    make_tokenizer().save_pretrained(folder / "data" / "local" / "base")
     words = [f"w{number}" for number in range(60)]
     lines = ["sentence,label"]
     for n in range(200):
@@ -105,7 +105,7 @@ def test_metrics_name_every_method_and_what_it_gained(clone):
     ],
 )
 def test_a_changed_setting_invalidates_only_its_own_stages(clone, section, values, first):
-    with changed_params(clone, **{section: values}):
+    with override_params(clone, **{section: values}):
         changed = set(json.loads(call(clone, "dvc", "status", "--json")))
 
     assert changed == first | {"report"}  # which shows every setting
@@ -127,7 +127,7 @@ def test_an_experiment_reruns_what_changed_and_going_back_runs_nothing(clone):
 def test_shown_experiments_parameters_and_plots_are_there(clone):
     shown = call(clone, "dvc", "exp", "show", "--csv")
     plots = call(clone, "dvc", "plots", "show", "--json")
-    with changed_params(clone, prune={"ratio": 0.25}):
+    with override_params(clone, prune={"ratio": 0.25}):
         difference = call(clone, "dvc", "params", "diff")
 
     assert "light.test_accuracy" in shown.splitlines()[0]
@@ -155,7 +155,7 @@ def test_queued_experiments_run_in_the_background(clone):
 
 
 def test_a_run_killed_with_everything_resumes_at_the_next_repro(clone):
-    with changed_params(clone, finetune={"steps": 600, "save_every": 20}):
+    with override_params(clone, finetune={"steps": 600, "save_every": 20}):
         running = start(clone, "dvc", "repro", "finetune@light")
         while not [*clone.glob("checkpoints/finetune-light-*/checkpoint-*/complete.json")]:
             assert running.poll() is None

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
-from helpers.import_graph import ROOT, reached
-from helpers.params_file import change_params, changed_params
+from helpers.import_graph import ROOT, find_reached
+from helpers.params_file import change_params, override_params
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import STAGES
@@ -122,7 +122,7 @@ def test_an_edit_makes_exactly_the_stages_stale_that_reach_the_folder(project, f
 
 def _files_of(stage: str, file: str) -> set[str]:
     """Return the modules of a stage; of planning, the benchmark lists its one file only."""
-    modules = reached(f"pipeline/stages/{stage}.py")
+    modules = find_reached(f"pipeline/stages/{stage}.py")
     single = "lightpeft/planning/cost.py"
     return modules - {single} if stage == "benchmark" and file != single else modules
 
@@ -137,7 +137,7 @@ def _files_of(stage: str, file: str) -> set[str]:
     ],
 )
 def test_a_setting_makes_only_stages_stale_that_read_it(project, section, values, fresh):
-    with changed_params(project, **{section: values}):
+    with override_params(project, **{section: values}):
         assert stale(project) == {*STAGES} - fresh
 
 

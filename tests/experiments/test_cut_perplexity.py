@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from helpers.tiny_models import random_scores
+from helpers.tiny_models import draw_random_scores
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from typer.testing import CliRunner
@@ -65,7 +65,7 @@ def test_table_has_a_row_for_each_combination(
 ):
     for part in decoder:
         part.save_pretrained(tmp_path / "model")
-    random_scores(decoder[0], config=LoraConfig(r=2)).save(tmp_path / "scores")
+    draw_random_scores(decoder[0], config=LoraConfig(r=2)).save(tmp_path / "scores")
     rows = write_rows(tmp_path / "rows.jsonl")
     app = typer.Typer()
     app.command()(main)

@@ -10,16 +10,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretraining
 from experiments.byte_pairs import BEGIN, train_tokenizer
-from experiments.decoder import texts, training_pairs
+from experiments.decoder import make_texts, select_training_pairs
 from experiments.pretraining import (
     Row,
     Settings,
-    batches,
     build_model,
+    compute_loss,
+    compute_lr_factor,
     deepen,
+    draw_batches,
     encode,
-    loss_of,
-    lr_factor,
     pretrain,
     train,
 )
@@ -53,7 +53,7 @@ def test_what_is_like_a_held_out_row_is_not_trained_on():
     same = [Pair("b", "mktuple", "Another thing."), Pair("b", "maker", "Builds a tuple, of parts")]
     new = [Pair("b", "small leaf", "A leaf that is green.")]
 
-    kept = training_pairs({"train": new, "validation": held[:1], "test": held[1:]},
+    kept = select_training_pairs({"train": new, "validation": held[:1], "test": held[1:]},
                           [*held, *same, *new])  # fmt: skip
 
     assert kept == new
@@ -62,7 +62,7 @@ def test_what_is_like_a_held_out_row_is_not_trained_on():
 
 def test_pairs_are_asked_for_by_their_words_every_tenth_by_none_and_every_fourth_as_code():
     pairs = [Pair("a", f"mk tuple{i}", f"Make tuple {i}.") for i in range(11)]
-    rows = texts(pairs, dict.fromkeys(pairs, "def mk_tuple(x):"))
+    rows = make_texts(pairs, dict.fromkeys(pairs, "def mk_tuple(x):"))
 
     assert [prompt for prompt, _ in rows if not prompt.startswith("def")] == [
         *(f"mk tuple{i}:" for i in range(9)),
@@ -149,7 +149,7 @@ def test_rows_end_and_are_cut_and_dropped_by_length():
 
 def test_every_epoch_holds_each_row_once_in_batches_of_one_length():
     rows = [Row([1] * n, 1) for n in range(2, 42)]
-    source = batches(rows, 8, random.Random(0))
+    source = draw_batches(rows, 8, random.Random(0))
     first, second = ([next(source) for _ in range(5)] for _ in range(2))
 
     for epoch in (first, second):
@@ -164,8 +164,8 @@ def test_padding_and_prompts_cost_nothing():
     model = build_model(TINY, tokenizer, layers=2).eval()
     short, long = Row([1, 5, 6, 2], 2), Row([1, 7, 8, 9, 10, 11, 2], 3)
 
-    alone = [loss_of(model, [row]) for row in (short, long)]
-    both, count = loss_of(model, [short, long])
+    alone = [compute_loss(model, [row]) for row in (short, long)]
+    both, count = compute_loss(model, [short, long])
 
     assert [tokens for _, tokens in alone] == [2, 4]
     assert count == 6
@@ -174,7 +174,7 @@ def test_padding_and_prompts_cost_nothing():
 
 def test_the_rate_rises_then_falls_to_a_twentieth():
     settings = Settings(steps=100, warmup=0.1)
-    rates = [lr_factor(step, settings) for step in range(101)]
+    rates = [compute_lr_factor(step, settings) for step in range(101)]
 
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
@@ -187,16 +187,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, tr
     monkeypatch.setattr(pretraining, "_LOG_EVERY", 10)
     monkeypatch.setattr(pretraining, "_SAVE_EVERY", 2)
     steps = iter(range(50))
-    original = pretraining.loss_of
+    original = pretraining.compute_loss
 
     def killed(*arguments):
         next(steps)
         return original(*arguments)
 
-    monkeypatch.setattr(pretraining, "loss_of", killed)
+    monkeypatch.setattr(pretraining, "compute_loss", killed)
     with pytest.raises(StopIteration):
         pretrain(TEXTS, TEXTS[:8], tmp_path, TINY)
-    monkeypatch.setattr(pretraining, "loss_of", original)
+    monkeypatch.setattr(pretraining, "compute_loss", original)
     again = pretrain(TEXTS, TEXTS[:8], tmp_path, TINY)
 
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path, out)]

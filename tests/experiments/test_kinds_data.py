@@ -14,11 +14,11 @@ from experiments.kinds_cases import CASES
 from experiments.kinds_models import write_bart, write_digits
 from experiments.kinds_text import (
     Definition,
-    answer_row,
-    call_row,
-    definitions_in,
-    length_row,
-    markup_row,
+    find_definitions,
+    make_answer_row,
+    make_call_row,
+    make_length_row,
+    make_markup_row,
     write_rows,
 )
 from experiments.settings import ROOT, write_params
@@ -57,19 +57,19 @@ def no_words():
 
 @pytest.fixture
 def definition() -> Definition:
-    (only,) = definitions_in(SOURCE, "library/tuples.py")
+    (only,) = find_definitions(SOURCE, "library/tuples.py")
     return only
 
 
 def test_a_file_always_lies_in_one_split_and_all_splits_get_files():
-    splits = [next(definitions_in(SOURCE, f"library/{n}.py")).split for n in range(60)]
+    splits = [next(find_definitions(SOURCE, f"library/{n}.py")).split for n in range(60)]
 
     assert set(splits) == {"train", "validation", "test"}
-    assert splits == [next(definitions_in(SOURCE, f"library/{n}.py")).split for n in range(60)]
+    assert splits == [next(find_definitions(SOURCE, f"library/{n}.py")).split for n in range(60)]
 
 
 def test_the_length_is_of_the_code_below_the_docstring(definition):
-    assert length_row(definition) == {
+    assert make_length_row(definition) == {
         "signature": "make_tuple(self, seq, *more, size, deep=True)",
         "description": "Make one tuple of all the given parts.",
         "log_lines": "1.000",
@@ -77,7 +77,7 @@ def test_the_length_is_of_the_code_below_the_docstring(definition):
 
 
 def test_what_stood_between_backticks_is_code_and_they_are_gone(definition):
-    row = markup_row(definition)
+    row = make_markup_row(definition)
     words = " ".join(row["tokens"])
     code = [word for word, tag in zip(row["tokens"], row["tags"], strict=True) if tag != "O"]
 
@@ -87,7 +87,7 @@ def test_what_stood_between_backticks_is_code_and_they_are_gone(definition):
 
 
 def test_an_answer_stands_at_its_place_in_a_text_without_headings(definition):
-    row = answer_row(definition)
+    row = make_answer_row(definition)
     (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
 
     assert row["context"][start : start + len(text)] == text
@@ -100,18 +100,18 @@ def test_an_answer_stands_at_its_place_in_a_text_without_headings(definition):
 
 
 def test_a_call_names_what_has_no_default(definition):
-    assert call_row(definition) == {
+    assert make_call_row(definition) == {
         "prompt": "make_tuple(self, seq, *more, size, deep=True)",
         "completion": "make_tuple(seq, size=size)",
     }
 
 
 def test_equal_texts_are_written_once(definition, tmp_path: Path):
-    write_rows(tmp_path, call_row, [definition, definition])
+    write_rows(tmp_path, make_call_row, [definition, definition])
     lines = {path.stem: path.read_text().splitlines() for path in tmp_path.iterdir()}
 
     assert lines.keys() == {"train", "validation", "test"}
-    assert [json.loads(row) for row in lines[definition.split]] == [call_row(definition)]
+    assert [json.loads(row) for row in lines[definition.split]] == [make_call_row(definition)]
     assert sum(map(len, lines.values())) == 1
 
 

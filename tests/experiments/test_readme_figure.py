@@ -14,7 +14,7 @@ def test_the_results_show_the_table_of_the_records():
 
 
 def test_the_readme_shows_the_mean_accuracies():
-    tasks = readme_figure.accuracies().values()
+    tasks = readme_figure.read_accuracies().values()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = {"vanilla LoRA": "vanilla", "**light**": "light 1/3", "random pruning": "random 1/3"}
 
@@ -28,6 +28,6 @@ def test_the_figure_can_be_drawn_again():
     accuracy, speed = readme_figure.draw().axes
 
     assert [label.get_text() for label in accuracy.get_xticklabels()] == sorted(
-        readme_figure.accuracies()
+        readme_figure.read_accuracies()
     )
     assert len(speed.patches) == 6  # three methods, training and inference

@@ -5,7 +5,7 @@ import os
 
 import psutil
 
-from experiments.rows import SETTINGS, private_bytes, write_rows
+from experiments.rows import SETTINGS, measure_private_bytes, write_rows
 from experiments.settings import write_params
 from pipeline.common.pruning_params import load_params
 
@@ -30,9 +30,9 @@ def test_the_settings_name_the_rows(tmp_path):
 
 
 def test_memory_is_that_of_a_process_and_nothing_once_it_has_ended():
-    (own,) = private_bytes(psutil.Process(os.getpid()))
+    (own,) = measure_private_bytes(psutil.Process(os.getpid()))
     assert own > 2**20
 
     gone = psutil.Popen(["true"])
     gone.wait()
-    assert private_bytes(gone) == []
+    assert measure_private_bytes(gone) == []

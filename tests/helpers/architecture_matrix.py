@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers as hf
 from helpers.architectures import ARCHITECTURES
-from helpers.tiny_models import mask_units, plan_that_keeps, random_scores
+from helpers.tiny_models import draw_random_scores, mask_units, plan_that_keeps
 from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
@@ -41,11 +41,11 @@ def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTraine
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for path, weight in model.named_parameters():
-            weight.copy_(_drawn(model, path, weight, generator))
+            weight.copy_(_draw_weight(model, path, weight, generator))
     return model.eval()
 
 
-def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_weight(model: nn.Module, path: str, weight: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.randn(weight.shape, generator=generator)
     owner = model.get_submodule(path.rpartition(".")[0])
     if weight.dim() < 2:
@@ -59,7 +59,7 @@ def _drawn(model: nn.Module, path: str, weight: Tensor, generator: torch.Generat
     return drawn * fan**-0.5
 
 
-def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any]:
+def make_batch(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any]:
     """Return inputs of the model, on demand with labels or what else gives a loss."""
     kind, generator = _MODELS[name].kind, torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 40, (2, 9), generator=generator)
@@ -84,10 +84,10 @@ def batch_of(name: str, *, seed: int = 0, labels: bool = False) -> dict[str, Any
         ids[:, 1:5] = 49
         batch |= {"pixel_values": images, "token_type_ids": (ids == 49).long()}
         mask[:] = 1
-    return batch | (_labels(name, batch) if labels else {})
+    return batch | (_make_labels(name, batch) if labels else {})
 
 
-def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
+def _make_labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
     model = _MODELS[name].model
     if "Classification" in model:
         return {"labels": torch.tensor([0, 1])}
@@ -96,7 +96,7 @@ def _labels(name: str, batch: dict[str, Any]) -> dict[str, Any]:
     return {"labels": batch.get("decoder_input_ids", batch.get("input_ids"))}
 
 
-def outputs(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+def compute_logits(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Return the logits, or embeddings where the model has no head."""
     result = model(**batch)
     if hasattr(result, "logits"):
@@ -106,16 +106,16 @@ def outputs(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     return result.last_hidden_state
 
 
-def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+def compute_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Return a scalar that depends on every output."""
-    output = outputs(model, batch)
+    output = compute_logits(model, batch)
     generator = torch.Generator().manual_seed(1)
     return (output * torch.randn(output.shape, generator=generator)).mean()
 
 
 def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
     """Return the gradients of what is trained, under the names of its weights in a file."""
-    loss_of(model, batch_of(name)).backward()
+    compute_loss(model, make_batch(name)).backward()
     return {
         path.replace(".default", ""): weight.grad
         for path, weight in model.named_parameters()
@@ -123,18 +123,18 @@ def gradients(model: PeftModel, name: str) -> dict[str, Tensor]:
     }
 
 
-def scores_of(model: hf.PreTrainedModel) -> Scores:
+def draw_scores(model: hf.PreTrainedModel) -> Scores:
     """Scores without an estimation: random importance, LoRA of rank 3 on every block linear."""
-    return random_scores(model, config=LoraConfig(r=3, lora_alpha=6))
+    return draw_random_scores(model, config=LoraConfig(r=3, lora_alpha=6))
 
 
-def drawn_plan(
+def draw_plan(
     scores: Scores, *, head_granularity: str = "kv_group", empty: bool = False, seed: int = 0
 ) -> PruningPlan:
     """Draw other heads, neurons and ranks for every block; on demand empty every second one."""
     draw, shape = random.Random(seed), scores.shape
     heads = {
-        block.path: _heads(draw, block, head_granularity, index)
+        block.path: _draw_heads(draw, block, head_granularity, index)
         for index, block in enumerate(shape.attention_blocks)
     }
     neurons = {
@@ -151,7 +151,7 @@ def drawn_plan(
     return plan_that_keeps(scores, units, dict.fromkeys(scores.ranks, ()) | ranks)
 
 
-def _heads(
+def _draw_heads(
     draw: random.Random, block: AttentionBlock, head_granularity: str, index: int
 ) -> list[int]:
     sharing = block.heads_per_kv_group
@@ -173,32 +173,32 @@ def shares_heads(name: str) -> bool:
 
 
 @cache
-def _parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+def _build_parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
     """Return a model that no test changes, and scores of it."""
     model = build(name, attention=attention)
-    return model, scores_of(model)
+    return model, draw_scores(model)
 
 
-def parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+def build_parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
     """Return a new copy of the model, and scores of it."""
-    model, scores = _parts(name, attention)
+    model, scores = _build_parts(name, attention)
     return copy.deepcopy(model), scores
 
 
-def plans(name: str, scores: Scores) -> list[PruningPlan]:
+def draw_plans(name: str, scores: Scores) -> list[PruningPlan]:
     """Plans of whole groups and of single heads, with blocks emptied and without."""
     units = ("kv_group", "query_head") if shares_heads(name) else ("kv_group",)
-    return [drawn_plan(scores, head_granularity=u, empty=e) for u in units for e in (False, True)]
+    return [draw_plan(scores, head_granularity=u, empty=e) for u in units for e in (False, True)]
 
 
-def masked(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+def mask_model(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
     """Return a copy in which the units that the plan prunes are multiplied by 0."""
     copied = copy.deepcopy(model)
     mask_units(copied, plan)
     return copied
 
 
-def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
+def slice_model(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
     """Return a copy without the units that the plan prunes."""
     copied = copy.deepcopy(model)
     slice_base(copied, plan)
@@ -208,12 +208,12 @@ def sliced(model: hf.PreTrainedModel, plan: PruningPlan) -> hf.PreTrainedModel:
 def compute_outputs(model: nn.Module, name: str, *, seed: int = 0) -> Tensor:
     """Return a model's outputs for its architecture's batch, without gradients."""
     with torch.no_grad():
-        return outputs(model, batch_of(name, seed=seed))
+        return compute_logits(model, make_batch(name, seed=seed))
 
 
-def continued(model: nn.Module, name: str, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def generate_greedily(model: nn.Module, name: str, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Greedy decoding with the cache of keys and values: tokens and their logits."""
-    batch = batch_of(name, seed=seed)
+    batch = make_batch(name, seed=seed)
     batch.pop("decoder_input_ids", None)
     generated = model.generate(
         **batch,

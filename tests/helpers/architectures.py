@@ -88,53 +88,53 @@ class Architecture:
         return self.kind in ("decoder", "seq2seq", "audio")
 
 
-def _of(
+def _define(
     model_type: str, model: str, kind: str, sizes: dict[str, Any], **changes: Any
 ) -> Architecture:
     attention = changes.pop("attention", ("eager", "sdpa"))
 
-    def config() -> Any:
+    def make_config() -> Any:
         return hf.AutoConfig.for_model(model_type, **copy.deepcopy(sizes | changes))
 
-    return Architecture(config, model, kind, attention)
+    return Architecture(make_config, model, kind, attention)
 
 
 _EAGER = ("eager",)
 LLAMA = "llama, shared keys and values"
 # model_type, or model_type and layout -> how to build it.
 ARCHITECTURES = {
-    "albert": _of(
+    "albert": _define(
         "albert",
         "AlbertForMaskedLM",
         "encoder",
         _ENCODER | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2},
     ),
-    "bart": _of(
+    "bart": _define(
         "bart",
         "BartForConditionalGeneration",
         "seq2seq",
         _SEQUENCES | {"max_position_embeddings": 32},
     ),
-    "bert": _of("bert", "BertForSequenceClassification", "encoder", _ENCODER),
-    "bloom": _of(
+    "bert": _define("bert", "BertForSequenceClassification", "encoder", _ENCODER),
+    "bloom": _define(
         "bloom",
         "BloomForCausalLM",
         "decoder",
         {"vocab_size": VOCABULARY, "hidden_size": 24, "n_layer": 2, "n_head": 4} | _TOKENS,
         attention=_EAGER,
     ),
-    "clip": _of(
+    "clip": _define(
         "clip",
         "CLIPModel",
         "clip",
         {"text_config": _TEXT, "vision_config": _IMAGE, "projection_dim": 12},
     ),
-    "clip_text_model": _of("clip_text_model", "CLIPTextModel", "encoder", _TEXT),
-    "clip_vision_model": _of("clip_vision_model", "CLIPVisionModel", "image", _IMAGE),
-    "deberta": _of(
+    "clip_text_model": _define("clip_text_model", "CLIPTextModel", "encoder", _TEXT),
+    "clip_vision_model": _define("clip_vision_model", "CLIPVisionModel", "image", _IMAGE),
+    "deberta": _define(
         "deberta", "DebertaForMaskedLM", "encoder", _ENCODER | _DEBERTA, attention=_EAGER
     ),
-    "deberta-v2, positions shared (v3)": _of(
+    "deberta-v2, positions shared (v3)": _define(
         "deberta-v2",
         "DebertaV2ForMaskedLM",
         "encoder",
@@ -145,7 +145,7 @@ ARCHITECTURES = {
         position_biased_input=False,
         attention=_EAGER,
     ),
-    "deberta-v2, positions projected": _of(
+    "deberta-v2, positions projected": _define(
         "deberta-v2",
         "DebertaV2ForMaskedLM",
         "encoder",
@@ -154,7 +154,7 @@ ARCHITECTURES = {
         share_att_key=False,
         attention=_EAGER,
     ),
-    "distilbert": _of(
+    "distilbert": _define(
         "distilbert",
         "DistilBertForSequenceClassification",
         "encoder",
@@ -167,8 +167,10 @@ ARCHITECTURES = {
             "max_position_embeddings": 32,
         },
     ),
-    "electra": _of("electra", "ElectraForMaskedLM", "encoder", _ENCODER | {"embedding_size": 16}),
-    "falcon, new": _of(
+    "electra": _define(
+        "electra", "ElectraForMaskedLM", "encoder", _ENCODER | {"embedding_size": 16}
+    ),
+    "falcon, new": _define(
         "falcon",
         "FalconForCausalLM",
         "decoder",
@@ -177,7 +179,7 @@ ARCHITECTURES = {
         new_decoder_architecture=True,
         bias=False,
     ),
-    "falcon, one KV group (7b)": _of(
+    "falcon, one KV group (7b)": _define(
         "falcon",
         "FalconForCausalLM",
         "decoder",
@@ -187,7 +189,7 @@ ARCHITECTURES = {
         parallel_attn=True,
         bias=False,
     ),
-    "falcon, alibi (rw)": _of(
+    "falcon, alibi (rw)": _define(
         "falcon",
         "FalconForCausalLM",
         "decoder",
@@ -197,12 +199,12 @@ ARCHITECTURES = {
         parallel_attn=False,
         bias=True,
     ),
-    "gemma2": _of("gemma2", "Gemma2ForCausalLM", "decoder", _GEMMA, attention=_EAGER),
-    "gemma3_text": _of("gemma3_text", "Gemma3ForCausalLM", "decoder", _GEMMA),
-    "gemma3_text, one KV group": _of(
+    "gemma2": _define("gemma2", "Gemma2ForCausalLM", "decoder", _GEMMA, attention=_EAGER),
+    "gemma3_text": _define("gemma3_text", "Gemma3ForCausalLM", "decoder", _GEMMA),
+    "gemma3_text, one KV group": _define(
         "gemma3_text", "Gemma3ForCausalLM", "decoder", _GEMMA | {"num_key_value_heads": 1}
     ),
-    "gemma3": _of(
+    "gemma3": _define(
         "gemma3",
         "Gemma3ForConditionalGeneration",
         "decoder",
@@ -215,7 +217,7 @@ ARCHITECTURES = {
             "eoi_token_index": 47,
         },
     ),
-    "gpt2": _of(
+    "gpt2": _define(
         "gpt2",
         "GPT2LMHeadModel",
         "decoder",
@@ -223,67 +225,67 @@ ARCHITECTURES = {
         | {"n_positions": 32}
         | _TOKENS,
     ),
-    "gpt_neox": _of("gpt_neox", "GPTNeoXForCausalLM", "decoder", _ENCODER | _TOKENS),
-    "llama, one key and value per head": _of(
+    "gpt_neox": _define("gpt_neox", "GPTNeoXForCausalLM", "decoder", _ENCODER | _TOKENS),
+    "llama, one key and value per head": _define(
         "llama", "LlamaForCausalLM", "decoder", _DECODER | {"num_key_value_heads": 8}
     ),
-    LLAMA: _of(
+    LLAMA: _define(
         "llama", "LlamaForCausalLM", "decoder", _DECODER, attention_bias=True, mlp_bias=True
     ),
-    "mistral": _of(
+    "mistral": _define(
         "mistral",
         "MistralForCausalLM",
         "decoder",
         _DECODER | {"sliding_window": 6, "num_key_value_heads": 2},
     ),
-    "mixtral": _of(
+    "mixtral": _define(
         "mixtral",
         "MixtralForCausalLM",
         "decoder",
         _DECODER | {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24},
     ),
-    "modernbert": _of(
+    "modernbert": _define(
         "modernbert",
         "ModernBertForMaskedLM",
         "encoder",
         _ENCODER | _TOKENS | {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
     ),
-    "opt": _of(
+    "opt": _define(
         "opt",
         "OPTForCausalLM",
         "decoder",
         _ENCODER | _TOKENS | {"ffn_dim": 40, "word_embed_proj_dim": 16},
     ),
-    "opt, norm behind (350m)": _of(
+    "opt, norm behind (350m)": _define(
         "opt",
         "OPTForCausalLM",
         "decoder",
         _ENCODER | _TOKENS | {"ffn_dim": 40, "word_embed_proj_dim": 24},
         do_layer_norm_before=False,
     ),
-    "phi3": _of("phi3", "Phi3ForCausalLM", "decoder", _DECODER),
-    "qwen2": _of("qwen2", "Qwen2ForCausalLM", "decoder", _DECODER),
-    "qwen3": _of("qwen3", "Qwen3ForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
-    "qwen2_moe, shared expert and dense layer": _of(
+    "phi3": _define("phi3", "Phi3ForCausalLM", "decoder", _DECODER),
+    "qwen2": _define("qwen2", "Qwen2ForCausalLM", "decoder", _DECODER),
+    "qwen3": _define("qwen3", "Qwen3ForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
+    "qwen2_moe, shared expert and dense layer": _define(
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
         "decoder",
         _MOE | {"shared_expert_intermediate_size": 40, "mlp_only_layers": [0]},
     ),
-    "qwen3_moe": _of("qwen3_moe", "Qwen3MoeForCausalLM", "decoder", _MOE | {"head_dim": 8}),
-    "qwen3_moe, dense layer": _of(
+    "qwen3_moe": _define("qwen3_moe", "Qwen3MoeForCausalLM", "decoder", _MOE | {"head_dim": 8}),
+    "qwen3_moe, dense layer": _define(
         "qwen3_moe",
         "Qwen3MoeForCausalLM",
         "decoder",
         _MOE | {"head_dim": 8, "mlp_only_layers": [1]},
     ),
-    "roberta": _of("roberta", "RobertaForSequenceClassification", "encoder", _ENCODER),
-    "t5": _of("t5", "T5ForConditionalGeneration", "seq2seq", _T5, feed_forward_proj="relu"),
-    "t5, gated (flan-t5)": _of(
+    "roberta": _define("roberta", "RobertaForSequenceClassification", "encoder", _ENCODER),
+    "t5": _define("t5", "T5ForConditionalGeneration", "seq2seq", _T5, feed_forward_proj="relu"),
+    "t5, gated (flan-t5)": _define(
         "t5", "T5ForConditionalGeneration", "seq2seq", _T5, feed_forward_proj="gated-gelu"
     ),
-    "vit": _of("vit", "ViTForImageClassification", "image", _IMAGE | {"num_labels": 7}),
-    "whisper": _of(
+    "vit": _define("vit", "ViTForImageClassification", "image", _IMAGE | {"num_labels": 7}),
+    "whisper": _define(
         "whisper",
         "WhisperForConditionalGeneration",
         "audio",
@@ -291,5 +293,5 @@ ARCHITECTURES = {
         suppress_tokens=[],
         begin_suppress_tokens=[],
     ),
-    "xlm-roberta": _of("xlm-roberta", "XLMRobertaForMaskedLM", "encoder", _ENCODER),
+    "xlm-roberta": _define("xlm-roberta", "XLMRobertaForMaskedLM", "encoder", _ENCODER),
 }

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset
-from helpers.data_cards import data_card
-from helpers.stage_workspace import WORDS, save_base, set_params, tokenizer
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import WORDS, make_tokenizer, save_base, set_params
 from helpers.task_files import write_rows
-from helpers.tiny_models import tiny_model
+from helpers.tiny_models import make_tiny_model
 
 from pipeline.tasks.base import Task
 
@@ -41,18 +41,18 @@ _DECODER = {
 }
 
 
-def questions(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+def draw_questions(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """Prompts and choices of several lengths, two to five choices a row."""
     draw = random.Random(seed)
 
-    def text(most: int) -> str:
+    def draw_text(most: int) -> str:
         return " ".join(draw.choices(WORDS[4:], k=draw.randint(1, most)))
 
     rows = []
     for _ in range(count):
-        choices = [text(5) for _ in range(draw.randint(2, 5))]
+        choices = [draw_text(5) for _ in range(draw.randint(2, 5))]
         label = draw.randrange(len(choices))
-        rows.append({"question": text(9), "choices": choices, "label": label})
+        rows.append({"question": draw_text(9), "choices": choices, "label": label})
     return rows
 
 
@@ -60,13 +60,13 @@ def encode(
     task_class: type[Task], rows: list[dict[str, Any]], *, max_length: int
 ) -> tuple[Any, Dataset]:
     """The task, and questions as the stage prepare leaves them."""
-    task = task_class(data_card(max_length=max_length))
+    task = task_class(make_data_card(max_length=max_length))
     columns = {name: [row[name] for row in rows] for name in ("choices", "label")}
     columns["prompt"] = [row["question"] for row in rows]
-    return task, Dataset.from_dict(columns | task.encode(columns, tokenizer()))
+    return task, Dataset.from_dict(columns | task.encode(columns, make_tokenizer()))
 
 
-def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrainedModel:
+def make_tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrainedModel:
     """A causal language model whose weights are of order 1, so that 1e-4 means something."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(name, **(_DECODER | changes))
@@ -78,9 +78,11 @@ def tiny_decoder(name: str = "llama", **changes: Any) -> transformers.PreTrained
     return model.eval()
 
 
-def workspace(folder: Path, model: str) -> None:
+def write_workspace(folder: Path, model: str) -> None:
     """A model, 90 questions and params.yaml, for the methods light and vanilla."""
-    base = tiny_model(pad_token_id=0).base_model if model == "bert" else tiny_decoder(model)
+    base = (
+        make_tiny_model(pad_token_id=0).base_model if model == "bert" else make_tiny_decoder(model)
+    )
     save_base(folder, base)
-    write_rows(folder / "train.jsonl", questions(90))
+    write_rows(folder / "train.jsonl", draw_questions(90))
     set_params(folder, methods=["light", "vanilla"], **_SETTINGS)

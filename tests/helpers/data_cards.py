@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.common.data_card import DataCard
 
 
-def data_card(**changes: Any) -> DataCard:
+def make_data_card(**changes: Any) -> DataCard:
     """Return the card of a task with two classes, with these entries changed."""
     entries = {
         "task": "files",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from helpers.params_file import write_params
 from peft import LoraConfig
 
@@ -57,17 +57,17 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     params = _write_params(root, sizes)
     paths = Paths(root)
     metric = "accuracy" if labels else "pearson"
-    _card(params, labels, metric).write(paths.prepared)
-    scores = _scores(*shape)
+    _make_card(params, labels, metric).write(paths.prepared)
+    scores = _make_scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
         plan = make_plan(scores, params.prune.make_config(method, seed=params.seed))
         plan.save(paths.locate_plan(method))
         count_plan_cost(plan, scores).write(paths.locate_cost(method))
         _write_training(paths, method)
-        quality = _quality(labels, metric, QUALITY[method], light=method != "vanilla")
+        quality = _make_evaluation(labels, metric, QUALITY[method], light=method != "vanilla")
         quality.write(paths.locate_evaluation(method))
-    _benchmark(params).save(paths.benchmark)
+    _make_benchmark(params).save(paths.benchmark)
     return paths
 
 
@@ -77,7 +77,7 @@ def _write_params(root: Path, changes: dict[str, Any]) -> Params:
     return load_params(root / "params.yaml")
 
 
-def _scores(layers: int, heads: int, neurons: int) -> Scores:
+def _make_scores(layers: int, heads: int, neurons: int) -> Scores:
     generator = torch.Generator().manual_seed(0)
     hidden, paths = 8 * heads, [f"bert.encoder.layer.{n}" for n in range(layers)]
     blocks: list[Block] = []
@@ -122,7 +122,7 @@ def _scores(layers: int, heads: int, neurons: int) -> Scores:
         ranks={path: torch.rand(8, generator=generator) for path in shape.linears},
         adapter={},
         curve=[
-            {"step": step, "task_loss": _loss(step)}
+            {"step": step, "task_loss": _compute_loss(step)}
             | {name: 0.0004 * step * (n + 1) for n, name in enumerate(names)}
             for step in range(2, 102, 2)
         ],
@@ -130,7 +130,7 @@ def _scores(layers: int, heads: int, neurons: int) -> Scores:
     )
 
 
-def _loss(step: int) -> float:
+def _compute_loss(step: int) -> float:
     return 0.35 + 0.35 * math.exp(-step / 120) + 0.04 * math.sin(step * 1.7)
 
 
@@ -141,13 +141,17 @@ def _write_training(paths: Paths, method: str) -> None:
         writer = csv.DictWriter(file, ["step", "loss", "lr", "validation_metric"])
         writer.writeheader()
         for step in range(first + 5, 405, 5):
-            writer.writerow({"step": step, "loss": _loss(step) + len(method) / 200, "lr": 1e-3})
+            writer.writerow(
+                {"step": step, "loss": _compute_loss(step) + len(method) / 200, "lr": 1e-3}
+            )
             if step % 100 == 0:
                 writer.writerow({"step": step, "validation_metric": QUALITY[method] - 20 / step})
     Timing(seconds=61.5, steps=400 - first, warm=first > 0).write(paths.locate_timing(method))
 
 
-def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool) -> Evaluation:
+def _make_evaluation(
+    labels: tuple[str, ...], metric: str, value: float, *, light: bool
+) -> Evaluation:
     metrics = {metric: value, "f1" if labels else "spearman": value - 0.01}
     count = len(labels)
     confusion = tuple(tuple(90 if i == j else 10 for j in range(count)) for i in range(count))
@@ -165,11 +169,11 @@ def _quality(labels: tuple[str, ...], metric: str, value: float, *, light: bool)
     )
 
 
-def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
+def _make_card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
     split = {"mean_tokens": 18.25, "p50_tokens": 17, "p95_tokens": 35, "max_tokens": 64}
     split |= {"tokens_lost": 21, "most_lost": 9}
     counts = dict.fromkeys(labels, 1000)
-    return data_card(
+    return make_data_card(
         task=params.data.task,
         task_name="text-classification" if labels else "text-regression",
         labels=labels,
@@ -185,8 +189,8 @@ def _card(params: Params, labels: tuple[str, ...], metric: str) -> DataCard:
     )
 
 
-def _benchmark(params: Params) -> BenchmarkResult:
-    def timing(method: str, batch_size: int) -> StepTiming:
+def _make_benchmark(params: Params) -> BenchmarkResult:
+    def make_timing(method: str, batch_size: int) -> StepTiming:
         median = 0.02 * batch_size / SPEED[method]
         return StepTiming(
             median_s=median,
@@ -195,7 +199,7 @@ def _benchmark(params: Params) -> BenchmarkResult:
             tokens_per_s=batch_size * 32 / median,
         )
 
-    def speedup(method: str) -> Speedup:
+    def make_speedup(method: str) -> Speedup:
         speed = SPEED[method]
         return Speedup(
             median=speed,
@@ -205,9 +209,9 @@ def _benchmark(params: Params) -> BenchmarkResult:
             fraction_of_flop_bound=1 / 1.05,
         )
 
-    def result(method: str) -> MethodResult:
-        timings = {size: timing(method, size) for size in sizes}
-        speedups = dict.fromkeys(sizes, speedup(method))
+    def make_result(method: str) -> MethodResult:
+        timings = {size: make_timing(method, size) for size in sizes}
+        speedups = dict.fromkeys(sizes, make_speedup(method))
         training, inference = (1.0, 1.0) if method == "vanilla" else (0.71234, 0.81)
         peaks = {"training": 300_000_000, "inference": 100_000_000}
         return MethodResult(
@@ -227,7 +231,7 @@ def _benchmark(params: Params) -> BenchmarkResult:
         dtype="float32",
         length=32,
         rounds=15,
-        methods={method: result(method) for method in params.methods},
+        methods={method: make_result(method) for method in params.methods},
         estimation=EstimationCost(seconds=16.2, training_fraction=0.20876, break_even_steps=190),
     )
 

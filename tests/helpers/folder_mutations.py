@@ -27,18 +27,20 @@ _VALUES = st.recursive(
 Mutation = Callable[[Path], None]
 
 
-def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _list_paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     found = [at] if at else []
     if isinstance(value, dict | list):
         for key, child in items:
-            found += _paths(child, (*at, key)) if isinstance(child, dict | list) else [(*at, key)]
+            found += (
+                _list_paths(child, (*at, key)) if isinstance(child, dict | list) else [(*at, key)]
+            )
     return found
 
 
 @st.composite
-def flipped_bytes(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
+def flip_bytes(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
     """Bits flipped, bytes cut out or put in, of any file; digests recomputed or not."""
     name, sealed = draw(st.sampled_from(names)), draw(st.booleans())
     kind = draw(st.sampled_from(["flip", "cut", "insert"]))
@@ -62,7 +64,7 @@ def flipped_bytes(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutatio
 
 
 @st.composite
-def edited_json(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
+def edit_json(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
     """A key or an item dropped, renamed, doubled or given another value; digests recomputed."""
     name = draw(st.sampled_from(names))
     kind = draw(st.sampled_from(["drop", "rename", "set", "add", "flip a letter"]))
@@ -70,7 +72,7 @@ def edited_json(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]
 
     def mutate(folder: Path) -> None:
         raw = json.loads((folder / name).read_text())
-        paths = _paths(raw)
+        paths = _list_paths(raw)
         *parents, last = paths[int(choice * len(paths))]
         parent = raw
         for key in parents:
@@ -98,7 +100,7 @@ def edited_json(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]
 
 
 @st.composite
-def edited_tensors(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
+def edit_tensors(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[str, Mutation]:
     """A tensor dropped, renamed, of another shape, dtype or value; digests recomputed."""
     name, kind = draw(st.sampled_from(names)), draw(st.sampled_from(list(_EDITS)))
     choice = draw(st.floats(0, 1, exclude_max=True))
@@ -148,14 +150,14 @@ SCORES_FILES = (*MODEL_FILES[:2], "scores.json", "scores.safetensors", "curve.cs
 MUTATIONS = st.one_of(
     st.tuples(
         st.just("model"),
-        flipped_bytes(MODEL_FILES)
-        | edited_json(("adapter_config.json", "plan.json"))
-        | edited_tensors((WEIGHTS,)),
+        flip_bytes(MODEL_FILES)
+        | edit_json(("adapter_config.json", "plan.json"))
+        | edit_tensors((WEIGHTS,)),
     ),
     st.tuples(
         st.just("scores"),
-        flipped_bytes(SCORES_FILES)
-        | edited_json(("adapter_config.json", "scores.json"))
-        | edited_tensors((WEIGHTS, "scores.safetensors")),
+        flip_bytes(SCORES_FILES)
+        | edit_json(("adapter_config.json", "scores.json"))
+        | edit_tensors((WEIGHTS, "scores.safetensors")),
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from helpers.architectures import ARCHITECTURES
-from helpers.stage_workspace import set_params, word_tokenizer
+from helpers.stage_workspace import make_word_tokenizer, set_params
 from helpers.task_files import write_rows
 from transformers import PreTrainedTokenizerFast
 
@@ -43,28 +43,28 @@ STAGES = {
 }
 
 
-def tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
+def make_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
     """Whole words; with an end of text and a chat template unless changed."""
     special = {"pad_token": "<pad>", "eos_token": "</s>"}
-    words = word_tokenizer(WORDS, unknown="?", **special | changes)
+    words = make_word_tokenizer(WORDS, unknown="?", **special | changes)
     words.add_special_tokens({"additional_special_tokens": ["<u>", "<a>"]})
     words.chat_template = CHAT
     return words
 
 
-def ids(text: str) -> list[int]:
+def encode_words(text: str) -> list[int]:
     """The words' numbers."""
     return [WORDS.index(word) for word in text.split()]
 
 
-def copying(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+def draw_copying_rows(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     """Prompts of one to five words and a colon, and their last word as the completion."""
     draw = random.Random(seed)
     prompts = [draw.choices(WORDS[7:27], k=draw.randint(1, 5)) for _ in range(count)]
     return [{"prompt": f"{' '.join(words)} :", "completion": words[-1]} for words in prompts]
 
 
-def workspace(
+def write_workspace(
     folder: Path, model: str, rows: list[dict[str, Any]], **sections: dict[str, Any]
 ) -> Path:
     """A saved model with its tokenizer, rows in train.jsonl, params.yaml."""
@@ -77,7 +77,7 @@ def workspace(
                 scale = 1 if "emb" in name else weight.shape[-1] ** -0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     base.save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
+    make_tokenizer().save_pretrained(folder / "base")
     write_rows(folder / "train.jsonl", rows)
     data = {"task": "files", "train": "train.jsonl", "max_length": 16, "max_truncated": 1.0}
     settings = STAGES | sections
@@ -85,13 +85,13 @@ def workspace(
     return folder
 
 
-def prepared(folder: Path) -> DataCard:
+def run_prepare(folder: Path) -> DataCard:
     """Run prepare; its card."""
     prepare.main(Paths())
     return DataCard.read(Paths(folder).prepared)
 
 
-def loaded(folder: Path, card: DataCard) -> tuple[Task, Any, Any]:
+def load_prepared(folder: Path, card: DataCard) -> tuple[Task, Any, Any]:
     """The kind, the unpruned model and the tokenizer of a prepared workspace."""
     section, task = load_params(folder / "params.yaml").model, make_task(card)
     return task, load_model(section, task, 0)[0], load_processor(section, task)

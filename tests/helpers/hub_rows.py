@@ -8,40 +8,42 @@ Row = dict[str, Any]
 Pairs = dict[str, tuple[Row, Row]]
 
 
-def _single(label: str) -> tuple[Row, Row]:
+def _make_single(label: str) -> tuple[Row, Row]:
     row = {"sentence": "It rains.", "label": 1, "idx": 0}
     return row, {"text": "It rains.", "text_pair": None, "label": label}
 
 
-def _pair(first: str, second: str, label: str, *, number: int = 1) -> tuple[Row, Row]:
+def _make_pair(first: str, second: str, label: str, *, number: int = 1) -> tuple[Row, Row]:
     row = {first: "It rains.", second: "It is wet.", "label": number, "idx": 7}
     return row, {"text": "It rains.", "text_pair": "It is wet.", "label": label}
 
 
-def _choice(row: Row, prompt: str, choices: list[str], label: int, **group: str) -> tuple[Row, Row]:
+def _make_choice(
+    row: Row, prompt: str, choices: list[str], label: int, **group: str
+) -> tuple[Row, Row]:
     return row, {"prompt": prompt, "choices": choices, "label": label, **group}
 
 
 CLASSIFY: Pairs = {
-    "glue/cola": _single("acceptable"),
-    "glue/sst2": _single("positive"),
-    "glue/mrpc": _pair("sentence1", "sentence2", "equivalent"),
-    "glue/qqp": _pair("question1", "question2", "duplicate"),
+    "glue/cola": _make_single("acceptable"),
+    "glue/sst2": _make_single("positive"),
+    "glue/mrpc": _make_pair("sentence1", "sentence2", "equivalent"),
+    "glue/qqp": _make_pair("question1", "question2", "duplicate"),
     "glue/stsb": (
         {"sentence1": "A man.", "sentence2": "A boy.", "label": 3.8, "idx": 0},
         {"text": "A man.", "text_pair": "A boy.", "label": 3.8},
     ),
-    "glue/mnli": _pair("premise", "hypothesis", "contradiction", number=2),
-    "glue/mnli-mismatched": _pair("premise", "hypothesis", "neutral"),
-    "glue/qnli": _pair("question", "sentence", "entailment", number=0),
-    "glue/rte": _pair("sentence1", "sentence2", "not_entailment"),
-    "glue/wnli": _pair("sentence1", "sentence2", "entailment"),
-    "super_glue/boolq": _pair("question", "passage", "True"),
-    "super_glue/cb": _pair("premise", "hypothesis", "contradiction"),
-    "super_glue/rte": _pair("premise", "hypothesis", "entailment", number=0),
+    "glue/mnli": _make_pair("premise", "hypothesis", "contradiction", number=2),
+    "glue/mnli-mismatched": _make_pair("premise", "hypothesis", "neutral"),
+    "glue/qnli": _make_pair("question", "sentence", "entailment", number=0),
+    "glue/rte": _make_pair("sentence1", "sentence2", "not_entailment"),
+    "glue/wnli": _make_pair("sentence1", "sentence2", "entailment"),
+    "super_glue/boolq": _make_pair("question", "passage", "True"),
+    "super_glue/cb": _make_pair("premise", "hypothesis", "contradiction"),
+    "super_glue/rte": _make_pair("premise", "hypothesis", "entailment", number=0),
 }
 SUPER: Pairs = {
-    "super_glue/copa": _choice(
+    "super_glue/copa": _make_choice(
         {
             "premise": "My body cast a shadow over the grass.",
             "choice1": "The sun was rising.",
@@ -132,7 +134,7 @@ _SQUAD = {
     "answers": {"text": ["Ann", "Ann did"], "answer_start": [0, 0]},
 }
 _LETTERS = {"text": ["bank", "mall"], "label": ["A", "B"]}
-_WINO = _choice(
+_WINO = _make_choice(
     {
         "sentence": "Ian ate the fish, as _ was hungry.",
         "option1": "Ian",
@@ -144,7 +146,7 @@ _WINO = _choice(
     1,
 )
 _WINO[1]["group"] = "Ian / the fish"
-_ARC = _choice(
+_ARC = _make_choice(
     {"id": "Mercury_1", "question": "Where? ", "choices": _LETTERS, "answerKey": "B"},
     "Question: Where?\nAnswer:",
     ["bank", "mall"],
@@ -155,13 +157,13 @@ _ENDINGS = ["[substeps] He stops.", "He  runs.", "c", "d"]
 OTHERS: Pairs = {
     "arc-easy": _ARC,
     "arc-challenge": _ARC,
-    "piqa": _choice(
+    "piqa": _make_choice(
         {"goal": "Dry a shoe.", "sol1": "Use paper.", "sol2": "Use rain.", "label": 0},
         "Question: Dry a shoe.\nAnswer:",
         ["Use paper.", "Use rain."],
         0,
     ),
-    "social_iqa": _choice(
+    "social_iqa": _make_choice(
         {
             "context": "Tracy didn't go home. ",
             "question": "What does Tracy need?",
@@ -175,7 +177,7 @@ OTHERS: Pairs = {
         2,
         group="Tracy didn't go home.",
     ),
-    "hellaswag": _choice(
+    "hellaswag": _make_choice(
         {
             "ind": 4,
             "activity_label": "Running",
@@ -194,13 +196,13 @@ OTHERS: Pairs = {
     ),
     "winogrande": _WINO,
     "winogrande-debiased": _WINO,
-    "openbookqa": _choice(
+    "openbookqa": _make_choice(
         {"id": "7-980", "question_stem": "The sun is", "choices": _LETTERS, "answerKey": "A"},
         "The sun is",
         ["bank", "mall"],
         0,
     ),
-    "commonsense_qa": _choice(
+    "commonsense_qa": _make_choice(
         {
             "id": "07",
             "question": "Where?",
@@ -212,7 +214,7 @@ OTHERS: Pairs = {
         ["bank", "mall"],
         0,
     ),
-    "boolq": _choice(
+    "boolq": _make_choice(
         {"question": "do goats faint", "answer": True, "passage": "Some goats do."},
         "Some goats do.\nQuestion: do goats faint?\nAnswer:",
         ["no", "yes"],

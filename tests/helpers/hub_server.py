@@ -46,7 +46,7 @@ class Repository:
     private: bool = False
     gated: bool = False
 
-    def commit(self, files: dict[str, bytes], *refs: str) -> str:
+    def add_commit(self, files: dict[str, bytes], *refs: str) -> str:
         """Add a commit with these files, move the branches and tags to it, and return it."""
         text = repr((len(self.commits), sorted(files.items())))
         commit = hashlib.sha1(text.encode()).hexdigest()
@@ -81,7 +81,7 @@ class HubServer(ThreadingHTTPServer):
     def add(self, repo_type: str, name: str, files: dict[str, bytes]) -> Repository:
         """Add a repository with one commit."""
         made = self.repositories[repo_type, name] = Repository()
-        made.commit(files)
+        made.add_commit(files)
         return made
 
     def __enter__(self) -> HubServer:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(errors[0])
         elif path.startswith("/cdn/"):
             _, _, digest, name = path.split("/", 3)
-            self._send_file(self._blob(digest), name)
+            self._send_file(self._find_blob(digest), name)
         elif match := _FILE.fullmatch(urlsplit(self.path).path):
             dataset, name, revision, file = (unquote(part or "") for part in match.groups())
             self._resolve("dataset" if dataset else "model", name, revision, file)
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             return found
         return None
 
-    def _commit(self, repository: Repository, revision: str) -> str | None:
+    def _find_commit(self, repository: Repository, revision: str) -> str | None:
         """Return the commit of a branch, tag or commit; else answer."""
         commit = repository.refs.get(revision, revision)
         if commit in repository.commits:
@@ -195,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, repo_type: str, name: str, what: str | None, revision: str, folder: str
     ) -> None:
         repository = self._find(repo_type, name, download=False)
-        commit = repository and self._commit(repository, revision)
+        commit = repository and self._find_commit(repository, revision)
         if repository is None or commit is None:
             return
         files = repository.commits[commit]
@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"id": name, "sha": commit, "siblings": siblings})
         elif what == "paths-info":
             asked = parse_qs(self.form)["paths"]
-            self._send_json([_entry(path, files[path]) for path in asked if path in files])
+            self._send_json([_describe_entry(path, files[path]) for path in asked if path in files])
         else:
             self._list(files, f"{folder}/" if folder else "")
 
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
                     for f in sorted(folders)
                 ),
                 *(
-                    _entry(path, content)
+                    _describe_entry(path, content)
                     for path, content in found.items()
                     if not (flat and "/" in path.removeprefix(prefix))
                 ),
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, repo_type: str, name: str, revision: str, file: str) -> None:
         repository = self._find(repo_type, name, download=True)
-        commit = repository and self._commit(repository, revision)
+        commit = repository and self._find_commit(repository, revision)
         if repository is None or commit is None:
             return
         headers = {"X-Repo-Commit": commit}
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send_file(content, file, **headers)
 
-    def _blob(self, digest: str) -> bytes:
+    def _find_blob(self, digest: str) -> bytes:
         files = (
             content
             for repository in self.server.repositories.values()
@@ -295,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = sent is not None
 
 
-def _entry(path: str, content: bytes) -> dict[str, object]:
+def _describe_entry(path: str, content: bytes) -> dict[str, object]:
     """Return a file as the hub lists it."""
     digest = hashlib.sha1(content).hexdigest()
     entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": digest}

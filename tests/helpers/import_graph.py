@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _NEUTRAL = {"pipeline/__main__.py", "pipeline/__init__.py", "lightpeft/__init__.py"}
 
 
-def reached(start: str) -> set[str]:
+def find_reached(start: str) -> set[str]:
     """Paths, relative to the repository, of the modules that `start` imports at any depth."""
     modules: set[str] = set()
     waiting = [start]
@@ -18,11 +18,11 @@ def reached(start: str) -> set[str]:
         path = waiting.pop()
         if path not in modules:
             modules.add(path)
-            waiting += imported(path)
+            waiting += find_imported(path)
     return modules - _NEUTRAL
 
 
-def imported(path: str) -> set[str]:
+def find_imported(path: str) -> set[str]:
     """Paths of this project's modules that the module at `path` imports itself."""
     names: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):

@@ -67,13 +67,15 @@ def hide_units(model: nn.Module, plan: PruningPlan) -> None:
     for names, cuts in ((_READS_HEADS, plan.heads), (_READS_NEURONS, plan.neurons)):
         for path, units in cuts.items():
             block = model.get_submodule(path)
-            reader = next(found for name in names if (found := _child(block, name)) is not None)
+            reader = next(
+                found for name in names if (found := _find_child(block, name)) is not None
+            )
             factors = torch.zeros(units.total)
             factors[list(units.kept)] = 1.0
             reader.register_forward_pre_hook(_multiply(factors))
 
 
-def _child(module: nn.Module, path: str) -> nn.Module | None:
+def _find_child(module: nn.Module, path: str) -> nn.Module | None:
     try:
         return module.get_submodule(path)
     except AttributeError:
@@ -109,7 +111,7 @@ class Reference:
         """GPT-2 stores its weights as (in, out)."""
         return weight.T if isinstance(self.model.get_submodule(path), Conv1D) else weight
 
-    def lora_gradients(self) -> dict[str, Tensor]:
+    def compute_lora_gradients(self) -> dict[str, Tensor]:
         """Return the gradients of LoRA's factors, by the chain rule from those of the weights."""
         found = {}
         for path, (a, b) in self._factors.items():
@@ -120,7 +122,7 @@ class Reference:
         return found
 
 
-def lora_gradients(model: nn.Module) -> dict[str, Tensor]:
+def list_lora_gradients(model: nn.Module) -> dict[str, Tensor]:
     """Return the gradients of LoRA's factors in a model of peft."""
     return {
         name.removeprefix("base_model.model.").removesuffix(".default.weight"): weight.grad
@@ -129,7 +131,7 @@ def lora_gradients(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def without_zeros(gradient: Tensor, scale: float) -> Tensor:
+def drop_zeros(gradient: Tensor, scale: float) -> Tensor:
     """Return the rows and columns that are not zero: those of hidden units are, others seldom."""
     used = gradient.abs() > _ZERO * scale
     return gradient[used.any(dim=1)][:, used.any(dim=0)]

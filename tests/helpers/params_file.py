@@ -43,7 +43,7 @@ def change_params(folder: Path, **sections: Any) -> None:
 
 
 @contextmanager
-def changed_params(folder: Path, **sections: Any) -> Iterator[None]:
+def override_params(folder: Path, **sections: Any) -> Iterator[None]:
     """Change settings of the params.yaml in a folder for a while."""
     before = (folder / "params.yaml").read_text()
     try:

@@ -38,23 +38,23 @@ def replace(model: Model, packed: Callable[[nn.Linear], nn.Module]) -> None:
             model.set_submodule(path, packed(model.get_submodule(path)))
 
 
-def stand_in(model: Model) -> None:
+def quantize_stand_in(model: Model) -> None:
     replace(model, Packed)
 
 
-def torchao_int8(model: Model) -> None:
+def quantize_torchao_int8(model: Model) -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    def chosen(module: nn.Module, path: str) -> bool:
+    def is_chosen(module: nn.Module, path: str) -> bool:
         return type(module) is nn.Linear and ("layer" in path or "pooler" in path)
 
-    quantize_(model, Int8WeightOnlyConfig(), chosen)
+    quantize_(model, Int8WeightOnlyConfig(), is_chosen)
 
 
-def bitsandbytes_nf4(model: Model) -> None:
+def quantize_bitsandbytes_nf4(model: Model) -> None:
     import bitsandbytes as bnb
 
-    def packed(linear: nn.Linear) -> nn.Module:
+    def pack_linear(linear: nn.Linear) -> nn.Module:
         weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
         quantized = bnb.nn.Linear4bit(
             linear.in_features, linear.out_features, compute_dtype=linear.weight.dtype
@@ -63,14 +63,14 @@ def bitsandbytes_nf4(model: Model) -> None:
         quantized.weight, quantized.bias = weight, linear.bias
         return quantized.to(linear.weight.device)
 
-    replace(model, packed)
+    replace(model, pack_linear)
     model.is_loaded_in_4bit = True  # by this peft knows
 
 
-def bitsandbytes_int8(model: Model) -> None:
+def quantize_bitsandbytes_int8(model: Model) -> None:
     import bitsandbytes as bnb
 
-    def packed(linear: nn.Linear) -> nn.Module:
+    def pack_linear(linear: nn.Linear) -> nn.Module:
         weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
         quantized = bnb.nn.Linear8bitLt(
             linear.in_features, linear.out_features, has_fp16_weights=False
@@ -78,15 +78,15 @@ def bitsandbytes_int8(model: Model) -> None:
         quantized.weight, quantized.bias = weight, linear.bias
         return quantized.to(linear.weight.device)
 
-    replace(model, packed)
+    replace(model, pack_linear)
     model.is_loaded_in_8bit = True
 
 
-QUANTIZERS = {"stand-in": stand_in}
+QUANTIZERS = {"stand-in": quantize_stand_in}
 MISSING = []
 for library, ways in {
-    "torchao": (torchao_int8,),
-    "bitsandbytes": (bitsandbytes_nf4, bitsandbytes_int8),
+    "torchao": (quantize_torchao_int8,),
+    "bitsandbytes": (quantize_bitsandbytes_nf4, quantize_bitsandbytes_int8),
 }.items():
     if find_spec(library):
         QUANTIZERS |= {way.__name__: way for way in ways}

@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def params(folder: Path, **sections: dict[str, Any]) -> None:
+def write_small_params(folder: Path, **sections: dict[str, Any]) -> None:
     """Write params.yaml: the project's own, made small, for the model in `base`, with changes."""
     fixed = {"model": {"name": "base"}, "methods": list(METHODS)}
     write_params(folder, fixed, SETTINGS, sections)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from helpers.params_file import write_params
-from helpers.tiny_models import lora, tiny_config, tiny_model
+from helpers.tiny_models import make_lora, make_tiny_config, make_tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -37,12 +37,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SPLITS = {"train": 60, "validation": 24, "test": 30}
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words."""
-    return word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]")
+    return make_word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]")
 
 
-def word_tokenizer(
+def make_word_tokenizer(
     words: Sequence[str], *, unknown: str, **options: Any
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words; `options` are special tokens and the like."""
@@ -59,21 +59,21 @@ def word_tokenizer(
 def save_base(folder: Path, model: Any) -> None:
     """Save a model, or a config without weights, and the tokenizer of whole words in `base`."""
     model.save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
+    make_tokenizer().save_pretrained(folder / "base")
 
 
 def write_files(folder: Path, lines: Sequence[str], **data: Any) -> Path:
     """What `prepare` reads: a config and its tokenizer, lines of texts and labels, params.yaml."""
-    save_base(folder, tiny_config("bert"))
+    save_base(folder, make_tiny_config("bert"))
     (folder / "train.csv").write_text("\n".join(["text,label", *lines]))
     files = {"task": "files", "train": "train.csv", "max_length": 16}
     write_params(folder, {"model": {"name": "base"}, "data": files | data})
     return folder
 
 
-def rows(count: int, *, seed: int, task_name: str = "text-classification") -> Dataset:
+def draw_rows(count: int, *, seed: int, task_name: str = "text-classification") -> Dataset:
     """Texts of several lengths that are good or bad."""
-    draw, words = random.Random(seed), tokenizer()
+    draw, words = random.Random(seed), make_tokenizer()
     labels = [draw.randint(0, 1) for _ in range(count)]
     texts = [
         " ".join([("bad", "good")[label], *draw.choices(WORDS[4:], k=draw.randint(2, 14))])
@@ -87,11 +87,11 @@ def rows(count: int, *, seed: int, task_name: str = "text-classification") -> Da
     )
 
 
-def card(task_name: str = "text-classification") -> DataCard:
+def make_card(task_name: str = "text-classification") -> DataCard:
     """Return the data card of the workspace's rows."""
     if task_name == "text-regression":
-        return data_card(task_name=task_name, labels=[], metrics=["pearson", "spearman"])
-    return data_card(task_name=task_name)
+        return make_data_card(task_name=task_name, labels=[], metrics=["pearson", "spearman"])
+    return make_data_card(task_name=task_name)
 
 
 def set_params(folder: Path, **sections: Any) -> None:
@@ -99,16 +99,16 @@ def set_params(folder: Path, **sections: Any) -> None:
     write_params(folder, {"model": {"name": str(folder / "base")}}, SETTINGS, sections)
 
 
-def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
+def write_workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
     """Everything that `finetune` reads, for the methods light and vanilla."""
     paths = Paths(folder)
     # As pretrained models come: without a task head.
-    save_base(folder, tiny_model(pad_token_id=0).base_model)
+    save_base(folder, make_tiny_model(pad_token_id=0).base_model)
     for seed, (split, count) in enumerate(SPLITS.items()):
-        rows(count, seed=seed, task_name=task_name).save_to_disk(paths.prepared / split)
-    card(task_name).write(paths.prepared)
+        draw_rows(count, seed=seed, task_name=task_name).save_to_disk(paths.prepared / split)
+    make_card(task_name).write(paths.prepared)
     set_params(folder)
-    scores = _scores(folder, task_name)
+    scores = _estimate_scores(folder, task_name)
     scores.save(paths.scores)
     zero = dict.fromkeys(("heads", "neurons", "modules", "ranks"), 0.0)
     cuts = {"heads": 0.5, "neurons": 0.5, "modules": 0.25, "ranks": 0.25}
@@ -117,19 +117,19 @@ def workspace(folder: Path, *, task_name: str = "text-classification") -> Path:
     return folder
 
 
-def base_model(folder: Path, task_name: str = "text-classification") -> Any:
+def load_base_model(folder: Path, task_name: str = "text-classification") -> Any:
     """The workspace's unpruned model with a fresh head, as the stages load it."""
-    return load_model(load_params(folder / "params.yaml").model, make_task(card(task_name)), 0)
+    return load_model(load_params(folder / "params.yaml").model, make_task(make_card(task_name)), 0)
 
 
-def _scores(folder: Path, task_name: str) -> Scores:
-    model, head = base_model(folder, task_name)
+def _estimate_scores(folder: Path, task_name: str) -> Scores:
+    model, head = load_base_model(folder, task_name)
     torch.manual_seed(0)
-    data = rows(60, seed=0, task_name=task_name)
+    data = draw_rows(60, seed=0, task_name=task_name)
     order = shuffle_batches(count_tokens(data), batch_size=8, seed=0, grouped=False)
     return lightpeft.estimate(
         model,
-        lora(lora_dropout=0.1, modules_to_save=head),
-        build_dataloader(data, make_task(card(task_name)), tokenizer(), order),
+        make_lora(lora_dropout=0.1, modules_to_save=head),
+        build_dataloader(data, make_task(make_card(task_name)), make_tokenizer(), order),
         EstimationConfig(steps=4),
     )

@@ -16,16 +16,16 @@ AUTO = dict.fromkeys(_UNSET, "auto")
 LIMITS = {"max_length": 16, "packing": False, "max_bad_rows": 0.0, "max_truncated": 1.0}
 
 
-def section(**changes: Any) -> DataSection:
+def make_section(**changes: Any) -> DataSection:
     return DataSection.model_validate({"task": "files"} | LIMITS | AUTO | changes)
 
 
 def read(folder: Path, **changes: Any) -> LoadedDataset:
     """What `read_dataset` makes of these settings, with its files in an own folder."""
-    return read_dataset(section(**changes), Path(tempfile.mkdtemp(dir=folder)), seed=0)
+    return read_dataset(make_section(**changes), Path(tempfile.mkdtemp(dir=folder)), seed=0)
 
 
-def labels_of(dataset: LoadedDataset) -> list[str]:
+def list_labels(dataset: LoadedDataset) -> list[str]:
     return [label for rows in dataset.splits.values() for label in rows["label"]]
 
 
@@ -43,7 +43,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     return str(path)
 
 
-def jsonl(path: Path, **columns: list[Any]) -> str:
+def write_jsonl(path: Path, **columns: list[Any]) -> str:
     """Write columns as JSON lines; return the path."""
     rows = zip(*columns.values(), strict=True)
     return write_rows(path, (dict(zip(columns, row, strict=True)) for row in rows))

@@ -52,7 +52,7 @@ _DISTILBERT = {
 }
 
 
-def tiny_config(family: str, **changes: object) -> transformers.PreTrainedConfig:
+def make_tiny_config(family: str, **changes: object) -> transformers.PreTrainedConfig:
     """A three-layer config of a supported architecture."""
     sizes = _DISTILBERT if family == "distilbert" else _SIZES
     if family == "electra":
@@ -60,11 +60,11 @@ def tiny_config(family: str, **changes: object) -> transformers.PreTrainedConfig
     return transformers.AutoConfig.for_model(family, **(sizes | changes))
 
 
-def tiny_model(
+def make_tiny_model(
     family: str = "bert", *, seed: int = 0, attention: str = "sdpa", **changes: object
 ) -> transformers.PreTrainedModel:
     """A classifier whose weights and biases are all of order 1, so that 1e-5 means something."""
-    config = tiny_config(family, **changes)
+    config = make_tiny_config(family, **changes)
     model = transformers.AutoModelForSequenceClassification.from_config(
         config, attn_implementation=attention
     )
@@ -79,7 +79,7 @@ def tiny_model(
     return model.eval()
 
 
-def tiny_batch(*, seed: int = 0, rows: int = 4, length: int = 11) -> dict[str, Tensor]:
+def make_tiny_batch(*, seed: int = 0, rows: int = 4, length: int = 11) -> dict[str, Tensor]:
     """A padded batch with two classes."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (rows, length), generator=generator)
@@ -89,19 +89,19 @@ def tiny_batch(*, seed: int = 0, rows: int = 4, length: int = 11) -> dict[str, T
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def tiny_batches(count: int = 4) -> Iterator[dict[str, Tensor]]:
+def make_tiny_batches(count: int = 4) -> Iterator[dict[str, Tensor]]:
     """A few different batches."""
-    return (tiny_batch(seed=seed) for seed in range(count))
+    return (make_tiny_batch(seed=seed) for seed in range(count))
 
 
-def logits(model: torch.nn.Module) -> Tensor:
+def compute_tiny_logits(model: torch.nn.Module) -> Tensor:
     """The outputs for the usual batch, without gradients."""
     with torch.no_grad():
-        return model(**tiny_batch()).logits
+        return model(**make_tiny_batch()).logits
 
 
 @contextmanager
-def unchanged(model: torch.nn.Module) -> Iterator[None]:
+def check_unchanged(model: torch.nn.Module) -> Iterator[None]:
     """Check that a model has the same modules and weights afterwards."""
     before = copy.deepcopy(model)
     yield
@@ -111,23 +111,23 @@ def unchanged(model: torch.nn.Module) -> Iterator[None]:
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def lora(**changes: object) -> LoraConfig:
+def make_lora(**changes: object) -> LoraConfig:
     """LoRA on every linear of the blocks, with a trained task head."""
     settings = {"r": 4, "lora_alpha": 8, "task_type": "SEQ_CLS", "target_modules": "all-linear"}
     return LoraConfig(**(settings | changes))
 
 
-def tiny_scores(
+def estimate_tiny_scores(
     model: transformers.PreTrainedModel, *, steps: int = 6, **changes: object
 ) -> Scores:
     """Scores of a short estimation."""
     torch.manual_seed(0)
     return lightpeft.estimate(
-        model, lora(**changes), list(tiny_batches()), EstimationConfig(steps=steps)
+        model, make_lora(**changes), list(make_tiny_batches()), EstimationConfig(steps=steps)
     )
 
 
-def random_scores(
+def draw_random_scores(
     model: transformers.PreTrainedModel,
     *,
     seed: int = 0,
@@ -140,7 +140,7 @@ def random_scores(
     """
     generator = torch.Generator().manual_seed(seed)
     shape = inspect_model(model)
-    config = resolve_lora_config(config or lora(**changes), model, shape)
+    config = resolve_lora_config(config or make_lora(**changes), model, shape)
     names = find_block_targets(shape, config.target_modules)
     adapter = get_adapter_state_dict(get_peft_model_unmapped(copy.deepcopy(model), config))
 
@@ -190,7 +190,7 @@ def plan_that_keeps(
     )
 
 
-def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
+def make_uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
     """A plan that drops different heads, neurons and ranks, and other numbers of them, everywhere.
 
     Every fifth PEFT module goes. No count is a multiple of anything.
@@ -210,7 +210,7 @@ def uneven_plan(scores: Scores, *, seed: int = 0) -> PruningPlan:
     return plan_that_keeps(scores, units, ranks)
 
 
-def masked_model(
+def make_masked_model(
     model: transformers.PreTrainedModel, scores: Scores, plan: PruningPlan
 ) -> PeftModel:
     """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
@@ -234,7 +234,7 @@ def mask_units(model: transformers.PreTrainedModel, plan: PruningPlan) -> None:
             rows[block].data[pruned] = 0
 
 
-def made_up_scores(
+def make_scores(
     *,
     heads: int = 12,
     neurons: int = 96,
@@ -262,7 +262,7 @@ def made_up_scores(
     return Scores(
         shape=shape,
         fingerprint="0" * 16,
-        peft=lora(r=r),
+        peft=make_lora(r=r),
         heads={c: {block: draw(heads) for block in shape.heads} for c in CRITERIA},
         neurons={c: {block: draw(neurons) for block in shape.neurons} for c in CRITERIA},
         modules={name: float(draw(1)) for name in shape.linears},
@@ -275,7 +275,7 @@ def made_up_scores(
 
 def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
     """Scores of a model of which `sharing` of 12 query heads share one key and value."""
-    scores = made_up_scores(seed=seed)
+    scores = make_scores(seed=seed)
     blocks = tuple(
         dataclasses.replace(
             block,
@@ -291,8 +291,8 @@ def sharing_scores(*, sharing: int = 3, seed: int = 0) -> Scores:
     return dataclasses.replace(scores, shape=dataclasses.replace(scores.shape, blocks=blocks))
 
 
-def pruned_model(family: str = "bert", *, seed: int = 0, **changes: object) -> PeftModel:
+def make_pruned_model(family: str = "bert", *, seed: int = 0, **changes: object) -> PeftModel:
     """A model pruned by an uneven plan, with random PEFT weights."""
-    model = tiny_model(family)
-    scores = random_scores(model, seed=seed, **changes)
-    return lightpeft.prune(model, uneven_plan(scores, seed=seed), scores)
+    model = make_tiny_model(family)
+    scores = draw_random_scores(model, seed=seed, **changes)
+    return lightpeft.prune(model, make_uneven_plan(scores, seed=seed), scores)

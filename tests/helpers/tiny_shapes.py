@@ -37,7 +37,7 @@ _SIZES = {
 _TOKENS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
-def tiny_shape(name: str) -> ModelSize:
+def make_tiny_shape(name: str) -> ModelSize:
     """Return a listed model, tiny; query heads share keys and values where the real ones do."""
     size = MODEL_SIZES[name]
     real = transformers.AutoConfig.for_model(**size.sizes).to_dict()
@@ -51,14 +51,14 @@ def tiny_shape(name: str) -> ModelSize:
     return ModelSize(kind=size.kind, sizes=sizes)
 
 
-def length_of(name: str) -> int:
+def find_length(name: str) -> int:
     """Return the tokens a row of a tiny model."""
-    return tiny_shape(name).length if MODEL_SIZES[name].kind == "image" else LENGTH
+    return make_tiny_shape(name).length if MODEL_SIZES[name].kind == "image" else LENGTH
 
 
-def tiny_method_model(name: str, method: str, **options: Any) -> PeftModel:
+def make_tiny_method_model(name: str, method: str, **options: Any) -> PeftModel:
     """Build the benchmark's model of a size that is tiny already, all weights of order 1."""
-    config = BenchmarkConfig(shape=name, ratio=0.5, length=length_of(name), **options)
+    config = BenchmarkConfig(shape=name, ratio=0.5, length=find_length(name), **options)
     model = build_method_model(config, method, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

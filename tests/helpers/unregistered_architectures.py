@@ -11,7 +11,7 @@ from helpers.architectures import (
     _T5,
     _TOKENS,
     VOCABULARY,
-    _of,
+    _define,
 )
 
 _EXPERTS = _DECODER | {"num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4}
@@ -29,68 +29,68 @@ _LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
 _MIXED_LAYERS = {"layer_types": ["linear_attention", "full_attention"]}
 # Types without registered names, which are matched by structure.
 BY_STRUCTURE = {
-    "beit": _of("beit", "BeitForImageClassification", "image", _IMAGE),
-    "deit": _of("deit", "DeiTForImageClassification", "image", _IMAGE),
-    "dinov2": _of("dinov2", "Dinov2ForImageClassification", "image", _IMAGE),
-    "deepseek_v3": _of("deepseek_v3", "DeepseekV3ForCausalLM", "decoder", _EXPERTS | _LATENT),
-    "gemma": _of("gemma", "GemmaForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
-    "gpt_neox_japanese": _of(
+    "beit": _define("beit", "BeitForImageClassification", "image", _IMAGE),
+    "deit": _define("deit", "DeiTForImageClassification", "image", _IMAGE),
+    "dinov2": _define("dinov2", "Dinov2ForImageClassification", "image", _IMAGE),
+    "deepseek_v3": _define("deepseek_v3", "DeepseekV3ForCausalLM", "decoder", _EXPERTS | _LATENT),
+    "gemma": _define("gemma", "GemmaForCausalLM", "decoder", _DECODER | {"head_dim": 8}),
+    "gpt_neox_japanese": _define(
         "gpt_neox_japanese",
         "GPTNeoXJapaneseForCausalLM",
         "decoder",
         _ENCODER | _TOKENS | {"intermediate_multiple_size": 2},
         attention=_EAGER,
     ),
-    "gpt_oss": _of(
+    "gpt_oss": _define(
         "gpt_oss",
         "GptOssForCausalLM",
         "decoder",
         _EXPERTS | {"sliding_window": 6},
         attention=_EAGER,
     ),
-    "granite": _of("granite", "GraniteForCausalLM", "decoder", _DECODER),
-    "m2m_100": _of("m2m_100", "M2M100ForConditionalGeneration", "seq2seq", _SEQUENCES),
-    "mbart": _of(
+    "granite": _define("granite", "GraniteForCausalLM", "decoder", _DECODER),
+    "m2m_100": _define("m2m_100", "M2M100ForConditionalGeneration", "seq2seq", _SEQUENCES),
+    "mbart": _define(
         "mbart",
         "MBartForConditionalGeneration",
         "seq2seq",
         _SEQUENCES | {"max_position_embeddings": 32},
     ),
-    "minimax": _of("minimax", "MiniMaxForCausalLM", "decoder", _EXPERTS | _MIXED_LAYERS),
-    "mpnet": _of("mpnet", "MPNetForMaskedLM", "encoder", _ENCODER, attention=_EAGER),
-    "mt5": _of("mt5", "MT5ForConditionalGeneration", "seq2seq", _T5),
-    "olmo2": _of("olmo2", "Olmo2ForCausalLM", "decoder", _DECODER),
-    "olmo3": _of("olmo3", "Olmo3ForCausalLM", "decoder", _DECODER | {"sliding_window": 6}),
-    "phi": _of("phi", "PhiForCausalLM", "decoder", _DECODER),
-    "qwen3_next": _of(
+    "minimax": _define("minimax", "MiniMaxForCausalLM", "decoder", _EXPERTS | _MIXED_LAYERS),
+    "mpnet": _define("mpnet", "MPNetForMaskedLM", "encoder", _ENCODER, attention=_EAGER),
+    "mt5": _define("mt5", "MT5ForConditionalGeneration", "seq2seq", _T5),
+    "olmo2": _define("olmo2", "Olmo2ForCausalLM", "decoder", _DECODER),
+    "olmo3": _define("olmo3", "Olmo3ForCausalLM", "decoder", _DECODER | {"sliding_window": 6}),
+    "phi": _define("phi", "PhiForCausalLM", "decoder", _DECODER),
+    "qwen3_next": _define(
         "qwen3_next",
         "Qwen3NextForCausalLM",
         "decoder",
         _EXPERTS | _LINEAR | _MIXED_LAYERS | {"shared_expert_intermediate_size": 40},
     ),
-    "smollm3": _of("smollm3", "SmolLM3ForCausalLM", "decoder", _DECODER),
-    "starcoder2": _of("starcoder2", "Starcoder2ForCausalLM", "decoder", _DECODER),
+    "smollm3": _define("smollm3", "SmolLM3ForCausalLM", "decoder", _DECODER),
+    "starcoder2": _define("starcoder2", "Starcoder2ForCausalLM", "decoder", _DECODER),
 }
 # Types that can't be cut by the names of a known family: their code counts heads elsewhere.
 REFUSED = {
-    "codegen": _of(
+    "codegen": _define(
         "codegen",
         "CodeGenForCausalLM",
         "decoder",
         {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
         | _TOKENS,
     ),
-    "gpt_bigcode": _of(
+    "gpt_bigcode": _define(
         "gpt_bigcode",
         "GPTBigCodeForCausalLM",
         "decoder",
         {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4} | _TOKENS,
     ),
-    "mpt": _of(
+    "mpt": _define(
         "mpt",
         "MptForCausalLM",
         "decoder",
         {"vocab_size": VOCABULARY, "d_model": 32, "n_heads": 4, "n_layers": 2},
     ),
-    "mvp": _of("mvp", "MvpForConditionalGeneration", "seq2seq", _SEQUENCES),
+    "mvp": _define("mvp", "MvpForConditionalGeneration", "seq2seq", _SEQUENCES),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.hub_server import HubServer, use_hub
-from helpers.tiny_models import logits, pruned_model, tiny_model
+from helpers.tiny_models import compute_tiny_logits, make_pruned_model, make_tiny_model
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 
@@ -22,7 +22,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A hub with a model; the clients have an empty cache."""
     with HubServer() as server:
         use_hub(monkeypatch, server.url, tmp_path / "cache")
-        tiny_model().base_model.save_pretrained(tmp_path / "base")
+        make_tiny_model().base_model.save_pretrained(tmp_path / "base")
         server.add("model", "me/tiny", files(tmp_path / "base"))
         yield server
 
@@ -80,22 +80,22 @@ def test_a_hub_that_can_not_be_reached_is_one_line(hub: HubServer):
 
 
 def test_saved_adapters_load_from_what_the_hub_has_of_them(hub: HubServer, tmp_path: Path):
-    pruned = pruned_model()
+    pruned = make_pruned_model()
     lightpeft.save(pruned, tmp_path / "out")
     lightpeft.expand_adapter(tmp_path / "out", tmp_path / "full")
     hub.add("model", "me/pruned", files(tmp_path / "out") | {"README.md": b"# Card"})
     hub.add("model", "me/full", files(tmp_path / "full"))
     count = len(hub.requests)
     with pytest.raises(CheckpointError, match=r"^me/pruned is not a folder .*snapshot_download"):
-        lightpeft.load(tiny_model(), "me/pruned")
+        lightpeft.load(make_tiny_model(), "me/pruned")
     assert len(hub.requests) == count
 
-    loaded = lightpeft.load(tiny_model(), snapshot_download("me/pruned"))
-    stock = PeftModel.from_pretrained(tiny_model(), "me/full")
-    local = PeftModel.from_pretrained(tiny_model(), tmp_path / "full")
+    loaded = lightpeft.load(make_tiny_model(), snapshot_download("me/pruned"))
+    stock = PeftModel.from_pretrained(make_tiny_model(), "me/full")
+    local = PeftModel.from_pretrained(make_tiny_model(), tmp_path / "full")
 
-    assert torch.equal(logits(loaded), logits(pruned.eval()))
-    assert torch.equal(logits(stock), logits(local))
+    assert torch.equal(compute_tiny_logits(loaded), compute_tiny_logits(pruned.eval()))
+    assert torch.equal(compute_tiny_logits(stock), compute_tiny_logits(local))
 
 
 def test_a_misspelt_model_type_is_told_without_asking_the_hub(hub: HubServer):

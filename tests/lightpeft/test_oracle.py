@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.architecture_matrix import batch_of, compute_outputs, continued, loss_of, parts
+from helpers.architecture_matrix import (
+    build_parts,
+    compute_loss,
+    compute_outputs,
+    generate_greedily,
+    make_batch,
+)
 from helpers.architectures import ARCHITECTURES, LLAMA
-from helpers.oracle import Reference, draw_plan, hide_units, lora_gradients, without_zeros
+from helpers.oracle import Reference, draw_plan, drop_zeros, hide_units, list_lora_gradients
 from helpers.unregistered_architectures import BY_STRUCTURE
 from peft import PeftModel
 from torch import Tensor
@@ -38,7 +44,7 @@ class Comparison:
     def __init__(self, name: str, seed: int) -> None:
         self.name, self.seed = name, seed
         kernels = MODELS[name].attention
-        self.model, scores = parts(name, kernels[seed % len(kernels)])
+        self.model, scores = build_parts(name, kernels[seed % len(kernels)])
         self.plan = draw_plan(scores, seed)
         self.reference = Reference(self.model, scores, self.plan)
         self.pruned = lightpeft.prune(copy.deepcopy(self.model), self.plan, scores)
@@ -65,16 +71,16 @@ class Comparison:
 
     def compare_gradients(self) -> None:
         for model in self.both():
-            loss_of(model, batch_of(self.name, seed=self.seed)).backward()
-        expected, found = self.reference.lora_gradients(), lora_gradients(self.pruned)
+            compute_loss(model, make_batch(self.name, seed=self.seed)).backward()
+        expected, found = self.reference.compute_lora_gradients(), list_lora_gradients(self.pruned)
         assert found.keys() == expected.keys()
         scale = max(float(gradient.abs().max()) for gradient in expected.values())
         for key in expected:
-            rows = (without_zeros(x[key], scale) for x in (found, expected))
+            rows = (drop_zeros(x[key], scale) for x in (found, expected))
             self.compare("gradients", *rows, scale=scale)
 
     def compare_generation(self) -> None:
-        found, expected = (continued(m, self.name, seed=self.seed) for m in self.both())
+        found, expected = (generate_greedily(m, self.name, seed=self.seed) for m in self.both())
         self.compare("generated tokens", found[0], expected[0])
         self.compare("generation with the cache", found[1], expected[1])
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.stage_workspace import workspace
+from helpers.stage_workspace import write_workspace
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny classifier, prepared data, params.yaml, scores and plans."""
-    return workspace(tmp_path_factory.mktemp("space"))
+    return write_workspace(tmp_path_factory.mktemp("space"))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from helpers.hub_server import HubServer, Repository, use_hub
 from helpers.import_graph import ROOT
-from helpers.run_stages import params
-from helpers.stage_workspace import tokenizer
-from helpers.tiny_models import tiny_model
+from helpers.run_stages import write_small_params
+from helpers.stage_workspace import make_tokenizer
+from helpers.tiny_models import make_tiny_model
 from huggingface_hub import constants
 
 from pipeline.common import hub_access
@@ -39,8 +39,8 @@ KINDS = pytest.mark.parametrize("kind", NAMES)
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A pretrained body with its tokenizer."""
     folder = tmp_path_factory.mktemp("model")
-    tiny_model(pad_token_id=0).base_model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    make_tiny_model(pad_token_id=0).base_model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -66,8 +66,8 @@ def hub(
         data = server.add("dataset", "me/rows", rows(40))
         for repository in (model, data):
             repository.refs["v1"] = repository.refs["main"]
-        model.commit(model_files)
-        data.commit(rows(60))
+        model.add_commit(model_files)
+        data.add_commit(rows(60))
         yield server
 
 
@@ -87,7 +87,7 @@ def read(kind: str, revision: str | None = None, name: str = "") -> tuple[str | 
     section = ModelSection(name=name, dtype="float32", revision=revision or "auto")
     config = load_config(section)
     origin = describe_origin(section)
-    task = make_task(data_card(model=origin.model_dump()))
+    task = make_task(make_data_card(model=origin.model_dump()))
     assert load_processor(section, task).pad_token == "[PAD]"
     assert load_model(section, task, 0)[0].config.hidden_dropout_prob == config.hidden_dropout_prob
     return origin.revision, config.hidden_dropout_prob
@@ -118,7 +118,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(kind, hub):
 
 def test_later_stages_read_the_commit_of_the_card(hub):
     first, _ = commits(hub, "model")
-    prepared = make_task(data_card(model={"name": "me/tiny", "revision": first}))
+    prepared = make_task(make_data_card(model={"name": "me/tiny", "revision": first}))
     section = ModelSection(name="me/tiny", dtype="float32", revision="auto")
 
     assert load_model(section, prepared, 0)[0].config.hidden_dropout_prob == 0.5
@@ -310,7 +310,7 @@ def test_what_is_no_name_is_said(hub):
 
 def test_newer_commits_are_told_if_the_hub_answers(hub):
     model, data = commits(hub, "model"), commits(hub, "dataset")
-    card = data_card(
+    card = make_data_card(
         model={"name": "me/tiny", "revision": model[0]},
         hub_dataset={"id": "me/rows", "requested_revision": "main", "revision": data[1]},
     )
@@ -327,7 +327,9 @@ def test_newer_commits_are_told_if_the_hub_answers(hub):
 
 def test_prepare_records_the_commits(hub, tmp_path):
     """In a process of its own, which finds the hub by its environment."""
-    params(tmp_path, model={"name": "me/tiny"}, data={"task": "me/rows", "max_bad_rows": 0.0})
+    write_small_params(
+        tmp_path, model={"name": "me/tiny"}, data={"task": "me/rows", "max_bad_rows": 0.0}
+    )
     environment = os.environ | {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "home"),

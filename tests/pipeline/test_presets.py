@@ -8,7 +8,7 @@ import torch
 from helpers.architectures import ARCHITECTURES
 from helpers.import_graph import ROOT
 from helpers.params_file import PRESET_TASKS, PRESETS
-from helpers.tiny_models import random_scores
+from helpers.tiny_models import draw_random_scores
 from ruamel.yaml import YAML
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
@@ -69,7 +69,7 @@ def twin_scores(twin: str, task: type, peft: object) -> object:
     torch.manual_seed(0)
     model = task.model_class.from_config(ARCHITECTURES[twin].config()).eval()
     head = find_head_modules(model, set()) if task.new_head else []
-    return random_scores(model, config=make_lora_config(peft, task, head))
+    return draw_random_scores(model, config=make_lora_config(peft, task, head))
 
 
 def test_the_presets_are_of_the_paper_and_of_todays_models():

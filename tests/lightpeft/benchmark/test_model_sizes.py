@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from helpers.tiny_shapes import KINDS, tiny_shape
+from helpers.tiny_shapes import KINDS, make_tiny_shape
 
 import lightpeft
 from lightpeft.benchmark import random_models
@@ -60,7 +60,7 @@ def test_gemma_3_is_the_published_size_without_the_vision_tower():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_random_model_repeats_and_leaves_the_global_seed_alone(name, monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
+    monkeypatch.setitem(MODEL_SIZES, name, make_tiny_shape(name))
     torch.manual_seed(3)
     state = torch.get_rng_state()
     first, second = (build_random_model(name, dtype=torch.float32, device=CPU) for _ in "12")
@@ -75,7 +75,7 @@ def test_a_random_model_repeats_and_leaves_the_global_seed_alone(name, monkeypat
 
 @pytest.mark.parametrize("name", KINDS)
 def test_buffers_and_tied_weights_are_as_transformers_makes_them(name, monkeypatch):
-    shape = tiny_shape(name)
+    shape = make_tiny_shape(name)
     monkeypatch.setitem(MODEL_SIZES, name, shape)
     config = transformers.AutoConfig.for_model(**shape.sizes)
     stock = MODEL_CLASSES[shape.kind][0].from_config(config, dtype=torch.bfloat16)

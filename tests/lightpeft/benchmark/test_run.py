@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from helpers.import_graph import ROOT, reached
-from helpers.tiny_shapes import KINDS, length_of, tiny_shape
+from helpers.import_graph import ROOT, find_reached
+from helpers.tiny_shapes import KINDS, find_length, make_tiny_shape
 
 from lightpeft.benchmark import run
 from lightpeft.benchmark.__main__ import main
@@ -82,10 +82,10 @@ def test_memory_without_a_ratio_is_shown(tiny_bert, monkeypatch, capsys):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
+    monkeypatch.setitem(MODEL_SIZES, name, make_tiny_shape(name))
     monkeypatch.setattr(run, "can_measure_memory", lambda device: False)
     argv = ["--shape", name, "--batch-sizes", "1,3", "--rounds", "3", "--warmup", "0"]
-    argv += ["--length", str(length_of(name)), "--ratio", "0.5", "--device", "cpu"]
+    argv += ["--length", str(find_length(name)), "--ratio", "0.5", "--device", "cpu"]
 
     main([*argv, "--dtype", dtype, "--out", str(tmp_path / "result.json")])
 
@@ -95,7 +95,7 @@ def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch,
     assert result.phases == list(phases)
     for phase in phases:
         assert pruned.timings[phase].keys() == pruned.speedups[phase].keys() == {1, 3}
-        tokens = 1 if phase == "decode" else length_of(name)
+        tokens = 1 if phase == "decode" else find_length(name)
         for batch_size, timing in pruned.timings[phase].items():
             assert timing.tokens_per_s == batch_size * tokens / timing.median_s
             assert pruned.speedups[phase][batch_size].flop_bound > 1.1
@@ -215,7 +215,7 @@ def test_debug_shows_the_traceback_and_help_the_options():
 
 def test_the_benchmark_needs_neither_dvc_nor_datasets():
     names = set()
-    for path in reached("lightpeft/benchmark/__main__.py"):
+    for path in find_reached("lightpeft/benchmark/__main__.py"):
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.sealing import seal_plan
-from helpers.tiny_models import random_scores, tiny_model, uneven_plan
+from helpers.tiny_models import draw_random_scores, make_tiny_model, make_uneven_plan
 
 from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import KeptUnits, PruningPlan
@@ -20,7 +20,7 @@ ATTENTION = "bert.encoder.layer.0.attention"
 
 @pytest.fixture(scope="module")
 def plan() -> PruningPlan:
-    drawn = uneven_plan(random_scores(tiny_model()))
+    drawn = make_uneven_plan(draw_random_scores(make_tiny_model()))
     settings = {"heads": 1 / 3, "criterion": "taylor", "align": 8, "seed": 0}
     return dataclasses.replace(drawn, settings=settings, notes=("a note",))
 

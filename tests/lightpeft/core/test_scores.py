@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.sealing import seal
-from helpers.tiny_models import made_up_scores, random_scores, tiny_batch, tiny_model, tiny_scores
+from helpers.tiny_models import (
+    draw_random_scores,
+    estimate_tiny_scores,
+    make_scores,
+    make_tiny_batch,
+    make_tiny_model,
+)
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -22,19 +28,19 @@ from lightpeft.core.scores import CURVE_COLUMNS, Scores
 
 
 def test_estimation_folder_is_a_stock_adapter(tmp_path: Path):
-    model = tiny_model("roberta")
-    scores = tiny_scores(model)
+    model = make_tiny_model("roberta")
+    scores = estimate_tiny_scores(model)
     scores.save(tmp_path)
     plan = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
 
     stock = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
 
     ours = lightpeft.prune(model, plan, scores)
-    assert torch.equal(stock(**tiny_batch()).logits, ours(**tiny_batch()).logits)
+    assert torch.equal(stock(**make_tiny_batch()).logits, ours(**make_tiny_batch()).logits)
 
 
 def test_scores_are_read_as_they_were_written(tmp_path: Path):
-    scores = tiny_scores(tiny_model())
+    scores = estimate_tiny_scores(make_tiny_model())
     scores.save(tmp_path)
 
     again = Scores.load(tmp_path)
@@ -48,7 +54,7 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path):
 
 
 def test_importance_of_modules_is_stored_once_and_older_files_with_it_twice_load(tmp_path: Path):
-    scores = random_scores(tiny_model())
+    scores = draw_random_scores(make_tiny_model())
     scores.save(tmp_path)
     tensors = load_file(tmp_path / "scores.safetensors")
     assert {name.partition("/")[0] for name in tensors} == {"heads", "neurons", "ranks"}
@@ -62,7 +68,7 @@ def test_importance_of_modules_is_stored_once_and_older_files_with_it_twice_load
 
 @pytest.mark.parametrize("group", ["heads", "neurons", "ranks", "modules"])
 def test_score_that_is_not_a_number_is_an_error(group: str):
-    scores = random_scores(tiny_model())
+    scores = draw_random_scores(make_tiny_model())
     changed = copy.deepcopy(getattr(scores, group))
     last = list(changed)[-1]
     if group == "modules":
@@ -86,7 +92,7 @@ def cut_short(path: Path) -> None:
 )
 @pytest.mark.parametrize("damage", ["gone", "cut short"])
 def test_damaged_scores_are_one_line(tmp_path: Path, file: str, damage: str):
-    random_scores(tiny_model()).save(tmp_path)
+    draw_random_scores(make_tiny_model()).save(tmp_path)
     if damage == "gone":
         (tmp_path / file).unlink()
     else:
@@ -100,9 +106,9 @@ def test_damaged_scores_are_one_line(tmp_path: Path, file: str, damage: str):
 
 @pytest.mark.parametrize("file", ["scores.safetensors", "adapter_model.safetensors"])
 def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
-    model = tiny_model()
-    random_scores(model).save(tmp_path / "one")
-    random_scores(model, seed=1).save(tmp_path / "two")
+    model = make_tiny_model()
+    draw_random_scores(model).save(tmp_path / "one")
+    draw_random_scores(model, seed=1).save(tmp_path / "two")
     shutil.copy(tmp_path / "two" / file, tmp_path / "one" / file)
 
     with pytest.raises(ScoresError, match=rf"{file} is not the file that was saved"):
@@ -123,7 +129,7 @@ def test_tensors_of_another_estimation_are_refused(tmp_path: Path, file: str):
     ],
 )
 def test_edited_scores_are_one_line(tmp_path: Path, key: str, value: object, message: str | None):
-    random_scores(tiny_model()).save(tmp_path)
+    draw_random_scores(make_tiny_model()).save(tmp_path)
     meta = json.loads((tmp_path / "scores.json").read_text()) | {key: value}
     (tmp_path / "scores.json").write_text(json.dumps(meta))
     seal(tmp_path)
@@ -136,7 +142,7 @@ def test_edited_scores_are_one_line(tmp_path: Path, key: str, value: object, mes
 
 
 def test_config_of_another_method_is_refused(tmp_path: Path):
-    random_scores(tiny_model()).save(tmp_path)
+    draw_random_scores(make_tiny_model()).save(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     seal(tmp_path)
 
@@ -145,7 +151,7 @@ def test_config_of_another_method_is_refused(tmp_path: Path):
 
 
 def test_config_is_loaded_as_lora(tmp_path: Path):
-    random_scores(tiny_model(), r=3, use_rslora=True).save(tmp_path)
+    draw_random_scores(make_tiny_model(), r=3, use_rslora=True).save(tmp_path)
 
     config = Scores.load(tmp_path).peft
 
@@ -154,7 +160,7 @@ def test_config_is_loaded_as_lora(tmp_path: Path):
 
 
 def test_scores_without_a_curve_are_saved_with_its_header(tmp_path: Path):
-    scores = dataclasses.replace(made_up_scores(), curve=[])
+    scores = dataclasses.replace(make_scores(), curve=[])
     scores.save(tmp_path)
 
     assert (tmp_path / "curve.csv").read_text() == ",".join(CURVE_COLUMNS) + "\n"
@@ -162,7 +168,7 @@ def test_scores_without_a_curve_are_saved_with_its_header(tmp_path: Path):
 
 
 def test_repr_is_one_short_line():
-    scores = made_up_scores(heads=12, neurons=96, layers=4, r=4)
+    scores = make_scores(heads=12, neurons=96, layers=4, r=4)
 
     assert repr(scores) == (
         "Scores(bert: 48 heads, 384 neurons, 8 PEFT modules of rank 4, after 2 steps)"

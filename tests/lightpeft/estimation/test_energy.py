@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architecture_matrix import batch_of, parts
-from helpers.tiny_models import tiny_batch, tiny_model
+from helpers.architecture_matrix import build_parts, make_batch
+from helpers.tiny_models import make_tiny_batch, make_tiny_model
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -71,8 +71,8 @@ def compute_energy_by_hand(model: PreTrainedModel, block: Block, inputs: Tensor)
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama, shared keys and values", "t5"])
 def test_energy_is_the_mean_square_of_what_a_unit_adds_to_its_blocks_output(name: str):
-    model, _ = parts(name)
-    batch = batch_of(name, labels=True)
+    model, _ = build_parts(name)
+    batch = make_batch(name, labels=True)
 
     config = EstimationConfig(steps=2, lr=1e-30)
     scores = lightpeft.estimate(model, LoraConfig(r=2), [batch], config)
@@ -85,8 +85,8 @@ def test_energy_is_the_mean_square_of_what_a_unit_adds_to_its_blocks_output(name
 
 
 def test_padding_and_what_it_holds_do_not_count():
-    model = tiny_model()
-    batch = {name: tensor[:1] for name, tensor in tiny_batch().items()}
+    model = make_tiny_model()
+    batch = {name: tensor[:1] for name, tensor in make_tiny_batch().items()}
     padded = batch | {
         "input_ids": pad(batch["input_ids"], (0, 5), value=7),
         "attention_mask": pad(batch["attention_mask"], (0, 5)),
@@ -100,7 +100,7 @@ def test_padding_and_what_it_holds_do_not_count():
 
 
 def test_rows_in_one_batch_or_in_four_give_the_same():
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = make_tiny_model(), make_tiny_batch()
     single = [{name: tensor[row : row + 1] for name, tensor in batch.items()} for row in range(4)]
 
     one, four = (
@@ -113,7 +113,7 @@ def test_rows_in_one_batch_or_in_four_give_the_same():
 
 
 def test_only_counted_steps_count():
-    model, batches = tiny_model(), [tiny_batch(seed=seed) for seed in range(3)]
+    model, batches = make_tiny_model(), [make_tiny_batch(seed=seed) for seed in range(3)]
 
     late, last = sum_squares(model, *batches, first=2), sum_squares(model, batches[2])
 
@@ -121,13 +121,13 @@ def test_only_counted_steps_count():
 
 
 def test_masks_change_nothing_in_their_own_block():
-    model = tiny_model()
-    before = sum_squares(model, tiny_batch()).compute_means()
+    model = make_tiny_model()
+    before = sum_squares(model, make_tiny_batch()).compute_means()
 
     with Masks(model, inspect_model(model), l1=0.0) as masks:
         for mask in masks.parameters():
             mask.data.fill_(2.0)
-        after = sum_squares(model, tiny_batch()).compute_means()
+        after = sum_squares(model, make_tiny_batch()).compute_means()
 
     path = "bert.encoder.layer.0.attention.output.dense"
     assert torch.equal(before[path], after[path])
@@ -135,27 +135,27 @@ def test_masks_change_nothing_in_their_own_block():
 
 
 def test_gradient_checkpointing_changes_nothing():
-    model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
-    plain = sum_squares(model, tiny_batch()).compute_means()
+    model = make_tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    plain = sum_squares(model, make_tiny_batch()).compute_means()
     model.activation_checkpointing_enable()
     runs: list[int] = []
     model.get_submodule(DOWN).register_forward_hook(lambda *_: runs.append(1))
 
-    again = sum_squares(model, tiny_batch(), backward=True).compute_means()
+    again = sum_squares(model, make_tiny_batch(), backward=True).compute_means()
 
     assert len(runs) == 2, "the forward pass was not recomputed: nothing was tested"
     torch.testing.assert_close(plain[DOWN], again[DOWN])
 
 
 def test_input_that_is_not_a_number_names_the_step_and_the_first_module():
-    model = tiny_model()
+    model = make_tiny_model()
     bias = model.get_submodule("bert.encoder.layer.1.intermediate.dense").bias.data
     with InputSquares(model, inspect_model(model)) as squares:
         for step in (1, 2, 3):
             if step == 2:
                 bias[3] = torch.inf
-            squares.start_step(tiny_batch())
-            model(**tiny_batch())
+            squares.start_step(make_tiny_batch())
+            model(**make_tiny_batch())
             squares.finish_step(step, count=True)
 
     with pytest.raises(ScoresError, match=rf"^step 2: the input of {DOWN} is not a number; lower"):
@@ -163,7 +163,7 @@ def test_input_that_is_not_a_number_names_the_step_and_the_first_module():
 
 
 def test_no_hooks_are_left_behind():
-    model = tiny_model()
-    sum_squares(model, tiny_batch())
+    model = make_tiny_model()
+    sum_squares(model, make_tiny_batch())
 
     assert not model.get_submodule(DOWN)._forward_pre_hooks

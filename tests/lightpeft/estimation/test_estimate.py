@@ -10,14 +10,14 @@ import pytest
 import torch
 from helpers.tiny_models import (
     FAMILIES,
-    logits,
-    lora,
-    random_scores,
-    tiny_batch,
-    tiny_batches,
-    tiny_model,
-    tiny_scores,
-    unchanged,
+    check_unchanged,
+    compute_tiny_logits,
+    draw_random_scores,
+    estimate_tiny_scores,
+    make_lora,
+    make_tiny_batch,
+    make_tiny_batches,
+    make_tiny_model,
 )
 from peft import AdaLoraConfig, get_peft_model
 
@@ -33,15 +33,15 @@ FIRST = "bert.encoder.layer.0.attention"
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_model_is_afterwards_what_it_was(family: str):
-    model = tiny_model(family)
-    outputs = logits(model)
+    model = make_tiny_model(family)
+    outputs = compute_tiny_logits(model)
 
-    with unchanged(model):
-        scores = tiny_scores(model)
+    with check_unchanged(model):
+        scores = estimate_tiny_scores(model)
 
     assert not any(weight.requires_grad for weight in model.parameters())
     assert not model.training
-    assert torch.equal(logits(model), outputs)
+    assert torch.equal(compute_tiny_logits(model), outputs)
     head = [name for name in scores.adapter if "lora_" not in name]
     assert head, "the task head is not among the trained weights"
     for name in head:
@@ -51,7 +51,7 @@ def test_model_is_afterwards_what_it_was(family: str):
 
 def test_estimating_twice_from_one_seed_gives_the_same_bytes(tmp_path: Path):
     for name in ("one", "two"):
-        tiny_scores(tiny_model(), lora_dropout=0.1).save(tmp_path / name)
+        estimate_tiny_scores(make_tiny_model(), lora_dropout=0.1).save(tmp_path / name)
 
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == [
@@ -67,12 +67,12 @@ def test_estimating_twice_from_one_seed_gives_the_same_bytes(tmp_path: Path):
 
 
 def test_another_seed_gives_other_scores():
-    model, digests = tiny_model(), set()
+    model, digests = make_tiny_model(), set()
     for seed in range(2):
         torch.manual_seed(seed)
         digests.add(
             lightpeft.estimate(
-                model, lora(), list(tiny_batches()), EstimationConfig(steps=2)
+                model, make_lora(), list(make_tiny_batches()), EstimationConfig(steps=2)
             ).digest
         )
 
@@ -80,8 +80,8 @@ def test_another_seed_gives_other_scores():
 
 
 def test_scores_are_means_over_the_second_half_of_the_steps():
-    model, config = tiny_model(**QUIET), lora(init_lora_weights=False)
-    batches = [tiny_batch(seed=seed) for seed in range(4)]
+    model, config = make_tiny_model(**QUIET), make_lora(init_lora_weights=False)
+    batches = [make_tiny_batch(seed=seed) for seed in range(4)]
     torch.manual_seed(0)
     scores = lightpeft.estimate(model, config, batches, EstimationConfig(steps=4, lr=1e-30))
 
@@ -97,22 +97,22 @@ def test_scores_are_means_over_the_second_half_of_the_steps():
 
 
 def test_bfloat16_model_is_estimated_in_float32_adapters(tmp_path: Path):
-    scores = tiny_scores(tiny_model().bfloat16())
+    scores = estimate_tiny_scores(make_tiny_model().bfloat16())
     scores.save(tmp_path)
 
     assert Scores.load(tmp_path).digest == scores.digest
 
     assert all(t.dtype == torch.float32 for n, t in scores.adapter.items() if "lora_" in n)
-    assert scores.fingerprint == tiny_scores(tiny_model(), steps=2).fingerprint
+    assert scores.fingerprint == estimate_tiny_scores(make_tiny_model(), steps=2).fingerprint
 
 
 def test_l1_pulls_the_masks_below_one():
-    model = tiny_model()
+    model = make_tiny_model()
     settings = {"steps": 6, "mask_lr": 0.01}
-    batches = list(tiny_batches())
+    batches = list(make_tiny_batches())
 
-    pulled = lightpeft.estimate(model, lora(), batches, EstimationConfig(l1=1e6, **settings))
-    free = lightpeft.estimate(model, lora(), batches, EstimationConfig(l1=0.0, **settings))
+    pulled = lightpeft.estimate(model, make_lora(), batches, EstimationConfig(l1=1e6, **settings))
+    free = lightpeft.estimate(model, make_lora(), batches, EstimationConfig(l1=0.0, **settings))
 
     # Adam moves a step of one sign by the learning rate, after one step of warmup.
     rows = [*pulled.heads["mask"].values(), *pulled.neurons["mask"].values()]
@@ -121,17 +121,17 @@ def test_l1_pulls_the_masks_below_one():
 
 
 def test_masks_learn_at_their_own_rate():
-    model, batches = tiny_model(), list(tiny_batches())
+    model, batches = make_tiny_model(), list(make_tiny_batches())
 
-    slow = lightpeft.estimate(model, lora(), batches, EstimationConfig(steps=4, mask_lr=1e-6))
+    slow = lightpeft.estimate(model, make_lora(), batches, EstimationConfig(steps=4, mask_lr=1e-6))
 
     assert slow.curve[-1]["head_movement_max"] == pytest.approx(4e-6, rel=0.3)
 
 
 def test_magnitude_is_the_norm_of_all_that_a_unit_owns():
-    model = tiny_model("distilbert")
-    scores = random_scores(model)
-    scored = tiny_scores(model, steps=2)
+    model = make_tiny_model("distilbert")
+    scores = draw_random_scores(model)
+    scored = estimate_tiny_scores(model, steps=2)
     block = list(scores.shape.neurons)[1]
     rows, columns = model.get_submodule(block).lin1.weight, model.get_submodule(block).lin2.weight
     expected = (rows.square().sum(1) + columns.square().sum(0)).sqrt()
@@ -148,9 +148,9 @@ def test_magnitude_is_the_norm_of_all_that_a_unit_owns():
 def test_curve_has_a_row_per_step_and_progress_is_told():
     steps: list[int] = []
     scores = lightpeft.estimate(
-        tiny_model(),
-        lora(),
-        list(tiny_batches()),
+        make_tiny_model(),
+        make_lora(),
+        list(make_tiny_batches()),
         EstimationConfig(steps=6),
         progress=lambda step, **values: steps.append(step),
     )
@@ -161,13 +161,15 @@ def test_curve_has_a_row_per_step_and_progress_is_told():
 
 @pytest.mark.parametrize("targets", ["all-linear", None])
 def test_all_linear_means_the_linears_of_the_blocks(targets: str | None):
-    scores = tiny_scores(tiny_model(), steps=2, target_modules=targets)
+    scores = estimate_tiny_scores(make_tiny_model(), steps=2, target_modules=targets)
 
     assert scores.modules.keys() == scores.shape.linears.keys()
 
 
 def test_targets_are_endings_of_whole_names():
-    scores = tiny_scores(tiny_model(), steps=2, target_modules=["query", "attention.output.dense"])
+    scores = estimate_tiny_scores(
+        make_tiny_model(), steps=2, target_modules=["query", "attention.output.dense"]
+    )
 
     names = {name.removeprefix("bert.encoder.layer.") for name in scores.modules}
     assert names == {
@@ -199,10 +201,10 @@ def test_targets_are_endings_of_whole_names():
     ],
 )
 def test_what_cannot_be_sliced_later_is_refused_at_once(changes: dict[str, object], message: str):
-    model = tiny_model()
+    model = make_tiny_model()
 
-    with unchanged(model), pytest.raises(ModelError, match=message) as caught:
-        tiny_scores(model, **changes)
+    with check_unchanged(model), pytest.raises(ModelError, match=message) as caught:
+        estimate_tiny_scores(model, **changes)
 
     assert "\n" not in str(caught.value)
 
@@ -211,14 +213,18 @@ def test_other_peft_methods_are_refused():
     config = AdaLoraConfig(total_step=10, target_modules=["query"])
 
     with pytest.raises(ModelError, match="must be LoRA, got AdaLoraConfig"):
-        lightpeft.estimate(tiny_model(), config, list(tiny_batches()), EstimationConfig(steps=2))
+        lightpeft.estimate(
+            make_tiny_model(), config, list(make_tiny_batches()), EstimationConfig(steps=2)
+        )
 
 
 def test_callers_config_is_left_alone():
-    config = lora()
+    config = make_lora()
     before = config.to_dict()
 
-    lightpeft.estimate(tiny_model(), config, list(tiny_batches()), EstimationConfig(steps=2))
+    lightpeft.estimate(
+        make_tiny_model(), config, list(make_tiny_batches()), EstimationConfig(steps=2)
+    )
 
     assert config.to_dict() == before
 
@@ -226,10 +232,10 @@ def test_callers_config_is_left_alone():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (tiny_batches(), "ran out after 4 of 6 steps; pass a list or a Data"),
+        (make_tiny_batches(), "ran out after 4 of 6 steps; pass a list or a Data"),
         ([], "ran out after 0 of 6 steps"),
         (
-            [{name: tiny_batch()[name] for name in ("input_ids", "attention_mask")}],
+            [{name: make_tiny_batch()[name] for name in ("input_ids", "attention_mask")}],
             "must hold labels, got input_ids, attention_mask",
         ),
     ],
@@ -237,22 +243,22 @@ def test_callers_config_is_left_alone():
 )
 def test_batches_that_run_out_or_lack_labels_are_an_error(batches: object, message: str):
     with pytest.raises(ScoresError, match=message):
-        lightpeft.estimate(tiny_model(), lora(), batches, EstimationConfig(steps=6))
+        lightpeft.estimate(make_tiny_model(), make_lora(), batches, EstimationConfig(steps=6))
 
 
 def test_loss_that_is_not_a_number_names_the_step_and_restores_the_model():
-    model = tiny_model(num_labels=1)
-    good = [tiny_batch(seed=seed) for seed in range(3)]
+    model = make_tiny_model(num_labels=1)
+    good = [make_tiny_batch(seed=seed) for seed in range(3)]
     batches = [batch | {"labels": batch["labels"].float()} for batch in good]
     batches[2]["labels"][0] = torch.nan
 
     message = r"^step 3: .* is not a number; lower lr, or load"
-    with unchanged(model), pytest.raises(ScoresError, match=message):
-        lightpeft.estimate(model, lora(), batches, EstimationConfig(steps=6))
+    with check_unchanged(model), pytest.raises(ScoresError, match=message):
+        lightpeft.estimate(model, make_lora(), batches, EstimationConfig(steps=6))
 
 
 def test_the_whole_task_head_is_trained_and_saved():
-    scores = tiny_scores(tiny_model("distilbert"), steps=2)
+    scores = estimate_tiny_scores(make_tiny_model("distilbert"), steps=2)
 
     heads = {name.split(".")[-2] for name in scores.adapter if "lora_" not in name}
     assert heads == {"pre_classifier", "classifier"}
@@ -265,9 +271,9 @@ def test_a_loss_of_ones_own_is_what_is_trained_and_scored():
 
     own, doubled = (
         lightpeft.estimate(
-            tiny_model(**QUIET),
-            lora(),
-            tiny_batches(4),
+            make_tiny_model(**QUIET),
+            make_lora(),
+            make_tiny_batches(4),
             EstimationConfig(steps=2, l1=0, lr=1e-9),
             compute_loss=compute_loss,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_models import lora, tiny_batch, tiny_model
+from helpers.tiny_models import make_lora, make_tiny_batch, make_tiny_model
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
@@ -25,9 +25,9 @@ QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 def with_lora(**changes: object) -> tuple[PeftModel, Masks]:
     """A model with LoRA of random B on all linears, and its masks."""
     torch.manual_seed(0)
-    model = tiny_model(**QUIET)
+    model = make_tiny_model(**QUIET)
     shape = inspect_model(model)
-    wrapped = get_peft_model(model, lora(init_lora_weights=False, **changes))
+    wrapped = get_peft_model(model, make_lora(init_lora_weights=False, **changes))
     return wrapped, Masks(model, shape, l1=0.0)
 
 
@@ -80,7 +80,7 @@ def test_rank_importance_of_other_shapes_is_refused():
 def test_collected_rank_scores_are_slopes_of_the_models_loss():
     wrapped, masks = with_lora()
     wrapped.double()
-    batch = tiny_batch()
+    batch = make_tiny_batch()
     _, ranks, _ = collect(wrapped, masks, batch)
     weight = wrapped.get_submodule(f"base_model.model.{QUERY}").lora_A["default"].weight
 
@@ -99,8 +99,8 @@ def test_collected_rank_scores_are_slopes_of_the_models_loss():
 
 def test_mean_reduction_adds_the_authors_factor():
     wrapped, masks = with_lora()
-    _, sums, _ = collect(wrapped, masks, tiny_batch())
-    _, means, _ = collect(wrapped, masks, tiny_batch(), "mean")
+    _, sums, _ = collect(wrapped, masks, make_tiny_batch())
+    _, means, _ = collect(wrapped, masks, make_tiny_batch(), "mean")
 
     for name, row in sums.items():
         linear = wrapped.get_submodule(f"base_model.model.{name}").base_layer
@@ -125,7 +125,7 @@ def test_module_importance_is_the_mean_ratio_of_norms_over_real_tokens():
 
 def test_collected_module_scores_are_ratios_of_norms():
     wrapped, masks = with_lora(use_rslora=True)
-    batch, seen = tiny_batch(), []
+    batch, seen = make_tiny_batch(), []
     layer = wrapped.get_submodule(f"base_model.model.{QUERY}")
     layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
 
@@ -140,7 +140,7 @@ def test_collected_module_scores_are_ratios_of_norms():
 
 def test_padding_changes_no_score():
     wrapped, masks = with_lora()
-    batch = {name: tensor[:1] for name, tensor in tiny_batch().items()}
+    batch = {name: tensor[:1] for name, tensor in make_tiny_batch().items()}
     padded = batch | {
         "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 5), value=7),
         "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5)),
@@ -157,13 +157,13 @@ def test_padding_changes_no_score():
 def test_gradient_checkpointing_changes_no_score():
     wrapped, masks = with_lora()
     wrapped.train()
-    plain = collect(wrapped, masks, tiny_batch())
+    plain = collect(wrapped, masks, make_tiny_batch())
     wrapped.base_model.model.activation_checkpointing_enable()
     runs = []
     layer = wrapped.get_submodule(f"base_model.model.{QUERY}")
     layer.register_forward_hook(lambda *_: runs.append(1))
 
-    again = collect(wrapped, masks, tiny_batch())
+    again = collect(wrapped, masks, make_tiny_batch())
 
     assert len(runs) == 2, "the forward pass was not recomputed: nothing was tested"
     assert plain[0] == pytest.approx(again[0])
@@ -173,7 +173,7 @@ def test_gradient_checkpointing_changes_no_score():
 
 def test_scores_are_means_over_the_counted_steps_only():
     wrapped, masks = with_lora()
-    batches = [tiny_batch(seed=seed) for seed in range(3)]
+    batches = [make_tiny_batch(seed=seed) for seed in range(3)]
     single = [collect(wrapped, masks, batch) for batch in batches]
 
     with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
@@ -193,7 +193,7 @@ def test_scores_are_means_over_the_counted_steps_only():
 
 def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
     wrapped, masks = with_lora()
-    batch = tiny_batch()
+    batch = make_tiny_batch()
 
     def watch(name: str) -> Callable[..., object]:
         original = getattr(Tensor, name)
@@ -218,7 +218,7 @@ def test_a_step_moves_nothing_off_the_device(monkeypatch: pytest.MonkeyPatch):
 
 def test_not_a_number_is_an_error_that_names_step_and_module():
     wrapped, masks = with_lora()
-    batch = tiny_batch()
+    batch = make_tiny_batch()
     with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
         for step in range(1, 5):
             for name in {3: [QUERY], 4: [EARLIER]}.get(step, []):
@@ -235,7 +235,7 @@ def test_not_a_number_is_an_error_that_names_step_and_module():
 
 def test_collector_leaves_no_hooks_behind():
     wrapped, masks = with_lora()
-    collect(wrapped, masks, tiny_batch())
+    collect(wrapped, masks, make_tiny_batch())
 
     layer = wrapped.get_submodule(f"base_model.model.{QUERY}")
 

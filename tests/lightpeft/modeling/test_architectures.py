@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 from helpers.architecture_matrix import (
-    batch_of,
+    build_parts,
+    compute_loss,
     compute_outputs,
-    continued,
-    drawn_plan,
+    draw_plan,
+    draw_plans,
+    generate_greedily,
     gradients,
-    loss_of,
-    masked,
-    parts,
-    plans,
-    sliced,
+    make_batch,
+    mask_model,
+    slice_model,
 )
 from helpers.architectures import ARCHITECTURES
-from helpers.tiny_models import mask_units, masked_model
+from helpers.tiny_models import make_masked_model, mask_units
 from peft import PeftModel
 from torch import Tensor
 
@@ -51,21 +51,23 @@ def test_every_registered_model_type_is_built_here():
 
 @pytest.mark.parametrize(("name", "attention"), KERNELS)
 def test_pruned_outputs_equal_masked_outputs(name: str, attention: str):
-    model, scores = parts(name, attention)
+    model, scores = build_parts(name, attention)
     assert model.config._attn_implementation == attention
     unpruned = compute_outputs(model, name)
-    for plan in plans(name, scores):
-        expected = compute_outputs(masked(model, plan), name)
+    for plan in draw_plans(name, scores):
+        expected = compute_outputs(mask_model(model, plan), name)
         assert (expected - unpruned).abs().max() > 0.1
 
-        torch.testing.assert_close(compute_outputs(sliced(model, plan), name), expected, **CLOSE)
+        torch.testing.assert_close(
+            compute_outputs(slice_model(model, plan), name), expected, **CLOSE
+        )
 
 
 @pytest.mark.parametrize(("name", "attention"), KERNELS)
 def test_pruned_lora_equals_masked_lora_in_outputs_and_gradients(name: str, attention: str):
-    model, scores = parts(name, attention)
-    for plan in plans(name, scores):
-        reference = masked_model(model, scores, plan)
+    model, scores = build_parts(name, attention)
+    for plan in draw_plans(name, scores):
+        reference = make_masked_model(model, scores, plan)
         expected = compute_outputs(reference, name)
         full = gradients(reference, name)
 
@@ -88,13 +90,13 @@ def _scale(gradients: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
-    model, scores = parts(name)
-    drawn = drawn_plan(scores)
+    model, scores = build_parts(name)
+    drawn = draw_plan(scores)
     ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
     plan = dataclasses.replace(drawn, ranks=ranks)
     config = make_pruned_lora_config(scores.peft, plan)
     config.init_lora_weights = False  # both factors random
-    base = sliced(model, plan)
+    base = slice_model(model, plan)
     alone = compute_outputs(base, name)
     torch.manual_seed(0)
     after, before = get_peft_model_unmapped(base, config), get_peft_model_unmapped(model, config)
@@ -112,11 +114,11 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     ("name", "attention"), [k for k in KERNELS if ARCHITECTURES[k[0]].generates]
 )
 def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str, attention: str):
-    model, scores = parts(name, attention)
-    for plan in plans(name, scores):
-        tokens, expected = continued(masked(model, plan), name)
+    model, scores = build_parts(name, attention)
+    for plan in draw_plans(name, scores):
+        tokens, expected = generate_greedily(mask_model(model, plan), name)
 
-        pruned_tokens, logits = continued(sliced(model, plan), name)
+        pruned_tokens, logits = generate_greedily(slice_model(model, plan), name)
 
         assert torch.equal(tokens, pruned_tokens)
         torch.testing.assert_close(logits, expected, **CLOSE)
@@ -126,8 +128,8 @@ def test_generation_with_the_cache_equals_that_of_the_masked_model(name: str, at
     "name", ["bloom", "falcon, new", "gpt_neox", "llama, shared keys and values"]
 )
 def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: str):
-    model, scores = parts(name)
-    plan = drawn_plan(scores)
+    model, scores = build_parts(name)
+    plan = draw_plan(scores)
     empty = {
         group: {path: dataclasses.replace(cut, kept=()) for path, cut in cuts.items()}
         for group, cuts in (("heads", plan.heads), ("neurons", plan.neurons))
@@ -138,9 +140,9 @@ def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: 
         for path, cut in plan.ranks.items()
     }
     plan = dataclasses.replace(plan, ranks=ranks, **empty)
-    tokens, expected = continued(masked(model, plan), name)
+    tokens, expected = generate_greedily(mask_model(model, plan), name)
 
-    pruned_tokens, logits = continued(sliced(model, plan), name)
+    pruned_tokens, logits = generate_greedily(slice_model(model, plan), name)
 
     assert torch.equal(tokens, pruned_tokens)
     torch.testing.assert_close(logits, expected, **CLOSE)
@@ -148,9 +150,9 @@ def test_model_with_every_block_emptied_still_generates_as_the_masked_one(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mask_gets_a_gradient(name: str):
-    model, scores = parts(name)
+    model, scores = build_parts(name)
     with Masks(model, scores.shape, l1=0.0) as masks:
-        loss_of(model, batch_of(name)).backward()
+        compute_loss(model, make_batch(name)).backward()
 
         for path, mask in masks.heads.items():
             assert mask.grad.abs().min() > 0, path
@@ -160,8 +162,8 @@ def test_every_mask_gets_a_gradient(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_is_loaded_and_lifted(name: str, tmp_path: Path):
-    model, scores = parts(name)
-    plan = plans(name, scores)[-1]
+    model, scores = build_parts(name)
+    plan = draw_plans(name, scores)[-1]
     pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
     lightpeft.save(pruned, tmp_path / "out")
     again = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
@@ -182,8 +184,8 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["bert", "llama, shared keys and values"])
 def test_compiled_equals_eager(name: str, backend: str):
-    model, scores = parts(name, "sdpa")
-    base = sliced(model, drawn_plan(scores, empty=True))
+    model, scores = build_parts(name, "sdpa")
+    base = slice_model(model, draw_plan(scores, empty=True))
     expected = compute_outputs(base, name)
 
     compiled: Any = torch.compile(base, fullgraph=True, backend=backend)

@@ -10,7 +10,7 @@ import torch
 import transformers
 from accelerate import dispatch_model
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from helpers.architecture_matrix import batch_of, build, compute_outputs, drawn_plan, scores_of
+from helpers.architecture_matrix import build, compute_outputs, draw_plan, draw_scores, make_batch
 from helpers.architectures import LLAMA
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -39,7 +39,7 @@ def test_masks_lie_on_the_device_of_their_layer_and_sums_on_the_first():
                 empty = torch.empty(weight.shape, device=device)
                 module._parameters[name] = nn.Parameter(empty, weight.requires_grad)
         batch = {
-            key: fake.from_tensor(value) for key, value in batch_of(LLAMA, labels=True).items()
+            key: fake.from_tensor(value) for key, value in make_batch(LLAMA, labels=True).items()
         }
         with (
             Masks(model, shape, l1=0.1) as masks,
@@ -69,7 +69,7 @@ def dispatched(model: nn.Module) -> nn.Module:
 def test_a_dispatched_model_is_estimated_pruned_and_loaded_as_any_other(tmp_path: Path):
     plain = build(LLAMA)
     spread = dispatched(copy.deepcopy(plain))
-    batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
+    batches = [make_batch(LLAMA, seed=seed, labels=True) for seed in range(2)]
     results = []
     for model in (plain, spread):
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_a_model_loaded_in_bfloat16_with_a_device_map_is_pruned(device_map: obje
     model = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, device_map=device_map, dtype=torch.bfloat16
     )
-    batches = [batch_of(LLAMA, labels=True)]
+    batches = [make_batch(LLAMA, labels=True)]
     scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=2))
     plan = lightpeft.make_plan(
         scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
@@ -116,14 +116,14 @@ def test_an_offloaded_model_is_refused_before_anything_changes(tmp_path: Path):
         device_map=places | dict.fromkeys(("model.norm", "model.rotary_emb", "lm_head"), "cpu"),
         offload_folder=tmp_path / "offload",
     )
-    scores = scores_of(build(LLAMA))
+    scores = draw_scores(build(LLAMA))
     before = compute_outputs(model, LLAMA)
 
     message = r"^model\.layers\.1\.\S+ is not in memory \(device meta\): a model that is offloaded"
     with pytest.raises(ModelError, match=message):
         lightpeft.estimate(
-            model, LoraConfig(r=2), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+            model, LoraConfig(r=2), [make_batch(LLAMA, labels=True)], EstimationConfig(steps=2)
         )
     with pytest.raises(ModelError, match=message):
-        lightpeft.prune(model, drawn_plan(scores), scores)
+        lightpeft.prune(model, draw_plan(scores), scores)
     assert torch.equal(compute_outputs(model, LLAMA), before)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
-from helpers.tiny_models import FAMILIES, lora, tiny_model
+from helpers.tiny_models import FAMILIES, make_lora, make_tiny_model
 from peft import get_peft_model
 
 from lightpeft.core.errors import ModelError
@@ -18,7 +18,7 @@ from lightpeft.modeling.inspection import inspect_model
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shape_is_read_from_the_weights(family: str):
-    shape = inspect_model(tiny_model(family))
+    shape = inspect_model(make_tiny_model(family))
 
     assert shape.model_type == family
     assert list(shape.heads.values()) == [4, 4, 4]
@@ -29,7 +29,7 @@ def test_shape_is_read_from_the_weights(family: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_linears_are_in_the_order_in_which_they_run(family: str):
-    model, ran = tiny_model(family), []
+    model, ran = make_tiny_model(family), []
     shape = inspect_model(model)
     for name in shape.linears:
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -43,7 +43,7 @@ def test_linears_are_in_the_order_in_which_they_run(family: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_counted_once(family: str):
-    model = tiny_model(family)
+    model = make_tiny_model(family)
     shape = inspect_model(model)
 
     linears = sum(x.inputs * x.outputs + x.bias * x.outputs for x in shape.linears.values())
@@ -57,7 +57,7 @@ def test_every_parameter_is_counted_once(family: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: str):
-    shape = inspect_model(tiny_model(family))
+    shape = inspect_model(make_tiny_model(family))
 
     for block in shape.blocks:
         linear = block.linears[block.output_projection]
@@ -65,7 +65,7 @@ def test_each_block_is_read_by_the_linear_whose_columns_are_its_units(family: st
 
 
 def test_shape_of_other_task_heads_is_read_too():
-    config = tiny_model().config
+    config = make_tiny_model().config
 
     shape = inspect_model(transformers.BertForTokenClassification(config))
 
@@ -80,15 +80,15 @@ def test_architecture_without_known_blocks_is_refused():
 
 
 def test_wrapped_model_is_refused():
-    model = tiny_model()
-    get_peft_model(model, lora())
+    model = make_tiny_model()
+    get_peft_model(model, make_lora())
 
     with pytest.raises(ModelError, match="pass the plain model, not one wrapped by peft"):
         inspect_model(model)
 
 
 def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
-    model = tiny_model()
+    model = make_tiny_model()
     shape = inspect_model(model)
 
     assert compute_fingerprint(model, shape) == compute_fingerprint(
@@ -97,7 +97,7 @@ def test_fingerprint_is_that_of_the_checkpoint_in_either_dtype():
 
 
 def test_fingerprint_does_not_see_a_head_that_is_saved():
-    model, other = tiny_model(), tiny_model()
+    model, other = make_tiny_model(), make_tiny_model()
     torch.nn.init.zeros_(other.classifier.weight)
 
     prints = {compute_fingerprint(x, inspect_model(x), ["classifier"]) for x in (model, other)}
@@ -109,7 +109,7 @@ def test_fingerprint_does_not_see_a_head_that_is_saved():
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"num_hidden_layers": 2}])
 def test_fingerprint_tells_models_apart(changes: dict[str, int]):
-    one, other = tiny_model(), tiny_model(**changes)
+    one, other = make_tiny_model(), make_tiny_model(**changes)
 
     assert compute_fingerprint(one, inspect_model(one)) != compute_fingerprint(
         other, inspect_model(other)
@@ -117,7 +117,7 @@ def test_fingerprint_tells_models_apart(changes: dict[str, int]):
 
 
 def test_fingerprint_sees_a_change_in_any_weight():
-    model = tiny_model()
+    model = make_tiny_model()
     shape = inspect_model(model)
     fingerprints = {compute_fingerprint(model, shape)}
 

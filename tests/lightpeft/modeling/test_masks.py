@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.tiny_models import FAMILIES, lora, tiny_batch, tiny_model
+from helpers.tiny_models import FAMILIES, make_lora, make_tiny_batch, make_tiny_model
 from peft import get_peft_model
 
 from lightpeft.modeling.inspection import inspect_model
@@ -16,7 +16,7 @@ from lightpeft.modeling.masks import Masks
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attention: str):
-    model, batch = tiny_model(family, attention=attention), tiny_batch()
+    model, batch = make_tiny_model(family, attention=attention), make_tiny_batch()
     shape, scaled = inspect_model(model), copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with Masks(model, shape, l1=0.0) as masks:
@@ -31,7 +31,7 @@ def test_masks_scale_what_the_columns_of_the_projection_read(family: str, attent
 
 
 def test_masks_of_one_change_nothing_and_leave_nothing_behind():
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = make_tiny_model(), make_tiny_batch()
     plain = model(**batch).logits
 
     with Masks(model, inspect_model(model), l1=1.0) as masks:
@@ -43,9 +43,9 @@ def test_masks_of_one_change_nothing_and_leave_nothing_behind():
 
 
 def test_masks_scale_the_input_of_lora_too():
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = make_tiny_model(), make_tiny_batch()
     shape = inspect_model(model)
-    wrapped = get_peft_model(model, lora(init_lora_weights=False)).eval()
+    wrapped = get_peft_model(model, make_lora(init_lora_weights=False)).eval()
     with Masks(model, shape, l1=0.0) as masks:
         for mask in masks.parameters():
             mask.data[:] = 0.5
@@ -59,15 +59,15 @@ def test_masks_scale_the_input_of_lora_too():
 
 
 def test_masks_keep_the_dtype_of_the_model():
-    model = tiny_model().bfloat16()
+    model = make_tiny_model().bfloat16()
 
     with Masks(model, inspect_model(model), l1=0.0) as masks:
-        assert model(**tiny_batch()).logits.dtype == torch.bfloat16
+        assert model(**make_tiny_batch()).logits.dtype == torch.bfloat16
         assert {mask.dtype for mask in masks.parameters()} == {torch.float32}
 
 
 def test_penalty_is_the_weighted_sum_of_absolute_masks():
-    model = tiny_model()
+    model = make_tiny_model()
     with Masks(model, inspect_model(model), l1=0.5) as masks:
         masks.heads["bert.encoder.layer.1.attention"].data[:] = torch.tensor([-2.0, 0, 1, 1])
 
@@ -75,7 +75,7 @@ def test_penalty_is_the_weighted_sum_of_absolute_masks():
 
 
 def test_taylor_score_leaves_the_penalty_out():
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = make_tiny_model(), make_tiny_batch()
     scores = []
     for l1 in (0.0, 100.0):
         with Masks(model, inspect_model(model), l1=l1) as masks:
@@ -89,7 +89,7 @@ def test_taylor_score_leaves_the_penalty_out():
 
 
 def test_taylor_score_is_what_scaling_a_unit_changes_in_the_loss():
-    model, batch = tiny_model().double(), tiny_batch()
+    model, batch = make_tiny_model().double(), make_tiny_batch()
     shape = inspect_model(model)
     with Masks(model, shape, l1=1e-4) as masks:
         (model(**batch).loss + masks.compute_l1_penalty()).backward()

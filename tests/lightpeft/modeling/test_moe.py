@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.architecture_matrix import batch_of, build, compute_outputs, drawn_plan, outputs, parts
-from helpers.tiny_models import mask_units, tiny_batches
+from helpers.architecture_matrix import (
+    build,
+    build_parts,
+    compute_logits,
+    compute_outputs,
+    draw_plan,
+    make_batch,
+)
+from helpers.tiny_models import make_tiny_batches, mask_units
 from peft import LoraConfig, PeftModel
 
 import lightpeft
@@ -33,11 +40,11 @@ def test_the_shared_expert_and_dense_layers_have_neurons_and_the_experts_have_no
 
 
 def test_experts_and_router_keep_their_weights_bit_for_bit():
-    model, scores = parts(QWEN2)
+    model, scores = build_parts(QWEN2)
     before = {n: w.clone() for n, w in model.named_parameters() if ".experts." in n or "gate." in n}
     assert len(before) == 4  # gate_up_proj, down_proj, the router, the shared expert's gate
 
-    pruned = lightpeft.prune(model, drawn_plan(scores), scores).get_base_model()
+    pruned = lightpeft.prune(model, draw_plan(scores), scores).get_base_model()
 
     assert all(torch.equal(pruned.get_parameter(name), old) for name, old in before.items())
 
@@ -45,7 +52,7 @@ def test_experts_and_router_keep_their_weights_bit_for_bit():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path):
     model = build(name)
-    batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
+    batches = [make_batch(name, seed=seed, labels=True) for seed in range(2)]
     scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
     scores.save(tmp_path / "scores")
     scores = Scores.load(tmp_path / "scores")
@@ -63,7 +70,7 @@ def test_model_without_neurons_to_cut_goes_all_the_way(name: str, tmp_path: Path
 
 
 def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
-    scores = parts(QWEN2)[1]
+    scores = build_parts(QWEN2)[1]
 
     pruned = lightpeft.make_plan(scores, PruningConfig(neurons=0.5, **RATIOS))
 
@@ -88,7 +95,7 @@ def test_plan_says_that_experts_stay_whole_where_neurons_were_asked_for():
 )
 def test_experts_carry_no_peft_modules(config: LoraConfig, message: str):
     with pytest.raises(ModelError, match=message):
-        lightpeft.estimate(build("mixtral"), config, tiny_batches(), EstimationConfig(steps=2))
+        lightpeft.estimate(build("mixtral"), config, make_tiny_batches(), EstimationConfig(steps=2))
 
 
 @pytest.mark.parametrize("block", [".mlp.", ".self_attn."])
@@ -96,8 +103,8 @@ def test_experts_carry_no_peft_modules(config: LoraConfig, message: str):
 def test_lifted_adapter_of_one_kind_of_block_leaves_experts_alone(
     name: str, block: str, tmp_path: Path
 ):
-    model, scores = parts(name)
-    drawn = drawn_plan(scores)
+    model, scores = build_parts(name)
+    drawn = draw_plan(scores)
     ranks = {
         p: c if block in p else dataclasses.replace(c, kept=()) for p, c in drawn.ranks.items()
     }
@@ -131,14 +138,14 @@ def test_family_without_neurons_must_keep_experts_whole():
 
 
 def test_every_kernel_of_experts_gives_the_pruned_model_the_same_outputs():
-    model, scores = parts(QWEN2)
+    model, scores = build_parts(QWEN2)
     assert FAMILIES["qwen2_moe"][0].unpruned
-    pruned = lightpeft.prune(model, drawn_plan(scores), scores)
+    pruned = lightpeft.prune(model, draw_plan(scores), scores)
     by_kernel = {}
     for kernel in ("eager", "batched_mm", "grouped_mm"):
         pruned.config._experts_implementation = kernel
         with torch.no_grad():
-            by_kernel[kernel] = outputs(pruned, batch_of(QWEN2))
+            by_kernel[kernel] = compute_logits(pruned, make_batch(QWEN2))
 
     for kernel in ("batched_mm", "grouped_mm"):
         torch.testing.assert_close(by_kernel[kernel], by_kernel["eager"], rtol=1e-5, atol=1e-5)

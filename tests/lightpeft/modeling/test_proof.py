@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from helpers.architecture_matrix import batch_of, build, gradients, outputs, parts, plans
+from helpers.architecture_matrix import (
+    build,
+    build_parts,
+    compute_logits,
+    draw_plans,
+    gradients,
+    make_batch,
+)
 from helpers.unregistered_architectures import BY_STRUCTURE, REFUSED
 from peft import PeftModel
 from torch import nn
@@ -55,16 +62,16 @@ def test_types_matched_by_structure_are_not_registered():
 
 @pytest.mark.parametrize("name", BY_STRUCTURE)
 def test_what_was_proved_is_true_of_outputs_and_lora_gradients(name: str):
-    model, scores = parts(name)
-    whole = outputs(model, batch_of(name)).detach()
-    for plan in plans(name, scores):
+    model, scores = build_parts(name)
+    whole = compute_logits(model, make_batch(name)).detach()
+    for plan in draw_plans(name, scores):
         reference = masked(model, scores, plan)
-        wanted = outputs(reference, batch_of(name))
+        wanted = compute_logits(reference, make_batch(name))
         assert (wanted - whole).abs().max() > 1e-2
 
         pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
 
-        torch.testing.assert_close(outputs(pruned, batch_of(name)), wanted, **CLOSE)
+        torch.testing.assert_close(compute_logits(pruned, make_batch(name)), wanted, **CLOSE)
         full, found = gradients(reference, name), gradients(pruned, name)
         scale = max(float(x.abs().max()) for x in full.values())
         for path, expected in slice_adapter(full, plan).items():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.architecture_matrix import batch_of, build, drawn_plan, outputs, scores_of
+from helpers.architecture_matrix import build, compute_logits, draw_plan, draw_scores, make_batch
 from helpers.architectures import ARCHITECTURES, LLAMA
 from torch import nn
 from transformers import PreTrainedModel
@@ -191,10 +191,10 @@ def test_a_registered_family_is_supported_like_any_other():
     lightpeft.register_family("gemma", families._LLAMA)  # the same again is no mistake
     lightpeft.register_family("olmo2", families._QWEN3)
 
-    model, batch = build("gemma"), batch_of("gemma")
-    scores = scores_of(model)
-    pruned = lightpeft.prune(model, drawn_plan(scores), scores, verify_batch=batch)
-    assert outputs(pruned, batch).isfinite().all()
+    model, batch = build("gemma"), make_batch("gemma")
+    scores = draw_scores(model)
+    pruned = lightpeft.prune(model, draw_plan(scores), scores, verify_batch=batch)
+    assert compute_logits(pruned, batch).isfinite().all()
     with pytest.raises(ModelError, match=r"account for q_norm\.weight"):  # as wide as all heads
         lightpeft.inspect_model(build("olmo2"))
 

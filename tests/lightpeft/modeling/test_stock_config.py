@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.architecture_matrix import batch_of, build, outputs, scores_of
+from helpers.architecture_matrix import build, compute_logits, draw_scores, make_batch
 from helpers.architectures import ARCHITECTURES
 from transformers import PreTrainedModel
 
@@ -29,7 +29,7 @@ def expressible(model: PreTrainedModel) -> set[str]:
 def halved(model: PreTrainedModel, parts: set[str]) -> PruningPlan:
     """A plan that keeps half of the units in each layer, the first or the last ones in turn."""
     nothing = lightpeft.PruningConfig(heads=0, neurons=0, modules=0, ranks=0)
-    plan = lightpeft.make_plan(scores_of(model), nothing)
+    plan = lightpeft.make_plan(draw_scores(model), nothing)
 
     def halves(units: dict[str, KeptUnits]) -> dict[str, KeptUnits]:
         kept = {}
@@ -49,15 +49,15 @@ def test_merged_model_is_loaded_from_its_own_config(name: str, tmp_path: Path):
     before, parts = model.config, expressible(model)
     if not parts:
         return
-    scores, plan = scores_of(model), halved(model, parts)
+    scores, plan = draw_scores(model), halved(model, parts)
 
     merged = lightpeft.prune(model, plan, scores).eval().merge_and_unload()
     merged.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
 
     assert merged.config is not before
-    batch = batch_of(name)
-    torch.testing.assert_close(outputs(loaded.eval(), batch), outputs(merged, batch))
+    batch = make_batch(name)
+    torch.testing.assert_close(compute_logits(loaded.eval(), batch), compute_logits(merged, batch))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_config_that_can_not_say_it_stays_as_it_was(name: str, parts: set[str]):
     model = build(name)
     before = model.config.to_dict()
 
-    lightpeft.prune(model, halved(model, parts), scores_of(model))
+    lightpeft.prune(model, halved(model, parts), draw_scores(model))
 
     assert model.config.to_dict() == before
 
@@ -80,7 +80,7 @@ def test_config_of_layers_of_different_widths_stays_as_it_was():
     one_less = dataclasses.replace(units, kept=units.kept[1:])
     plan = dataclasses.replace(plan, neurons=plan.neurons | {path: one_less})
 
-    lightpeft.prune(model, plan, scores_of(model))
+    lightpeft.prune(model, plan, draw_scores(model))
 
     assert model.config.to_dict() == before
 
@@ -89,7 +89,7 @@ def test_config_that_another_model_shares_stays_as_it_was(tmp_path: Path):
     model, name = build("phi3"), "phi3"
     other = type(model)(model.config)
     before, parts = other.config.to_dict(), {"heads", "neurons"}
-    scores, plan = scores_of(model), halved(model, parts)
+    scores, plan = draw_scores(model), halved(model, parts)
 
     pruned = lightpeft.prune(model, plan, scores).eval()
     lightpeft.save(pruned, tmp_path)
@@ -98,4 +98,6 @@ def test_config_that_another_model_shares_stays_as_it_was(tmp_path: Path):
     assert other.config.to_dict() == before
     heads = before["num_attention_heads"] // 2
     assert pruned.config.num_attention_heads == loaded.config.num_attention_heads == heads
-    assert torch.equal(outputs(loaded, batch_of(name)), outputs(pruned, batch_of(name)))
+    assert torch.equal(
+        compute_logits(loaded, make_batch(name)), compute_logits(pruned, make_batch(name))
+    )

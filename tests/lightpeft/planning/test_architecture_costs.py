@@ -9,18 +9,18 @@ import pytest
 import torch
 import transformers as hf
 from helpers.architecture_matrix import (
-    batch_of,
+    build_parts,
+    compute_logits,
+    compute_loss,
     compute_outputs,
-    drawn_plan,
-    loss_of,
-    masked,
-    outputs,
-    parts,
-    plans,
-    sliced,
+    draw_plan,
+    draw_plans,
+    make_batch,
+    mask_model,
+    slice_model,
 )
 from helpers.architectures import ARCHITECTURES
-from helpers.tiny_models import unchanged
+from helpers.tiny_models import check_unchanged
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,11 +38,11 @@ NO_LOSS = {"clip_text_model", "clip_vision_model"}  # transformers gives them no
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_counted_exactly(name: str):
-    model, scores = parts(name)
+    model, scores = build_parts(name)
     identity = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
-    for plan in (identity, *plans(name, scores)):
+    for plan in (identity, *draw_plans(name, scores)):
         table = compute_plan_cost(plan, length=9)
-        base = sliced(model, plan)
+        base = slice_model(model, plan)
         bare = table.total.parameters - table.parts["adapter"].parameters
 
         assert bare == sum(weight.numel() for weight in base.parameters())
@@ -53,18 +53,18 @@ def test_parameters_are_counted_exactly(name: str):
 
 @pytest.mark.parametrize("cut", ["SelfAttention", "EncDecAttention"])
 def test_t5_that_loses_heads_of_one_kind_is_right_and_counted(cut: str):
-    model, scores = parts("t5")
-    drawn = drawn_plan(scores)
+    model, scores = build_parts("t5")
+    drawn = draw_plan(scores)
     heads = {
         path: one if cut in path else dataclasses.replace(one, kept=tuple(range(one.total)))
         for path, one in drawn.heads.items()
     }
     plan = dataclasses.replace(drawn, heads=heads)
-    table, base = compute_plan_cost(plan, length=9), sliced(model, plan)
+    table, base = compute_plan_cost(plan, length=9), slice_model(model, plan)
 
     torch.testing.assert_close(
         compute_outputs(base, "t5"),
-        compute_outputs(masked(model, plan), "t5"),
+        compute_outputs(mask_model(model, plan), "t5"),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -86,8 +86,8 @@ def counted(pruned: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", COUNTED + MOE)
 def test_inference_flops_are_those_that_torch_counts(name: str):
-    model, scores = parts(name)
-    length, plan = 9, drawn_plan(scores, head_granularity="query_head")
+    model, scores = build_parts(name)
+    length, plan = 9, draw_plan(scores, head_granularity="query_head")
     pruned = counted(lightpeft.prune(model, plan, scores))
     ids = torch.randint(3, 40, (2, length))
     batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if name.startswith("t5") else {})
@@ -103,7 +103,7 @@ def test_inference_flops_are_those_that_torch_counts(name: str):
     "name", ["gpt2", "llama, shared keys and values", "phi3", "qwen3", "gemma3_text", *MOE]
 )
 def test_training_flops_are_those_that_torch_counts(name: str):
-    model, scores = parts(name)
+    model, scores = build_parts(name)
     plan = lightpeft.make_plan(
         scores,
         PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0, head_granularity="query_head"),
@@ -120,10 +120,10 @@ def test_training_flops_are_those_that_torch_counts(name: str):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_LOSS])
 def test_estimation_scores_every_unit_and_leaves_the_model_as_it_was(name: str):
-    model, _ = parts(name)
-    batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
+    model, _ = build_parts(name)
+    batches = [make_batch(name, seed=seed, labels=True) for seed in range(2)]
 
-    with unchanged(model):
+    with check_unchanged(model):
         scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
 
     assert scores.modules.keys() == scores.shape.linears.keys()
@@ -139,10 +139,10 @@ def test_estimation_scores_every_unit_and_leaves_the_model_as_it_was(name: str):
 
 @pytest.mark.parametrize("name", sorted(NO_LOSS))
 def test_a_model_without_a_loss_cannot_be_estimated(name: str):
-    model, _ = parts(name)
+    model, _ = build_parts(name)
 
     with pytest.raises(ScoresError, match="the batches must hold labels"):
-        lightpeft.estimate(model, LoraConfig(r=2), [batch_of(name)], EstimationConfig(steps=2))
+        lightpeft.estimate(model, LoraConfig(r=2), [make_batch(name)], EstimationConfig(steps=2))
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_a_model_without_a_loss_cannot_be_estimated(name: str):
     ],
 )
 def test_task_types_of_peft_are_estimated_and_only_a_fresh_head_is_trained(name: str, task: str):
-    model, _ = parts(name)
-    batches = [batch_of(name, labels=True)]
+    model, _ = build_parts(name)
+    batches = [make_batch(name, labels=True)]
     scores = lightpeft.estimate(
         model, LoraConfig(r=2, task_type=task), batches, EstimationConfig(steps=2)
     )
@@ -169,12 +169,12 @@ def test_task_types_of_peft_are_estimated_and_only_a_fresh_head_is_trained(name:
     trained = {path for path, weight in pruned.named_parameters() if weight.requires_grad}
     head = {path for path in trained if "lora_" not in path}
     assert {path.split(".")[2] for path in head} == ({"classifier"} if name == "bert" else set())
-    assert outputs(pruned.get_base_model(), batch_of(name)).isfinite().all()
+    assert compute_logits(pruned.get_base_model(), make_batch(name)).isfinite().all()
 
 
 def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length():
-    model, _ = parts("bart")
-    batch = batch_of("bart", labels=True)
+    model, _ = build_parts("bart")
+    batch = make_batch("bart", labels=True)
     batch["decoder_input_ids"] = batch["labels"] = batch["input_ids"]
     importances = []
     for mask in (batch["attention_mask"], torch.ones_like(batch["attention_mask"])):
@@ -192,7 +192,7 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
         ):
             # The model sees every token either way; only the scores are told otherwise.
             tracker.start_step(batch | {"attention_mask": mask})
-            loss_of(wrapped, batch | {"attention_mask": torch.ones_like(mask)}).backward()
+            compute_loss(wrapped, batch | {"attention_mask": torch.ones_like(mask)}).backward()
             tracker.finish_step(1, count=True)
             importances.append(tracker.compute_importances()[0])
 
@@ -205,8 +205,8 @@ def test_mask_of_the_encoder_is_not_used_for_the_decoder_even_of_the_same_length
 
 
 def test_unused_tower_of_a_model_scores_nothing():
-    model, _ = parts("gemma3")
-    batch = batch_of("gemma3", labels=True)
+    model, _ = build_parts("gemma3")
+    batch = make_batch("gemma3", labels=True)
     text = {key: batch[key] for key in ("attention_mask", "token_type_ids")}
     text |= {"input_ids": batch["input_ids"].clamp(max=40), "labels": batch["labels"]}
     text["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
@@ -252,7 +252,7 @@ def test_classifiers_are_estimated_verified_and_counted(name: str):
 
 
 def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs():
-    model, scores = parts("albert")
+    model, scores = build_parts("albert")
     path = next(iter(scores.shape.linears))
     wrapped = get_peft_model(
         model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
@@ -264,14 +264,14 @@ def test_module_of_a_layer_that_runs_several_times_scores_the_mean_of_its_runs()
         base = layer.base_layer(args[0])
         seen.append(((output - base).detach(), base.detach()))
 
-    batch = batch_of("albert")
+    batch = make_batch("albert")
     with Masks(model, scores.shape, l1=0.0) as masks:
         handle = layer.register_forward_hook(keep)
-        outputs(wrapped, batch)
+        compute_logits(wrapped, batch)
         handle.remove()
         with ImportanceTracker(wrapped, masks, reduction="sum") as tracker:
             tracker.start_step(batch)
-            loss_of(wrapped, batch).backward()
+            compute_loss(wrapped, batch).backward()
             tracker.finish_step(1, count=True)
             importance = tracker.compute_importances()[0][path]
 

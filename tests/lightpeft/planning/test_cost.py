@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from helpers.tiny_models import lora, tiny_batch, tiny_model, tiny_scores
+from helpers.tiny_models import estimate_tiny_scores, make_lora, make_tiny_batch, make_tiny_model
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,7 @@ LAYERS = "bert.encoder.layer"
 
 def _flops(model, *, backward):
     with FlopCounterMode(display=False) as counter:
-        loss = model(**tiny_batch(rows=ROWS, length=LENGTH)).loss
+        loss = model(**make_tiny_batch(rows=ROWS, length=LENGTH)).loss
         if backward:
             loss.backward()
     return counter.get_total_flops() / (ROWS * LENGTH)
@@ -26,9 +26,9 @@ def _flops(model, *, backward):
 
 def _bert_with_adapters(targets, ranks=None):
     """A tiny BERT with LoRA on the linears that a pattern names, its shape, and all ranks."""
-    base = tiny_model(attention="eager")
+    base = make_tiny_model(attention="eager")
     shape = lightpeft.inspect_model(base)
-    config = lora(
+    config = make_lora(
         target_modules="|".join(re.escape(n) for n in shape.linears if re.search(targets, n)),
         rank_pattern={f"^{re.escape(name)}": rank for name, rank in (ranks or {}).items()},
         modules_to_save=HEAD,
@@ -81,8 +81,8 @@ def test_flops_are_those_that_torch_counts(targets, ranks):
 
 
 def test_flops_of_a_pruned_model_are_those_that_torch_counts():
-    model = tiny_model(attention="eager")
-    scores = tiny_scores(model, modules_to_save=HEAD)
+    model = make_tiny_model(attention="eager")
+    scores = estimate_tiny_scores(model, modules_to_save=HEAD)
     plan = lightpeft.make_plan(
         scores, PruningConfig(heads=0.25, neurons=0.4, modules=0.0, ranks=0.2)
     )
@@ -103,7 +103,7 @@ def test_a_lowest_block_with_few_adapters_is_overestimated_by_attention_alone():
 
 
 def test_without_adapters_backward_ends_at_the_head():
-    shape = lightpeft.inspect_model(tiny_model())
+    shape = lightpeft.inspect_model(make_tiny_model())
     parts = _uncut(shape, {}).parts
 
     for name in ("attention", "feed_forward"):
@@ -111,7 +111,7 @@ def test_without_adapters_backward_ends_at_the_head():
 
 
 def test_longer_rows_cost_more_a_token_in_attention_only():
-    shape = lightpeft.inspect_model(tiny_model())
+    shape = lightpeft.inspect_model(make_tiny_model())
     short, long = (_uncut(shape, {}, length=length).parts for length in (10, 30))
 
     before, after = (parts["attention"].inference_flops_per_token for parts in (short, long))
@@ -121,7 +121,7 @@ def test_longer_rows_cost_more_a_token_in_attention_only():
 
 
 def test_a_table_is_written_with_its_total():
-    shape = lightpeft.inspect_model(tiny_model())
+    shape = lightpeft.inspect_model(make_tiny_model())
     written = _uncut(shape, dict.fromkeys(shape.linears, 2)).to_dict()
     blocks = sum(linear.outputs * (linear.inputs + 1) for linear in shape.linears.values())
     assert written["attention"]["parameters"] + written["feed_forward"]["parameters"] == blocks
@@ -133,13 +133,13 @@ def test_a_table_is_written_with_its_total():
 
 
 def test_an_adapter_on_no_block_linear_is_refused():
-    shape = lightpeft.inspect_model(tiny_model())
+    shape = lightpeft.inspect_model(make_tiny_model())
     with pytest.raises(PlanError, match=r"bert\.pooler\.dense is no block linear of this bert"):
         _uncut(shape, {"bert.pooler.dense": 4})
 
 
 def test_kept_units_set_the_side_of_a_linear_that_carries_them():
-    linears = lightpeft.inspect_model(tiny_model()).linears
+    linears = lightpeft.inspect_model(make_tiny_model()).linears
     query = linears[f"{LAYERS}.0.attention.self.query"]
     output = linears[f"{LAYERS}.0.attention.output.dense"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architecture_matrix import batch_of, parts
+from helpers.architecture_matrix import build_parts, make_batch
 from helpers.architectures import LLAMA
-from helpers.tiny_models import made_up_scores, sharing_scores
+from helpers.tiny_models import make_scores, sharing_scores
 
 import lightpeft
 from lightpeft.core.config import PruningConfig
@@ -40,7 +40,7 @@ def scale_layers(scores: Scores, *factors: float) -> Scores:
 
 @pytest.mark.parametrize("ratio", [0.1, 1 / 3, 0.5])
 def test_the_lowest_heads_of_all_layers_go(ratio: float):
-    scores = scale_layers(made_up_scores(), 1.0, 1.2, 1.5, 2.0)
+    scores = scale_layers(make_scores(), 1.0, 1.2, 1.5, 2.0)
     plan = plan_of(scores, heads=ratio)
 
     rows = torch.cat([*scores.heads["taylor"].values()])
@@ -53,7 +53,7 @@ def test_the_lowest_heads_of_all_layers_go(ratio: float):
 
 
 def test_a_layer_that_would_lose_all_heads_keeps_its_best_and_the_count_is_exact():
-    scores = scale_layers(made_up_scores(), 1.0, 1e-3, 1.0, 1.0)
+    scores = scale_layers(make_scores(), 1.0, 1e-3, 1.0, 1.0)
     plan = plan_of(scores, heads=0.5)
 
     best = int(scores.heads["taylor"]["1.a"].argmax())
@@ -95,7 +95,7 @@ def test_query_heads_of_all_layers_go_in_equal_numbers_from_every_kv_group():
 
 
 def test_by_energy_taylor_says_how_many_a_layer_keeps_and_energy_which():
-    scores = scale_layers(made_up_scores(neurons=96), 1.0, 1.3, 1.6, 2.0)
+    scores = scale_layers(make_scores(neurons=96), 1.0, 1.3, 1.6, 2.0)
     settings = {"heads": 0.5, "neurons": 0.5, "align": 8}
     by_energy, by_taylor = (plan_of(scores, criterion=c, **settings) for c in ("energy", "taylor"))
 
@@ -114,10 +114,10 @@ def test_by_energy_taylor_says_how_many_a_layer_keeps_and_energy_which():
 
 @pytest.mark.parametrize("granularity", ["kv_group", "query_head"])
 def test_model_whose_layers_keep_other_numbers_of_kv_groups_equals_the_masked_one(granularity: str):
-    model, scores = parts(LLAMA)
+    model, scores = build_parts(LLAMA)
     scores = scale_layers(scores, 1e-3, 1.0)
     plan = plan_of(scores, heads=0.25, head_granularity=granularity)
     assert len({len(units.kept) for units in plan.heads.values()}) == 2
 
     # Raises an error if the outputs differ.
-    lightpeft.prune(copy.deepcopy(model), plan, scores, verify_batch=batch_of(LLAMA))
+    lightpeft.prune(copy.deepcopy(model), plan, scores, verify_batch=make_batch(LLAMA))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architecture_matrix import build, scores_of
-from helpers.tiny_models import made_up_scores
+from helpers.architecture_matrix import build, draw_scores
+from helpers.tiny_models import make_scores
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
@@ -44,13 +44,13 @@ def sizes(cuts: dict[str, Any]) -> list[int]:
 def test_exactly_the_asked_share_of_heads_goes(
     ratio: float, total: int, stays: int, equal: bool, seed: int
 ):
-    plan = plan_of(made_up_scores(heads=total, equal=equal, seed=seed), heads=ratio)
+    plan = plan_of(make_scores(heads=total, equal=equal, seed=seed), heads=ratio)
 
     assert sizes(plan.heads) == [stays] * 4
 
 
 def test_the_lowest_scores_go():
-    scores = made_up_scores()
+    scores = make_scores()
     plan = plan_of(scores, heads=0.5, neurons=0.25, criterion="mask", neuron_scope="layer")
 
     for cuts, scored in ((plan.heads, scores.heads), (plan.neurons, scores.neurons)):
@@ -62,7 +62,7 @@ def test_the_lowest_scores_go():
 
 def test_among_equals_the_lower_index_stays():
     plan = plan_of(
-        made_up_scores(equal=True), heads=1 / 3, neurons=0.5, neuron_scope="layer", ranks=0.5
+        make_scores(equal=True), heads=1 / 3, neurons=0.5, neuron_scope="layer", ranks=0.5
     )
 
     assert {cut.kept for cut in plan.heads.values()} == {tuple(range(8))}
@@ -71,14 +71,14 @@ def test_among_equals_the_lower_index_stays():
 
 
 def test_one_tie_at_the_threshold_takes_one_not_all():
-    scores = made_up_scores()
+    scores = make_scores()
     scores.heads["taylor"]["0.a"][:] = torch.tensor([5.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 9])
 
     assert plan_of(scores, heads=0.25).heads["0.a"].kept == (0, 1, 2, 3, 4, 5, 6, 7, 11)
 
 
 def test_heads_that_go_do_not_depend_on_the_other_ratios():
-    scores = made_up_scores()
+    scores = make_scores()
     alone = plan_of(scores, heads=0.5)
 
     together = plan_of(scores, heads=0.5, neurons=0.5, modules=0.5, ranks=0.5)
@@ -95,7 +95,7 @@ def test_heads_that_go_do_not_depend_on_the_other_ratios():
 def test_neurons_are_aligned_and_their_total_is_exact(
     ratio: float, align: int, equal: bool, scope: str
 ):
-    plan = plan_of(made_up_scores(equal=equal), neurons=ratio, align=align, neuron_scope=scope)
+    plan = plan_of(make_scores(equal=equal), neurons=ratio, align=align, neuron_scope=scope)
 
     counts = sizes(plan.neurons)
     assert all(count % align == 0 and count >= align for count in counts)
@@ -106,13 +106,13 @@ def test_neurons_are_aligned_and_their_total_is_exact(
 
 
 def test_layer_scope_cuts_every_layer_alike():
-    plan = plan_of(made_up_scores(), neurons=1 / 3, neuron_scope="layer")
+    plan = plan_of(make_scores(), neurons=1 / 3, neuron_scope="layer")
 
     assert sizes(plan.neurons) == [64] * 4
 
 
 def test_global_scope_cuts_where_the_scores_are_low():
-    scores = made_up_scores()
+    scores = make_scores()
     scores.neurons["taylor"]["2.f"] *= 0.1
 
     plan = plan_of(scores, neurons=1 / 4)
@@ -123,7 +123,7 @@ def test_global_scope_cuts_where_the_scores_are_low():
 
 
 def test_a_layer_keeps_the_floor_and_the_plan_says_so():
-    scores = made_up_scores()
+    scores = make_scores()
     scores.neurons["taylor"]["1.f"] *= 0
 
     plan = plan_of(scores, neurons=1 / 2, align=16)
@@ -134,7 +134,7 @@ def test_a_layer_keeps_the_floor_and_the_plan_says_so():
 
 
 def test_layer_narrower_than_the_multiple_keeps_all_its_neurons():
-    plan = plan_of(made_up_scores(neurons=12), neurons=0.5, align=16)
+    plan = plan_of(make_scores(neurons=12), neurons=0.5, align=16)
 
     assert sizes(plan.neurons) == [12] * 4
 
@@ -144,7 +144,7 @@ def test_ratio_zero_leaves_a_group_untouched(group: str):
     ratios = dict.fromkeys(NOTHING, 0.5) | {group: 0, "modules": 0}
 
     # 90 is no multiple of align: untouched means untouched.
-    plan = make_plan(made_up_scores(neurons=90), PruningConfig(**ratios))
+    plan = make_plan(make_scores(neurons=90), PruningConfig(**ratios))
 
     assert all(len(cut.kept) == cut.total for cut in getattr(plan, group).values())
     assert all("all kept" in cut.reason for cut in getattr(plan, group).values())
@@ -152,14 +152,14 @@ def test_ratio_zero_leaves_a_group_untouched(group: str):
 
 
 def test_all_ratios_zero_are_the_identity():
-    plan = plan_of(made_up_scores(neurons=90), criterion="random")
+    plan = plan_of(make_scores(neurons=90), criterion="random")
 
     assert plan.is_identity
     assert plan.notes == ()
 
 
 def test_modules_with_the_lowest_importance_go_whole():
-    scores = made_up_scores()
+    scores = make_scores()
 
     plan = plan_of(scores, modules=0.75)
 
@@ -171,7 +171,7 @@ def test_modules_with_the_lowest_importance_go_whole():
 
 @pytest.mark.parametrize("criterion", ["taylor", "random"])
 def test_by_depth_the_modules_nearest_to_the_embeddings_go(criterion: str):
-    scores = made_up_scores()
+    scores = make_scores()
     in_depth = list(scores.shape.linears)
 
     plan = plan_of(scores, modules=0.25, module_criterion="depth", criterion=criterion)
@@ -182,7 +182,7 @@ def test_by_depth_the_modules_nearest_to_the_embeddings_go(criterion: str):
 
 
 def test_ranks_are_cut_over_all_surviving_modules():
-    scores = made_up_scores()
+    scores = make_scores()
     plan = plan_of(scores, modules=0.25, ranks=0.5)
 
     staying = [
@@ -195,7 +195,7 @@ def test_ranks_are_cut_over_all_surviving_modules():
 
 
 def test_module_that_loses_all_its_ranks_goes_and_the_plan_says_so():
-    scores = made_up_scores()
+    scores = make_scores()
     scores.ranks["3.down"][:] = 0
 
     plan = plan_of(scores, ranks=0.25)
@@ -205,13 +205,13 @@ def test_module_that_loses_all_its_ranks_goes_and_the_plan_says_so():
 
 
 def test_one_module_with_one_rank_always_stays():
-    plan = plan_of(made_up_scores(), modules=0.99, ranks=0.99)
+    plan = plan_of(make_scores(), modules=0.99, ranks=0.99)
 
     assert sum(sizes(plan.ranks)) == 1
 
 
 def test_every_criterion_reads_its_own_scores():
-    scores = made_up_scores(seed=7)
+    scores = make_scores(seed=7)
     plans = [plan_of(scores, heads=0.5, criterion=c) for c in (*CRITERIA, "random")]
 
     kept = {tuple(cut.kept for cut in plan.heads.values()) for plan in plans}
@@ -219,7 +219,7 @@ def test_every_criterion_reads_its_own_scores():
 
 
 def test_random_choice_is_the_seeds_and_has_the_same_counts():
-    scores = made_up_scores()
+    scores = make_scores()
     ratios = {"heads": 1 / 3, "neurons": 1 / 3, "modules": 0.5, "ranks": 0.5} | BY_IMPORTANCE
 
     one, again, other = (
@@ -238,7 +238,7 @@ def test_random_choice_is_the_seeds_and_has_the_same_counts():
 
 
 def test_random_choice_of_one_group_does_not_depend_on_the_others_ratios():
-    scores = made_up_scores()
+    scores = make_scores()
     few, many = (
         plan_of(scores, heads=0.5, neurons=n, ranks=n, criterion="random") for n in (0.1, 0.5)
     )
@@ -254,22 +254,22 @@ def test_random_choice_leaves_the_global_generator_alone():
     expected = torch.rand(1)
     torch.manual_seed(0)
 
-    plan_of(made_up_scores(), heads=0.5, criterion="random")
+    plan_of(make_scores(), heads=0.5, criterion="random")
 
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_plan_says_why():
-    plan = plan_of(made_up_scores(), heads=1 / 3, modules=0.5, ranks=0.5)
+    plan = plan_of(make_scores(), heads=1 / 3, modules=0.5, ranks=0.5)
 
     assert plan.heads["0.a"].reason.startswith("4 of 12 pruned, the lowest by taylor: up to 0.")
     assert all(cut.reason for cut in plan.ranks.values())
     assert plan.settings["heads"] == 1 / 3
-    assert plan.scores == made_up_scores().digest
+    assert plan.scores == make_scores().digest
 
 
 def test_heads_that_cannot_be_pruned_are_kept_with_a_note():
-    scores = scores_of(build("qwen3_next"))
+    scores = draw_scores(build("qwen3_next"))
 
     plan = make_plan(scores, PruningConfig(heads=0.5, neurons=0.5))
 

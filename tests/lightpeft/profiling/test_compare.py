@@ -1,7 +1,7 @@
 from functools import partial
 
 import pytest
-from helpers.tiny_models import tiny_model, tiny_scores
+from helpers.tiny_models import estimate_tiny_scores, make_tiny_model
 
 import lightpeft
 from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
@@ -14,8 +14,8 @@ SETTINGS = ProfilingSettings(batch_sizes=[1, 3], length=8, warmup=1, rounds=3)
 
 
 def _pruned(ratio):
-    model = tiny_model()
-    scores = tiny_scores(model, steps=2)
+    model = make_tiny_model()
+    scores = estimate_tiny_scores(model, steps=2)
     pruning = PruningConfig(heads=ratio, neurons=ratio, modules=0.0, ranks=0.0)
     plan = lightpeft.make_plan(scores, pruning)
     return lightpeft.prune(model, plan, scores)

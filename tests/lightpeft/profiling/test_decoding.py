@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.tiny_shapes import GENERATING, LENGTH, tiny_method_model, tiny_shape
+from helpers.tiny_shapes import GENERATING, LENGTH, make_tiny_method_model, make_tiny_shape
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
@@ -18,11 +18,11 @@ GROUPED = ("llama-3-8b", "qwen3-0.6b", "gemma-3-4b")
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     for name in GENERATING:
-        monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
+        monkeypatch.setitem(MODEL_SIZES, name, make_tiny_shape(name))
 
 
 def _model_and_batch(name, method="pruned", **options):
-    model = tiny_method_model(name, method, **options)
+    model = make_tiny_method_model(name, method, **options)
     return model, make_random_batch(model, batch_size=ROWS, length=LENGTH)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.tiny_shapes import LENGTH, tiny_shape
+from helpers.tiny_shapes import LENGTH, make_tiny_shape
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.run import BenchmarkConfig, build_method_model
@@ -32,7 +32,7 @@ def test_peak_memory_of_a_fresh_process_holds_the_weights_and_training_holds_mor
 
 @linux_only
 def test_memory_of_a_decoder_is_that_of_its_phases(monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", tiny_shape("opt-1.3b"))
+    monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", make_tiny_shape("opt-1.3b"))
     config = BenchmarkConfig(shape="opt-1.3b", batch_sizes=(1, 3), length=LENGTH)
     make_model = partial(build_method_model, config, "pruned", CPU)
 

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 import transformers
-from helpers.tiny_models import lora, pruned_model, tiny_config, tiny_model
-from helpers.tiny_shapes import KINDS, length_of, tiny_method_model, tiny_shape
+from helpers.tiny_models import make_lora, make_pruned_model, make_tiny_config, make_tiny_model
+from helpers.tiny_shapes import KINDS, find_length, make_tiny_method_model, make_tiny_shape
 from peft import get_peft_model
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
@@ -40,7 +40,7 @@ def test_the_device_is_synchronized_before_and_after_every_step():
 
 
 def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
-    model = pruned_model()
+    model = make_pruned_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     step = make_training_step(model, make_random_batch(model, batch_size=2, length=8))
@@ -54,7 +54,7 @@ def test_a_training_step_changes_no_weight_and_leaves_no_gradient():
 
 
 def test_an_inference_step_is_in_evaluation_mode_without_gradients():
-    model, seen = pruned_model(), []
+    model, seen = make_pruned_model(), []
     model.register_forward_hook(lambda *_: seen.append((model.training, torch.is_grad_enabled())))
 
     make_inference_step(model, make_random_batch(model, batch_size=2, length=8))()
@@ -63,7 +63,7 @@ def test_an_inference_step_is_in_evaluation_mode_without_gradients():
 
 
 def test_trainable_weights_are_cast_to_float32_and_frozen_ones_are_not():
-    model = pruned_model().to(torch.bfloat16)
+    model = make_pruned_model().to(torch.bfloat16)
 
     make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
 
@@ -73,7 +73,7 @@ def test_trainable_weights_are_cast_to_float32_and_frozen_ones_are_not():
 
 @pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
 def test_random_rows_fill_all_positions_and_hold_no_padding(family, limit):
-    model = tiny_model(family)
+    model = make_tiny_model(family)
     batch = make_random_batch(model, batch_size=5, length=limit)
     assert (batch["input_ids"] != model.config.pad_token_id).all()
     assert model(**batch).loss.isfinite()
@@ -83,7 +83,7 @@ def test_random_rows_fill_all_positions_and_hold_no_padding(family, limit):
 
 
 def test_random_rows_have_labels_for_a_regression_too():
-    model = tiny_model(num_labels=1)
+    model = make_tiny_model(num_labels=1)
 
     assert model(**make_random_batch(model, batch_size=2, length=8)).loss.isfinite()
 
@@ -93,9 +93,9 @@ def test_random_rows_have_labels_for_a_regression_too():
 def test_labels_follow_the_head(family, head):
     auto = getattr(transformers, f"AutoModelFor{head}")
     task = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}[head]
-    model = auto.from_config(tiny_config(family))
+    model = auto.from_config(make_tiny_config(family))
     linears = list(inspect_model(model).linears)
-    model = get_peft_model(model, lora(task_type=task, target_modules=linears))
+    model = get_peft_model(model, make_lora(task_type=task, target_modules=linears))
     batch = make_random_batch(model, batch_size=3, length=8)
 
     assert model(**batch).loss.isfinite()
@@ -114,8 +114,8 @@ def test_labels_follow_the_head(family, head):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_batches_and_phases_follow_the_kind_of_model(name, monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
-    model, length = tiny_method_model(name, "pruned"), length_of(name)
+    monkeypatch.setitem(MODEL_SIZES, name, make_tiny_shape(name))
+    model, length = make_tiny_method_model(name, "pruned"), find_length(name)
     batch = make_random_batch(model, batch_size=2, length=length)
 
     assert find_model_kind(model) == MODEL_SIZES[name].kind
@@ -131,8 +131,8 @@ def test_batches_and_phases_follow_the_kind_of_model(name, monkeypatch):
 
 
 def test_training_a_generative_model_fills_no_cache(monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", tiny_shape("opt-1.3b"))
-    model, caches = tiny_method_model("opt-1.3b", "pruned"), []
+    monkeypatch.setitem(MODEL_SIZES, "opt-1.3b", make_tiny_shape("opt-1.3b"))
+    model, caches = make_tiny_method_model("opt-1.3b", "pruned"), []
     model.register_forward_hook(lambda *seen: caches.append(seen[-1].past_key_values))
 
     make_training_step(model, make_random_batch(model, batch_size=2, length=8))()
@@ -152,7 +152,7 @@ def test_training_a_generative_model_fills_no_cache(monkeypatch):
     ],
 )
 def test_a_length_that_the_model_cannot_take_is_refused(name, length, message, monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, name, tiny_shape(name))
+    monkeypatch.setitem(MODEL_SIZES, name, make_tiny_shape(name))
 
     with pytest.raises(ModelError, match=message):
-        make_random_batch(tiny_method_model(name, "vanilla"), batch_size=1, length=length)
+        make_random_batch(make_tiny_method_model(name, "vanilla"), batch_size=1, length=length)

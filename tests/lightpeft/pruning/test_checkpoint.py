@@ -12,12 +12,12 @@ import pytest
 import torch
 from helpers.tiny_models import (
     FAMILIES,
-    logits,
+    compute_tiny_logits,
+    estimate_tiny_scores,
+    make_pruned_model,
+    make_tiny_model,
+    make_uneven_plan,
     mask_units,
-    pruned_model,
-    tiny_model,
-    tiny_scores,
-    uneven_plan,
 )
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -32,29 +32,29 @@ TESTS = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loaded_model_is_the_saved_one(family: str, tmp_path: Path):
-    model = pruned_model(family)
+    model = make_pruned_model(family)
     lightpeft.save(model, tmp_path / "out")
 
-    again = lightpeft.load(tiny_model(family), tmp_path / "out")
+    again = lightpeft.load(make_tiny_model(family), tmp_path / "out")
 
     old, new = model.state_dict(), again.state_dict()
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
-    assert torch.equal(logits(model), logits(again))
+    assert torch.equal(compute_tiny_logits(model), compute_tiny_logits(again))
     assert lightpeft.get_plan(again) == lightpeft.get_plan(model)
 
 
 def test_a_fresh_process_loads_the_same_model(tmp_path: Path):
-    model = pruned_model(use_rslora=True)
+    model = make_pruned_model(use_rslora=True)
     lightpeft.save(model, tmp_path / "out")
     program = (
         "import torch; torch.set_num_threads(1)\n"
         "import lightpeft\n"
-        "from helpers.tiny_models import tiny_batch, tiny_model\n"
+        "from helpers.tiny_models import make_tiny_batch, make_tiny_model\n"
         "from safetensors.torch import save_file\n"
-        f"model = lightpeft.load(tiny_model(), {str(tmp_path / 'out')!r})\n"
+        f"model = lightpeft.load(make_tiny_model(), {str(tmp_path / 'out')!r})\n"
         "with torch.no_grad():\n"
-        "    found = model(**tiny_batch()).logits\n"
+        "    found = model(**make_tiny_batch()).logits\n"
         f"save_file({{'logits': found}}, {str(tmp_path / 'logits')!r})\n"
     )
 
@@ -64,13 +64,13 @@ def test_a_fresh_process_loads_the_same_model(tmp_path: Path):
         env=os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"},
     )
 
-    assert torch.equal(load_file(tmp_path / "logits")["logits"], logits(model))
+    assert torch.equal(load_file(tmp_path / "logits")["logits"], compute_tiny_logits(model))
 
 
 def test_saving_what_was_loaded_gives_the_same_bytes(tmp_path: Path):
-    lightpeft.save(pruned_model(), tmp_path / "one")
+    lightpeft.save(make_pruned_model(), tmp_path / "one")
 
-    lightpeft.save(lightpeft.load(tiny_model(), tmp_path / "one"), tmp_path / "two")
+    lightpeft.save(lightpeft.load(make_tiny_model(), tmp_path / "one"), tmp_path / "two")
 
     names = ["SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "plan.json"]
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
@@ -79,24 +79,26 @@ def test_saving_what_was_loaded_gives_the_same_bytes(tmp_path: Path):
 
 
 def test_a_fresh_pooler_is_trained_saved_and_lifted_with_the_head(tmp_path: Path):
-    model = tiny_model()
-    scores = tiny_scores(model, modules_to_save=["classifier", "bert.pooler"])
+    model = make_tiny_model()
+    scores = estimate_tiny_scores(model, modules_to_save=["classifier", "bert.pooler"])
     pooler = "base_model.model.bert.pooler.dense.weight"
     assert not torch.equal(scores.adapter[pooler], model.bert.pooler.dense.weight)
-    pruned = lightpeft.prune(model, uneven_plan(scores), scores)
+    pruned = lightpeft.prune(model, make_uneven_plan(scores), scores)
     lightpeft.save(pruned, tmp_path / "out")
     lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
 
-    again = lightpeft.load(tiny_model(), tmp_path / "out")
-    stock = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "lifted"))
+    again = lightpeft.load(make_tiny_model(), tmp_path / "out")
+    stock = PeftModel.from_pretrained(make_tiny_model(), str(tmp_path / "lifted"))
 
-    assert torch.equal(logits(again), logits(pruned))
+    assert torch.equal(compute_tiny_logits(again), compute_tiny_logits(pruned))
     mask_units(stock.base_model.model, lightpeft.get_plan(pruned))
-    torch.testing.assert_close(logits(stock), logits(pruned), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        compute_tiny_logits(stock), compute_tiny_logits(pruned), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_saved_folder_holds_no_base_weights(tmp_path: Path):
-    model = pruned_model()
+    model = make_pruned_model()
     lightpeft.save(model, tmp_path / "out")
 
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
@@ -107,14 +109,16 @@ def test_saved_folder_holds_no_base_weights(tmp_path: Path):
 
 
 def test_compact_folder_is_a_stock_adapter_of_the_sliced_base(tmp_path: Path):
-    model = pruned_model(use_rslora=True, r=6, lora_alpha=7)
+    model = make_pruned_model(use_rslora=True, r=6, lora_alpha=7)
     lightpeft.save(model, tmp_path / "out")
-    base = tiny_model()
+    base = make_tiny_model()
     slice_base(base, lightpeft.get_plan(model))
 
     stock = PeftModel.from_pretrained(base, str(tmp_path / "out"))
 
-    torch.testing.assert_close(logits(stock), logits(model), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        compute_tiny_logits(stock), compute_tiny_logits(model), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_rslora": True, "r": 3, "lora_alpha": 5}])
@@ -122,20 +126,22 @@ def test_compact_folder_is_a_stock_adapter_of_the_sliced_base(tmp_path: Path):
 def test_lifted_adapter_on_the_masked_base_is_the_pruned_model(
     family: str, changes: dict[str, object], tmp_path: Path
 ):
-    model = pruned_model(family, **changes)
+    model = make_pruned_model(family, **changes)
     lightpeft.save(model, tmp_path / "out")
     lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
 
-    stock = PeftModel.from_pretrained(tiny_model(family), str(tmp_path / "lifted"))
+    stock = PeftModel.from_pretrained(make_tiny_model(family), str(tmp_path / "lifted"))
 
-    unmasked = logits(stock)
+    unmasked = compute_tiny_logits(stock)
     mask_units(stock.base_model.model, lightpeft.get_plan(model))
-    torch.testing.assert_close(logits(stock), logits(model), rtol=1e-5, atol=1e-5)
-    assert (unmasked - logits(model)).abs().max() > 0.01
+    torch.testing.assert_close(
+        compute_tiny_logits(stock), compute_tiny_logits(model), rtol=1e-5, atol=1e-5
+    )
+    assert (unmasked - compute_tiny_logits(model)).abs().max() > 0.01
 
 
 def test_lifted_weights_are_the_compact_ones_and_zeros(tmp_path: Path):
-    model = pruned_model()
+    model = make_pruned_model()
     plan = lightpeft.get_plan(model)
     lightpeft.save(model, tmp_path / "out")
     lightpeft.expand_adapter(tmp_path / "out", tmp_path / "lifted")
@@ -159,11 +165,11 @@ def test_lifted_weights_are_the_compact_ones_and_zeros(tmp_path: Path):
 
 
 def test_loaded_model_is_frozen_unless_training_goes_on(tmp_path: Path):
-    model = pruned_model(lora_dropout=0.5)
+    model = make_pruned_model(lora_dropout=0.5)
     lightpeft.save(model, tmp_path / "out")
 
-    frozen = lightpeft.load(tiny_model().train(), tmp_path / "out")
-    training = lightpeft.load(tiny_model(), tmp_path / "out", trainable=True)
+    frozen = lightpeft.load(make_tiny_model().train(), tmp_path / "out")
+    training = lightpeft.load(make_tiny_model(), tmp_path / "out", trainable=True)
 
     assert not any(weight.requires_grad for weight in frozen.parameters())
     assert not any(module.training for module in frozen.modules())
@@ -172,17 +178,20 @@ def test_loaded_model_is_frozen_unless_training_goes_on(tmp_path: Path):
 
 
 def test_saving_over_an_older_folder_replaces_it(tmp_path: Path):
-    lightpeft.save(pruned_model(seed=1), tmp_path / "out")
-    model = pruned_model()
+    lightpeft.save(make_pruned_model(seed=1), tmp_path / "out")
+    model = make_pruned_model()
 
     lightpeft.save(model, tmp_path / "out")
 
-    assert torch.equal(logits(lightpeft.load(tiny_model(), tmp_path / "out")), logits(model))
+    assert torch.equal(
+        compute_tiny_logits(lightpeft.load(make_tiny_model(), tmp_path / "out")),
+        compute_tiny_logits(model),
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model = pruned_model()
+    model = make_pruned_model()
     lightpeft.save(model, tmp_path / "out")
 
     def full(*_: object, **__: object) -> None:
@@ -190,14 +199,17 @@ def test_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
     with pytest.raises(OSError, match="no space"):
-        lightpeft.save(pruned_model(seed=1), tmp_path / "out")
+        lightpeft.save(make_pruned_model(seed=1), tmp_path / "out")
 
-    assert torch.equal(logits(lightpeft.load(tiny_model(), tmp_path / "out")), logits(model))
+    assert torch.equal(
+        compute_tiny_logits(lightpeft.load(make_tiny_model(), tmp_path / "out")),
+        compute_tiny_logits(model),
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing(tmp_path: Path):
-    model, (soft, hard) = pruned_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    model, (soft, hard) = make_pruned_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/out'"):
@@ -210,6 +222,6 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing(tmp_pa
 
 def test_model_without_a_plan_is_not_saved(tmp_path: Path):
     with pytest.raises(ModelError, match="the model has no plan"):
-        lightpeft.save(tiny_model(), tmp_path / "out")
+        lightpeft.save(make_tiny_model(), tmp_path / "out")
 
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,12 @@ import pytest
 import torch
 import transformers
 from helpers.sealing import edit_plan, seal
-from helpers.tiny_models import logits, pruned_model, tiny_model, unchanged
+from helpers.tiny_models import (
+    check_unchanged,
+    compute_tiny_logits,
+    make_pruned_model,
+    make_tiny_model,
+)
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +34,7 @@ FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    lightpeft.save(pruned_model(), tmp_path / "out")
+    lightpeft.save(make_pruned_model(), tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -53,7 +58,7 @@ def edited_weights(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
 def refused(folder: Path, base: transformers.PreTrainedModel, message: str) -> None:
     """Loading fails with one line, and the base is as it was."""
     expected = (CheckpointError, ModelError)
-    with unchanged(base), pytest.raises(expected, match=message) as caught:
+    with check_unchanged(base), pytest.raises(expected, match=message) as caught:
         lightpeft.load(base, folder)
     assert "\n" not in str(caught.value)
 
@@ -62,7 +67,7 @@ def refused(folder: Path, base: transformers.PreTrainedModel, message: str) -> N
 def test_missing_file_is_one_line(folder: Path, name: str):
     (folder / name).unlink()
 
-    refused(folder, tiny_model(), rf"{name} does not exist")
+    refused(folder, make_tiny_model(), rf"{name} does not exist")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -71,7 +76,9 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: int(len(data) * share)])
 
-    refused(folder, tiny_model(), rf"{name} is not the file that was saved, .* was it cut short")
+    refused(
+        folder, make_tiny_model(), rf"{name} is not the file that was saved, .* was it cut short"
+    )
     with pytest.raises(CheckpointError, match=name):
         lightpeft.expand_adapter(folder, folder.parent / "lifted")
     assert not (folder.parent / "lifted").exists()
@@ -82,17 +89,19 @@ def test_checkpoint_of_another_version_is_one_line_with_what_to_do(folder: Path)
     (folder / "plan.json").write_text(text.replace("lightpeft-plan-4", "lightpeft-plan-3"))
     seal(folder)
 
-    refused(folder, tiny_model(), r"is lightpeft-plan-3, .*; prune and fine-tune again$")
+    refused(folder, make_tiny_model(), r"is lightpeft-plan-3, .*; prune and fine-tune again$")
 
 
 def test_folder_without_digests_is_one_line_with_what_to_do(folder: Path):
     (folder / "SHA256SUMS").unlink()
 
-    refused(folder, tiny_model(), r"has no SHA256SUMS: .* older .*; prune and fine-tune again$")
+    refused(
+        folder, make_tiny_model(), r"has no SHA256SUMS: .* older .*; prune and fine-tune again$"
+    )
 
 
 def test_every_flipped_bit_is_noticed(folder: Path):
-    base, draw = tiny_model(), random.Random(0)
+    base, draw = make_tiny_model(), random.Random(0)
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         for position in draw.sample(range(len(data)), 25):
@@ -110,24 +119,24 @@ def test_digests_are_those_of_sha256sum(folder: Path):
 
 
 def test_folder_that_is_not_there_is_one_line(tmp_path: Path):
-    refused(tmp_path / "nowhere", tiny_model(), r"nowhere is not a folder on this machine; ")
+    refused(tmp_path / "nowhere", make_tiny_model(), r"nowhere is not a folder on this machine; ")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "plan.json"])
 def test_file_of_another_plan_with_equal_counts_is_refused(folder: Path, name: str):
-    lightpeft.save(pruned_model(seed=1), folder.parent / "other")
+    lightpeft.save(make_pruned_model(seed=1), folder.parent / "other")
     shutil.copy(folder.parent / "other" / name, folder / name)
-    refused(folder, tiny_model(), rf"{name} is not the file that was saved")
+    refused(folder, make_tiny_model(), rf"{name} is not the file that was saved")
     seal(folder)
 
-    refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
+    refused(folder, make_tiny_model(), r"was not saved with the plan\.json beside it")
 
 
 def test_safetensors_of_something_else_are_refused(folder: Path):
     save_file({"x": torch.ones(2)}, folder / "adapter_model.safetensors")
     seal(folder)
 
-    refused(folder, tiny_model(), r"was not saved with the plan\.json beside it")
+    refused(folder, make_tiny_model(), r"was not saved with the plan\.json beside it")
 
 
 @pytest.mark.parametrize("change", ["missing", "left over", "other shape"])
@@ -141,7 +150,9 @@ def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, chang
         else:
             weights[name] = weights[name][:, :3].contiguous()
 
-    refused(folder, tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got ")
+    refused(
+        folder, make_tiny_model(), r"PEFT weight base_model\.model\.\S+ must have shape .*, got "
+    )
     with pytest.raises(CheckpointError, match="must have shape"):
         lightpeft.expand_adapter(folder, folder.parent / "lifted")
 
@@ -160,7 +171,7 @@ def test_config_of_something_else_is_refused(folder: Path, text: str, message: s
     (folder / "adapter_config.json").write_text(text)
     seal(folder)
 
-    refused(folder, tiny_model(), message)
+    refused(folder, make_tiny_model(), message)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +192,7 @@ def test_edited_settings_that_change_the_method_are_refused(
 ):
     edit_config(folder, **changes)
 
-    refused(folder, tiny_model(), message)
+    refused(folder, make_tiny_model(), message)
     with pytest.raises(CheckpointError, match=message):
         lightpeft.expand_adapter(folder, folder.parent / "lifted")
 
@@ -201,7 +212,7 @@ def test_edited_settings_that_do_not_fit_the_model_leave_it_as_it_was(
 ):
     edit_config(folder, **changes)
 
-    refused(folder, tiny_model(), message)
+    refused(folder, make_tiny_model(), message)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +223,10 @@ def test_edited_settings_that_do_not_fit_the_model_leave_it_as_it_was(
 def test_edited_settings_that_are_not_read_change_nothing(folder: Path, changes: dict[str, object]):
     edit_config(folder, **changes)
 
-    assert torch.equal(logits(lightpeft.load(tiny_model(), folder)), logits(pruned_model()))
+    assert torch.equal(
+        compute_tiny_logits(lightpeft.load(make_tiny_model(), folder)),
+        compute_tiny_logits(make_pruned_model()),
+    )
 
 
 def test_plan_without_the_number_of_embeddings_is_one_line(folder: Path):
@@ -220,7 +234,7 @@ def test_plan_without_the_number_of_embeddings_is_one_line(folder: Path):
     del raw["shape"]["non_block_parameters"]["embeddings"]
     edit_plan(folder, raw)
 
-    refused(folder, tiny_model(), "with 0 parameters of embeddings, but this one has 4,544")
+    refused(folder, make_tiny_model(), "with 0 parameters of embeddings, but this one has 4,544")
 
 
 @pytest.mark.parametrize("part", ["classifier", "lora_A"])
@@ -229,12 +243,12 @@ def test_weight_of_another_kind_of_numbers_is_refused(folder: Path, part: str):
         name = next(name for name in weights if part in name)
         weights[name] = weights[name].bool()
 
-    refused(folder, tiny_model(), rf"{part}.* must not be of dtype torch\.bool")
+    refused(folder, make_tiny_model(), rf"{part}.* must not be of dtype torch\.bool")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, value: float):
-    model = pruned_model()
+    model = make_pruned_model()
     head = model.base_model.model.classifier.modules_to_save["default"].weight
     head.data[0, 0] = value
     with pytest.raises(CheckpointError, match=r"nothing was saved: the weight .*classifier"):
@@ -242,11 +256,11 @@ def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, val
     with edited_weights(folder) as weights:
         weights[min(weights)].view(-1)[0] = value
 
-    refused(folder, tiny_model(), "holds NaN or infinity")
+    refused(folder, make_tiny_model(), "holds NaN or infinity")
 
 
 def test_rehearsal_draws_no_random_numbers_of_the_caller():
-    base, plan = tiny_model(), lightpeft.get_plan(pruned_model())
+    base, plan = make_tiny_model(), lightpeft.get_plan(make_pruned_model())
     config = make_pruned_lora_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
     before = torch.get_rng_state()
 
@@ -265,11 +279,11 @@ def test_rehearsal_draws_no_random_numbers_of_the_caller():
     ],
 )
 def test_base_of_another_kind_is_refused(folder: Path, changes: dict[str, int], message: str):
-    refused(folder, tiny_model(**changes), message)
+    refused(folder, make_tiny_model(**changes), message)
 
 
 def test_wrapped_base_is_refused(folder: Path):
-    base = tiny_model()
+    base = make_tiny_model()
     lightpeft.load(base, folder)
 
     refused(folder, base, "pass the plain model, not one wrapped by peft")

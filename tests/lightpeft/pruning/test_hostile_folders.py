@@ -14,7 +14,12 @@ import pytest
 import torch
 from helpers.folder_mutations import MODEL_FILES, MUTATIONS, SCORES_FILES, Mutation
 from helpers.sealing import seal
-from helpers.tiny_models import logits, random_scores, tiny_model, uneven_plan
+from helpers.tiny_models import (
+    compute_tiny_logits,
+    draw_random_scores,
+    make_tiny_model,
+    make_uneven_plan,
+)
 from hypothesis import HealthCheck, given, settings
 from transformers import PreTrainedModel
 
@@ -37,15 +42,17 @@ class Lab:
         self.before = {name: weight.clone() for name, weight in self.base.state_dict().items()}
         self.types = [type(module) for module in self.base.modules()]
         model = self._new_base()
-        scores = random_scores(model)
+        scores = draw_random_scores(model)
         scores.save(self.root / "scores")
-        lightpeft.save(lightpeft.prune(model, uneven_plan(scores), scores), self.root / "model")
-        self.expected = logits(lightpeft.load(self._new_base(), self.root / "model"))
+        lightpeft.save(
+            lightpeft.prune(model, make_uneven_plan(scores), scores), self.root / "model"
+        )
+        self.expected = compute_tiny_logits(lightpeft.load(self._new_base(), self.root / "model"))
         self.digest = scores.digest
 
     @staticmethod
     def _new_base() -> PreTrainedModel:
-        return tiny_model(num_hidden_layers=2)
+        return make_tiny_model(num_hidden_layers=2)
 
     def copy(self, kind: str) -> Path:
         """A fresh copy of what was saved."""
@@ -97,7 +104,7 @@ class Lab:
         except BaseException:
             self.base = base
             raise
-        return torch.equal(logits(loaded), self.expected)
+        return torch.equal(compute_tiny_logits(loaded), self.expected)
 
 
 _SETTINGS = settings(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.architecture_matrix import batch_of, build, compute_outputs, loss_of
+from helpers.architecture_matrix import build, compute_loss, compute_outputs, make_batch
 from helpers.architectures import LLAMA
-from helpers.quantizers import stand_in
+from helpers.quantizers import quantize_stand_in
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -86,7 +86,7 @@ def test_estimating_needs_one_copy_of_the_weights(dtype: torch.dtype):
     assert counter.most < (1.3 if dtype == torch.float32 else 1.5) * held(model)
 
 
-@pytest.mark.parametrize("quantize", [None, stand_in])
+@pytest.mark.parametrize("quantize", [None, quantize_stand_in])
 def test_pruning_and_loading_free_each_weight_before_the_next_is_cut(
     quantize: Callable[..., None] | None, tmp_path: Path
 ):
@@ -129,7 +129,7 @@ def trained(
     if checkpointing:
         model.activation_checkpointing_enable()
     torch.manual_seed(0)
-    batches = [batch_of(name, seed=seed, labels=True) for seed in range(2)]
+    batches = [make_batch(name, seed=seed, labels=True) for seed in range(2)]
     scores = lightpeft.estimate(model, LoraConfig(r=2), batches, EstimationConfig(steps=4))
     plan = lightpeft.make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0))
     pruned = lightpeft.prune(model, plan, scores)
@@ -137,7 +137,7 @@ def trained(
     runs: list[int] = []
     inner = next(m for n, m in pruned.named_modules() if n.endswith("base_layer"))
     inner.register_forward_hook(lambda *_: runs.append(1))
-    loss_of(pruned.train(), batches[0]).backward()
+    compute_loss(pruned.train(), batches[0]).backward()
     assert len(runs) == 1 + checkpointing, "nothing was computed again"
     gradients = {n: w.grad for n, w in pruned.named_parameters() if w.requires_grad}
     return scores, pruned.eval(), gradients

@@ -10,13 +10,13 @@ import torch
 import transformers
 from helpers.tiny_models import (
     FAMILIES,
-    logits,
-    masked_model,
-    random_scores,
-    tiny_batch,
-    tiny_model,
-    unchanged,
-    uneven_plan,
+    check_unchanged,
+    compute_tiny_logits,
+    draw_random_scores,
+    make_masked_model,
+    make_tiny_batch,
+    make_tiny_model,
+    make_uneven_plan,
 )
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -56,10 +56,10 @@ def gradients(model: PeftModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pruned_gradients_equal_masked_gradients(family: str):
-    model, batch = tiny_model(family), tiny_batch()
-    scores = random_scores(model)
-    plan = uneven_plan(scores)
-    full = gradients(masked_model(model, scores, plan), batch)
+    model, batch = make_tiny_model(family), make_tiny_batch()
+    scores = draw_random_scores(model)
+    plan = make_uneven_plan(scores)
+    full = gradients(make_masked_model(model, scores, plan), batch)
 
     pruned = gradients(lightpeft.prune(model, plan, scores), batch)
 
@@ -78,10 +78,10 @@ def test_pruned_gradients_equal_masked_gradients(family: str):
 
 @pytest.mark.parametrize("changes", [{"use_rslora": True}, {"r": 6, "lora_alpha": 7}])
 def test_scaling_stays_whatever_rank_is_left(changes: dict[str, object]):
-    model = tiny_model()
-    scores = random_scores(model, **changes)
-    plan = uneven_plan(scores)
-    reference = masked_model(model, scores, plan)
+    model = make_tiny_model()
+    scores = draw_random_scores(model, **changes)
+    plan = make_uneven_plan(scores)
+    reference = make_masked_model(model, scores, plan)
     expected = next(m for m in reference.modules() if isinstance(m, LoraLayer)).scaling["default"]
 
     pruned = lightpeft.prune(model, plan, scores)
@@ -89,23 +89,25 @@ def test_scaling_stays_whatever_rank_is_left(changes: dict[str, object]):
     layers = [module for module in pruned.modules() if isinstance(module, LoraLayer)]
     assert {layer.r["default"] for layer in layers} == set(range(1, scores.peft.r + 1))
     assert [layer.scaling["default"] for layer in layers] == pytest.approx([expected] * len(layers))
-    torch.testing.assert_close(logits(pruned), logits(reference), **CLOSE)
+    torch.testing.assert_close(compute_tiny_logits(pruned), compute_tiny_logits(reference), **CLOSE)
 
 
 def test_lora_on_few_targets_is_pruned_exactly_too():
-    model = tiny_model()
-    scores = random_scores(model, target_modules=["query", "attention.output.dense"])
-    plan = uneven_plan(scores)
-    expected = logits(masked_model(model, scores, plan))
+    model = make_tiny_model()
+    scores = draw_random_scores(model, target_modules=["query", "attention.output.dense"])
+    plan = make_uneven_plan(scores)
+    expected = compute_tiny_logits(make_masked_model(model, scores, plan))
 
-    torch.testing.assert_close(logits(lightpeft.prune(model, plan, scores)), expected, **CLOSE)
+    torch.testing.assert_close(
+        compute_tiny_logits(lightpeft.prune(model, plan, scores)), expected, **CLOSE
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_blocks_know_how_many_heads_are_left(family: str):
-    model = tiny_model(family)
-    scores = random_scores(model)
-    plan = uneven_plan(scores)
+    model = make_tiny_model(family)
+    scores = draw_random_scores(model)
+    plan = make_uneven_plan(scores)
 
     lightpeft.prune(model, plan, scores)
 
@@ -120,35 +122,35 @@ def test_attention_blocks_know_how_many_heads_are_left(family: str):
 
 
 def test_identity_plan_changes_nothing():
-    model = tiny_model()
-    scores = random_scores(model)
+    model = make_tiny_model()
+    scores = draw_random_scores(model)
     plan = lightpeft.make_plan(scores, PruningConfig(heads=0, neurons=0, modules=0, ranks=0))
-    expected = logits(masked_model(model, scores, plan))
+    expected = compute_tiny_logits(make_masked_model(model, scores, plan))
 
     pruned = lightpeft.prune(model, plan, scores)
 
     assert plan.is_identity
-    assert torch.equal(logits(pruned), expected)
+    assert torch.equal(compute_tiny_logits(pruned), expected)
     assert lightpeft.get_plan(pruned) == plan
 
 
 def test_without_warm_start_adapter_and_head_are_the_untrained_ones():
-    model = tiny_model()
-    scores = random_scores(model)
-    plan = uneven_plan(scores)
+    model = make_tiny_model()
+    scores = draw_random_scores(model)
+    plan = make_uneven_plan(scores)
     untrained = get_peft_model(copy.deepcopy(model), copy.deepcopy(scores.peft))
     start = dataclasses.replace(scores, adapter=get_adapter_state_dict(untrained))
-    expected = logits(masked_model(model, start, plan))
+    expected = compute_tiny_logits(make_masked_model(model, start, plan))
 
     pruned = lightpeft.prune(model, plan, scores, warm_start=False)
 
-    torch.testing.assert_close(logits(pruned), expected, **CLOSE)
+    torch.testing.assert_close(compute_tiny_logits(pruned), expected, **CLOSE)
 
 
 def test_only_adapter_and_head_are_trained():
-    model = tiny_model("distilbert")
-    scores = random_scores(model)
-    pruned = lightpeft.prune(model, uneven_plan(scores), scores)
+    model = make_tiny_model("distilbert")
+    scores = draw_random_scores(model)
+    pruned = lightpeft.prune(model, make_uneven_plan(scores), scores)
 
     trained = {name for name, weight in pruned.named_parameters() if weight.requires_grad}
 
@@ -163,17 +165,17 @@ def test_only_adapter_and_head_are_trained():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_pruned_model_is_in_the_mode_of_its_base(training: bool):
-    model = tiny_model().train(training)
-    scores = random_scores(model, lora_dropout=0.5)
+    model = make_tiny_model().train(training)
+    scores = draw_random_scores(model, lora_dropout=0.5)
 
-    pruned = lightpeft.prune(model, uneven_plan(scores), scores)
+    pruned = lightpeft.prune(model, make_uneven_plan(scores), scores)
 
     assert {module.training for module in pruned.modules()} == {training}
 
 
 def test_lifting_and_compacting_again_gives_the_same_weights():
-    scores = random_scores(tiny_model())
-    plan = uneven_plan(scores)
+    scores = draw_random_scores(make_tiny_model())
+    plan = make_uneven_plan(scores)
     compact = slice_adapter(scores.adapter, plan)
 
     again = slice_adapter(zero_pad_adapter(compact, plan), plan)
@@ -184,23 +186,23 @@ def test_lifting_and_compacting_again_gives_the_same_weights():
 
 def other_model(difference: str) -> transformers.PreTrainedModel:
     if difference == "other weights":
-        return tiny_model(seed=1)
+        return make_tiny_model(seed=1)
     if difference == "other head size":
-        return tiny_model(num_attention_heads=8)
+        return make_tiny_model(num_attention_heads=8)
     if difference == "other family":
-        return tiny_model("roberta")
+        return make_tiny_model("roberta")
     if difference == "other labels":
-        return tiny_model(num_labels=3)
+        return make_tiny_model(num_labels=3)
     if difference == "wrapped":
         return lightpeft.prune(*plain_parts())
     sizes = {"fewer layers": {"num_hidden_layers": 2}, "narrower": {"intermediate_size": 32}}
-    return tiny_model(**sizes[difference])
+    return make_tiny_model(**sizes[difference])
 
 
 def plain_parts() -> tuple[transformers.PreTrainedModel, PruningPlan, lightpeft.Scores]:
-    model = tiny_model()
-    scores = random_scores(model)
-    return model, uneven_plan(scores), scores
+    model = make_tiny_model()
+    scores = draw_random_scores(model)
+    return model, make_uneven_plan(scores), scores
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_plan_of_another_model_is_refused_before_the_model_is_changed(
     _, plan, scores = plain_parts()
     model = other_model(difference)
 
-    with unchanged(model), pytest.raises(LightPeftError, match=message) as caught:
+    with check_unchanged(model), pytest.raises(LightPeftError, match=message) as caught:
         lightpeft.prune(model, plan, scores)
 
     assert "\n" not in str(caught.value)
@@ -231,7 +233,7 @@ def test_plan_from_other_scores_is_refused():
     model, plan, _ = plain_parts()
 
     with pytest.raises(PlanError, match=f"made from scores {plan.scores}, but these scores are"):
-        lightpeft.prune(model, plan, random_scores(model, seed=1))
+        lightpeft.prune(model, plan, draw_random_scores(model, seed=1))
 
 
 def test_plan_with_ranks_that_the_adapter_lacks_is_refused():
@@ -254,7 +256,9 @@ def test_pruned_model_cannot_be_pruned_again():
 
 
 def test_model_without_a_plan_has_none_to_give():
-    model = get_peft_model(tiny_model(), copy.deepcopy(random_scores(tiny_model()).peft))
+    model = get_peft_model(
+        make_tiny_model(), copy.deepcopy(draw_random_scores(make_tiny_model()).peft)
+    )
 
     with pytest.raises(ModelError, match=r"no plan; get it from lightpeft\.prune"):
         lightpeft.get_plan(model)

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.architecture_matrix import (
-    batch_of,
     build,
+    compute_logits,
+    compute_loss,
     compute_outputs,
-    drawn_plan,
-    loss_of,
-    outputs,
-    scores_of,
+    draw_plan,
+    draw_scores,
+    make_batch,
 )
 from helpers.architectures import LLAMA
 from helpers.quantizers import MISSING, QUANTIZERS, Packed
-from helpers.tiny_models import tiny_model
+from helpers.tiny_models import make_tiny_model
 from peft import LoraConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
@@ -47,7 +47,7 @@ def estimated(name: str) -> tuple[Scores, PruningPlan]:
     torch.manual_seed(0)
     model = build(LLAMA)
     QUANTIZERS[name](model)
-    batches = [batch_of(LLAMA, seed=seed, labels=True) for seed in range(2)]
+    batches = [make_batch(LLAMA, seed=seed, labels=True) for seed in range(2)]
     scores = lightpeft.estimate(model, LoraConfig(r=4), batches, EstimationConfig(steps=4))
     return scores, lightpeft.make_plan(scores, PruningConfig(**RATIOS))
 
@@ -55,7 +55,7 @@ def estimated(name: str) -> tuple[Scores, PruningPlan]:
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("family", ["bert", LLAMA])
 def test_a_quantized_model_has_the_shape_of_its_checkpoint(name: str, family: str):
-    plain = tiny_model("bert") if family == "bert" else build(family)
+    plain = make_tiny_model("bert") if family == "bert" else build(family)
     model = copy.deepcopy(plain)
     QUANTIZERS[name](model)
 
@@ -79,17 +79,17 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
         assert all(row.any() for row in rows.values())
 
     pruned = lightpeft.prune(
-        build(LLAMA), plan, scores, verify_batch=batch_of(LLAMA), quantize=QUANTIZERS[name]
+        build(LLAMA), plan, scores, verify_batch=make_batch(LLAMA), quantize=QUANTIZERS[name]
     )
 
     reference = rounded_like(pruned, lightpeft.prune(build(LLAMA), plan, scores))
     # Of the largest: bitsandbytes rounds activations too, to 8 bits.
     close = {"rtol": 0, "atol": 0.1 if name == "bitsandbytes_int8" else 1e-5}
-    logits = [outputs(model, batch_of(LLAMA)).detach() for model in (pruned, reference)]
+    logits = [compute_logits(model, make_batch(LLAMA)).detach() for model in (pruned, reference)]
     scale = logits[1].abs().max()
     torch.testing.assert_close(logits[0] / scale, logits[1] / scale, **close)
     for model in (pruned, reference):
-        loss_of(model, batch_of(LLAMA)).backward()
+        compute_loss(model, make_batch(LLAMA)).backward()
     other = dict(reference.named_parameters())
     trained = {path: w for path, w in pruned.named_parameters() if w.requires_grad}
     for path, weight in trained.items():
@@ -99,7 +99,9 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
 
     lightpeft.save(pruned, tmp_path / "out")
     again = lightpeft.load(build(LLAMA), tmp_path / "out", quantize=QUANTIZERS[name])
-    assert torch.equal(outputs(again, batch_of(LLAMA)), outputs(pruned, batch_of(LLAMA)))
+    assert torch.equal(
+        compute_logits(again, make_batch(LLAMA)), compute_logits(pruned, make_batch(LLAMA))
+    )
 
 
 def rounded_like(quantized: PeftModel, plain: PeftModel) -> PeftModel:
@@ -134,7 +136,7 @@ def test_quantized_embeddings_are_refused():
 
     with pytest.raises(ModelError, match=r"embed_tokens\.weight is quantized: .* linears only"):
         lightpeft.estimate(
-            model, LoraConfig(), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+            model, LoraConfig(), [make_batch(LLAMA, labels=True)], EstimationConfig(steps=2)
         )
 
 
@@ -148,7 +150,7 @@ def test_packed_weights_are_not_cut_and_nothing_is_changed():
         lightpeft.prune(model, plan, scores)
 
     assert torch.equal(compute_outputs(model, LLAMA), before)
-    scores_of_full = scores_of(build(LLAMA))
+    scores_of_full = draw_scores(build(LLAMA))
     spared = lightpeft.make_plan(
         scores_of_full, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0}))
     )
@@ -176,7 +178,7 @@ def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pyt
 
     with pytest.raises(ModelError, match=r"model\.layers\.\S+_proj passes no gradient on"):
         lightpeft.estimate(
-            model, LoraConfig(), [batch_of(LLAMA, labels=True)], EstimationConfig(steps=2)
+            model, LoraConfig(), [make_batch(LLAMA, labels=True)], EstimationConfig(steps=2)
         )
 
     assert type(model.model.layers[0].mlp.up_proj) is Packed
@@ -184,8 +186,8 @@ def test_quantized_linears_that_pass_no_gradient_on_are_refused(monkeypatch: pyt
 
 def test_quantize_must_change_the_model_in_place():
     model = build(LLAMA)
-    scores = scores_of(model)
-    plan = dataclasses.replace(drawn_plan(scores))
+    scores = draw_scores(model)
+    plan = dataclasses.replace(draw_plan(scores))
 
     with pytest.raises(ModelError, match="must change the model that it is given"):
         lightpeft.prune(model, plan, scores, quantize=copy.deepcopy)

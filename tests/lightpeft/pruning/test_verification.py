@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.architecture_matrix import batch_of, build, drawn_plan, scores_of
+from helpers.architecture_matrix import build, draw_plan, draw_scores, make_batch
 from helpers.architectures import LLAMA
-from helpers.tiny_models import lora, pruned_model, tiny_batch, tiny_model
+from helpers.tiny_models import make_lora, make_pruned_model, make_tiny_batch, make_tiny_model
 from torch import nn
 
 import lightpeft
@@ -24,8 +24,8 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):
     model = build(name)
-    scores = scores_of(model)
-    plan, batch = drawn_plan(scores), batch_of(name)
+    scores = draw_scores(model)
+    plan, batch = draw_plan(scores), make_batch(name)
     assert slice_and_verify(copy.deepcopy(model), plan, batch) < 1e-5
     half = copy.deepcopy(model).bfloat16()
     assert slice_and_verify(half, plan, batch) < 0.1
@@ -51,21 +51,21 @@ def test_counter_of_deberta_left_behind_does_not_pass_verification(
 ):
     name = "deberta-v2, positions shared (v3)"
     model = build(name)
-    scores = scores_of(model)
+    scores = draw_scores(model)
     plan = lightpeft.make_plan(
         scores, lightpeft.PruningConfig(heads=heads, neurons=0, modules=0, ranks=0)
     )
     monkeypatch.setattr(slicing, "update_head_counts", lambda *_: None)
 
     with pytest.raises(ModelError, match=message):
-        lightpeft.prune(model, plan, scores, verify_batch=batch_of(name))
+        lightpeft.prune(model, plan, scores, verify_batch=make_batch(name))
 
 
 def test_verification_leaves_the_mode_of_the_model():
     model = build("bert").train()
-    scores = scores_of(model)
+    scores = draw_scores(model)
 
-    slice_and_verify(model, drawn_plan(scores), batch_of("bert"))
+    slice_and_verify(model, draw_plan(scores), make_batch("bert"))
 
     assert model.training
 
@@ -75,10 +75,13 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def test_no_public_function_but_prune_and_load_prunes_its_argument(tmp_path: Path):
-    plain, pruned = tiny_model(), pruned_model()
+    plain, pruned = make_tiny_model(), make_pruned_model()
     config = lightpeft.EstimationConfig(steps=2)
     calls: dict[str, tuple[nn.Module, Any]] = {
-        "estimate": (plain, lambda: lightpeft.estimate(plain, lora(), [tiny_batch()] * 2, config)),
+        "estimate": (
+            plain,
+            lambda: lightpeft.estimate(plain, make_lora(), [make_tiny_batch()] * 2, config),
+        ),
         "inspect_model": (plain, lambda: lightpeft.inspect_model(plain)),
         "get_plan": (pruned, lambda: lightpeft.get_plan(pruned)),
         "save": (pruned, lambda: lightpeft.save(pruned, tmp_path)),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from pydantic import ValidationError
 
 from pipeline.common.data_card import DataCard
@@ -12,7 +12,7 @@ from pipeline.common.errors import DataError
 
 
 def test_a_card_is_read_as_it_was_written(tmp_path):
-    card = data_card(
+    card = make_data_card(
         sources={"train": {"from": "a.csv", "sha256": "00"}, "torch": "2.13.0"},
         dropped={"train: no label": {"rows": 2, "first": 7, "name": "a.csv"}},
         baseline={"name": "majority", "accuracy": 0.5},
@@ -27,7 +27,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
 
 def test_a_card_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
-        data_card().kind = "text-regression"  # type: ignore[misc]
+        make_data_card().kind = "text-regression"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_card_cannot_be_changed():
     ],
 )
 def test_a_damaged_card_is_one_line(tmp_path: Path, change, message):
-    data_card().write(tmp_path)
+    make_data_card().write(tmp_path)
     path = tmp_path / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from helpers.task_files import jsonl, read
+from helpers.task_files import read, write_jsonl
 
 from pipeline.data.columns import find_columns
 
@@ -51,7 +51,7 @@ def test_nothing_is_claimed_of_a_template_that_maps_no_row():
     ],
 )
 def test_the_columns_of_a_file(tmp_path, columns, read_columns, ignored):
-    path = jsonl(tmp_path / "train.jsonl", **{name: [*v] * 12 for name, v in columns.items()})
+    path = write_jsonl(tmp_path / "train.jsonl", **{name: [*v] * 12 for name, v in columns.items()})
     dataset = read(tmp_path, train=path, validation=path, test=path)
 
     assert (dataset.columns, dataset.ignored_columns) == (read_columns, ignored)

@@ -7,7 +7,7 @@ import datasets
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from helpers.task_files import read, section
+from helpers.task_files import make_section, read
 
 from pipeline.common.data_card import DataOrigin
 from pipeline.common.errors import ConfigError, DataError
@@ -147,4 +147,4 @@ def test_without_a_revision_the_spec_s_own_is_read(hub):
 @pytest.mark.parametrize("settings", [{"task": "docstrings"}, {"train": "a.jsonl"}])
 def test_a_revision_of_rows_that_are_not_the_hub_s_is_refused(settings):
     with pytest.raises(ConfigError, match=r"^data\.revision .* got 'main'$"):
-        resolve_source(section(**settings, revision="main"), seed=0)
+        resolve_source(make_section(**settings, revision="main"), seed=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.task_files import jsonl, labels_of, read
+from helpers.task_files import list_labels, read, write_jsonl
 
 from pipeline.common.data_card import DataOrigin, DroppedRows
 from pipeline.common.errors import ConfigError, DataError
@@ -17,7 +17,7 @@ from pipeline.data.loading import LoadedDataset
 def task(folder: Path, *, labels: list[Any], **changes: Any) -> LoadedDataset:
     """A task of one file with as many texts as labels."""
     texts = [f"text {row}" for row in range(len(labels))]
-    train = jsonl(folder / "train.jsonl", text=texts, label=labels)
+    train = write_jsonl(folder / "train.jsonl", text=texts, label=labels)
     return read(folder, **({"train": train} | changes))
 
 
@@ -36,7 +36,7 @@ def test_strings_and_whole_numbers_are_classes_in_order(tmp_path, labels, classe
     dataset = task(tmp_path, labels=labels)
 
     assert dataset.classes == classes
-    counts = Counter(label.strip() for label in labels_of(dataset))
+    counts = Counter(label.strip() for label in list_labels(dataset))
     assert counts == {name: labels.count(labels[0]) for name in classes}
 
 
@@ -45,7 +45,7 @@ def test_decimals_are_a_regression(tmp_path, labels):
     dataset = task(tmp_path, labels=labels)
 
     assert dataset.classes == []
-    assert {float(label) for label in labels_of(dataset)} == {0.5, 1.0, 4.0}
+    assert {float(label) for label in list_labels(dataset)} == {0.5, 1.0, 4.0}
 
 
 @pytest.mark.parametrize("labels", [["0.0", "1.0"] * 10, [0.0, 1.0] * 10])
@@ -61,7 +61,7 @@ def test_whole_numbers_are_scores_where_the_metric_is_one_of_scores(tmp_path, me
     dataset = task(tmp_path, labels=labels, metric=metric, max_bad_rows=0.1)
 
     assert dataset.classes == []
-    assert {float(label) for label in labels_of(dataset)} == set(range(39))
+    assert {float(label) for label in list_labels(dataset)} == set(range(39))
     assert dataset.dropped == {
         "train: label that is no number": DroppedRows(rows=1, first=40, name="'high'")
     }
@@ -86,7 +86,7 @@ def test_missing_splits_are_seeded_tenths_by_class(tmp_path):
 
 
 def test_validation_becomes_test_where_there_is_no_test(tmp_path):
-    held_out = jsonl(tmp_path / "v.jsonl", text=["held", "out"], label=["a", "b"])
+    held_out = write_jsonl(tmp_path / "v.jsonl", text=["held", "out"], label=["a", "b"])
     dataset = task(tmp_path, labels=["a", "b"] * 20, validation=held_out)
 
     assert dataset.splits["test"]["text"][:] == ["held", "out"]
@@ -98,7 +98,7 @@ def test_validation_becomes_test_where_there_is_no_test(tmp_path):
 
 def test_given_splits_are_kept_as_they_are(tmp_path):
     paths = {
-        split: jsonl(tmp_path / f"{split}.jsonl", text=[split, "x"], label=[1, 0])
+        split: write_jsonl(tmp_path / f"{split}.jsonl", text=[split, "x"], label=[1, 0])
         for split in ("train", "validation", "test")
     }
     dataset = read(tmp_path, **paths)
@@ -112,7 +112,7 @@ def bad_rows(folder: Path) -> str:
     """40 good rows and 6 bad ones."""
     texts = [*(f"text {row}" for row in range(40)), " ", None, "x", "y", "z", 3]
     labels = [*["a", "b"] * 20, "a", "b", None, "", float("nan"), "a"]
-    return jsonl(folder / "train.jsonl", text=texts, label=labels)
+    return write_jsonl(folder / "train.jsonl", text=texts, label=labels)
 
 
 def test_bad_rows_are_dropped_counted_and_named(tmp_path):
@@ -123,7 +123,7 @@ def test_bad_rows_are_dropped_counted_and_named(tmp_path):
         "train: no label": DroppedRows(rows=3, first=43),
         "train: text of another type": DroppedRows(rows=1, first=46),
     }
-    assert len(labels_of(dataset)) == 40
+    assert len(list_labels(dataset)) == 40
 
 
 def test_more_bad_rows_than_allowed_stop_with_their_reasons(tmp_path):
@@ -146,7 +146,7 @@ def test_auto_finds_a_pair_beside_numbers(tmp_path):
 
 def test_one_number_among_texts_is_a_bad_row_and_the_column_one_of_text(tmp_path):
     texts = [*(f"text {i}" for i in range(39)), 3]
-    train = jsonl(tmp_path / "a.jsonl", n=[*range(39), "x"], text=texts, label=[0, 1] * 20)
+    train = write_jsonl(tmp_path / "a.jsonl", n=[*range(39), "x"], text=texts, label=[0, 1] * 20)
 
     assert read(tmp_path, train=train, max_bad_rows=0.1).dropped == {
         "train: text of another type": DroppedRows(rows=1, first=40)
@@ -154,7 +154,7 @@ def test_one_number_among_texts_is_a_bad_row_and_the_column_one_of_text(tmp_path
 
 
 def test_columns_can_be_named(tmp_path):
-    train = jsonl(
+    train = write_jsonl(
         tmp_path / "a.jsonl",
         a=[f"x {i}" for i in range(20)],
         b=["y"] * 20,
@@ -213,7 +213,7 @@ def test_a_wrong_task_is_one_line(tmp_path, labels, changes, message):
     ],
 )
 def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
-    path = jsonl(tmp_path / "test.jsonl", text=["x"], label=[test])
+    path = write_jsonl(tmp_path / "test.jsonl", text=["x"], label=[test])
 
     with pytest.raises(DataError, match=message):
         task(tmp_path, labels=train, test=path)
@@ -222,7 +222,7 @@ def test_a_label_unseen_in_train_is_refused(tmp_path, train, test, message):
 def unseen(folder: Path, **changes: Any) -> LoadedDataset:
     """Of 13 test rows, number 2 has no label, and 3 and 6 one that train has not."""
     labels = ["a", None, "c", "b", "a", "d", *["b"] * 7]
-    path = jsonl(folder / "test.jsonl", text=[f"t{i}" for i in range(13)], label=labels)
+    path = write_jsonl(folder / "test.jsonl", text=[f"t{i}" for i in range(13)], label=labels)
     return task(folder, labels=["a", "b"] * 10, test=path, **changes)
 
 
@@ -246,7 +246,7 @@ def test_more_labels_unseen_in_train_than_bad_rows_allowed_stop(tmp_path):
 
 
 def test_a_split_without_a_column_of_train_is_told(tmp_path):
-    path = jsonl(tmp_path / "test.jsonl", sentence=["x", "y"], label=["a", "b"])
+    path = write_jsonl(tmp_path / "test.jsonl", sentence=["x", "y"], label=["a", "b"])
     message = "test has no usable row: 2 x empty text .*; train's column text is not among sentenc"
 
     with pytest.raises(DataError, match=message):
@@ -255,7 +255,7 @@ def test_a_split_without_a_column_of_train_is_told(tmp_path):
 
 def test_too_many_text_columns_are_listed(tmp_path):
     columns = {name: ["x y"] * 4 for name in ("a", "b", "c")}
-    train = jsonl(tmp_path / "a.jsonl", **columns, label=[0, 1] * 2)
+    train = write_jsonl(tmp_path / "a.jsonl", **columns, label=[0, 1] * 2)
 
     with pytest.raises(DataError, match=r"found a, b, c; name them in data\.text"):
         read(tmp_path, train=train)
@@ -269,7 +269,7 @@ def test_too_many_text_columns_are_listed(tmp_path):
     ],
 )
 def test_a_task_that_does_not_fit_is_one_line(tmp_path, task, message):
-    train = jsonl(tmp_path / "a.jsonl", text=["x"], label=[0])
+    train = write_jsonl(tmp_path / "a.jsonl", text=["x"], label=[0])
     with pytest.raises((ConfigError, DataError), match=message):
         read(tmp_path, task=task, train=train)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers.hub_rows import CLASSIFY, OTHERS, SUPER
-from helpers.task_files import jsonl, labels_of, read, write_rows
+from helpers.task_files import list_labels, read, write_jsonl, write_rows
 from PIL import Image
 
 from pipeline.common.errors import ConfigError
@@ -15,7 +15,7 @@ from pipeline.data.dataset_spec import RowError
 def test_a_named_task_can_be_read_from_local_files(tmp_path):
     texts = [f"a {i}" for i in range(40)]
     pairs = {"sentence1": texts, "sentence2": ["c", "d"] * 20, "label": [0, 1] * 20}
-    dataset = read(tmp_path, task="glue/mrpc", train=jsonl(tmp_path / "a.jsonl", **pairs))
+    dataset = read(tmp_path, task="glue/mrpc", train=write_jsonl(tmp_path / "a.jsonl", **pairs))
 
     assert dataset.classes == ["not_equivalent", "equivalent"]
     assert set(dataset.splits["train"]["text_pair"]) == {"c", "d"}
@@ -25,7 +25,10 @@ def test_whole_scores_of_a_named_task_are_scores(tmp_path):
     texts = [f"a {i}" for i in range(40)]
     rows = {"sentence1": texts, "sentence2": texts, "label": [0, 5, 3, 1] * 10}
 
-    assert read(tmp_path, task="glue/stsb", train=jsonl(tmp_path / "a.jsonl", **rows)).classes == []
+    assert (
+        read(tmp_path, task="glue/stsb", train=write_jsonl(tmp_path / "a.jsonl", **rows)).classes
+        == []
+    )
 
 
 def test_values_that_do_not_fit_a_template_are_bad_rows(tmp_path):
@@ -35,7 +38,7 @@ def test_values_that_do_not_fit_a_template_are_bad_rows(tmp_path):
     train = write_rows(tmp_path / "a.jsonl", rows)
     dataset = read(tmp_path, task="glue/mrpc", train=train, max_bad_rows=0.2)
 
-    assert len(labels_of(dataset)) == 43
+    assert len(list_labels(dataset)) == 43
     unknown = dataset.dropped["train: a value that does not fit"]
     assert unknown.name == "class number must be from 0 to 1, got 7"
     assert {reason: bad.rows for reason, bad in dataset.dropped.items()} == {
@@ -129,4 +132,4 @@ def test_images_of_a_named_task_are_read_from_a_folder(tmp_path, name):
     dataset = read(tmp_path, task=name, train=str(tmp_path / "images"))
 
     assert dataset.classes == list(CATALOG[name].classes)
-    assert set(labels_of(dataset)) == set(classes)
+    assert set(list_labels(dataset)) == set(classes)

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.task_files import jsonl, labels_of, read
+from helpers.task_files import list_labels, read, write_jsonl
 
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ def _path(monkeypatch):
 @pytest.fixture
 def own(tmp_path):
     """Reads 40 rows with the task JOKES of a file with this text."""
-    train = jsonl(tmp_path / "a.jsonl", joke=[f"j{i}" for i in range(40)], laughs=[1, 5] * 20)
+    train = write_jsonl(tmp_path / "a.jsonl", joke=[f"j{i}" for i in range(40)], laughs=[1, 5] * 20)
 
     def found(text, name="JOKES", **changes):
         (tmp_path / "own.py").write_text(text)
@@ -47,13 +47,13 @@ def test_a_task_can_be_a_user_s_own(own):
     dataset = own(OWN)
 
     assert (dataset.classes, dataset.source.metric) == (["flat", "funny"], "f1")
-    assert Counter(labels_of(dataset)) == {"flat": 20, "funny": 20}
+    assert Counter(list_labels(dataset)) == {"flat": 20, "funny": 20}
 
 
 def test_an_own_file_may_import_what_is_beside_it(own, tmp_path):
     (tmp_path / "beside_the_jokes.py").write_text(OWN)
 
-    assert len(labels_of(own("from beside_the_jokes import JOKES"))) == 40
+    assert len(list_labels(own("from beside_the_jokes import JOKES"))) == 40
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_own_file_that_is_not_there_is_one_line(own):
 
 def test_a_first_row_without_a_column_is_a_bad_row_like_others(own, tmp_path):
     rows = {"joke": [f"j{i}" for i in range(40)], "laughs": [1, 5] * 20}
-    train = Path(jsonl(tmp_path / "b.jsonl", **rows))
+    train = Path(write_jsonl(tmp_path / "b.jsonl", **rows))
     train.write_text('{"text": "x", "n": 1}\n' + train.read_text())
 
     dataset = own(OWN, train=str(train), max_bad_rows=0.1)
@@ -137,7 +137,7 @@ def test_whole_numbers_of_an_own_task_are_scores_or_classes_as_its_metric_says(o
 
 def test_a_bug_in_a_template_stops_however_few_rows_show_it(own, tmp_path):
     rows = {"joke": [*(f"j{i}" for i in range(40)), None], "laughs": [*[1, 5] * 20, 1]}
-    train = jsonl(tmp_path / "c.jsonl", **rows)
+    train = write_jsonl(tmp_path / "c.jsonl", **rows)
     text = f"{OWN}\nJOKES = jokes(lambda row: template(row) | {{'text': row['joke'].strip()}})"
 
     with pytest.raises(DataError, match="row 41 of train: AttributeError: 'NoneType'"):
@@ -146,7 +146,7 @@ def test_a_bug_in_a_template_stops_however_few_rows_show_it(own, tmp_path):
 
 def test_a_value_that_a_helper_refuses_is_a_bad_row(own, tmp_path):
     rows = {"joke": [*(f"j{i}" for i in range(40)), None], "laughs": [*[1, 5] * 20, 1]}
-    train = jsonl(tmp_path / "c.jsonl", **rows)
+    train = write_jsonl(tmp_path / "c.jsonl", **rows)
     text = OWN.replace('row["joke"]', "require_text(row, 'joke')").replace(
         "import DatasetSpec", "import DatasetSpec, require_text"
     )

@@ -7,7 +7,12 @@ import torch
 import transformers
 from datasets import Dataset, load_from_disk
 from helpers.architectures import ARCHITECTURES
-from helpers.generation_workspace import copying, loaded, prepared, workspace
+from helpers.generation_workspace import (
+    draw_copying_rows,
+    load_prepared,
+    run_prepare,
+    write_workspace,
+)
 from helpers.run_stages import run_stages
 
 from pipeline.common.errors import ConfigError
@@ -84,10 +89,10 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
     gradients, losses, sizes = [], [], []
     for packing in (False, True):
         data = {"packing": packing}
-        folder = workspace(tmp_path / str(packing), model, copying(40), data=data)
+        folder = write_workspace(tmp_path / str(packing), model, draw_copying_rows(40), data=data)
         monkeypatch.chdir(folder)
-        card = prepared(folder)
-        task, network, words = loaded(folder, card)
+        card = run_prepare(folder)
+        task, network, words = load_prepared(folder, card)
         rows = load_from_disk("data/prepared/train")
         sizes.append((card.splits["train"].rows, len(rows)))
         batch = next(iter(build_dataloader(rows, task, words, [list(range(len(rows)))])))
@@ -105,16 +110,20 @@ def test_packing_changes_no_loss_and_no_gradient_but_the_number_of_rows(
 
 
 def test_every_stage_runs_on_packed_rows(cwd, monkeypatch):
-    workspace(cwd, "llama", copying(200), data={"packing": True})
+    write_workspace(cwd, "llama", draw_copying_rows(200), data={"packing": True})
     card, *_ = run_stages(monkeypatch)
 
     assert card["splits"]["train"]["packed"] < card["splits"]["train"]["rows"]
 
 
 def test_packing_is_refused_where_rows_would_see_each_other(tmp_path, monkeypatch):
-    monkeypatch.chdir(workspace(tmp_path / "t5", "t5", copying(40), data={"packing": True}))
+    monkeypatch.chdir(
+        write_workspace(tmp_path / "t5", "t5", draw_copying_rows(40), data={"packing": True})
+    )
     with pytest.raises(ConfigError, match="must be false for text-generation by encoder-decoders"):
-        prepared(tmp_path / "t5")
-    monkeypatch.chdir(workspace(tmp_path / "opt", "opt", copying(40), data={"packing": True}))
+        run_prepare(tmp_path / "t5")
+    monkeypatch.chdir(
+        write_workspace(tmp_path / "opt", "opt", draw_copying_rows(40), data={"packing": True})
+    )
     with pytest.raises(ConfigError, match=r"must be false for model type 'opt'.*gpt2"):
-        prepared(tmp_path / "opt")
+        run_prepare(tmp_path / "opt")

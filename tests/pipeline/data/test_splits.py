@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers.task_files import jsonl, read
+from helpers.task_files import read, write_jsonl
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.catalog.registry import CATALOG
@@ -52,7 +52,7 @@ def test_paragraphs_of_multirc_are_not_torn(tmp_path):
         columns["question"].append(f"question {question}?")
         columns["answer"].append(f"answer {row}")
         columns["idx"].append({"paragraph": paragraph, "question": question, "answer": row})
-    train = jsonl(tmp_path / "a.jsonl", **columns, label=[0, 1] * 200)
+    train = write_jsonl(tmp_path / "a.jsonl", **columns, label=[0, 1] * 200)
     splits = read(tmp_path, task="super_glue/multirc", train=train).splits
 
     assert all(len(splits[split]) == 40 for split in ("validation", "test"))
@@ -67,7 +67,9 @@ def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
         wino["option1"].append(f"Ann {row // 2}")
         wino["option2"].append("Bob")
         wino["answer"].append("12"[row % 2])
-    twins = read(tmp_path, task="winogrande", train=jsonl(tmp_path / "w.jsonl", **wino)).splits
+    twins = read(
+        tmp_path, task="winogrande", train=write_jsonl(tmp_path / "w.jsonl", **wino)
+    ).splits
     questions = {
         "passage": [f"Ann met Bob {row // 2} times." for row in range(200)],
         "query": [f"@placeholder was born in {row}." for row in range(200)],
@@ -76,7 +78,7 @@ def test_twins_and_questions_on_one_passage_stay_in_one_split(tmp_path):
         "idx": [{"passage": row // 2, "query": row} for row in range(200)],
     }
     clozes = read(
-        tmp_path, task="super_glue/record", train=jsonl(tmp_path / "r.jsonl", **questions)
+        tmp_path, task="super_glue/record", train=write_jsonl(tmp_path / "r.jsonl", **questions)
     ).splits
 
     for splits in (twins, clozes):
@@ -91,7 +93,7 @@ def test_choices_on_one_passage_or_prompt_stay_in_one_split(tmp_path, text):
         "choices": [["Ann", f"{row}"] for row in range(200)],
         "label": [0] * 200,
     }
-    train = jsonl(tmp_path / "c.jsonl", **columns)
+    train = write_jsonl(tmp_path / "c.jsonl", **columns)
     splits = read(tmp_path, train=train, text=text, kind="multiple-choice").splits
 
     column, count = ("group", 50) if len(text) == 2 else ("prompt", 100)
@@ -100,7 +102,7 @@ def test_choices_on_one_passage_or_prompt_stay_in_one_split(tmp_path, text):
 
 def test_a_text_that_comes_twice_stays_in_one_split(tmp_path):
     texts = [f"text {row // 2}" for row in range(200)]
-    train = jsonl(tmp_path / "a.jsonl", text=texts, label=["a", "a", "b", "b"] * 50)
+    train = write_jsonl(tmp_path / "a.jsonl", text=texts, label=["a", "a", "b", "b"] * 50)
     splits = read(tmp_path, train=train).splits
 
     assert count_groups(splits, "text") == 100
@@ -153,7 +155,7 @@ def test_splits_that_are_given_are_not_looked_at():
 
 
 def test_rows_that_all_belong_together_cannot_be_split(tmp_path: Path):
-    train = jsonl(
+    train = write_jsonl(
         tmp_path / "a.jsonl",
         question=[f"Who {n}?" for n in range(40)],
         context=["Ann."] * 40,
@@ -166,7 +168,7 @@ def test_rows_that_all_belong_together_cannot_be_split(tmp_path: Path):
 def test_a_task_keeps_rows_together_by_a_column_of_its_kind(tmp_path, monkeypatch):
     spec = DatasetSpec(kind="text-generation", template=dict, metric="perplexity", group_by="text")
     monkeypatch.setitem(CATALOG, "mine", spec)
-    train = jsonl(tmp_path / "a.jsonl", prompt=["x"] * 20, completion=["y"] * 20)
+    train = write_jsonl(tmp_path / "a.jsonl", prompt=["x"] * 20, completion=["y"] * 20)
     with pytest.raises(
         ConfigError, match="group_by must be a column of the kind text-generation, one"
     ):

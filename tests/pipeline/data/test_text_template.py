@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from helpers.task_files import jsonl, read
+from helpers.task_files import read, write_jsonl
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.tasks.text_template import compile_template
@@ -30,7 +30,7 @@ def test_columns_are_filled_in_and_a_missing_one_is_empty(row: dict[str, Any], t
 
 
 def test_one_text_of_several_columns_is_classified(tmp_path):
-    train = jsonl(tmp_path / "train.jsonl", **ROWS)
+    train = write_jsonl(tmp_path / "train.jsonl", **ROWS)
     dataset = read(tmp_path, train=train, template="{title}\n{body} {stars}", max_bad_rows=0.1)
 
     texts = {text for rows in dataset.splits.values() for text in rows["text"]}
@@ -42,7 +42,9 @@ def test_one_text_of_several_columns_is_classified(tmp_path):
 
 
 def test_a_template_makes_prompts_or_plain_text(tmp_path):
-    train = jsonl(tmp_path / "train.jsonl", **{name: ROWS[name] for name in ("title", "label")})
+    train = write_jsonl(
+        tmp_path / "train.jsonl", **{name: ROWS[name] for name in ("title", "label")}
+    )
     settings = {"train": train, "kind": "text-generation", "template": "Rate {title}:"}
 
     for label, first in (("auto", ("", "Rate A1:")), ("label", ("Rate A1:", "y"))):
@@ -64,7 +66,7 @@ def test_a_template_makes_prompts_or_plain_text(tmp_path):
     ],
 )
 def test_a_template_that_does_not_fit_is_one_line(tmp_path, changes, message):
-    train = jsonl(tmp_path / "train.jsonl", **ROWS)
+    train = write_jsonl(tmp_path / "train.jsonl", **ROWS)
 
     with pytest.raises((ConfigError, DataError), match=message):
         read(tmp_path, **{"train": train} | changes)

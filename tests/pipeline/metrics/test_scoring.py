@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.common.errors import PipelineError
@@ -15,7 +15,7 @@ from pipeline.tasks.base import Predictions, make_object_array
 from pipeline.tasks.inference import check_finite
 from pipeline.tasks.text_generation import Seq2SeqLM
 
-THREE_CLASSES = data_card(metric="mcc", labels=["a", "b", "c"])
+THREE_CLASSES = make_data_card(metric="mcc", labels=["a", "b", "c"])
 
 
 def predict(labels: list[int] | np.ndarray, values: list[int] | np.ndarray) -> Predictions:
@@ -25,7 +25,7 @@ def predict(labels: list[int] | np.ndarray, values: list[int] | np.ndarray) -> P
 def test_the_card_decides_which_class_f1_is_of():
     labels, predictions = [1, 1, 1, 0, 0], [1, 1, 0, 0, 1]
     no, yes = (
-        score(data_card(positive_class=name), predict(labels, predictions))
+        score(make_data_card(positive_class=name), predict(labels, predictions))
         for name in ("no", "yes")
     )
     three = score(THREE_CLASSES, predict([0, 0, 1, 1], [0, 0, 1, 0]))
@@ -45,7 +45,7 @@ def test_tags_are_counted_by_word_and_resampled_by_row():
         for sizes in [generator.integers(1, 9, 30)] * 2
     ]
     names = ("f1_macro", "balanced_accuracy")
-    card = data_card(labels=tags, metrics=names)
+    card = make_data_card(labels=tags, metrics=names)
     found = ExampleStatistics.compute(card, predict(*map(make_object_array, sides)))
 
     words = [[tag for row in side for tag in row] for side in sides]
@@ -84,7 +84,7 @@ def test_texts_are_compared_once_for_all_values_and_intervals(monkeypatch):
         metric = replace(definitions.METRICS[key], per_example=count)
         assert definitions.METRICS[key].aggregate(np.eye(3)[[column]]) == 1
         monkeypatch.setitem(definitions.METRICS, key, metric)
-    task = Seq2SeqLM(data_card(labels=[], metrics=keys, metric="rougeL"))
+    task = Seq2SeqLM(make_data_card(labels=[], metrics=keys, metric="rougeL"))
     texts = np.array(["a", "bb", "cc"], object)
     parameters = {"base_parameters": 2, "trainable_parameters": 1}
 

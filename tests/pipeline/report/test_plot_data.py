@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.architecture_matrix import drawn_plan, parts
+from helpers.architecture_matrix import build_parts, draw_plan
 
 from pipeline.report import plot_data
 
 
 def results_of(name: str) -> Any:
     """Results with one method, whose plan is drawn at random, and that plan."""
-    plan = drawn_plan(parts(name)[1])
+    plan = draw_plan(build_parts(name)[1])
     return SimpleNamespace(methods={"light": SimpleNamespace(name="light", plan=plan)}), plan
 
 

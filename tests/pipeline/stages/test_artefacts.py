@@ -9,7 +9,7 @@ import pytest
 import transformers
 from helpers.run_stages import check_error
 from helpers.sealing import seal_plan
-from helpers.stage_workspace import set_params, tokenizer
+from helpers.stage_workspace import make_tokenizer, set_params
 
 from lightpeft.core.errors import ModelError
 from pipeline.common.paths import Paths
@@ -52,7 +52,7 @@ def _unsupported(paths: Paths) -> tuple[str, ...]:
     config = transformers.CTRLConfig(n_embd=8, n_layer=1, n_head=2, dff=8, vocab_size=20)
     config.pad_token_id = 0
     transformers.CTRLForSequenceClassification(config).save_pretrained(paths.root / "ctrl")
-    tokenizer().save_pretrained(paths.root / "ctrl")
+    make_tokenizer().save_pretrained(paths.root / "ctrl")
     set_params(paths.root, model={"name": "ctrl"})
     return ("estimate",)
 

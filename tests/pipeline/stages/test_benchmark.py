@@ -1,7 +1,7 @@
 import pytest
 import torch
 from helpers.params_file import change_params
-from helpers.stage_workspace import base_model, workspace
+from helpers.stage_workspace import load_base_model, write_workspace
 
 import lightpeft
 from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, PeakMemory
@@ -18,11 +18,11 @@ METHODS = ("light", "vanilla")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A workspace in which both methods are fine-tuned, as far as the benchmark can tell."""
-    folder, paths = workspace(tmp_path), Paths(tmp_path)
+    folder, paths = write_workspace(tmp_path), Paths(tmp_path)
     scores = Scores.load(paths.scores)
     EstimationTiming(seconds=3.0, steps=4, steps_per_second=1.333).write(paths.estimate_timing)
     for method in METHODS:
-        model, _ = base_model(folder)
+        model, _ = load_base_model(folder)
         plan = PruningPlan.load(paths.locate_plan(method))
         lightpeft.save(lightpeft.prune(model, plan, scores), paths.locate_model(method))
         seconds = 5.0 if method == "light" else 12.0

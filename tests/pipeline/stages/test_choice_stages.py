@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import load_from_disk
-from helpers.choice_workspace import workspace
+from helpers.choice_workspace import write_workspace
 from helpers.params_file import change_params
 from helpers.run_stages import run_stages
 from safetensors import safe_open
@@ -29,7 +29,7 @@ def model(request):
 def space(model, tmp_path_factory):
     """What every stage wrote."""
     folder = tmp_path_factory.mktemp(model)
-    workspace(folder, model)
+    write_workspace(folder, model)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_stages(patch)
@@ -96,7 +96,7 @@ def test_the_cut_model_is_measured_against_the_uncut_one(space, model):
 @pytest.mark.parametrize("model", KIND)
 @pytest.mark.parametrize("prompt", ["none", "w1"])
 def test_a_neutral_prompt_is_for_decoders(cwd, model, prompt):
-    workspace(cwd, model)
+    write_workspace(cwd, model)
     change_params(cwd, data={"neutral_prompt": prompt})
 
     if (model, prompt) == ("bert", "w1"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.stage_workspace import WORDS, save_base, set_params
 from helpers.task_files import write_rows
-from helpers.tiny_models import tiny_config
+from helpers.tiny_models import make_tiny_config
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from pipeline.common.data_card import DataCard, read_rows
@@ -49,7 +49,7 @@ def rows(auto: type, classes: tuple[str, ...]) -> list[dict[str, Any]]:
 )
 def test_untrained_predictions_are_those_of_the_checkpoint(cwd, auto, names, classes, capsys):
     torch.manual_seed(0)
-    config = tiny_config("bert", id2label=dict(enumerate(names)), pad_token_id=0)
+    config = make_tiny_config("bert", id2label=dict(enumerate(names)), pad_token_id=0)
     saved = auto.from_config(config).eval()
     save_base(cwd, saved)
     write_rows(cwd / "train.jsonl", rows(auto, classes))
@@ -80,7 +80,7 @@ def model_like_peft(model: Any) -> Any:
 
 
 def test_a_head_for_other_classes_is_told(cwd, capsys):
-    config = tiny_config("bert", id2label={0: "no", 1: "yes", 2: "maybe"}, pad_token_id=0)
+    config = make_tiny_config("bert", id2label={0: "no", 1: "yes", 2: "maybe"}, pad_token_id=0)
     save_base(cwd, AutoModelForSequenceClassification.from_config(config))
     write_rows(cwd / "train.jsonl", rows(AutoModelForSequenceClassification, CLASSES))
     set_params(cwd, data=DATA)
@@ -107,6 +107,6 @@ def test_names_agree_but_for_case():
     ],
 )
 def test_a_head_is_told_by_the_checkpoints_class(task, architecture):
-    assert task.has_trained_head(tiny_config("bert", architectures=[architecture]))
+    assert task.has_trained_head(make_tiny_config("bert", architectures=[architecture]))
     for other in ([], None, ["BertModel"], ["BertForMaskedLM"]):
-        assert not task.has_trained_head(tiny_config("bert", architectures=other))
+        assert not task.has_trained_head(make_tiny_config("bert", architectures=other))

@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import load_from_disk
-from helpers.stage_workspace import base_model, card, set_params, tokenizer, workspace
+from helpers.stage_workspace import (
+    load_base_model,
+    make_card,
+    make_tokenizer,
+    set_params,
+    write_workspace,
+)
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError
@@ -20,7 +26,7 @@ PATHS = Paths()
 
 @pytest.fixture(scope="module", params=["text-classification", "text-regression"])
 def space(request, tmp_path_factory):
-    folder = workspace(tmp_path_factory.mktemp("space"), task_name=request.param)
+    folder = write_workspace(tmp_path_factory.mktemp("space"), task_name=request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for method in ("light", "vanilla"):
@@ -63,10 +69,10 @@ def test_metrics_and_predictions_are_of_the_same_rows(space):
 
 
 def test_outputs_are_in_row_order_whatever_the_batches(space):
-    task = make_task(card(kind(space)))
-    model = lightpeft.load(base_model(space, task.name)[0], "artifacts/models/light")
+    task = make_task(make_card(kind(space)))
+    model = lightpeft.load(load_base_model(space, task.name)[0], "artifacts/models/light")
     test = load_from_disk("data/prepared/test")
-    one, many = (task.predict(model, test, tokenizer(), batch_size=n) for n in (1, 16))
+    one, many = (task.predict(model, test, make_tokenizer(), batch_size=n) for n in (1, 16))
     values = [one.predictions if one.scores is None else one.scores for one in (one, many)]
 
     np.testing.assert_allclose(*values, atol=1e-5)
@@ -95,7 +101,7 @@ def result_metrics(space: Path) -> list[str]:
 
 
 def test_parameters_counted_are_those_that_run(space):
-    model, _ = base_model(space, kind(space))
+    model, _ = load_base_model(space, kind(space))
     head = sum(weight.numel() for weight in model.classifier.parameters())
     base = sum(weight.numel() for weight in model.parameters()) - head
     evaluation, _ = result(space, "vanilla")

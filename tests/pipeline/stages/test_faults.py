@@ -10,7 +10,7 @@ import pytest
 from helpers import run_stages
 from helpers.stage_process import Trouble, run_stage
 from helpers.stage_workspace import save_base
-from helpers.tiny_models import tiny_model
+from helpers.tiny_models import make_tiny_model
 
 from pipeline.__main__ import run
 
@@ -33,13 +33,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     rows = [f"{('bad', 'good')[i % 2]} w{i % 60} {'w1 ' * (i % 30)},{i % 2}" for i in range(100)]
     (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
-    save_base(folder, tiny_model(pad_token_id=0).base_model)
+    save_base(folder, make_tiny_model(pad_token_id=0).base_model)
     (folder / "tmp").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("DVC_ROOT", raising=False)
         data = {"train": "train.csv", "max_truncated": 1.0}
-        run_stages.params(folder, data=data, finetune={"save_every": 5})
+        run_stages.write_small_params(folder, data=data, finetune={"save_every": 5})
         run_stages.run_stages(patch)
     return folder
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from datasets import load_from_disk
-from helpers.import_graph import ROOT, reached
+from helpers.import_graph import ROOT, find_reached
 from helpers.stage_workspace import (
-    base_model,
-    card,
+    load_base_model,
+    make_card,
+    make_tokenizer,
     set_params,
-    tokenizer,
 )
 from safetensors.torch import load_file
 
@@ -99,7 +99,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights_and_curve(spac
 
 
 def test_checkpoints_are_kept_by_the_code_that_finetune_imports_and_by_no_other():
-    imported = {str(Path(path).parent) for path in reached("pipeline/stages/finetune.py")}
+    imported = {str(Path(path).parent) for path in find_reached("pipeline/stages/finetune.py")}
 
     assert {name.replace(".", "/") for name in finetune.CODE_PACKAGES} == (
         imported - {"pipeline/stages"}
@@ -129,8 +129,8 @@ def test_a_fresh_start_has_other_weights_but_as_many_batches(space):
 def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     out = run(space, "vanilla", "good", steps=60)
     validation = load_from_disk("data/prepared/validation")
-    model = lightpeft.load(base_model(space)[0], out)
-    predictions = make_task(card()).predict(model, validation, tokenizer(), batch_size=7)
+    model = lightpeft.load(load_base_model(space)[0], out)
+    predictions = make_task(make_card()).predict(model, validation, make_tokenizer(), batch_size=7)
 
     accuracy = (predictions.predictions == predictions.labels).mean()
     assert accuracy == float(curve_of(out)[-1]["validation_metric"]) > 0.9

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.generation_workspace import copying, workspace
+from helpers.generation_workspace import draw_copying_rows, write_workspace
 from helpers.run_stages import run_stages
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "t5", "bart"])
 def space(request, tmp_path_factory):
-    folder = workspace(tmp_path_factory.mktemp("space"), request.param, copying(120))
+    folder = write_workspace(
+        tmp_path_factory.mktemp("space"), request.param, draw_copying_rows(120)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_stages(patch)

@@ -9,8 +9,8 @@ import pytest
 from datasets import load_from_disk
 from helpers.params_file import change_params
 from helpers.run_stages import check_error
-from helpers.stage_workspace import tokenizer, write_files
-from helpers.tiny_models import tiny_config
+from helpers.stage_workspace import make_tokenizer, write_files
+from helpers.tiny_models import make_tiny_config
 from transformers import AutoTokenizer
 
 from lightpeft.core.reading import read_json
@@ -131,7 +131,7 @@ def test_what_was_there_is_replaced_only_by_something_whole(workspace):
 
 
 def test_a_length_beyond_the_tokenizer_is_refused(workspace):
-    words = tokenizer()
+    words = make_tokenizer()
     words.model_max_length = 12
     words.save_pretrained(workspace / "base")
 
@@ -144,7 +144,7 @@ def test_a_length_beyond_the_tokenizer_is_refused(workspace):
 
 @pytest.mark.parametrize(("model", "longest"), [("bert", 40), ("roberta", 38)])
 def test_rows_longer_than_the_model_has_positions_for_are_refused(workspace, model, longest):
-    tiny_config(model).save_pretrained(workspace / "base")  # no weights
+    make_tiny_config(model).save_pretrained(workspace / "base")  # no weights
     change_params(workspace, data={"max_length": longest})
     prepare.main(PATHS)
 
@@ -154,7 +154,7 @@ def test_rows_longer_than_the_model_has_positions_for_are_refused(workspace, mod
 
 
 def test_a_model_that_has_no_head_for_the_task_is_one_line(workspace):
-    tiny_config("resnet").save_pretrained(workspace / "base")
+    make_tiny_config("resnet").save_pretrained(workspace / "base")
     with pytest.raises(ConfigError, match=r"^model\.name base can't be loaded: Unrecognized"):
         prepare.main(PATHS)
 

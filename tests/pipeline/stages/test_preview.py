@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from helpers.params_file import write_params
-from helpers.stage_workspace import word_tokenizer
+from helpers.stage_workspace import make_word_tokenizer
 from helpers.task_files import write_rows
-from helpers.tiny_models import tiny_config
+from helpers.tiny_models import make_tiny_config
 
 from pipeline.__main__ import run
 from pipeline.common.data_card import DataCard
@@ -75,8 +75,8 @@ _SETTINGS = {"question-answering": {"max_length": 32}}
 
 
 def _workspace(folder: Path, model: str, rows: list[dict[str, Any]], **data: Any) -> None:
-    tiny_config(model).save_pretrained(folder / "model")
-    words = word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]", eos_token="</s>")
+    make_tiny_config(model).save_pretrained(folder / "model")
+    words = make_word_tokenizer(WORDS, unknown="[UNK]", pad_token="[PAD]", eos_token="</s>")
     words.save_pretrained(folder / "model")
     write_rows(folder / "train.jsonl", rows)
     files = {"task": "files", "train": "train.jsonl", "max_length": 16}

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers.import_graph import ROOT
-from helpers.tiny_models import made_up_scores, tiny_model, tiny_scores
+from helpers.tiny_models import estimate_tiny_scores, make_scores, make_tiny_model
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
@@ -40,7 +40,7 @@ def test_random_cuts_as_much_as_light(section):
     ],
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
-    scores = made_up_scores()
+    scores = make_scores()
     plan = make_plan(scores, section.make_config("vanilla", seed=0))
     again = make_plan(scores, section.model_copy(update=changes).make_config("vanilla", seed=0))
 
@@ -49,7 +49,7 @@ def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
 
 
 def test_the_cost_table_falls_in_every_part_that_is_cut(section):
-    scores = tiny_scores(tiny_model())
+    scores = estimate_tiny_scores(make_tiny_model())
     table = count_plan_cost(
         make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, modules=0, ranks=0.5)), scores
     )

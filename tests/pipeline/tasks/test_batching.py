@@ -1,12 +1,12 @@
 from itertools import islice
 
 import torch
-from helpers.stage_workspace import card, rows, tokenizer
+from helpers.stage_workspace import draw_rows, make_card, make_tokenizer
 
 from pipeline.tasks.batching import build_dataloader, shuffle_batches, sort_batches_by_length
 from pipeline.tasks.registry import make_task
 
-KIND = make_task(card())
+KIND = make_task(make_card())
 LENGTHS = [length % 13 + 1 for length in range(200)]
 
 
@@ -56,7 +56,7 @@ def test_evaluation_takes_every_row_once_longest_first():
 
 
 def test_a_batch_is_padded_to_its_own_longest_row():
-    data, words = rows(20, seed=0), tokenizer()
+    data, words = draw_rows(20, seed=0), make_tokenizer()
     batch = next(iter(build_dataloader(data, KIND, words, [[3, 4]])))
     lengths = [len(data[row]["input_ids"]) for row in (3, 4)]
 
@@ -67,11 +67,11 @@ def test_a_batch_is_padded_to_its_own_longest_row():
 
 
 def test_regression_labels_stay_decimals():
-    task = make_task(card("text-regression"))
+    task = make_task(make_card("text-regression"))
     batch = next(
         iter(
             build_dataloader(
-                rows(4, seed=0, task_name="text-regression"), task, tokenizer(), [[0, 1]]
+                draw_rows(4, seed=0, task_name="text-regression"), task, make_tokenizer(), [[0, 1]]
             )
         )
     )
@@ -82,7 +82,7 @@ def test_regression_labels_stay_decimals():
 def test_drawing_batches_leaves_the_training_s_random_state_alone():
     state = torch.get_rng_state()
     order = shuffle_batches(LENGTHS[:20], batch_size=4, seed=0, grouped=True)
-    drawn = build_dataloader(rows(20, seed=0), KIND, tokenizer(), order)
+    drawn = build_dataloader(draw_rows(20, seed=0), KIND, make_tokenizer(), order)
     seen = [batch["input_ids"].shape[0] for batch in islice(drawn, 12)]
 
     assert seen == [4] * 12

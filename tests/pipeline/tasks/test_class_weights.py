@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.data_cards import data_card
-from helpers.stage_workspace import set_params, workspace
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import set_params, write_workspace
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -58,11 +58,11 @@ def test_a_card_without_weights_leaves_the_models_own_loss():
     loss = torch.tensor(0.25)
     output = SimpleNamespace(loss=loss, logits=None)
 
-    assert TextClassification(data_card()).compute_loss(output, {}) is loss
+    assert TextClassification(make_data_card()).compute_loss(output, {}) is loss
 
 
 def test_estimation_training_and_validation_have_the_weights_of_the_card(tmp_path, monkeypatch):
-    monkeypatch.chdir(workspace(tmp_path))
+    monkeypatch.chdir(write_workspace(tmp_path))
     set_params(
         tmp_path,
         estimate={"steps": 2, "lr": 1e-9},
@@ -94,7 +94,7 @@ def test_rows_with_and_without_a_class_weigh_the_same():
         one, other = compute_class_weight("balanced", classes=np.array([0, 1]), y=truth[:, column])
         assert weights[column] == pytest.approx(other / one)
     expected = (each * torch.where(labels == 1, torch.tensor(weights), 1.0)).mean()
-    task = MultiLabelClassification(data_card(labels=list("abcd"), class_weights=weights))
+    task = MultiLabelClassification(make_data_card(labels=list("abcd"), class_weights=weights))
     output = SimpleNamespace(loss=torch.tensor(0.0), logits=logits)
     torch.testing.assert_close(task.compute_loss(output, {"labels": labels}), expected)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset
-from helpers.task_files import read, section, write_rows
+from helpers.task_files import make_section, read, write_rows
 
 from pipeline.common.data_card import DroppedRows
 from pipeline.common.errors import ConfigError, DataError
@@ -121,15 +121,16 @@ def test_columns_can_be_named(tmp_path):
     ],
 )
 def test_a_file_with_labels_or_choices_is_not_for_generation(names):
-    assert infer_schema(section(train="x"), [dict.fromkeys(names, "x")]) is not generate.SCHEMA
+    assert infer_schema(make_section(train="x"), [dict.fromkeys(names, "x")]) is not generate.SCHEMA
 
 
 def test_columns_that_are_named_are_a_classification_s_unless_the_kind_says_otherwise():
     first = [{"question": "2 + 2?", "answer": "yes"}]
 
-    assert infer_schema(section(train="x"), first) is generate.SCHEMA
+    assert infer_schema(make_section(train="x"), first) is generate.SCHEMA
     assert (
-        infer_schema(section(train="x", text="question", label="answer"), first) is classify.SCHEMA
+        infer_schema(make_section(train="x", text="question", label="answer"), first)
+        is classify.SCHEMA
     )
 
 

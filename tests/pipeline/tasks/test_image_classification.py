@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
-from helpers.run_stages import params, read, run_stages
-from helpers.tiny_models import tiny_config
+from helpers.run_stages import read, run_stages, write_small_params
+from helpers.tiny_models import make_tiny_config
 from PIL import Image
 from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
@@ -61,7 +61,7 @@ def space(cwd: Path) -> Path:
     side = {"height": SIDE, "width": SIDE}
     ViTImageProcessorPil(size=side).save_pretrained(cwd / "base")
     write(cwd / "images")
-    params(cwd, data=DATA, **LENGTH)
+    write_small_params(cwd, data=DATA, **LENGTH)
     return cwd
 
 
@@ -141,7 +141,7 @@ def test_damaged_files_are_counted_and_named(space):
     (space / "images/dark/01.jpg").write_bytes(good[: len(good) // 2])
     (space / "images/dark/notes.txt").write_text("not an image")
     (space / "images/light/00.png").write_bytes(b"")
-    params(space, data=DATA | {"max_bad_rows": 0.1}, **LENGTH)
+    write_small_params(space, data=DATA | {"max_bad_rows": 0.1}, **LENGTH)
     prepare.main(Paths())
 
     reason, first = "train: damaged or missing image", str(Path("images/dark/01.jpg"))
@@ -149,7 +149,7 @@ def test_damaged_files_are_counted_and_named(space):
         reason: {"rows": 3, "first": 2, "name": first}
     }
 
-    params(space, data=DATA, **LENGTH)
+    write_small_params(space, data=DATA, **LENGTH)
     with pytest.raises(DataError, match=r"3 x damaged .*\(first: row 2, images/dark/01\.jpg\)"):
         prepare.main(Paths())
 
@@ -270,7 +270,7 @@ def test_copies_of_train_images_are_told_by_their_content(space):
         drawn(label, 1000).save(space / "test" / label / "new.png")
         copied = (space / "images" / label / "00.png").read_bytes()
         (space / "test" / label / "renamed.png").write_bytes(copied)
-    params(space, data=DATA | {"test": "test", "validation": "images"}, **LENGTH)
+    write_small_params(space, data=DATA | {"test": "test", "validation": "images"}, **LENGTH)
     prepare.main(Paths())
 
     assert read("data/prepared/card.json")["repeats_of_train"] == {"validation": 80, "test": 2}
@@ -280,7 +280,7 @@ def test_rows_with_bytes_need_no_folder(space):
     labels = ["dark", "light"] * 15
     rows = [{"image": {"bytes": encoded(drawn(x, i)), "path": None}} for i, x in enumerate(labels)]
     Dataset.from_list(rows).add_column("label", labels).to_parquet("rows.parquet")
-    params(space, data={"train": "rows.parquet"}, **LENGTH)
+    write_small_params(space, data={"train": "rows.parquet"}, **LENGTH)
     prepare.main(Paths())
 
     rows = load_from_disk("data/prepared/train")
@@ -289,18 +289,18 @@ def test_rows_with_bytes_need_no_folder(space):
 
 
 def test_what_does_not_fit_is_one_line(space):
-    params(space, data=DATA)
+    write_small_params(space, data=DATA)
     with pytest.raises(
         ConfigError, match=r"benchmark\.length must be 17 for model\.name base, because"
     ):
         prepare.main(Paths())
 
-    params(space, data=DATA | {"text": ["image", "label"]}, **LENGTH)
+    write_small_params(space, data=DATA | {"text": ["image", "label"]}, **LENGTH)
     with pytest.raises(ConfigError, match=r"data\.text must be the column of the images, got"):
         prepare.main(Paths())
 
-    tiny_config("bert").save_pretrained(space / "base")
-    params(space, data=DATA, **LENGTH)
+    make_tiny_config("bert").save_pretrained(space / "base")
+    write_small_params(space, data=DATA, **LENGTH)
     with pytest.raises(ConfigError, match="model type 'bert' reads no images in square patches"):
         prepare.main(Paths())
 

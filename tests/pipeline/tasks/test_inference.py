@@ -4,8 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers.stage_workspace import card, rows, tokenizer
-from helpers.tiny_models import lora, tiny_model
+from helpers.stage_workspace import draw_rows, make_card, make_tokenizer
+from helpers.tiny_models import make_lora, make_tiny_model
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -14,16 +14,16 @@ from pipeline.tasks.batching import build_dataloader, count_tokens, sort_batches
 from pipeline.tasks.inference import run_model
 from pipeline.tasks.registry import make_task
 
-TASK = make_task(card())
+TASK = make_task(make_card())
 
 
 @pytest.mark.parametrize("accelerator", ["meta", "cuda"])
 def test_a_model_on_the_cpu_predicts_there(accelerator, monkeypatch):
-    model, table = get_peft_model(tiny_model(), lora()), rows(9, seed=0)
-    expected = TASK.predict(model, table, tokenizer(), batch_size=4)
+    model, table = get_peft_model(make_tiny_model(), make_lora()), draw_rows(9, seed=0)
+    expected = TASK.predict(model, table, make_tokenizer(), batch_size=4)
     found = torch.device(accelerator)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
-    predictions = TASK.predict(model, table, tokenizer(), batch_size=4)
+    predictions = TASK.predict(model, table, make_tokenizer(), batch_size=4)
 
     assert model.device == torch.device("cpu")
     assert predictions.loss == expected.loss
@@ -31,9 +31,12 @@ def test_a_model_on_the_cpu_predicts_there(accelerator, monkeypatch):
 
 
 def test_batches_follow_a_model_to_its_device(monkeypatch):
-    model, table = get_peft_model(tiny_model(attention="eager"), lora()), rows(9, seed=0)
+    model, table = (
+        get_peft_model(make_tiny_model(attention="eager"), make_lora()),
+        draw_rows(9, seed=0),
+    )
     order = sort_batches_by_length(count_tokens(table), batch_size=4)
-    batches = list(build_dataloader(table, TASK, tokenizer(), order))
+    batches = list(build_dataloader(table, TASK, make_tokenizer(), order))
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # has no such device
     # Tensors without values: mixing devices raises as it does where there is a GPU.
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -46,6 +49,6 @@ def test_batches_follow_a_model_to_its_device(monkeypatch):
                 )
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
-        for numbers, batch, output in run_model(TASK, model, table, tokenizer(), batch_size=4):
+        for numbers, batch, output in run_model(TASK, model, table, make_tokenizer(), batch_size=4):
             devices = {value.device.type for value in [*batch.values(), output.logits]}
             assert (devices, output.logits.shape) == ({"meta"}, (len(numbers), 2))

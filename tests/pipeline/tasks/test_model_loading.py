@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 from helpers.architectures import ARCHITECTURES
-from helpers.data_cards import data_card
-from helpers.stage_workspace import tokenizer
-from helpers.tiny_models import tiny_config, tiny_model
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import make_tokenizer
+from helpers.tiny_models import make_tiny_config, make_tiny_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -26,7 +26,7 @@ from pipeline.tasks.positions import count_position_embeddings, find_max_positio
 from pipeline.tasks.registry import make_task
 
 LABELS = ("no", "yes", "maybe")
-KIND = make_task(data_card(labels=LABELS))
+KIND = make_task(make_data_card(labels=LABELS))
 
 
 def named(name: object, dtype: str = "float32") -> ModelSection:
@@ -36,14 +36,16 @@ def named(name: object, dtype: str = "float32") -> ModelSection:
 def body(folder: Path, family: str = "bert", **options: Any) -> Path:
     """A saved pretrained body: no head, and no pooler if asked."""
     torch.manual_seed(0)
-    AutoModel.from_config(tiny_config(family), **options).save_pretrained(folder)
+    AutoModel.from_config(make_tiny_config(family), **options).save_pretrained(folder)
     return folder
 
 
 def test_the_built_in_model_loads_without_network_and_noise(capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model, head = load_model(named("minilm", "auto"), make_task(data_card(max_length=512)), 0)
+        model, head = load_model(
+            named("minilm", "auto"), make_task(make_data_card(max_length=512)), 0
+        )
         ids = load_processor(named("minilm"), KIND)("a word", "another")["input_ids"]
 
     assert (model.config.model_type, head) == ("bert", ["classifier"])
@@ -85,7 +87,7 @@ def test_the_head_fits_the_classes(tmp_path):
 
 
 def test_a_regression_has_one_output(tmp_path):
-    task = make_task(data_card(task_name="text-regression", labels=[]))
+    task = make_task(make_data_card(task_name="text-regression", labels=[]))
     model, _ = load_model(named(body(tmp_path)), task, 0)
 
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
@@ -132,14 +134,14 @@ def test_all_fresh_modules_are_trained_and_saved(tmp_path, family, options, head
 
 
 def test_a_head_that_comes_with_the_checkpoint_is_trained_too(tmp_path):
-    tiny_model("distilbert", num_labels=3).save_pretrained(tmp_path)
+    make_tiny_model("distilbert", num_labels=3).save_pretrained(tmp_path)
 
     assert load_model(named(tmp_path), KIND, 0)[1] == ["pre_classifier", "classifier"]
-    assert find_head_modules(tiny_model("roberta"), frozenset()) == ["classifier"]
+    assert find_head_modules(make_tiny_model("roberta"), frozenset()) == ["classifier"]
 
 
 def test_a_head_for_other_classes_is_replaced(tmp_path):
-    saved = tiny_model("bert", num_labels=5)
+    saved = make_tiny_model("bert", num_labels=5)
     saved.save_pretrained(tmp_path)
     model, head = load_model(named(tmp_path), KIND, 0)
 
@@ -152,7 +154,7 @@ def test_a_head_for_other_classes_is_replaced(tmp_path):
 
 def test_a_head_is_kept_only_for_the_same_classes_in_the_same_order(tmp_path):
     names = dict(enumerate(("NO", "yes", "Maybe")))
-    saved = tiny_model("roberta", num_labels=3, id2label=names)
+    saved = make_tiny_model("roberta", num_labels=3, id2label=names)
     saved.save_pretrained(tmp_path)
     body_weights = saved.roberta.state_dict()
     for classes, kept in [
@@ -160,7 +162,7 @@ def test_a_head_is_kept_only_for_the_same_classes_in_the_same_order(tmp_path):
         (("yes", "no", "maybe"), False),
         (("a", "b", "c"), False),
     ]:
-        task = make_task(data_card(labels=classes))
+        task = make_task(make_data_card(labels=classes))
         models_of_seeds = [load_model(named(tmp_path), task, seed)[0] for seed in (0, 0, 1)]
         heads = [model.classifier.state_dict() for model in models_of_seeds]
         same, other = (
@@ -214,7 +216,7 @@ def test_a_damaged_folder_is_one_line(tmp_path, damage, message):
 
 
 def test_a_tokenizer_needs_padding(tmp_path):
-    words = tokenizer()
+    words = make_tokenizer()
     words.pad_token = None
     words.save_pretrained(body(tmp_path))
 
@@ -253,7 +255,7 @@ def test_a_bug_is_not_told_as_a_model_that_cannot_be_loaded(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize(("family", "positions"), [("bert", 40), ("roberta", 38), ("llama", None)])
 def test_positions_are_counted_without_those_that_no_token_has(tmp_path, family, positions):
-    model = AutoModel.from_config(tiny_config(family))
+    model = AutoModel.from_config(make_tiny_config(family))
 
     assert count_position_embeddings(model) == positions
     if positions:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers.data_cards import data_card
-from helpers.run_stages import params, run_stages
-from helpers.stage_workspace import word_tokenizer
+from helpers.data_cards import make_data_card
+from helpers.run_stages import run_stages, write_small_params
+from helpers.stage_workspace import make_word_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": SIZES,
     "gemma3_text": SIZES | {"sliding_window": 6},
 }
-CARD = data_card(max_length=32)
+CARD = make_data_card(max_length=32)
 TEXTS = [
     "good w1 w2 w3 w4 w5 w6 w7 w8 w9",
     "bad",
@@ -46,7 +46,7 @@ TEXTS = [
 def tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     """Whole words, and no padding token, as Llama's and GPT-2's."""
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return word_tokenizer(WORDS, unknown="<unk>", **(special | options))
+    return make_word_tokenizer(WORDS, unknown="<unk>", **(special | options))
 
 
 def saved(folder: Path, family: str, **options: Any) -> ModelSection:
@@ -111,7 +111,7 @@ def test_classes_are_learnt_through_all_stages(cwd, monkeypatch, family):
         label = ("bad", "good")[number % 2]
         lines.append(f"{' '.join(draw.choices(WORDS[5:], k=draw.randint(2, 14)))} {label},{label}")
     (cwd / "train.csv").write_text("\n".join(lines))
-    params(cwd, data={"train": "train.csv", "max_length": 16}, finetune={"steps": 60})
+    write_small_params(cwd, data={"train": "train.csv", "max_length": 16}, finetune={"steps": 60})
 
     _, evaluation, table = run_stages(monkeypatch)
 
@@ -128,6 +128,6 @@ def test_the_texts_of_a_pair_do_not_run_into_each_other(around, seen):
         )
     columns = {"text": ["a b"], "text_pair": ["c d"], "label": ["no"]}
 
-    encoded = make_task(data_card(labels=["no"], max_length=32)).encode(columns, words)
+    encoded = make_task(make_data_card(labels=["no"], max_length=32)).encode(columns, words)
 
     assert words.decode(encoded["input_ids"][0]) == seen

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers.choice_workspace import tiny_decoder
-from helpers.data_cards import data_card
-from helpers.run_stages import params, run_stages
-from helpers.stage_workspace import save_base, tokenizer
-from helpers.task_files import jsonl, read, write
-from helpers.tiny_models import tiny_model
+from helpers.choice_workspace import make_tiny_decoder
+from helpers.data_cards import make_data_card
+from helpers.run_stages import run_stages, write_small_params
+from helpers.stage_workspace import make_tokenizer, save_base
+from helpers.task_files import read, write, write_jsonl
+from helpers.tiny_models import make_tiny_model
 from sklearn.metrics import average_precision_score, f1_score
 
 from pipeline.common.errors import DataError
@@ -30,7 +30,7 @@ def texts(count: int) -> list[str]:
 
 @pytest.mark.parametrize("column", ["label", "labels"])
 def test_lists_of_labels_are_classes_in_order(tmp_path, column):
-    train = jsonl(tmp_path / "train.jsonl", text=texts(40), **{column: LABELS * 10})
+    train = write_jsonl(tmp_path / "train.jsonl", text=texts(40), **{column: LABELS * 10})
     dataset = read(tmp_path, train=train)
 
     assert (dataset.schema.kind, dataset.classes) == (KIND, ["a", "b", "c"])
@@ -51,8 +51,8 @@ def test_a_csv_file_has_json_lists_and_ids_are_classes_by_size(tmp_path):
 
 def test_bad_lists_are_counted_and_an_unknown_class_is_one_of_them(tmp_path):
     bad = [None, "a", ["a", None], "[a"]
-    train = jsonl(tmp_path / "train.jsonl", text=texts(44), label=LABELS * 10 + bad)
-    test = jsonl(tmp_path / "test.jsonl", text=texts(4), label=[["a"], [], ["c"], ["a", "d"]])
+    train = write_jsonl(tmp_path / "train.jsonl", text=texts(44), label=LABELS * 10 + bad)
+    test = write_jsonl(tmp_path / "test.jsonl", text=texts(4), label=[["a"], [], ["c"], ["a", "d"]])
     dataset = read(tmp_path, train=train, test=test, max_bad_rows=0.3)
 
     assert {reason: (bad.rows, bad.first) for reason, bad in dataset.dropped.items()} == {
@@ -77,22 +77,24 @@ def test_bad_lists_are_counted_and_an_unknown_class_is_one_of_them(tmp_path):
     ],
 )
 def test_lists_that_are_no_classes_are_one_line(tmp_path, labels, message):
-    train = jsonl(tmp_path / "train.jsonl", text=texts(40), label=labels * 20)
+    train = write_jsonl(tmp_path / "train.jsonl", text=texts(40), label=labels * 20)
 
     with pytest.raises(DataError, match=message):
         read(tmp_path, train=train, kind=KIND)
 
 
 def test_rows_without_a_class_are_encoded_like_others():
-    task = MultiLabelClassification(data_card(kind=KIND, task_name=KIND))
+    task = MultiLabelClassification(make_data_card(kind=KIND, task_name=KIND))
     columns: dict[str, Any] = {"text": texts(3), "text_pair": [None] * 3}
 
     def encoded(labels: list[list[str]]) -> Dataset:
         rows = Dataset.from_dict(columns | {"label": labels})
-        return rows.map(lambda batch: task.encode(batch, tokenizer()), batched=True, batch_size=1)
+        return rows.map(
+            lambda batch: task.encode(batch, make_tokenizer()), batched=True, batch_size=1
+        )
 
     rows = encoded([[], ["yes"], ["yes", "no"]])
-    (batch,) = build_dataloader(rows, task, tokenizer(), [[0, 1, 2]])
+    (batch,) = build_dataloader(rows, task, make_tokenizer(), [[0, 1, 2]])
 
     assert rows.features["label"] == encoded([[], [], []]).features["label"]
     assert batch["labels"].tolist() == [[0, 0], [0, 1], [1, 1]]
@@ -101,7 +103,7 @@ def test_rows_without_a_class_are_encoded_like_others():
 
 @pytest.mark.parametrize("model", ["bert", "llama"])
 def test_all_stages_learn_which_classes_a_text_has(model, cwd, monkeypatch):
-    base: Any = tiny_model(pad_token_id=0) if model == "bert" else tiny_decoder()
+    base: Any = make_tiny_model(pad_token_id=0) if model == "bert" else make_tiny_decoder()
     save_base(cwd, base.base_model)
     words = [
         [word for bit, word in enumerate(("good", "bad", "w1")) if row >> bit & 1]
@@ -109,9 +111,9 @@ def test_all_stages_learn_which_classes_a_text_has(model, cwd, monkeypatch):
     ]
     rows = 30 * words
     train = [" ".join(["w2", *row, f"w{10 + i % 50}"]) for i, row in enumerate(rows)]
-    jsonl(cwd / "train.jsonl", text=train, label=rows)
+    write_jsonl(cwd / "train.jsonl", text=train, label=rows)
     settings = {"metric": "average_precision", "class_weights": "balanced"}
-    params(cwd, data={"train": "train.jsonl", **settings})
+    write_small_params(cwd, data={"train": "train.jsonl", **settings})
 
     card, evaluation, table = run_stages(monkeypatch)
 

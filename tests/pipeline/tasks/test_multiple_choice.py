@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from helpers.choice_workspace import encode, questions
-from helpers.data_cards import data_card
-from helpers.stage_workspace import tokenizer
-from helpers.task_files import read, section, write_rows
-from helpers.tiny_models import lora, tiny_config
+from helpers.choice_workspace import draw_questions, encode
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import make_tokenizer
+from helpers.task_files import make_section, read, write_rows
+from helpers.tiny_models import make_lora, make_tiny_config
 from peft import get_peft_model
 from tokenizers.processors import TemplateProcessing
 
@@ -29,17 +29,17 @@ GOOD = {"prompt": "p", "choices": ["a", "b"], "label": 1}
 
 def cleaned(row: dict, **changes: object) -> dict:
     """A clean row of a found one, as the settings say."""
-    return build_template(section(train="x", **changes), [row])(row)
+    return build_template(make_section(train="x", **changes), [row])(row)
 
 
 @pytest.fixture(scope="module")
 def model():
     """A tiny encoder with LoRA and a fresh head of order 1."""
     torch.manual_seed(0)
-    bert = transformers.BertForMultipleChoice(tiny_config("bert", pad_token_id=0))
+    bert = transformers.BertForMultipleChoice(make_tiny_config("bert", pad_token_id=0))
     with torch.no_grad():
         bert.classifier.weight.normal_()
-    return get_peft_model(bert, lora(task_type=None, modules_to_save=["classifier"])).eval()
+    return get_peft_model(bert, make_lora(task_type=None, modules_to_save=["classifier"])).eval()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_bad_rows_have_a_reason(changes, reason):
 
 
 def test_a_file_with_choices_is_read_and_its_bad_rows_are_counted(tmp_path):
-    rows = [*questions(30), {"question": "w1", "choices": ["a"], "label": 0}]
+    rows = [*draw_questions(30), {"question": "w1", "choices": ["a"], "label": 0}]
     train = write_rows(tmp_path / "a.jsonl", rows)
     dataset = read(tmp_path, train=train, max_bad_rows=0.1)
 
@@ -142,7 +142,7 @@ def test_the_model_decides_and_one_that_can_not_is_refused():
 def test_a_long_prompt_loses_its_start_and_the_question_behind_it_stays():
     question = {"question": "w1 " * 20 + "w5 w6 w7 w8 w9", "choices": ["w2 w3", "w4 " * 12]}
     _, rows = encode(MultipleChoice, [question | {"label": 0}], max_length=10)
-    first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
+    first, second = (make_tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
     assert first == "w1 w1 w1 w5 w6 w7 w8 w9 w2 w3"
     assert second == "w5 w6 w7 w8 w9 w4 w4 w4 w4 w4"
@@ -154,7 +154,7 @@ def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
     _, rows = encode(
         MultipleChoice, [{"question": "good bad", "choices": choices, "label": 0}], max_length=8
     )
-    first, second = (tokenizer().decode(ids) for ids in rows[0]["input_ids"])
+    first, second = (make_tokenizer().decode(ids) for ids in rows[0]["input_ids"])
 
     assert (first, second) == ("good bad w2 w3 w4 w5 w6 w7", "good bad w2")
     assert (rows[0]["length"], rows[0]["num_truncated"]) == (8, 2)
@@ -174,14 +174,14 @@ def test_a_short_prompt_stays_whole_and_its_long_choice_loses_its_end():
     ids=["bert", "roberta"],
 )
 def test_special_tokens_stay_and_types_tell_the_choice(pair, names, text, types):
-    words = tokenizer()
+    words = make_tokenizer()
     words.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
     marks = [(mark, words.convert_tokens_to_ids(mark)) for mark in ("[CLS]", "[SEP]")]
     processor = TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
     words.backend_tokenizer.post_processor = processor
     words.model_input_names = [*words.model_input_names, *names]
     row = {"prompt": ["w5 w6 w7 w8 w9"], "choices": [["w2 w3", "w4"]], "label": [0]}
-    encoded = MultipleChoice(data_card(max_length=8)).encode(row, words)
+    encoded = MultipleChoice(make_data_card(max_length=8)).encode(row, words)
 
     assert words.decode(encoded["input_ids"][0][0]) == text
     assert encoded["attention_mask"][0][0] == [1] * 8
@@ -196,12 +196,12 @@ def test_a_tokenizer_that_can_not_tell_texts_apart_is_refused(task):
     nothing = {"prompt": [], "choices": [], "label": []}
 
     with pytest.raises(ConfigError, match=r"fast tokenizer.*prompt.*; Slow does not"):
-        task(data_card(max_length=8)).encode(nothing, slow)
+        task(make_data_card(max_length=8)).encode(nothing, slow)
 
 
 def test_a_batch_is_as_wide_as_its_longest_row():
-    task, rows = encode(MultipleChoice, questions(6), max_length=16)
-    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[*range(6)]])))
+    task, rows = encode(MultipleChoice, draw_questions(6), max_length=16)
+    batch = next(iter(build_dataloader(rows, task, make_tokenizer(), [[*range(6)]])))
     counts = [len(choices) for choices in rows["choices"]]
     blank = batch["attention_mask"].sum(dim=2) == 1
 
@@ -211,8 +211,8 @@ def test_a_batch_is_as_wide_as_its_longest_row():
 
 
 def test_what_a_model_says_of_a_row_does_not_depend_on_its_batch(model):
-    task, rows = encode(MultipleChoice, questions(20), max_length=16)
-    one, many = (task.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
+    task, rows = encode(MultipleChoice, draw_questions(20), max_length=16)
+    one, many = (task.predict(model, rows, make_tokenizer(), batch_size=n) for n in (1, 20))
 
     np.testing.assert_allclose(one.scores, many.scores, atol=1e-5)
     assert one.loss == pytest.approx(many.loss, abs=1e-5)
@@ -222,8 +222,8 @@ def test_what_a_model_says_of_a_row_does_not_depend_on_its_batch(model):
 
 
 def test_training_gives_a_finite_loss_and_gradient_with_blank_choices(model):
-    task, rows = encode(MultipleChoice, questions(6), max_length=16)
-    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[*range(6)]])))
+    task, rows = encode(MultipleChoice, draw_questions(6), max_length=16)
+    batch = next(iter(build_dataloader(rows, task, make_tokenizer(), [[*range(6)]])))
     loss = model(**batch).loss
     loss.backward()
 
@@ -232,7 +232,7 @@ def test_training_gives_a_finite_loss_and_gradient_with_blank_choices(model):
 
 
 def test_a_model_that_says_no_number_is_an_error(model):
-    task, rows = encode(MultipleChoice, questions(4), max_length=16)
+    task, rows = encode(MultipleChoice, draw_questions(4), max_length=16)
     broken = np.zeros((4, 5))
     broken[2, 0] = np.nan
 
@@ -241,7 +241,7 @@ def test_a_model_that_says_no_number_is_an_error(model):
 
 
 def test_where_several_choices_are_right_texts_are_compared():
-    task, rows = encode(MultipleChoice, questions(2), max_length=16)
+    task, rows = encode(MultipleChoice, draw_questions(2), max_length=16)
     rows = rows.add_column("answers", [["a", "b"], ["c"]])
     predictions = task.to_predictions(rows, np.eye(2, 5), 0.0)
 
@@ -256,13 +256,17 @@ def test_where_several_choices_are_right_texts_are_compared():
 def test_other_right_choices_are_left_out_of_training_but_not_of_evaluation(model):
     question = {"prompt": ["w1"], "choices": [["w2", "w3", "w4", "w5"]], "label": [2]}
     question["answers"] = [["w4", "w2"]]
-    task = MultipleChoice(data_card(max_length=16))
-    rows = Dataset.from_dict(question | task.encode(question, tokenizer()))
-    batch = next(iter(build_dataloader(rows, task, tokenizer(), [[0]])))
+    task = MultipleChoice(make_data_card(max_length=16))
+    rows = Dataset.from_dict(question | task.encode(question, make_tokenizer()))
+    batch = next(iter(build_dataloader(rows, task, make_tokenizer(), [[0]])))
 
-    assert [tokenizer().decode(ids) for ids in batch["input_ids"][0]] == ["w1 w3", "w1 w4", "w1 w5"]
+    assert [make_tokenizer().decode(ids) for ids in batch["input_ids"][0]] == [
+        "w1 w3",
+        "w1 w4",
+        "w1 w5",
+    ]
     assert batch["labels"].tolist() == [1]
-    assert task.predict(model, rows, tokenizer(), batch_size=1).scores.shape == (1, 4)
+    assert task.predict(model, rows, make_tokenizer(), batch_size=1).scores.shape == (1, 4)
 
 
 def test_the_benchmark_feeds_the_choices_of_one_question(model):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import concatenate_datasets
-from helpers.choice_workspace import encode, questions, tiny_decoder
-from helpers.data_cards import data_card
-from helpers.stage_workspace import WORDS, tokenizer
-from helpers.tiny_models import lora
+from helpers.choice_workspace import draw_questions, encode, make_tiny_decoder
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import WORDS, make_tokenizer
+from helpers.tiny_models import make_lora
 from peft import get_peft_model
 from scipy.special import softmax
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -65,7 +65,7 @@ def characters(*, merge: str = "", before: str = "", behind: str = "") -> PreTra
 @pytest.mark.parametrize("name", DECODERS)
 @torch.no_grad()
 def test_running_a_prompt_once_gives_what_a_pass_for_every_choice_gives(name):
-    model = tiny_decoder(name.partition(",")[0], **DECODERS[name])
+    model = make_tiny_decoder(name.partition(",")[0], **DECODERS[name])
     model.config.use_cache = False  # as load_model leaves it
     prompts, choices = [*map(ids, PROMPTS)], [[*map(ids, sizes)] for sizes in CHOICES]
     scores = score_choices(model, prompts, choices, padding=0)
@@ -77,7 +77,7 @@ def test_running_a_prompt_once_gives_what_a_pass_for_every_choice_gives(name):
 
 @torch.no_grad()
 def test_a_prompt_runs_once_whatever_the_number_of_its_choices():
-    model, seen = tiny_decoder(), []
+    model, seen = make_tiny_decoder(), []
     model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
@@ -88,10 +88,10 @@ def test_a_prompt_runs_once_whatever_the_number_of_its_choices():
 
 
 def test_the_best_mean_over_tokens_wins_and_the_loss_is_that_of_training():
-    task, rows = encode(MultipleChoiceLM, questions(20), max_length=32)
-    model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
-    one, many = (task.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
-    batch = task.make_collator(tokenizer())([rows[n] for n in range(20)])
+    task, rows = encode(MultipleChoiceLM, draw_questions(20), max_length=32)
+    model = get_peft_model(make_tiny_decoder(), make_lora(task_type="CAUSAL_LM"))
+    one, many = (task.predict(model, rows, make_tokenizer(), batch_size=n) for n in (1, 20))
+    batch = task.make_collator(make_tokenizer())([rows[n] for n in range(20)])
     with torch.no_grad():
         loss = float(model(**batch).loss)
         means = [
@@ -106,13 +106,13 @@ def test_the_best_mean_over_tokens_wins_and_the_loss_is_that_of_training():
 
 
 def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
-    _, rows = encode(MultipleChoiceLM, questions(20), max_length=32)
+    _, rows = encode(MultipleChoiceLM, draw_questions(20), max_length=32)
     rows = concatenate_datasets([rows, rows])  # each choice comes again, when it is known
     neutral = WORDS[4]
-    task = MultipleChoiceLM(data_card(max_length=32, neutral_prompt=neutral))
-    model = get_peft_model(tiny_decoder(), lora(task_type="CAUSAL_LM"))
-    one, many = (task.predict(model, rows, tokenizer(), batch_size=n) for n in (1, 20))
-    before = tokenizer()(neutral)["input_ids"]
+    task = MultipleChoiceLM(make_data_card(max_length=32, neutral_prompt=neutral))
+    model = get_peft_model(make_tiny_decoder(), make_lora(task_type="CAUSAL_LM"))
+    one, many = (task.predict(model, rows, make_tokenizer(), batch_size=n) for n in (1, 20))
+    before = make_tokenizer()(neutral)["input_ids"]
     with torch.no_grad():
         gains = [
             [
@@ -129,20 +129,20 @@ def test_what_is_as_likely_after_the_neutral_prompt_is_no_reason_to_choose():
 
 def test_choices_fit_behind_a_long_neutral_prompt_too():
     rows = {"prompt": ["w1"], "choices": [["w2 " * 30, "w3"]], "label": [0]}
-    task = MultipleChoiceLM(data_card(max_length=12, neutral_prompt="w4 " * 5))
-    encoded = task.encode(rows, tokenizer())
+    task = MultipleChoiceLM(make_data_card(max_length=12, neutral_prompt="w4 " * 5))
+    encoded = task.encode(rows, make_tokenizer())
 
     assert list(map(len, encoded["choice_ids"][0])) == [7, 1]
     assert encoded["num_truncated"] == [30 - 7]
 
-    task = MultipleChoiceLM(data_card(max_length=12, neutral_prompt="w4 " * 7))
+    task = MultipleChoiceLM(make_data_card(max_length=12, neutral_prompt="w4 " * 7))
     with pytest.raises(ConfigError, match=r"neutral_prompt must be at most 6 tokens.*got 7"):
-        task.encode(rows, tokenizer())
+        task.encode(rows, make_tokenizer())
 
 
 def test_only_the_right_choice_is_taught():
-    task, rows = encode(MultipleChoiceLM, questions(5), max_length=32)
-    batch = task.make_collator(tokenizer())([rows[n] for n in range(5)])
+    task, rows = encode(MultipleChoiceLM, draw_questions(5), max_length=32)
+    batch = task.make_collator(make_tokenizer())([rows[n] for n in range(5)])
 
     for row, labels, text, real in zip(
         rows, batch["labels"], batch["input_ids"], batch["attention_mask"], strict=True
@@ -182,7 +182,7 @@ def test_texts_without_tokens_are_one_line(prompt, choice, message):
 
 
 def test_of_a_long_row_the_start_of_the_prompt_is_cut_behind_its_first_token():
-    task, words = MultipleChoiceLM(data_card(max_length=10)), characters(before="^")
+    task, words = MultipleChoiceLM(make_data_card(max_length=10)), characters(before="^")
     rows = {"prompt": ["abcdefgh?", "abc"], "choices": [["gg", "gh"], ["a" * 20, "b"]]}
     encoded = task.encode(rows | {"label": [0, 1]}, words)
     texts = [words.convert_ids_to_tokens(prompt) for prompt in encoded["prompt_ids"]]

@@ -5,8 +5,8 @@ import random
 
 import pytest
 import torch
-from helpers.data_cards import data_card
-from helpers.generation_workspace import ids, tokenizer
+from helpers.data_cards import make_data_card
+from helpers.generation_workspace import encode_words, make_tokenizer
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
@@ -24,7 +24,7 @@ from pipeline.tasks.prompt_completion import (
 )
 from pipeline.tasks.text_generation import CausalLM, Seq2SeqLM
 
-END = ids("</s>")
+END = encode_words("</s>")
 TURNS = [
     {"role": "user", "content": "w1 w2"},
     {"role": "assistant", "content": "w3"},
@@ -68,34 +68,42 @@ def bytes_tokenizer(*, begins: bool, ends: bool) -> PreTrainedTokenizerFast:
 
 
 def test_only_the_completion_and_the_end_of_text_are_learned_from():
-    task = CausalLM(data_card(max_length=16))
-    encoded = task.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), tokenizer())
+    task = CausalLM(make_data_card(max_length=16))
+    encoded = task.encode(pairs(("w1 w2", "w3"), ("", "w4 w5")), make_tokenizer())
 
-    assert encoded["input_ids"] == [ids("w1 w2 w3 </s>"), ids("</s> w4 w5 </s>")]
-    assert encoded["labels"] == [[IGNORED] * 2 + ids("w3 </s>"), [IGNORED, *ids("w4 w5 </s>")]]
+    assert encoded["input_ids"] == [encode_words("w1 w2 w3 </s>"), encode_words("</s> w4 w5 </s>")]
+    assert encoded["labels"] == [
+        [IGNORED] * 2 + encode_words("w3 </s>"),
+        [IGNORED, *encode_words("w4 w5 </s>")],
+    ]
     assert encoded["length"] == [4, 4]
     assert encoded["num_truncated"] == [0, 0]
 
 
 def test_a_cue_is_for_decoders_only():
     row = pairs(("w1 w2", "w3")) | {"cue": ["\nw9"]}
-    decoder, reader = (task(data_card(max_length=16)).encode(row, tokenizer()) for task in KINDS)
+    decoder, reader = (
+        task(make_data_card(max_length=16)).encode(row, make_tokenizer()) for task in KINDS
+    )
 
-    assert decoder["input_ids"] == [ids("w1 w2 w9 w3 </s>")]
-    assert reader["input_ids"] == [ids("w1 w2")]
+    assert decoder["input_ids"] == [encode_words("w1 w2 w9 w3 </s>")]
+    assert reader["input_ids"] == [encode_words("w1 w2")]
 
 
 def test_a_batch_is_padded_behind_and_padding_is_not_learned_from():
-    task = CausalLM(data_card(max_length=16))
-    encoded = task.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), tokenizer())
+    task = CausalLM(make_data_card(max_length=16))
+    encoded = task.encode(pairs(("w1 w2 w7", "w3"), ("w1", "w4")), make_tokenizer())
     rows = [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
-    batch = task.make_collator(tokenizer())(rows)
+    batch = task.make_collator(make_tokenizer())(rows)
 
-    assert batch["input_ids"].tolist() == [ids("w1 w2 w7 w3 </s>"), ids("w1 w4 </s> <pad> <pad>")]
+    assert batch["input_ids"].tolist() == [
+        encode_words("w1 w2 w7 w3 </s>"),
+        encode_words("w1 w4 </s> <pad> <pad>"),
+    ]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert batch["labels"].tolist() == [
-        [IGNORED] * 3 + ids("w3 </s>"),
-        [IGNORED, *ids("w4 </s>"), IGNORED, IGNORED],
+        [IGNORED] * 3 + encode_words("w3 </s>"),
+        [IGNORED, *encode_words("w4 </s>"), IGNORED, IGNORED],
     ]
 
 
@@ -125,17 +133,17 @@ def test_a_token_across_the_end_of_the_prompt_is_split_there():
 
 
 def test_a_chat_s_last_answer_is_learned_from_with_what_ends_its_turn():
-    task = CausalLM(data_card(max_length=20))
-    encoded = task.encode(chats(TURNS, TURNS[:2]), tokenizer())
+    task = CausalLM(make_data_card(max_length=20))
+    encoded = task.encode(chats(TURNS, TURNS[:2]), make_tokenizer())
 
-    prompt = ids("<u> w1 w2 </s> <a> w3 </s> <u> w4 </s> <a>")
-    assert encoded["input_ids"][0] == prompt + ids("w5 w6 </s>")
-    assert encoded["labels"][0] == [IGNORED] * len(prompt) + ids("w5 w6 </s>")
-    assert encoded["labels"][1] == [IGNORED] * 5 + ids("w3 </s>")
+    prompt = encode_words("<u> w1 w2 </s> <a> w3 </s> <u> w4 </s> <a>")
+    assert encoded["input_ids"][0] == prompt + encode_words("w5 w6 </s>")
+    assert encoded["labels"][0] == [IGNORED] * len(prompt) + encode_words("w5 w6 </s>")
+    assert encoded["labels"][1] == [IGNORED] * 5 + encode_words("w3 </s>")
 
 
 def test_a_template_that_writes_an_answer_otherwise_keeps_its_prompt():
-    words = tokenizer()
+    words = make_tokenizer()
     words.chat_template = words.chat_template.replace("%}<a>{%", "%}<a> : {%")
 
     assert render_chat(TURNS[:2], None, words) == ("<u> w1 w2 </s>\n<a> : ", "w3")
@@ -155,17 +163,17 @@ TOOL_CHAT = (
 
 @pytest.mark.parametrize("task", KINDS)
 def test_a_chat_template_gets_messages_whole_and_tools(task):
-    words = tokenizer()
+    words = make_tokenizer()
     words.chat_template = TOOL_CHAT
     turns = [
         {"role": "user", "content": "w1", "name": "w7"},
         {"role": "assistant", "tool_calls": [CALL], "reasoning_content": "w2"},
     ]
     rows = chats(turns, TURNS[:2]) | {"tools": [json.dumps([{"name": "w5"}]), None]}
-    encoded = task(data_card(max_length=20)).encode(rows, words)
+    encoded = task(make_data_card(max_length=20)).encode(rows, words)
 
-    prompts = ids("w5 <u> w1 </s> <a>"), ids("<u> w1 w2 </s> <a>")
-    answers = ids("w2 w9 w8 </s>"), ids("w3 </s>")
+    prompts = encode_words("w5 <u> w1 </s> <a>"), encode_words("<u> w1 w2 </s> <a>")
+    answers = encode_words("w2 w9 w8 </s>"), encode_words("w3 </s>")
     if task is Seq2SeqLM:
         assert encoded["input_ids"] == [*prompts]
         assert encoded["labels"] == [*answers]
@@ -174,7 +182,7 @@ def test_a_chat_template_gets_messages_whole_and_tools(task):
         assert encoded["labels"][0] == [IGNORED] * 5 + answers[0]
     unused = find_unused_fields(zip(rows["messages"], rows["tools"], strict=True), words)
     assert unused == ("name",)
-    words.chat_template = tokenizer().chat_template
+    words.chat_template = make_tokenizer().chat_template
     answered = json.dumps([*turns, TURNS[1]])
     unused = find_unused_fields([(answered, rows["tools"][0])], words)
     assert unused == ("name", "reasoning_content", "tool_calls", "tools")
@@ -183,15 +191,15 @@ def test_a_chat_template_gets_messages_whole_and_tools(task):
 @pytest.mark.parametrize("task", KINDS)
 def test_each_row_is_a_chat_or_a_pair_whatever_the_first_one_is(task):
     both = [pairs(("w1 w2", "w3")), chats(TURNS[:2])]
-    alone = [task(data_card(max_length=16)).encode(rows, tokenizer()) for rows in both]
+    alone = [task(make_data_card(max_length=16)).encode(rows, make_tokenizer()) for rows in both]
     for order in ((0, 1, 0), (1, 0, 1)):
         rows = {name: [both[n][name][0] for n in order] for name in both[0]}
-        encoded = task(data_card(max_length=16)).encode(rows, tokenizer())
+        encoded = task(make_data_card(max_length=16)).encode(rows, make_tokenizer())
         assert encoded == {name: [alone[n][name][0] for n in order] for name in encoded}
 
 
 def test_chats_need_a_template_that_takes_them():
-    words = tokenizer()
+    words = make_tokenizer()
     words.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match=r"chat template of model.name refuses a row: roles must"):
         tokenize_pairs(chats(TURNS), words)
@@ -203,9 +211,9 @@ def test_chats_need_a_template_that_takes_them():
 
 @pytest.mark.parametrize("task", [CausalLM, Seq2SeqLM])
 def test_a_tokenizer_without_an_end_of_text_is_refused(task):
-    words = tokenizer(eos_token=None)
+    words = make_tokenizer(eos_token=None)
     with pytest.raises(ConfigError, match="no end-of-text token"):
-        task(data_card(max_length=16)).encode(pairs(("w1", "w2")), words)
+        task(make_data_card(max_length=16)).encode(pairs(("w1", "w2")), words)
 
 
 def test_a_long_prompt_loses_its_middle_and_a_long_completion_its_end():
@@ -223,7 +231,7 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
     for length in (8, 9, 31):
         sizes = [(draw.randint(1, 40), draw.randint(1, 40)) for _ in range(200)]
         rows = pairs(*((" ".join(["w1"] * a), " ".join(["w2"] * b)) for a, b in sizes))
-        encoded = CausalLM(data_card(max_length=length)).encode(rows, tokenizer())
+        encoded = CausalLM(make_data_card(max_length=length)).encode(rows, make_tokenizer())
         for (a, b), row, labels, lost in zip(
             sizes, encoded["input_ids"], encoded["labels"], encoded["num_truncated"], strict=True
         ):
@@ -235,16 +243,16 @@ def test_no_row_gets_too_long_or_loses_its_completion_and_losses_are_counted():
 
 
 def test_seq2seq_reads_the_prompt_and_learns_the_completion():
-    task = Seq2SeqLM(data_card(max_length=4))
+    task = Seq2SeqLM(make_data_card(max_length=4))
     rows = pairs(("w1 w2 w3 w4 w5 w6", "w7"), ("w1", "w2 w3 w4 w5 w6"))
-    encoded = task.encode(rows, tokenizer())
+    encoded = task.encode(rows, make_tokenizer())
 
-    assert encoded["input_ids"] == [ids("w1 w2 w3 w4"), ids("w1")]
-    assert encoded["labels"] == [ids("w7 </s>"), ids("w2 w3 w4 w5")]
+    assert encoded["input_ids"] == [encode_words("w1 w2 w3 w4"), encode_words("w1")]
+    assert encoded["labels"] == [encode_words("w7 </s>"), encode_words("w2 w3 w4 w5")]
     assert encoded["length"] == [6, 5]
     assert encoded["num_truncated"] == [2, 2]
-    batch = task.make_collator(tokenizer())(
+    batch = task.make_collator(make_tokenizer())(
         [{name: encoded[name][row] for name in ("input_ids", "labels")} for row in range(2)]
     )
     assert batch["attention_mask"].tolist() == [[1] * 4, [1, 0, 0, 0]]
-    assert torch.equal(batch["labels"][0], torch.tensor(ids("w7 </s>") + [IGNORED] * 2))
+    assert torch.equal(batch["labels"][0], torch.tensor(encode_words("w7 </s>") + [IGNORED] * 2))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
-from helpers.data_cards import data_card
-from helpers.run_stages import params, run_stages
-from helpers.stage_workspace import save_base, tokenizer
-from helpers.tiny_models import tiny_config
+from helpers.data_cards import make_data_card
+from helpers.run_stages import run_stages, write_small_params
+from helpers.stage_workspace import make_tokenizer, save_base
+from helpers.tiny_models import make_tiny_config
 from transformers import AutoModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
@@ -61,11 +61,11 @@ def write(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]])
 def space(cwd: Path) -> Path:
     """A tiny BERT, and questions: train as JSON lines, test as SQuAD's nested JSON."""
     torch.manual_seed(0)
-    save_base(cwd, AutoModel.from_config(tiny_config("bert")))
+    save_base(cwd, AutoModel.from_config(make_tiny_config("bert")))
     draw = random.Random(0)
     rows = [question(draw) for _ in range(110)]
     write(cwd, rows[:90], rows[90:])
-    params(cwd, data=FILES)
+    write_small_params(cwd, data=FILES)
     return cwd
 
 
@@ -76,7 +76,7 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
         rows = [question(draw, answered=number % 2 == 0) for number in range(110)]
         write(space, rows[:90], rows[90:])
     steps = {"steps": 150, "evaluate_every": 60}
-    params(space, data=FILES, finetune=steps, prune={"ratio": 0.25})
+    write_small_params(space, data=FILES, finetune=steps, prune={"ratio": 0.25})
     card, evaluation, table = run_stages(monkeypatch)
 
     assert (card["kind"], card["metrics"]) == ("question-answering", ["squad_f1", "squad_em"])
@@ -93,7 +93,7 @@ def test_answers_are_learnt_and_measured_through_all_stages(space, monkeypatch, 
 def test_windows_show_every_token_and_overlap():
     context = " ".join(f"w{number % 60}" for number in range(100))
     rows = {"question": ["good " * 40, "bad"], "context": [context, "w1 w2"]}
-    parts = split_into_windows(rows, tokenizer(), length=32)
+    parts = split_into_windows(rows, make_tokenizer(), length=32)
 
     assert [part.row for part in parts] == [0] * 12 + [1]
     question_tokens = [sum(part.begin < 0) for part in parts]
@@ -112,18 +112,18 @@ def test_a_row_trains_on_the_window_with_the_most_around_its_answer():
     answer = {"text": ["good bad"], "answer_start": [context.index("good")]}
     rows = {"question": ["w1"] * 2, "context": [context] * 2}
     rows["answers"] = [answer, {"text": [], "answer_start": []}]
-    encoded = QuestionAnswering(data_card(labels=["no answer", "answer"], max_length=32)).encode(
-        rows, tokenizer()
-    )
+    encoded = QuestionAnswering(
+        make_data_card(labels=["no answer", "answer"], max_length=32)
+    ).encode(rows, make_tokenizer())
 
     ids, ends = (
         encoded["input_ids"][0],
         (encoded["start_positions"][0], encoded["end_positions"][0]),
     )
-    assert tokenizer().decode(ids[ends[0] : ends[1] + 1]) == "good bad"
+    assert make_tokenizer().decode(ids[ends[0] : ends[1] + 1]) == "good bad"
     assert min(ends[0] - 1, 31 - ends[1]) >= 4
     assert (encoded["start_positions"][1], encoded["end_positions"][1]) == (0, 0)
-    assert encoded["input_ids"][1][1:] == tokenizer()(context)["input_ids"][:31]
+    assert encoded["input_ids"][1][1:] == make_tokenizer()(context)["input_ids"][:31]
     assert (encoded["label"], encoded["length"], encoded["num_truncated"]) == (
         [1, 0],
         [32, 32],
@@ -135,7 +135,7 @@ def test_an_answer_longer_than_its_window_is_taught_as_far_as_it_is_seen():
     context = " ".join(["good"] * 60)
     rows = {"question": ["w1"], "context": [context]}
     rows["answers"] = [{"text": [context], "answer_start": [0]}]
-    parts = split_into_windows(rows, tokenizer(), length=32)
+    parts = split_into_windows(rows, make_tokenizer(), length=32)
 
     assert find_training_spans(rows, parts) == [(0, 1, 31)]
 
@@ -174,12 +174,12 @@ def test_every_window_of_a_row_is_read(space, classes, size):
     draw = random.Random(1)
     rows = [question(draw, answered=n % 3 > 0, length=150) for n in range(9)]
     write(space, [question(draw, answered=n % 3 > 0) for n in range(30)], rows)
-    params(space, data=FILES | {"max_truncated": 1.0})
+    write_small_params(space, data=FILES | {"max_truncated": 1.0})
     prepare.main(Paths())
     card = DataCard.read(Paths().prepared).model_copy(update={"labels": tuple(classes)})
     test = load_from_disk("data/prepared/test")
 
-    predictions = make_task(card).predict(Says(), test, tokenizer(), batch_size=size)
+    predictions = make_task(card).predict(Says(), test, make_tokenizer(), batch_size=size)
 
     assert predictions.labels.tolist() == [["good bad"] * (n % 3 > 0) for n in range(9)]
     answered = [prediction == "good bad" for prediction in predictions.predictions]
@@ -232,13 +232,13 @@ def test_questions_without_an_answer_need_some_in_train(space):
 
 
 def test_settings_that_leave_no_room_or_no_columns_are_refused(space):
-    params(space, data=FILES | {"max_length": 31})
+    write_small_params(space, data=FILES | {"max_length": 31})
     with pytest.raises(ConfigError, match=r"data\.max_length must be at least 32 for answers"):
         prepare.main(Paths())
 
-    params(space, data=FILES | {"text": "question"})
+    write_small_params(space, data=FILES | {"text": "question"})
     with pytest.raises(ConfigError, match=r"data\.text must be the columns of question and con"):
         prepare.main(Paths())
 
     with pytest.raises(ConfigError, match=r"fast tokenizer.*; object does not"):
-        QuestionAnswering(data_card(labels=[], max_length=32)).encode({}, object())
+        QuestionAnswering(make_data_card(labels=[], max_length=32)).encode({}, object())

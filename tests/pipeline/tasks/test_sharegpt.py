@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.task_files import jsonl, read
+from helpers.task_files import read, write_jsonl
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.generation_schema import read_chat
@@ -31,7 +31,7 @@ MESSAGES = [
     ],
 )
 def test_turns_of_from_and_value_are_messages(tmp_path, chat, column, settings):
-    train = jsonl(tmp_path / "a.jsonl", **{column: [chat] * 20}, id=[*range(20)])
+    train = write_jsonl(tmp_path / "a.jsonl", **{column: [chat] * 20}, id=[*range(20)])
     dataset = read(tmp_path, train=train, validation=train, test=train, **settings)
 
     assert read_chat(dataset.splits["train"]["messages"][0]) == MESSAGES
@@ -47,7 +47,7 @@ def test_turns_of_from_and_value_are_messages(tmp_path, chat, column, settings):
 )
 def test_a_turn_that_can_t_be_read_makes_a_bad_row_that_is_told(tmp_path, turn, message):
     chat = [{"from": "human", "value": "Hi?"}, turn]
-    train = jsonl(tmp_path / "a.jsonl", conversations=[chat] * 20)
+    train = write_jsonl(tmp_path / "a.jsonl", conversations=[chat] * 20)
 
     with pytest.raises(
         DataError, match="20 x no messages of role and content .first: row 1, " + message
@@ -65,7 +65,7 @@ def test_calls_of_tools_and_their_results_are_those_of_chat_templates(tmp_path, 
         {"from": "gpt", "value": "It is 2."},
     ]
     tools = json.dumps([{"name": "add"}])
-    train = jsonl(tmp_path / "a.jsonl", conversations=[chat] * 20, tools=[tools] * 20)
+    train = write_jsonl(tmp_path / "a.jsonl", conversations=[chat] * 20, tools=[tools] * 20)
     dataset = read(tmp_path, train=train, validation=train, test=train)
 
     calls = [{"type": "function", "function": call}] * (1 + several)

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.common.errors import ConfigError
@@ -100,7 +100,7 @@ def test_the_converted_model_has_the_values_of_the_file(published):
 
 def test_model_and_chat_template_load_as_those_of_any_folder(published):
     section = ModelSection(name="smollm2", dtype="float32")
-    task = make_task(data_card(task_name="causal-lm", labels=[]))
+    task = make_task(make_data_card(task_name="causal-lm", labels=[]))
     model, head = load_model(section, task, 0)
     processor = load_processor(section, task)
 

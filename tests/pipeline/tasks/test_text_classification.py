@@ -1,8 +1,8 @@
 """Rows of one and of two texts, whichever comes first."""
 
 import pytest
-from helpers.data_cards import data_card
-from helpers.stage_workspace import tokenizer
+from helpers.data_cards import make_data_card
+from helpers.stage_workspace import make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from pipeline.tasks.text_classification import TextClassification, find_error
@@ -12,7 +12,7 @@ ROWS = [("w1 w2", "w3 w4"), ("w5", None), ("w6 w7 w8", None), ("w9", "w10")]
 
 def separating_tokenizer():
     """Return a tokenizer that puts a token between two texts, and types of texts."""
-    words = tokenizer()
+    words = make_tokenizer()
     words.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A [UNK]", pair="$A [UNK] $B:1 [UNK]:1", special_tokens=[("[UNK]", 1)]
     )
@@ -20,10 +20,10 @@ def separating_tokenizer():
     return words
 
 
-@pytest.mark.parametrize("make", [tokenizer, separating_tokenizer])
+@pytest.mark.parametrize("make", [make_tokenizer, separating_tokenizer])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (1, 2, 1, 2), (3, 0, 3, 0)])
 def test_a_row_has_a_second_text_or_not_whatever_the_first_one_has(make, order):
-    task = TextClassification(data_card(max_length=4))
+    task = TextClassification(make_data_card(max_length=4))
 
     def encode(*numbers: int) -> dict:
         texts, pairs = zip(*(ROWS[number] for number in numbers), strict=True)

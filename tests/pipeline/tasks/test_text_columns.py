@@ -1,7 +1,7 @@
 """Which columns are texts where params.yaml does not say so."""
 
 import pytest
-from helpers.task_files import jsonl, read
+from helpers.task_files import read, write_jsonl
 
 from pipeline.common.errors import DataError
 from pipeline.tasks.text_columns import find_text_columns
@@ -35,7 +35,7 @@ def test_ids_dates_and_categories_are_no_texts(columns, texts):
 
 def test_text_without_labels_asks_for_its_kind_and_is_read_with_it(tmp_path):
     metadata = {"meta": [{"at": 0}] * 20, "url": ["http://example.org"] * 20}
-    train = jsonl(tmp_path / "a.jsonl", text=NOTE, **metadata)
+    train = write_jsonl(tmp_path / "a.jsonl", text=NOTE, **metadata)
 
     with pytest.raises(DataError, match=r"'label' among text, meta, url; .*kind: text-generation"):
         read(tmp_path, train=train)

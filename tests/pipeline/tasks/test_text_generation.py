@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
-from helpers.data_cards import data_card
-from helpers.generation_workspace import copying, ids, loaded, prepared, tokenizer, workspace
+from helpers.data_cards import make_data_card
+from helpers.generation_workspace import (
+    draw_copying_rows,
+    encode_words,
+    load_prepared,
+    make_tokenizer,
+    run_prepare,
+    write_workspace,
+)
 from helpers.params_file import change_params
 from transformers import AutoConfig, AutoModel
 
@@ -29,7 +36,7 @@ from pipeline.tasks.generation_schema import SCHEMA
 from pipeline.tasks.registry import choose_task, make_task
 from pipeline.tasks.text_generation import CausalLM, read_reference_texts
 
-PERPLEXITY = data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
+PERPLEXITY = make_data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt", "t5", "bart"])
@@ -42,7 +49,9 @@ def enter(tmp_path, monkeypatch):
     """Make a workspace in the current folder; 60 rows of copying by default."""
 
     def enter(model, rows=None, **sections):
-        monkeypatch.chdir(workspace(tmp_path, model, rows or copying(60), **sections))
+        monkeypatch.chdir(
+            write_workspace(tmp_path, model, rows or draw_copying_rows(60), **sections)
+        )
         return tmp_path
 
     return enter
@@ -52,7 +61,7 @@ def enter(tmp_path, monkeypatch):
 def ready(enter, model):
     """A prepared workspace's kind, model in a PeftModel, tokenizer and test rows."""
     folder = enter(model)
-    task, network, words = loaded(folder, prepared(folder))
+    task, network, words = load_prepared(folder, run_prepare(folder))
     return task, wrap(network, task), words, load_from_disk("data/prepared/test")
 
 
@@ -159,8 +168,8 @@ def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
 
 def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch):
     folder = enter("llama", data={"metric": "rougeL"})
-    card = prepared(folder)
-    task, network, words = loaded(folder, card)
+    card = run_prepare(folder)
+    task, network, words = load_prepared(folder, card)
     generated = []
 
     def answer(*_, **__):
@@ -186,7 +195,7 @@ def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch)
 
 def test_a_prompt_leaves_room_for_what_is_generated(enter):
     folder = enter("gpt2")
-    task, network, words = loaded(folder, prepared(folder))
+    task, network, words = load_prepared(folder, run_prepare(folder))
     network = wrap(network, task)
 
     texts = greedy.generate_greedily(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
@@ -198,25 +207,25 @@ def test_a_prompt_leaves_room_for_what_is_generated(enter):
 
 
 def test_plain_text_is_measured_by_perplexity_alone(enter):
-    rows = [{"text": row["prompt"]} for row in copying(60)]
+    rows = [{"text": row["prompt"]} for row in draw_copying_rows(60)]
     folder = enter("llama", rows)
 
-    assert prepared(folder).metrics == ("perplexity",)
+    assert run_prepare(folder).metrics == ("perplexity",)
     change_params(folder, data={"metric": "exact_match"})
     with pytest.raises(DataError, match="every prompt of train is empty; take perplexity"):
         prepare(Paths())
 
 
 def test_an_encoder_decoder_needs_prompts(enter):
-    folder = enter("t5", [{"text": row["prompt"]} for row in copying(60)])
+    folder = enter("t5", [{"text": row["prompt"]} for row in draw_copying_rows(60)])
     with pytest.raises(DataError, match=r"an encoder has nothing to read; take a decoder"):
-        prepared(folder)
+        run_prepare(folder)
 
 
 def test_the_main_metric_can_be_any_that_compares_texts(enter, capsys):
     folder = enter("llama", data={"metric": "final_number"})
 
-    assert prepared(folder).metrics == ("perplexity", "exact_match", "final_number")
+    assert run_prepare(folder).metrics == ("perplexity", "exact_match", "final_number")
     line = "text-generation by decoders; metric final_number, also perplexity, exact_match"
     assert f"[prepare] {line}\n" in capsys.readouterr().out
     change_params(folder, data={"metric": "accuracy"})
@@ -240,20 +249,20 @@ def test_an_encoder_can_t_generate(model_type):
 
 def test_a_checkpoint_without_its_language_head_is_refused(enter):
     folder = enter("llama")
-    card = prepared(folder)
+    card = run_prepare(folder)
     config = AutoConfig.from_pretrained(folder / "base")
     AutoModel.from_config(config).save_pretrained(folder / "base")
 
     with pytest.raises(
         ConfigError, match=r"no weights for lm_head\.weight.*text-generation by decoders trains"
     ):
-        loaded(folder, card)
+        load_prepared(folder, card)
 
 
 def test_a_copied_word_is_learned_and_then_written(enter):
     enter(
         "llama",
-        copying(600),
+        draw_copying_rows(600),
         peft={"r": 16, "alpha": 32},
         estimate={"steps": 10, "batch_size": 32, "lr": 1e-2},
         finetune={"steps": 200, "batch_size": 32, "evaluate_every": 100, "lr": 1e-2},
@@ -299,10 +308,10 @@ def test_chats_run_through_the_template(enter):
                 {"role": "assistant", "content": row["completion"]},
             ]
         }
-        for row in copying(60)
+        for row in draw_copying_rows(60)
     ]
     folder = enter("llama", rows)
-    task, network, words = loaded(folder, prepared(folder))
+    task, network, words = load_prepared(folder, run_prepare(folder))
     test = load_from_disk("data/prepared/test")
     predictions = task.predict(wrap(network, task), test, words, batch_size=8)
 
@@ -315,6 +324,6 @@ def test_chats_run_through_the_template(enter):
 def test_the_reference_of_a_last_turn_with_tool_calls_is_what_the_template_writes():
     call = [{"role": "assistant", "tool_calls": [{"function": {"name": "w1"}}]}]
     rows = {"completion": ["w9", None], "messages": [None, json.dumps(call)]}
-    rows |= {"labels": [ids("w9 </s>"), [IGNORED, *ids("w1 w2 </s>")]]}
+    rows |= {"labels": [encode_words("w9 </s>"), [IGNORED, *encode_words("w1 w2 </s>")]]}
 
-    assert read_reference_texts(Dataset.from_dict(rows), tokenizer()) == ["w9", "w1 w2"]
+    assert read_reference_texts(Dataset.from_dict(rows), make_tokenizer()) == ["w9", "w1 w2"]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
-from helpers.data_cards import data_card
+from helpers.data_cards import make_data_card
 from helpers.params_file import change_params
-from helpers.run_stages import params, read, run_stages
-from helpers.stage_workspace import save_base, tokenizer
+from helpers.run_stages import read, run_stages, write_small_params
+from helpers.stage_workspace import make_tokenizer, save_base
 from helpers.task_files import read as read_rows_of
 from helpers.task_files import write_rows
-from helpers.tiny_models import tiny_config
+from helpers.tiny_models import make_tiny_config
 from transformers import AutoConfig, AutoModel
 
 from pipeline.common.data_card import DataCard
@@ -48,12 +48,12 @@ def conll(rows: list[dict[str, list[str]]]) -> str:
 @pytest.fixture
 def space(cwd: Path) -> Path:
     """A tiny BERT, and 120 sentences: train as JSON lines, test as a CoNLL file."""
-    save_base(cwd, AutoModel.from_config(tiny_config("bert")))
+    save_base(cwd, AutoModel.from_config(make_tiny_config("bert")))
     draw = random.Random(0)
     rows = [sentence(draw) for _ in range(120)]
     write_rows(cwd / "train.jsonl", rows[:90])
     (cwd / "test.conll").write_text(conll(rows[90:]))
-    params(cwd, data={"train": "train.jsonl", "test": "test.conll"})
+    write_small_params(cwd, data={"train": "train.jsonl", "test": "test.conll"})
     return cwd
 
 
@@ -81,7 +81,7 @@ def test_words_without_a_token_of_their_own_get_the_outside_tag(space):
     cut = [max(len(tags) - 8, 0) for tags in rows["tags"]]
     task, model = make_task(DataCard.read(Paths().prepared)), _says(1)
 
-    predictions = task.predict(model, rows, tokenizer(), batch_size=7)
+    predictions = task.predict(model, rows, make_tokenizer(), batch_size=7)
 
     assert sum(cut) == read("data/prepared/card.json")["splits"]["test"]["tokens_lost"] > 0
     expected = [
@@ -120,8 +120,8 @@ def test_the_first_token_of_a_word_carries_its_tag_and_no_other():
 
 
 def test_encoded_rows_agree_with_word_ids():
-    words = tokenizer()
-    task = EntityRecognition(data_card(labels=NAMES, max_length=8))
+    words = make_tokenizer()
+    task = EntityRecognition(make_data_card(labels=NAMES, max_length=8))
     encoded = task.encode({"tokens": [["good", "w1", "w2"]], "tags": [["B-X", "I-X", "O"]]}, words)
 
     assert encoded["labels"] == [[1, 2, 0]]
@@ -134,17 +134,19 @@ def test_encoded_rows_agree_with_word_ids():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_tags_are_padded_with_their_tokens(side):
-    words = tokenizer()
+    words = make_tokenizer()
     words.padding_side = side
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [1] * n} for n in (2, 4)]
 
-    batch = TokenClassification(data_card(labels=NAMES, max_length=8)).make_collator(words)(rows)
+    batch = TokenClassification(make_data_card(labels=NAMES, max_length=8)).make_collator(words)(
+        rows
+    )
 
     np.testing.assert_array_equal(batch["labels"] == -100, batch["input_ids"] == 0)
 
 
 def test_a_tokenizer_that_cannot_say_where_tokens_come_from_is_refused():
-    task = EntityRecognition(data_card(labels=NAMES, max_length=8))
+    task = EntityRecognition(make_data_card(labels=NAMES, max_length=8))
 
     with pytest.raises(ConfigError, match=r"fast tokenizer.*; object does not"):
         task.encode({"tokens": [["a"]], "tags": [["O"]]}, object())
@@ -236,7 +238,7 @@ def test_schemes_that_mark_ends_become_bio(tmp_path, caplog, single, end, inner)
 
 
 def test_bio_tags_among_others_are_told(caplog):
-    card = data_card(kind="token-classification", labels=("O", "B-X", "I-X", "X"))
+    card = make_data_card(kind="token-classification", labels=("O", "B-X", "I-X", "X"))
     lines = TokenClassification(card).list_warnings()
 
     assert lines == ["tags are X: entity F1 needs names such as B-PER; measured by token accuracy"]

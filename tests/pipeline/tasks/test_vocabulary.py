@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import pytest
-from helpers.choice_workspace import workspace as choice_workspace
-from helpers.generation_workspace import copying, loaded, prepared, workspace
+from helpers.choice_workspace import write_workspace as choice_workspace
+from helpers.generation_workspace import (
+    draw_copying_rows,
+    load_prepared,
+    run_prepare,
+    write_workspace,
+)
 from helpers.params_file import change_params
-from helpers.run_stages import params
-from helpers.stage_workspace import save_base, tokenizer
+from helpers.run_stages import write_small_params
+from helpers.stage_workspace import make_tokenizer, save_base
 from helpers.task_files import write_rows
-from helpers.tiny_models import tiny_config
+from helpers.tiny_models import make_tiny_config
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLConfig
 
 from pipeline.common.errors import ConfigError
@@ -20,7 +25,7 @@ from pipeline.tasks.vocabulary import count_token_embeddings
 
 @pytest.fixture(params=["llama", "t5", "bart"])
 def folder(cwd, request) -> Path:
-    return workspace(cwd, request.param, copying(60))
+    return write_workspace(cwd, request.param, draw_copying_rows(60))
 
 
 def add(folder: Path, *tokens: str, **special: str) -> None:
@@ -35,30 +40,30 @@ def test_a_token_of_the_rows_without_an_embedding_is_refused(folder):
     limit = count_token_embeddings(AutoConfig.from_pretrained(folder / "base"))
     size = len(AutoTokenizer.from_pretrained(folder / "base"))
     add(folder, *(f"new{number}" for number in range(limit - size + 2)))
-    prepared(folder)  # no row has such a token
+    run_prepare(folder)  # no row has such a token
 
-    rows = copying(60)
+    rows = draw_copying_rows(60)
     rows[7]["completion"] = f"new{limit - size + 1}"
     write_rows(folder / "train.jsonl", rows)
     message = rf"has {limit} token embeddings, its tokenizer {limit + 2} tokens: none for 'new\d+' "
     message += rf"\(\w+: {limit + 1}\); .*resize_token_embeddings\({limit + 2}\)"
     with pytest.raises(ConfigError, match=message):
-        prepared(folder)
+        run_prepare(folder)
 
 
 def test_a_token_that_only_a_window_of_evaluation_has_is_refused(cwd):
-    save_base(cwd, tiny_config("bert"))
+    save_base(cwd, make_tiny_config("bert"))
     context = "good " + "w1 " * 40 + "new40"
     answers = {"text": ["good"], "answer_start": [0]}
     write_rows(
         cwd / "train.jsonl",
         [{"question": "w2", "context": f"{context} w{i}", "answers": answers} for i in range(30)],
     )
-    params(cwd, data={"train": "train.jsonl", "max_truncated": 1.0, "max_unknown": 1.0})
+    write_small_params(cwd, data={"train": "train.jsonl", "max_truncated": 1.0, "max_unknown": 1.0})
     prepare.main(Paths())  # new40 is an unknown word
 
-    limit = tiny_config("bert").vocab_size
-    add(cwd, *(f"new{number}" for number in range(limit - len(tokenizer()) + 30)))
+    limit = make_tiny_config("bert").vocab_size
+    add(cwd, *(f"new{number}" for number in range(limit - len(make_tokenizer()) + 30)))
     with pytest.raises(ConfigError, match=r"'new\d+' \(validation, a window of evaluation: \d+\)"):
         prepare.main(Paths())
 
@@ -81,7 +86,7 @@ def test_a_padding_token_without_an_embedding_is_refused(folder):
     size = len(AutoTokenizer.from_pretrained(folder / "base"))
     add(folder, *(f"new{number}" for number in range(limit - size)), pad_token="[PAD]")
     with pytest.raises(ConfigError, match=rf"none for '\[PAD\]' \(pad_token_id: {limit}\)"):
-        prepared(folder)
+        run_prepare(folder)
 
 
 def test_embeddings_of_a_model_of_text_and_images_are_those_of_its_text_part():
@@ -95,9 +100,9 @@ def test_embeddings_of_a_model_of_text_and_images_are_those_of_its_text_part():
 
 
 def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
-    card = prepared(folder)
+    card = run_prepare(folder)
     config = AutoConfig.from_pretrained(folder / "base")
     config.vocab_size += 8
     config.save_pretrained(folder / "base")
     with pytest.raises(ConfigError, match=r"has no fitting weights for .*(embed|shared)"):
-        loaded(folder, card)
+        load_prepared(folder, card)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.stage_workspace import (
     SPLITS,
-    base_model,
-    card,
-    rows,
+    draw_rows,
+    load_base_model,
+    make_card,
+    make_tokenizer,
     set_params,
-    tokenizer,
 )
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -35,7 +35,7 @@ def train(
 ) -> tuple[training.TrainingResult, PeftModel]:
     """Train as the stage does, but keep the checkpoints; return the result and the model."""
     set_params(space, finetune=settings)
-    model, _ = base_model(space)
+    model, _ = load_base_model(space)
     torch.manual_seed(0)
     paths = Paths(space)
     scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.locate_plan("light"))
@@ -45,10 +45,10 @@ def train(
             module.p = dropout
     data = training.TrainingData(
         name="test",
-        task=make_task(card()),
-        processor=tokenizer(),
-        train=rows(SPLITS["train"], seed=0),
-        validation=rows(SPLITS["validation"], seed=1),
+        task=make_task(make_card()),
+        processor=make_tokenizer(),
+        train=draw_rows(SPLITS["train"], seed=0),
+        validation=draw_rows(SPLITS["validation"], seed=1),
         estimation_steps=scores.steps,
     )
     section = load_params(space / "params.yaml").finetune
