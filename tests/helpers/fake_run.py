@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,13 @@ def write_report(paths: Paths) -> str:
     """Report on a run that was written, and return the page."""
     report.main(paths)
     return paths.report.read_text(encoding="utf-8")
+
+
+def write_reported_run(root: Path, **options: object) -> str:
+    """Write a run, report on it, and return the page."""
+    return write_report(write_run(root, **options))
+
+
+def edit_json(path: Path, **values: object) -> None:
+    """Change values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

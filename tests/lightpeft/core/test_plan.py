@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,8 @@ def test_edited_plan_is_one_line(plan: PruningPlan, tmp_path: Path, path: str, v
     plan.save(file)
     file.write_text(edited(json.loads(file.read_text()), path, value))
 
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(PlanError, match=rf"\A{re.escape(str(file))}.*\Z"):
         PruningPlan.load(file)
-
-    assert str(caught.value).startswith(str(file))
-    assert "\n" not in str(caught.value)
 
 
 def test_edit_without_its_digest_is_noticed(plan: PruningPlan, tmp_path: Path):
@@ -268,11 +266,8 @@ def test_file_that_is_no_plan_is_one_line(tmp_path: Path, text: str):
     file = tmp_path / "plan.json"
     file.write_text(text)
 
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(PlanError, match=rf"\A{re.escape(str(file))}.*\Z"):
         PruningPlan.load(file)
-
-    assert str(caught.value).startswith(str(file))
-    assert "\n" not in str(caught.value)
 
 
 def test_plan_cut_short_anywhere_is_one_line(plan: PruningPlan, tmp_path: Path):

@@ -3,12 +3,12 @@
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
+from helpers.images import draw_image, draw_ramp, encode_image_file
 from helpers.run_stages import read, run_stages, write_small_params
 from helpers.tiny_models import make_tiny_config
 from PIL import Image
@@ -19,26 +19,13 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.stages import prepare
-from pipeline.tasks.image_classification import encode_image
 from pipeline.tasks.model_loading import load_processor
-from pipeline.tasks.pixels import inspect, read_pixels
+from pipeline.tasks.pixels import read_pixels
 from pipeline.tasks.registry import make_task
 
 SIDE = 16
 DATA = {"train": "images"}
 LENGTH = {"benchmark": {"batch_sizes": [2], "length": 17}}
-
-
-def drawn(label: str, seed: int, *, mode: str = "RGB", size: tuple[int, int] = (20, 24)) -> Any:
-    """A noisy image, dark or light."""
-    noise = np.random.default_rng(seed).integers(0, 100, (*size, 3), np.uint8)
-    return Image.fromarray(noise + (150 if label == "light" else 0)).convert(mode)
-
-
-def encoded(image: Any, format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def write(folder: Path, count: int = 40) -> None:
@@ -48,7 +35,7 @@ def write(folder: Path, count: int = 40) -> None:
         (folder / label).mkdir(parents=True)
         for number in range(count):
             ending, mode = modes[number % len(modes)]
-            drawn(label, number, mode=mode).save(folder / label / f"{number:02}.{ending}")
+            draw_image(label, number, mode=mode).save(folder / label / f"{number:02}.{ending}")
 
 
 @pytest.fixture
@@ -154,100 +141,12 @@ def test_damaged_files_are_counted_and_named(space):
         prepare.main(Paths())
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_no_damage_ends_in_a_traceback(format):
-    undamaged = encoded(drawn("dark", 0), format)
-    assert inspect({"bytes": undamaged, "path": None})["error"] is None
-    random = np.random.default_rng(0)
-    for _ in range(60):
-        damaged = bytearray(undamaged[: random.integers(len(undamaged))])
-        for position in random.integers(max(len(damaged), 1), size=4) if damaged else ():
-            damaged[position] = random.integers(256)
-        image = {"bytes": bytes(damaged), "path": None}
-        assert inspect(image)["error"] or read_pixels(image).mode == "RGB"
-
-
-def test_bytes_and_paths_are_the_same_image(tmp_path):
-    image = drawn("dark", 0)
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(image))
-    kept = [encode_image(path.read_bytes()), encode_image(path), encode_image({"path": str(path)})]
-
-    assert len({inspect(stored)["digest"] for stored in kept}) == 1
-    for stored in kept:
-        np.testing.assert_array_equal(read_pixels(stored), image)
-    assert (
-        encode_image({"bytes": None, "path": None}) is encode_image(None) is encode_image(3) is None
-    )
-
-
-def test_an_image_is_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    drawn("dark", 0, size=(20, 30)).save(tmp_path / "a.jpg", exif=exif)
-
-    assert read_pixels({"bytes": None, "path": str(tmp_path / "a.jpg")}).size == (20, 30)
-
-
-def stored(image: Any, format: str = "PNG", **options: Any) -> dict[str, Any]:
-    """An image as a row holds it."""
-    return {"bytes": encoded(image, format, **options), "path": None}
-
-
-def ramp(white: float, dtype: Any) -> Any:
-    """Gray values from 0 to white."""
-    return Image.fromarray(np.linspace(0, white, 256).reshape(16, 16).astype(dtype))
-
-
-@pytest.mark.parametrize(
-    ("image", "format", "mode"),
-    [
-        (ramp(65535, np.uint16), "PNG", "I;16"),
-        (ramp(65535, np.uint16), "TIFF", "I;16"),
-        (ramp(65535, np.uint16), "PPM", "I"),
-        (ramp(1, np.float32), "TIFF", "F"),
-        (ramp(255, np.uint8), "PNG", "L"),
-        (ramp(255, np.uint8).convert("P"), "PNG", "P"),
-        (ramp(255, np.uint8).convert("LA"), "PNG", "LA"),
-        (ramp(255, np.uint8).convert("RGB").convert("CMYK"), "TIFF", "CMYK"),
-    ],
-)
-def test_gray_values_of_any_depth_are_scaled_to_eight_bits(image, format, mode):
-    image = stored(image, format)
-
-    assert inspect(image) == inspect(image) | {"mode": mode, "error": None}
-    values = np.asarray(read_pixels(image)).reshape(-1, 3)
-    np.testing.assert_allclose(values, np.arange(256)[:, None].repeat(3, 1), atol=1)
-
-
-def test_deep_images_are_turned_upright_too():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.fromarray(np.zeros((20, 30), np.uint16))
-
-    assert read_pixels(stored(image, exif=exif)).size == (20, 30)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_are_white(mode):
-    black = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    options = {} if mode != "P" else {"transparency": 0}
-    image = stored(
-        black.convert("L").convert("P") if mode == "P" else black.convert(mode), **options
-    )
-
-    assert np.asarray(read_pixels(image)).min() == 255
-    half = stored(Image.new("RGBA", (1, 1), (255, 0, 0, 128)))
-    assert read_pixels(half).getpixel((0, 0)) == (255, 127, 127)
-    assert np.unique(read_pixels(stored(Image.new("1", (4, 4), 1)))).tolist() == [255]
-
-
 @pytest.mark.parametrize(
     ("image", "error"),
     [
-        (ramp(2**20, np.int32), r"pixels of mode I (save it in 8 bits)"),
-        (ramp(255, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
-        (ramp(np.nan, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
+        (draw_ramp(2**20, np.int32), r"pixels of mode I (save it in 8 bits)"),
+        (draw_ramp(255, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
+        (draw_ramp(np.nan, np.float32), r"floats beyond 0 to 1 as pixels (save it in 8 bits)"),
         (Image.new("LAB", (4, 4)), r"pixels of mode LAB (save it in 8 bits)"),
     ],
 )
@@ -267,7 +166,7 @@ def test_copies_of_train_images_are_told_by_their_content(space):
     (space / "test").mkdir()
     for label in ("dark", "light"):
         (space / "test" / label).mkdir()
-        drawn(label, 1000).save(space / "test" / label / "new.png")
+        draw_image(label, 1000).save(space / "test" / label / "new.png")
         copied = (space / "images" / label / "00.png").read_bytes()
         (space / "test" / label / "renamed.png").write_bytes(copied)
     write_small_params(space, data=DATA | {"test": "test", "validation": "images"}, **LENGTH)
@@ -278,7 +177,10 @@ def test_copies_of_train_images_are_told_by_their_content(space):
 
 def test_rows_with_bytes_need_no_folder(space):
     labels = ["dark", "light"] * 15
-    rows = [{"image": {"bytes": encoded(drawn(x, i)), "path": None}} for i, x in enumerate(labels)]
+    rows = [
+        {"image": {"bytes": encode_image_file(draw_image(x, i)), "path": None}}
+        for i, x in enumerate(labels)
+    ]
     Dataset.from_list(rows).add_column("label", labels).to_parquet("rows.parquet")
     write_small_params(space, data={"train": "rows.parquet"}, **LENGTH)
     prepare.main(Paths())

@@ -1,13 +1,10 @@
 """What models that generate are measured by, and what they write."""
 
 import json
-import math
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
-from helpers.data_cards import make_data_card
 from helpers.generation_workspace import (
     draw_copying_rows,
     encode_words,
@@ -25,18 +22,14 @@ from lightpeft.modeling.lora_targets import resolve_lora_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
-from pipeline.metrics.definitions import is_higher_better
-from pipeline.metrics.scoring import ExampleStatistics, score
+from pipeline.metrics.scoring import score
 from pipeline.stages import estimate, evaluate, finetune, prune
-from pipeline.stages.evaluate import measure
 from pipeline.stages.prepare import main as prepare
 from pipeline.tasks import greedy_decoding as greedy
-from pipeline.tasks.base import IGNORED, Predictions
+from pipeline.tasks.base import IGNORED
 from pipeline.tasks.generation_schema import SCHEMA
-from pipeline.tasks.registry import choose_task, make_task
+from pipeline.tasks.registry import choose_task
 from pipeline.tasks.text_generation import CausalLM, read_reference_texts
-
-PERPLEXITY = make_data_card(task_name="causal-lm", labels=[], metrics=["perplexity", "exact_match"])
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt", "t5", "bart"])
@@ -128,42 +121,6 @@ def train_vanilla() -> None:
     estimate.main(Paths())
     for stage in (prune, finetune):
         stage.main("vanilla", Paths())
-
-
-def test_an_infinite_perplexity_is_one_line_that_names_it():
-    predictions = Predictions(
-        labels=np.array(["a", "b"]),
-        predictions=None,
-        loss=900.0,
-        tokens=np.array([[1.0, 900.0], [1.0, 900.0]]),
-    )
-    task = make_task(PERPLEXITY)
-    with pytest.raises(DataError, match=r"^test perplexity must be finite, got inf; lower "):
-        measure(task, predictions, {}, resamples=10, seed=0)
-
-
-def test_perplexity_weighs_tokens_and_its_interval_resamples_rows():
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(1, 9, size=200)
-    losses = tokens * draw.uniform(1, 2, size=200)
-    predictions = Predictions(
-        labels=np.array(["x"] * 200, object),
-        predictions=None,
-        loss=0.0,
-        tokens=np.stack([tokens, losses], axis=1),
-    )
-    value = math.exp(losses.sum() / tokens.sum())
-    low, high = ExampleStatistics.compute(PERPLEXITY, predictions).compute_interval(
-        "perplexity", resamples=200, seed=0
-    )
-
-    assert score(PERPLEXITY, predictions) == {"perplexity": pytest.approx(value)}
-    assert value * 0.9 < low < value < high < value * 1.1
-    assert not is_higher_better("perplexity")
-    assert is_higher_better("rougeL")
-    statistics = ExampleStatistics.compute(PERPLEXITY, predictions)
-    with pytest.raises(DataError, match="exact_match can't be measured"):
-        statistics.compute_interval("exact_match", resamples=10, seed=0)
 
 
 def test_validation_generates_only_where_it_chooses_by_texts(enter, monkeypatch):
