@@ -142,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.server.requests.append((self.command, path, self.headers["Range"]))
+        if path != "/api/agent-harnesses":  # the client asks it once a day, in the background
+            self.server.requests.append((self.command, path, self.headers["Range"]))
         errors = [status for part, status in self.server.errors.items() if part in path]
         if errors:
             self._fail(errors[0])
