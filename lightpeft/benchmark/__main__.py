@@ -67,6 +67,7 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
         Literal["kv_group", "query_head"],
         typer.Option(help="Prune whole KV groups, or single query heads within them."),
     ] = "kv_group",
+    layers: Annotated[float, _make_number_option("layers")] = _DEFAULTS.layers,
     modules: Annotated[float, _make_number_option("PEFT modules")] = _DEFAULTS.modules,
     ranks: Annotated[float, _make_number_option("PEFT ranks")] = _DEFAULTS.ranks,
     rank: Annotated[int, _make_integer_option("LoRA rank before pruning.")] = _DEFAULTS.rank,

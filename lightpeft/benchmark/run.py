@@ -40,6 +40,7 @@ class BenchmarkConfig(Config):
         shape: name of a published model (`model_sizes.MODEL_SIZES`).
         ratio: fraction of heads and of neurons to prune, in [0, 1).
         head_granularity: prune whole KV groups, or single query heads within them.
+        layers: fraction of the layers to prune whole, in [0, 1).
         modules: fraction of the PEFT modules to prune, in [0, 1).
         ranks: fraction of the PEFT ranks to prune, in [0, 1).
         rank: LoRA rank before pruning.
@@ -53,6 +54,7 @@ class BenchmarkConfig(Config):
     shape: str = "roberta-large"
     ratio: Ratio = 0.333
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
+    layers: Ratio = 0.0
     modules: Ratio = 0.0
     ranks: Ratio = 0.0
     rank: Count = 8
@@ -149,6 +151,7 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
         shape=shape,
         fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
         peft=lora,
+        layers={x.path: torch.zeros(x.layers) for x in shape.stacks if x.prunable},
         heads=_zero_scores(shape.heads),
         neurons=_zero_scores(shape.neurons),
         modules=dict.fromkeys(shape.linears, 0.0),
@@ -158,6 +161,7 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
         steps=0,
     )
     pruning = PruningConfig(
+        layers=config.layers * factor,
         heads=config.ratio * factor,
         neurons=config.ratio * factor,
         modules=config.modules * factor,

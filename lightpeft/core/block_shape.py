@@ -167,3 +167,8 @@ def find_layer(path: str) -> str | None:
     """Return the numbered layer that a module is in: its path up to the first number."""
     match = re.match(r"(.*?\.\d+)(?:\.|$)", path)
     return match[1] if match else None
+
+
+def find_stack(path: str) -> str:
+    """Return the stack of layers that a block is in: its path up to the first number."""
+    return str(find_layer(path)).rpartition(".")[0]

@@ -88,6 +88,8 @@ class PruningConfig(Config):
     """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline's params.yaml.
 
     Attributes:
+        layers: fraction of the layers to prune whole, of each stack; the other fractions are of
+            what is left. The layers with the lowest scores go: see `score_layers`.
         heads: fraction of the attention heads to prune; see `head_scope`, `head_granularity`.
         neurons: fraction of the feed-forward neurons to prune; see `neuron_scope`, `align`.
         modules: fraction of the PEFT modules to prune, over the whole model.
@@ -119,6 +121,7 @@ class PruningConfig(Config):
         lightpeft.core.errors.ConfigError: heads must be in [0, 1), got 1.2
     """
 
+    layers: Ratio = 0.0
     heads: Ratio = 0.3333
     neurons: Ratio = 0.3333
     modules: Ratio = 0.25

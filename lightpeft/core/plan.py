@@ -6,46 +6,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightpeft.core.block_shape import Block, find_layer
 from lightpeft.core.errors import PlanError
-from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE, UnitsInFile, format_ranges, parse_ranges
+from lightpeft.core.kept_units import KeptUnits, expand_ranges, format_fraction, serialize_units
+from lightpeft.core.layers import KeptLayers, drop_layers, find_new_path
+from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE
 from lightpeft.core.reading import REMEDY, check_format, parse_as, read_json
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.core.text_table import align_columns
 
-_FORMAT = "lightpeft-plan-4"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptUnits:
-    """Units that one block or PEFT module keeps; indices refer to the unpruned model.
-
-    Attributes:
-        total: units before pruning.
-        kept: indices of the units kept, ascending.
-        reason: for a reader, why these.
-    """
-
-    total: int
-    kept: tuple[int, ...]
-    reason: str
-
-    def __post_init__(self) -> None:
-        if list(self.kept) != sorted(set(self.kept)):
-            raise PlanError(f"kept units must ascend without repeats, got {self.kept}")
-        if self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.total:
-            raise PlanError(f"kept units must be from 0 to {self.total - 1}, got {self.kept}")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every unit is kept."""
-        return len(self.kept) == self.total
+_FORMAT = "lightpeft-plan-5"
+_GROUPS = ("layers", "heads", "neurons", "ranks")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,8 +34,10 @@ class PruningPlan:
         fingerprint: of the unpruned model's weights; prefixed `quantized-` where they were packed.
         scores: digest of the scores that the plan was made from.
         settings: ratios, criterion, scope, alignment and seed.
+        layers: stack of layers -> those kept; a stack that is not named keeps all.
         heads: attention block path -> query heads kept, equally many in every KV group that keeps
-            any. None: the block is emptied, with no PEFT module on its output projection.
+            any. None: the block is emptied, with no PEFT module on its output projection, or its
+            layer is pruned.
         neurons: feed-forward block path -> neurons kept, or none as above.
         ranks: path of the linear under a PEFT module -> ranks kept; none: the module is removed.
         notes: where and why the plan differs from the ratios.
@@ -82,6 +61,7 @@ class PruningPlan:
     neurons: dict[str, KeptUnits]
     ranks: dict[str, KeptUnits]
     notes: tuple[str, ...]
+    layers: dict[str, KeptUnits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, blocks, totals in (
@@ -90,12 +70,27 @@ class PruningPlan:
         ):
             if {path: units.total for path, units in blocks.items()} != totals:
                 raise PlanError(f"the plan's {name}s are not those of its model shape")
+        self._check_layers()
         for block in self.shape.blocks:
             self._check_block(block)
         if unknown := sorted(set(self.ranks) - set(self.shape.linears)):
             raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
         if not any(rank.kept for rank in self.ranks.values()):
             raise PlanError("the plan keeps no PEFT module: nothing would be trained")
+
+    def _check_layers(self) -> None:
+        stacks = {stack.path: stack for stack in self.shape.stacks}
+        for path, layers in self.layers.items():
+            if path not in stacks or layers.total != stacks[path].layers:
+                raise PlanError(f"the plan's layers of {path} are not those of its model shape")
+            prunable = set(stacks[path].prunable)
+            if wrong := set(range(layers.total)) - set(layers.kept) - prunable:
+                raise PlanError(f"{path}.{min(wrong)} can't be pruned: {stacks[path].reason}")
+        for block in self.shape.blocks:
+            paths = [path for path in block.linears if path in self.ranks]
+            units = [self.units[block.path], *(self.ranks[path] for path in paths)]
+            if find_new_path(block.path, self.kept_layers) is None and any(x.kept for x in units):
+                raise PlanError(f"the plan prunes the layer of {block.path}, but keeps some of it")
 
     def _check_block(self, block: Block) -> None:
         adapter = self.ranks.get(block.output_projection)
@@ -119,11 +114,13 @@ class PruningPlan:
 
     def __repr__(self) -> str:
         modules = [rank for rank in self.ranks.values() if rank.kept]
+        pruned = self.kept_layers and f"{format_fraction(self.layers.values())} layers, "
         return (
-            f"PruningPlan({self.shape.model_type}: {_format_fraction(self.heads.values())} heads, "
-            f"{_format_fraction(self.neurons.values())} neurons, "
+            f"PruningPlan({self.shape.model_type}: {pruned or ''}"
+            f"{format_fraction(self.heads.values())} heads, "
+            f"{format_fraction(self.neurons.values())} neurons, "
             f"{len(modules)} of {len(self.ranks)} PEFT modules, "
-            f"{_format_fraction(self.ranks.values())} ranks)"
+            f"{format_fraction(self.ranks.values())} ranks)"
         )
 
     @cached_property
@@ -135,9 +132,40 @@ class PruningPlan:
         """Return the units a block has after pruning: an emptied one keeps its first, unread."""
         return self.units[block].kept or (0,)
 
+    @property
+    def kept_layers(self) -> KeptLayers:
+        """Stack -> layers kept, of the stacks that lose layers."""
+        return {path: x.kept for path, x in self.layers.items() if not x.is_complete}
+
+    @cached_property
+    def without_layers(self) -> PruningPlan:
+        """The same pruning of what remains once the layers are gone, whose paths are new ones."""
+        kept = self.kept_layers
+        if not kept:
+            return self
+
+        def rename(units: Mapping[str, KeptUnits]) -> dict[str, KeptUnits]:
+            paths = {path: find_new_path(path, kept) for path in units}
+            return {new: units[old] for old, new in paths.items() if new is not None}
+
+        return replace(
+            self,
+            shape=drop_layers(self.shape, kept),
+            layers={},
+            heads=rename(self.heads),
+            neurons=rename(self.neurons),
+            ranks=rename(self.ranks),
+        )
+
+    @cached_property
+    def old_paths(self) -> dict[str, str]:
+        """Path of a linear in the pruned model -> its path in the unpruned one."""
+        new = {path: find_new_path(path, self.kept_layers) for path in self.shape.linears}
+        return {path: old for old, path in new.items() if path is not None}
+
     @cached_property
     def counts(self) -> UnitCounts:
-        """Units, KV groups and ranks of the pruned model."""
+        """Units, KV groups and ranks of the pruned model; see `without_layers`."""
         return UnitCounts(
             units={path: len(self.list_remaining_units(path)) for path in self.units},
             ranks={path: len(rank.kept) for path, rank in self.ranks.items()},
@@ -153,15 +181,16 @@ class PruningPlan:
         return self.shape.count_unpruned({path: x.total for path, x in self.ranks.items()})
 
     def compute_pruned_shape(self, linear: str) -> tuple[int, int]:
-        """Return inputs and outputs of a block linear after pruning."""
+        """Return inputs and outputs of a block linear, by its old path, after pruning."""
         path = self.shape.block_of[linear].path
         units, kv_groups = self.counts.units[path], self.counts.kv_groups.get(path)
         return self.shape.linears[linear].compute_pruned_shape(units, kv_groups)
 
     @property
     def keeps_base_intact(self) -> bool:
-        """Whether the plan prunes no head and no neuron."""
-        return all(units.is_complete for units in self.units.values())
+        """Whether the plan prunes no layer, no head and no neuron."""
+        kept = (*self.layers.values(), *self.units.values())
+        return all(units.is_complete for units in kept)
 
     @property
     def is_identity(self) -> bool:
@@ -185,9 +214,13 @@ class PruningPlan:
         header = ("layer", "heads", "neurons", "PEFT modules", "ranks")
         rows = [header, *(self._make_summary_row(path, blocks) for path, blocks in layers.items())]
         rows.append(self._make_summary_row("total", self.shape.blocks))
+        rest = self.without_layers
         before, after = (
-            sum(self.shape.count_parameters(counts).values())
-            for counts in (self.unpruned_counts, self.counts)
+            sum(shape.count_parameters(counts).values())
+            for shape, counts in (
+                (self.shape, self.unpruned_counts),
+                (rest.shape, rest.counts),
+            )
         )
         table = [*align_columns(rows, left=1), f"parameters  {before:,} -> {after:,}"]
         return "\n".join([*table, *(f"note: {note}" for note in self.notes)])
@@ -197,10 +230,10 @@ class PruningPlan:
         ranks = [x for path, x in self.ranks.items() if self.shape.block_of[path].path in paths]
         return (
             name,
-            _format_fraction(x for path, x in self.heads.items() if path in paths),
-            _format_fraction(x for path, x in self.neurons.items() if path in paths),
+            format_fraction(x for path, x in self.heads.items() if path in paths),
+            format_fraction(x for path, x in self.neurons.items() if path in paths),
             f"{sum(1 for rank in ranks if rank.kept)} of {len(ranks)}",
-            _format_fraction(ranks),
+            format_fraction(ranks),
         )
 
     def save(self, path: Path) -> None:
@@ -214,10 +247,7 @@ class PruningPlan:
             "scores": self.scores,
             "settings": self.settings,
             "notes": list(self.notes),
-            **{
-                name: _serialize_units(getattr(self, name))
-                for name in ("heads", "neurons", "ranks")
-            },
+            **{name: serialize_units(getattr(self, name)) for name in _GROUPS},
             "shape": asdict(self.shape),
         }
 
@@ -236,7 +266,7 @@ class PruningPlan:
         raw = read_json(path, PlanError)
         check_format(path, raw, _FORMAT, PlanError, remedy=remedy)
         file = parse_as(PLAN_FILE, raw, path, PlanError)
-        groups = {name: getattr(file, name) for name in ("heads", "neurons", "ranks")}
+        groups = {name: getattr(file, name) for name in _GROUPS}
         units = sum(x.total for group in groups.values() for x in group.values())
         if units > MAX_UNITS:
             raise PlanError(f"{path} has {units:,} units and ranks; at most {MAX_UNITS:,} are read")
@@ -247,7 +277,7 @@ class PruningPlan:
                 scores=file.scores,
                 settings=file.settings,
                 notes=file.notes,
-                **{name: _expand_ranges(group) for name, group in groups.items()},
+                **{name: expand_ranges(group) for name, group in groups.items()},
             )
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
@@ -258,19 +288,3 @@ class PruningPlan:
                 f"{path} has changed since it was saved: its digest is another; {remedy}"
             )
         return plan
-
-
-def _format_fraction(units: Iterable[KeptUnits]) -> str:
-    sizes = [(len(x.kept), x.total) for x in units]
-    return f"{sum(kept for kept, _ in sizes):,} of {sum(total for _, total in sizes):,}"
-
-
-def _serialize_units(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
-    return {path: asdict(x) | {"kept": format_ranges(x.kept)} for path, x in units.items()}
-
-
-def _expand_ranges(units: Mapping[str, UnitsInFile]) -> dict[str, KeptUnits]:
-    return {
-        path: KeptUnits(total=x.total, kept=parse_ranges(x.kept, x.total), reason=x.reason)
-        for path, x in units.items()
-    }

@@ -38,7 +38,7 @@ from lightpeft.core.shape import ModelShape
 WEIGHTS = "adapter_model.safetensors"
 
 CRITERIA = ("mask", "taylor", "magnitude", "energy")
-_FORMAT = "lightpeft-scores-5"
+_FORMAT = "lightpeft-scores-6"
 _FILES = (WEIGHTS, CONFIG, "curve.csv", "scores.json", "scores.safetensors")
 CURVE_COLUMNS = (
     "step",
@@ -58,6 +58,8 @@ class Scores:
         shape: of the unpruned model.
         fingerprint: of the unpruned model's weights; prefixed `quantized-` if they were quantized.
         peft: the PEFT method that was attached.
+        layers: path of a stack of layers -> float32 scores, shape `(layers,)`; of the stacks with
+            prunable layers.
         heads: criterion -> attention block path -> float32 scores, shape `(query heads,)`.
         neurons: criterion -> feed-forward block path -> float32 scores, shape `(neurons,)`.
         modules: path of the linear that a PEFT module sits on -> its importance.
@@ -78,6 +80,7 @@ class Scores:
     shape: ModelShape
     fingerprint: str
     peft: LoraConfig
+    layers: dict[str, Tensor]
     heads: dict[str, dict[str, Tensor]]
     neurons: dict[str, dict[str, Tensor]]
     modules: dict[str, float]
@@ -94,6 +97,9 @@ class Scores:
                     block: (units,) for block, units in blocks.items()
                 }:
                     raise ScoresError(f"the {criterion} scores of {group} are not of this model")
+        stacks = {stack.path: (stack.layers,) for stack in self.shape.stacks if stack.prunable}
+        if {path: tuple(row.shape) for path, row in self.layers.items()} != stacks:
+            raise ScoresError("the scores of layers are not of this model")
         if not self.modules or self.modules.keys() != self.ranks.keys():
             raise ScoresError("the scores of PEFT modules and of their ranks must have one set")
         if any(tuple(row.shape) != (self.peft.r,) for row in self.ranks.values()):
@@ -154,11 +160,11 @@ class Scores:
         check_format(meta, raw, _FORMAT, ScoresError)
         file = parse_as(_META, raw, meta, ScoresError)
         check_digests(folder, _FILES, ScoresError)
-        groups: dict[str, Any] = {"heads": {}, "neurons": {}, "ranks": {}}
+        groups: dict[str, Any] = {"layers": {}, "heads": {}, "neurons": {}, "ranks": {}}
         for name, tensor in read_tensors(folder / "scores.safetensors", ScoresError).items():
             group, _, rest = name.partition("/")
-            if group == "ranks":
-                groups["ranks"][rest] = tensor
+            if group in ("layers", "ranks"):
+                groups[group][rest] = tensor
             elif group in groups:
                 criterion, _, path = rest.partition("/")
                 groups[group].setdefault(criterion, {})[path] = tensor
@@ -181,6 +187,7 @@ class Scores:
 
     def _collect_tensors(self) -> dict[str, Tensor]:
         tensors = {f"ranks/{path}": tensor for path, tensor in self.ranks.items()}
+        tensors |= {f"layers/{path}": tensor for path, tensor in self.layers.items()}
         for group, criteria in (("heads", self.heads), ("neurons", self.neurons)):
             for criterion, blocks in criteria.items():
                 tensors |= {f"{group}/{criterion}/{path}": t for path, t in blocks.items()}

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape, Size
+from lightpeft.core.layers import LayerStack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class ModelShape:
             new task head) for every token, `lm` (a pretrained head) for every token, `row` for one
             token per row.
         layer_repeats: path of a module that runs several times in a row -> how often (ALBERT).
+        stacks: the lists of layers that the blocks are in.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -49,6 +51,7 @@ class ModelShape:
     non_block_parameters: dict[str, Size]
     matmul_weights: dict[str, Size] = field(default_factory=dict)
     layer_repeats: dict[str, Size] = field(default_factory=dict)
+    stacks: tuple[LayerStack, ...] = ()
 
     def __post_init__(self) -> None:
         paths = Counter(block.path for block in self.blocks)

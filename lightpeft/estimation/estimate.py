@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from lightpeft.core.scores import CURVE_COLUMNS, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.energy import InputSquares, score_energy
 from lightpeft.estimation.importance import ImportanceTracker
+from lightpeft.estimation.layer_changes import LayerChanges
+from lightpeft.estimation.token_sums import TokenSums
 from lightpeft.modeling.adapters import (
     cast_trainable_to_float32,
     get_adapter_state_dict,
@@ -66,8 +68,8 @@ def estimate(
             loss and the mean distance of the head masks from 1.
 
     Returns:
-        Scores of heads and neurons by mask, Taylor, magnitude and energy, of PEFT modules and of
-        ranks.
+        Scores of layers, of heads and neurons by mask, Taylor, magnitude and energy, of PEFT
+        modules and of ranks.
 
     Raises:
         ModelError: the architecture or the PEFT method is not supported, weights are not in memory,
@@ -94,9 +96,10 @@ def estimate(
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
             InputSquares(model, shape) as squares,
+            LayerChanges(model, shape) as changes,
         ):
             run = _Run(config, compute_loss or _get_loss, progress)
-            curve = _train(peft_model, tracker, squares, batches, run)
+            curve = _train(peft_model, tracker, (squares, changes), batches, run)
         modules, ranks, taylor = tracker.compute_importances()
         adapter = {
             name: weight.cpu().clone()
@@ -122,6 +125,7 @@ def estimate(
         shape=shape,
         fingerprint=weights_fingerprint,
         peft=lora_config,
+        layers=changes.score_layers(),
         heads=heads,
         neurons=neurons,
         modules=modules,
@@ -151,7 +155,7 @@ def _get_loss(output: Any, batch: Batch) -> Tensor:
 def _train(
     model: PeftModel,
     tracker: ImportanceTracker,
-    squares: InputSquares,
+    sums: Sequence[TokenSums],
     batches: Iterable[Batch],
     run: _Run,
 ) -> list[dict[str, float]]:
@@ -169,18 +173,21 @@ def _train(
     for step, batch in zip(range(1, steps + 1), _cycle(batches), strict=False):
         inputs = send_to_device(dict(batch), device)
         tracker.start_step(inputs)
-        squares.start_step(inputs)
+        for each in sums:
+            each.start_step(inputs)
         with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
             task_loss: Any = run.compute_loss(base(**inputs), inputs)  # torch types no backward
         (task_loss + masks.compute_l1_penalty().to(task_loss.device)).backward()
         tracker.finish_step(step, count=step > steps // 2)
-        squares.finish_step(step, count=step > steps // 2)
+        for each in sums:
+            each.finish_step(step, count=step > steps // 2)
         optimizer.step()
         ramp.step()
         optimizer.zero_grad()
         if step % every == 0 or step == steps:
             tracker.raise_if_not_finite()
-            squares.raise_if_not_finite()
+            for each in sums:
+                each.raise_if_not_finite()
             curve.append(_make_curve_row(step, task_loss, masks))
             if run.progress:
                 run.progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])

@@ -108,11 +108,6 @@ def find_blocks(
         yield from found
 
 
-def find_stack(path: str) -> str:
-    """Return the stack of layers that a block is in: its path up to the first number."""
-    return str(find_layer(path)).rpartition(".")[0]
-
-
 def mask_numbers(path: str) -> str:
     """Return a path with an asterisk for each number."""
     return re.sub(r"\.\d+\b", ".*", path)

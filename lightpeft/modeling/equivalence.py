@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,15 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.core.block_shape import AttentionBlock
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import LORA_KEY, get_peft_model_unmapped
+from lightpeft.modeling.layer_removal import skip_layers
 from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.random_plans import RANK, draw_layer_plans, draw_plans
 from lightpeft.modeling.slicing import slice_base
 from lightpeft.modeling.units import find_kept_indices
 
-_RANK = 2
 # Of the largest value: rounding of other summation orders in float32, over a few layers.
 _TOLERANCE = 1e-4
 _GRADIENT_TOLERANCE = 5e-3
@@ -40,7 +39,11 @@ class _Computed:
 
 
 def find_difference(
-    model: PreTrainedModel, shape: ModelShape, batch: Mapping[str, Tensor]
+    model: PreTrainedModel,
+    shape: ModelShape,
+    batch: Mapping[str, Tensor],
+    *,
+    layers: bool = False,
 ) -> str | None:
     """Compare pruned with masked by several random plans, LoRA on all block linears.
 
@@ -48,6 +51,7 @@ def find_difference(
         model: small, on the CPU, in evaluation mode; not changed.
         shape: what can be pruned of it.
         batch: its keyword arguments.
+        layers: whether to prune whole layers, which are skipped in the masked model.
 
     Returns:
         What differs and by how much, or None.
@@ -59,17 +63,19 @@ def find_difference(
     except Exception as error:  # whatever peft, or the model with it, raises
         return f"with LoRA, it does not run ({' '.join(str(error).split())[:150]})"
     lora = adapted.state_dict()
-    for plan in _draw_plans(shape):
+    for plan in draw_layer_plans(shape) if layers else draw_plans(shape):
         masked = _compute_masked(adapted, plan, batch, decode=decode)
         if _measure_difference(plain.outputs, masked.outputs) < 10 * _TOLERANCE:
             return "masks make no difference to its outputs"
         pruned = copy.deepcopy(model)
         try:
             slice_base(pruned, plan)
+            if layers and not _is_reloaded(pruned, plan, batch):
+                return "saved without a layer, it computes something else"
             found = _compute(_attach_pruned_lora(pruned, plan, lora), batch, decode=decode)
         except Exception as error:  # whatever the model's code raises with sliced weights
             return f"pruned, it does not run ({' '.join(str(error).split())[:150]})"
-        gradients = {name: _slice(masked.gradients[name], name, plan) for name in found.gradients}
+        gradients = {name: _take(masked.gradients, name, plan) for name in found.gradients}
         for what, expected, other, allowed in (
             ("outputs", masked.outputs, found.outputs, _TOLERANCE),
             (
@@ -86,61 +92,29 @@ def find_difference(
     return None
 
 
-def _draw_plans(shape: ModelShape) -> Iterator[PruningPlan]:
-    """Draw what each block keeps: whole KV groups, single heads, nothing in some blocks."""
-    shares = any(1 < x.heads_per_kv_group for x in shape.attention_blocks)
-    for seed, by_group, empties in ((0, True, False), (1, not shares, False), (2, True, True)):
-        draw = random.Random(seed)
-        emptied = {x.path for x in shape.blocks[::3]} if empties else set()
-        kept: dict[str, list[int]] = {}
-        for block in shape.blocks:
-            if isinstance(block, AttentionBlock):
-                kept[block.path] = _draw_heads(draw, block, by_group=by_group)
-            else:
-                count = draw.randint(1, max(1, block.units - 1))
-                kept[block.path] = sorted(draw.sample(range(block.units), count))
-        cuts = {
-            block.path: KeptUnits(
-                total=block.units,
-                kept=() if block.path in emptied else tuple(kept[block.path]),
-                reason="proof",
-            )
-            for block in shape.blocks
-        }
-        ranks = {
-            path: KeptUnits(total=_RANK, kept=tuple(range(_RANK)), reason="proof")
-            for path, linear in shape.linears.items()
-            if not (shape.block_of[path].path in emptied and linear.pruned_dim == "in")
-        }
-        yield PruningPlan(
-            shape=shape,
-            fingerprint="",
-            scores="",
-            settings={},
-            heads={path: cuts[path] for path in shape.heads},
-            neurons={path: cuts[path] for path in shape.neurons},
-            ranks=ranks,
-            notes=(),
+def _is_reloaded(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Tensor]) -> bool:
+    """Return whether the stock class computes the same from the config and the weights.
+
+    It can't where layers keep different numbers of heads or neurons: then nothing is compared.
+    """
+    if not all(units.is_complete for units in plan.without_layers.units.values()):
+        return True
+    stock = (
+        type(model)
+        ._from_config(
+            copy.deepcopy(model.config), attn_implementation=model.config._attn_implementation
         )
-
-
-def _draw_heads(draw: random.Random, block: AttentionBlock, *, by_group: bool) -> list[int]:
-    sharing = block.heads_per_kv_group
-    groups = range(block.units // sharing)
-    if by_group and len(groups) > 1:
-        kept = sorted(draw.sample(groups, draw.randint(1, len(groups) - 1)))
-        return [group * sharing + head for group in kept for head in range(sharing)]
-    count = draw.randint(1, max(1, sharing - 1))
-    return [
-        group * sharing + head
-        for group in groups
-        for head in sorted(draw.sample(range(sharing), count))
-    ]
+        .eval()
+    )
+    stock.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        rows = [_compute_outputs(x, batch) for x in (model, stock)]
+    return _measure_difference(*rows) <= _TOLERANCE
 
 
 def _attach_lora(model: PreTrainedModel, linears: Iterable[str]) -> PeftModel:
     config = LoraConfig(
-        r=_RANK, target_modules="|".join(map(re.escape, linears)), init_lora_weights=False
+        r=RANK, target_modules="|".join(map(re.escape, linears)), init_lora_weights=False
     )
     return get_peft_model_unmapped(model, config).eval()
 
@@ -149,23 +123,29 @@ def _attach_pruned_lora(
     model: PreTrainedModel, plan: PruningPlan, lora: Mapping[str, Tensor]
 ) -> PeftModel:
     """Attach the rows and columns of LoRA's unpruned factors that belong to what a plan keeps."""
-    adapted = _attach_lora(model, plan.ranks)
+    adapted = _attach_lora(model, [path for path, x in plan.without_layers.ranks.items() if x.kept])
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if weight.requires_grad:
-                weight.copy_(_slice(lora[name], name, plan))
+                weight.copy_(_take(lora, name, plan))
     return adapted
 
 
-def _slice(factor: Tensor, name: str, plan: PruningPlan) -> Tensor:
-    """Return what a plan keeps of a tensor with the shape of an unpruned LoRA factor."""
+def _take(factors: Mapping[str, Tensor], name: str, plan: PruningPlan) -> Tensor:
+    """Return what a plan keeps of the unpruned tensor that the pruned model has by this name."""
     match = LORA_KEY.fullmatch(name.replace(".default", ""))
     assert match is not None
-    linear = plan.shape.linears[match["linear"]]
-    if (match["factor"] == "A") != (linear.pruned_dim == "in"):
-        return factor
-    units = plan.list_remaining_units(plan.shape.block_of[match["linear"]].path)
-    return factor.index_select(int(match["factor"] == "A"), find_kept_indices(linear, units))
+    old = plan.old_paths[match["linear"]]
+    return _slice(factors[name.replace(match["linear"], old)], old, match["factor"], plan)
+
+
+def _slice(tensor: Tensor, path: str, factor: str, plan: PruningPlan) -> Tensor:
+    """Return what a plan keeps of a tensor with the shape of an unpruned LoRA factor, A or B."""
+    linear = plan.shape.linears[path]
+    if (factor == "A") != (linear.pruned_dim == "in"):
+        return tensor
+    units = plan.list_remaining_units(plan.shape.block_of[path].path)
+    return tensor.index_select(int(factor == "A"), find_kept_indices(linear, units))
 
 
 def find_unused(
@@ -183,7 +163,8 @@ def _compute_masked(
     model: PeftModel, plan: PruningPlan, batch: Mapping[str, Tensor], *, decode: bool
 ) -> _Computed:
     """Compute with all that the plan prunes multiplied by 0."""
-    with Masks(model.get_base_model(), plan.shape, l1=0.0) as masks, torch.no_grad():
+    base = model.get_base_model()
+    with Masks(base, plan.shape, l1=0.0) as masks, skip_layers(base, plan), torch.no_grad():
         for path, mask in (masks.heads | masks.neurons).items():
             mask.zero_()
             mask[list(plan.units[path].kept)] = 1.0
@@ -201,8 +182,7 @@ def _compute_loss(outputs: list[Tensor]) -> Tensor:
 def _compute(model: PeftModel, batch: Mapping[str, Tensor], *, decode: bool) -> _Computed:
     base = model.get_base_model()
     model.zero_grad()
-    torch.manual_seed(0)  # some models draw random numbers, such as the patches to leave out
-    outputs = _collect_floats(base(**batch))
+    outputs = _compute_outputs(base, batch)
     torch.autograd.backward(_compute_loss(outputs))
     gradients = {
         name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
@@ -212,6 +192,11 @@ def _compute(model: PeftModel, batch: Mapping[str, Tensor], *, decode: bool) -> 
     with torch.no_grad():
         decoded = _decode(base, batch) if decode else []
     return _Computed([x.detach() for x in outputs], gradients, decoded)
+
+
+def _compute_outputs(model: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    torch.manual_seed(0)  # some models draw random numbers, such as the patches to leave out
+    return _collect_floats(model(**batch))
 
 
 def _can_decode(model: Any, batch: Mapping[str, Tensor]) -> bool:

@@ -247,6 +247,10 @@ CONFIG_NEURONS = (
     *("intermediate_size", "shared_expert_intermediate_size", "d_ff", "n_inner", "hidden_dim"),
     *("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"),
 )
+# Keys of a config for the number of layers of a stack.
+DEPTHS = r"n(um)?_(encoder_|decoder_)?(hidden_)?layers?|(encoder_|decoder_)?layers|depth"
+LAYER_NUMBERS = ("layer_idx", "layer_id")  # attributes of modules: for the KV cache and masks
+LAYER_NUMBER_SETTINGS = ("scale_attn_by_inverse_layer_idx",)  # if true, layers compute with theirs
 KV_SHARING = "num_kv_shared_layers"  # in a config: layers that use another layer's keys and values
 PER_HEAD_COLUMNS = "relative_position_bias_table"  # a parameter whose columns are heads
 EXPERTS = ("experts",)

@@ -23,13 +23,14 @@ _APPLIED_PER_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
 
 
 def count_non_block_parameters(
-    model: PreTrainedModel, block_parameters: Set[str]
+    model: PreTrainedModel, block_parameters: Set[str], *, prefix: str = ""
 ) -> dict[str, int]:
     """Return the number of parameters outside the blocks, each counted once.
 
     Args:
         model: as it is.
         block_parameters: names of parameters, and paths of modules, that are of blocks.
+        prefix: of the names of the parameters to count.
 
     Returns:
         Counts of `embeddings`, `norms` and `head`. A weight that an embedding and a head share is
@@ -40,7 +41,8 @@ def count_non_block_parameters(
     sizes: dict[int, int] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         owner = name.rpartition(".")[0]
-        if name not in block_parameters and owner not in block_parameters:
+        is_outside = name not in block_parameters and owner not in block_parameters
+        if is_outside and name.startswith(prefix):
             candidates.setdefault(id(weight), set()).add(_find_part(model, owner))
             sizes[id(weight)] = _count_unpacked_values(model.get_submodule(owner), weight)
     for weight_id, parts in candidates.items():
@@ -48,11 +50,21 @@ def count_non_block_parameters(
     return counts
 
 
-def count_matmul_weights(model: PreTrainedModel, block_parameters: Set[str]) -> dict[str, int]:
-    """Return the weights outside the blocks that are multiplied, see `ModelShape`."""
+def count_matmul_weights(
+    model: PreTrainedModel, block_parameters: Set[str], *, prefix: str = ""
+) -> dict[str, int]:
+    """Return the weights outside the blocks that are multiplied, see `ModelShape`.
+
+    Args:
+        model: as it is.
+        block_parameters: as in `count_non_block_parameters`.
+        prefix: of the paths of the modules to count.
+    """
     counts = {"embeddings": 0, "row": 0, "token": 0, "lm": 0}
     for name, module in model.named_modules():
-        if isinstance(module, _MATMUL_MODULES) and name not in block_parameters:
+        if not isinstance(module, _MATMUL_MODULES) or not name.startswith(prefix):
+            continue
+        if name not in block_parameters:
             is_embedding = _find_part(model, name) == "embeddings"
             key = "embeddings" if is_embedding else _find_head_unit(type(model).__name__, name)
             weights = module.parameters(recurse=False) if key == "row" else [module.weight]

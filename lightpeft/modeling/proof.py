@@ -20,12 +20,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, find_layer
+from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, find_layer, find_stack
 from lightpeft.core.errors import LightPeftError, ModelError
 from lightpeft.core.reading import read_json
 from lightpeft.core.serialization import write_json
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.blocks import find_stack, mask_numbers
+from lightpeft.modeling.blocks import mask_numbers
 from lightpeft.modeling.equivalence import find_difference, find_unused
 from lightpeft.modeling.families import KV_SHARING
 from lightpeft.modeling.small_model import Batch, build_small_models, make_batches, shrink_config
@@ -115,10 +115,27 @@ def _find_reading(model: PreTrainedModel, layers: int) -> tuple[Reading, list[st
                 seen.append(shape.blocks)
                 difference = find_difference(small, shape, batch)
                 if difference is None:
+                    reading = _keep_layers_unless_proved(reading, small, batch, start.read(model))
                     return reading, _describe_blocks(shape)
                 reasons.append(f"{difference} {_PROVED}")
         break
     raise ModelError(reasons[0])
+
+
+def _keep_layers_unless_proved(
+    reading: Reading, small: PreTrainedModel, batch: Batch, full: ModelShape
+) -> Reading:
+    """Return a reading that prunes no layers if the small model fails without one, or can't try."""
+    shape = reading.read(small)
+    tried = {stack.path for stack in shape.stacks if stack.prunable}
+    needed = {stack.path for stack in full.stacks if stack.prunable}
+    if not needed:
+        return reading
+    why = "a small model of its class has no two such layers"
+    if needed <= tried:
+        difference = find_difference(small, shape, batch, layers=True)
+        why = f"{difference} {_PROVED}" if difference else ""
+    return replace(reading, keeps_layers=why)
 
 
 def _skip_unused(model: PreTrainedModel, batch: Batch, reached: list[str]) -> Reading:

@@ -14,6 +14,7 @@ from lightpeft.core.block_shape import (
     FeedForwardBlock,
     LinearShape,
     find_layer,
+    find_stack,
 )
 from lightpeft.core.errors import ModelError
 from lightpeft.core.shape import ModelShape
@@ -23,11 +24,11 @@ from lightpeft.modeling.blocks import (
     check_layers,
     find_blocks,
     find_per_head_parameters,
-    find_stack,
     mask_numbers,
 )
 from lightpeft.modeling.families import BIAS_TABLE
 from lightpeft.modeling.family import Family
+from lightpeft.modeling.layer_stacks import find_layer_stacks
 from lightpeft.modeling.moe import MoEBlock, find_moe_blocks
 from lightpeft.modeling.non_block_parameters import (
     count_matmul_weights,
@@ -41,6 +42,7 @@ def read_shape(
     *,
     by_structure: bool = False,
     skipped: Collection[str] = (),
+    keeps_layers: str = "",
 ) -> ModelShape:
     """Read from a model's weights what can be pruned, blocks in execution order.
 
@@ -52,6 +54,7 @@ def read_shape(
             a layer are left as they are.
         skipped: stacks of layers, as `model.vision.layers`, and blocks of all layers, as
             `decoder.layers.*.encoder_attn`, that are left as they are.
+        keeps_layers: why no layer can be pruned whole, if a proof showed it.
 
     Raises:
         ModelError: no block has the expected linears, or a block holds something that its family
@@ -97,12 +100,15 @@ def read_shape(
     parameters = count_non_block_parameters(model, counted)
     if moe_weights:
         parameters["feed_forward"] = sum(weight.numel() for weight in moe_weights.values())
+    repeats = _count_layer_repeats(model)
+    keeps_layers = keeps_layers or ("its layers share weights" if repeats else "")
     return ModelShape(
         model_type=model.config.model_type,
         blocks=blocks,
         non_block_parameters=parameters,
         matmul_weights=count_matmul_weights(model, counted),
-        layer_repeats=_count_layer_repeats(model),
+        layer_repeats=repeats,
+        stacks=find_layer_stacks(model, blocks, counted, moe_weights, reason=keeps_layers),
     )
 
 

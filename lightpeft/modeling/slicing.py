@@ -12,15 +12,21 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import PER_HEAD_COLUMNS
 from lightpeft.modeling.fingerprint import get_in_out_features
 from lightpeft.modeling.head_counts import update_head_counts
+from lightpeft.modeling.layer_removal import remove_layers
 from lightpeft.modeling.units import find_kept_indices
 
 
 def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
-    """Remove the heads and neurons that the plan does not keep; the model must be the plan's.
+    """Remove the layers, heads and neurons that the plan does not keep; the model is the plan's.
 
     A block that the plan empties keeps one unit, which its projection no longer reads: no code
     path of the model changes, and the KV cache keeps counting.
+
+    Raises:
+        PlanError: the model's class can't have the layers that are left.
     """
+    remove_layers(model, plan)
+    plan = plan.without_layers
     for block in plan.shape.blocks:
         units = plan.list_remaining_units(block.path)
         for path, linear in block.linears.items():

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.errors import ModelError
+from lightpeft.modeling.families import DEPTHS
 
 Batch = dict[str, Tensor]
 Kept = Literal["", "head_sizes", "widths"]
 _SIDES = "(encoder_|decoder_)?"
-_LAYERS = rf"n(um)?_{_SIDES}(hidden_)?layers?|{_SIDES}layers|depth"
 _KINDS_OF_LAYERS = {"layer_types", "layers_block_type"}
 _HEADS = rf"{_SIDES}n(um)?_{_SIDES}(attention_)?heads?|{_SIDES}attention_heads"
 _GROUPS = rf"{_SIDES}(num_key_value_heads|num_kv_heads|n_head_kv)"
@@ -96,7 +96,7 @@ def shrink_config(config: PreTrainedConfig, *, layers: int, keep: Kept = "") -> 
 
 def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
     integers = {k: v for k, v in values.items() if type(v) is int and v > 0}
-    depths = {v for k, v in integers.items() if re.fullmatch(_LAYERS, k)}
+    depths = {v for k, v in integers.items() if re.fullmatch(DEPTHS, k)}
     has_heads = any(re.fullmatch(_HEADS, k) for k in integers)
     heads = next((v for k, v in integers.items() if re.fullmatch(_HEADS, k)), 1)
     groups = next((v for k, v in integers.items() if re.fullmatch(_GROUPS, k)), heads)
@@ -129,7 +129,7 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
             value = 0
         elif "token_id" in key or "token_index" in key:
             value = _shrink_token(value, key)
-        elif key in integers and re.fullmatch(_LAYERS, key):
+        elif key in integers and re.fullmatch(DEPTHS, key):
             value = min(value, layers)
         elif key in integers and (key.startswith("vocab_size") or keep != "widths"):
             value = _shrink_size(key, value, sizes)

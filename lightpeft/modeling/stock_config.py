@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import CONFIG_NEURONS, find_families
 
 
@@ -29,10 +31,21 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
     config = _make_pruned_config(old, plan)
     if config is None or not _builds_same_weights(config, model):
         return
+    replace_configs(model, {id(old): config})
+
+
+def replace_configs(model: PreTrainedModel, new: Mapping[int, Any]) -> None:
+    """Give other configs to the modules of a model; other models that share one keep theirs.
+
+    Args:
+        model: changed in place.
+        new: id of a config -> what replaces it.
+    """
     for module in model.modules():
         owned = getattr(module, "config", None)
-        if owned is old or getattr(owned, "_config", None) is old:  # a view with fewer heads
-            module.config = config
+        for key in (id(owned), id(getattr(owned, "_config", None))):  # a view with fewer heads
+            if owned is not None and key in new:
+                module.config = new[key]
 
 
 def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
@@ -71,8 +84,9 @@ def _builds_same_weights(config: PreTrainedConfig, model: PreTrainedModel) -> bo
             stock = type(model)(copy.deepcopy(config))
     except Exception:  # whatever a constructor finds wrong with the numbers
         return False
-    return _list_shapes(stock) == _list_shapes(model)
+    return list_shapes(stock) == list_shapes(model)
 
 
-def _list_shapes(model: nn.Module) -> dict[str, torch.Size]:
+def list_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of all weights and buffers that a checkpoint holds."""
     return {name: weight.shape for name, weight in model.state_dict().items()}

@@ -23,12 +23,14 @@ class Reading:
         head_count_rule: what else depends on the number of heads, see `Family`.
         keeps_heads: whether no head can be pruned, because layers share keys and values.
         skipped: stacks and blocks that are left as they are: no text goes through them.
+        keeps_layers: why no layer can be pruned whole; empty if some can.
     """
 
     fused_qkv: FusedQKV = "concatenated"
     head_count_rule: HeadCountRule = ""
     keeps_heads: bool = False
     skipped: tuple[str, ...] = ()
+    keeps_layers: str = ""
 
     def read(self, model: PreTrainedModel) -> ModelShape:
         """Return what can be pruned of the model by this reading.
@@ -37,7 +39,11 @@ class Reading:
             ModelError: a block can't be matched, or holds something that is not accounted for.
         """
         return read_shape(
-            model, self._list_families(model), by_structure=True, skipped=self.skipped
+            model,
+            self._list_families(model),
+            by_structure=True,
+            skipped=self.skipped,
+            keeps_layers=self.keeps_layers,
         )
 
     def list_alternatives(self) -> Iterator[Reading]:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock
 from lightpeft.core.config import PruningConfig
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from lightpeft.planning.layers import add_pruned, prune_layers, select_layers
 
 # Criterion -> the one that says how many units each layer keeps if the scope is global. Energies of
 # different layers can't be compared; Taylor scores can: they all estimate a change of the loss.
@@ -25,11 +27,15 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
     Phase 2 of Light-PEFT (arXiv:2406.03792): heads per layer, neurons over all layers, PEFT
     modules over all modules, PEFT ranks over all remaining modules. Deviations: a count, not a
     quantile, so that not all of equal scores are pruned; a layer keeps at least one head and
-    `align` neurons.
+    `align` neurons; whole layers go first, if `config.layers` says so, and the other fractions are
+    of the rest.
 
     Args:
         scores: from `estimate`.
         config: the fractions to prune, and by which criterion.
+
+    Raises:
+        PlanError: layers are to be pruned, and none can be, or none with a PEFT module would stay.
 
     Example:
         >>> config = lightpeft.PruningConfig(heads=0.25, neurons=0.5, modules=0, ranks=0.5)
@@ -41,14 +47,19 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
     """
     notes: list[str] = []
     ranking = _draw_scores(scores, config.seed) if config.criterion == "random" else scores
+    layers = prune_layers(ranking, config.layers, notes)
+    kept = {path: units.kept for path, units in layers.items() if not units.is_complete}
+    ranking = select_layers(ranking, kept)
+    ranks = {name: len(scores.ranks[name]) for name in _list_module_names(scores)}
     return PruningPlan(
         shape=scores.shape,
         fingerprint=scores.fingerprint,
         scores=scores.digest,
         settings=config.model_dump(),
-        heads=_prune_heads(ranking, config, notes),
-        neurons=_prune_neurons(ranking, config, notes),
-        ranks=_prune_ranks(ranking, config, notes),
+        layers=layers,
+        heads=add_pruned(_prune_heads(ranking, config, notes), scores.shape.heads),
+        neurons=add_pruned(_prune_neurons(ranking, config, notes), scores.shape.neurons),
+        ranks=add_pruned(_prune_ranks(ranking, config, notes), ranks),
         notes=tuple(notes),
     )
 
@@ -67,6 +78,7 @@ def _draw_scores(scores: Scores, seed: int) -> Scores:
         neurons=scores.neurons | {"random": draw(scores.shape.neurons)},
         modules=dict(zip(ranks, torch.rand(len(ranks), generator=generator).tolist(), strict=True)),
         ranks=draw(ranks),
+        layers=draw({path: len(row) for path, row in scores.layers.items()}),
     )
 
 

@@ -61,7 +61,8 @@ class Workload:
         """
         if phase == "training":
             return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
-        shape, length, counts = self.plan.shape, self.length, self.plan.counts
+        plan = self.plan.without_layers
+        shape, length, counts = plan.shape, self.length, plan.counts
         if phase == "prefill" and self.last_logits_only:
             head = {"lm": shape.matmul_weights.get("lm", 0) // length}
             shape = replace(shape, matmul_weights=shape.matmul_weights | head)
@@ -100,4 +101,5 @@ class Workload:
 
 def compute_plan_cost(plan: PruningPlan, *, length: int) -> CostTable:
     """Return the cost of the model that a plan leaves, with `length` tokens a row."""
-    return compute_cost(plan.shape, plan.counts, length=length)
+    rest = plan.without_layers
+    return compute_cost(rest.shape, rest.counts, length=length)

@@ -25,16 +25,16 @@ def make_pruned_lora_config(original: LoraConfig, plan: PruningPlan) -> LoraConf
     removes one term of ``B @ A`` and leaves the others as they are.
     """
     config = copy.deepcopy(original)
-    ranks = {name: len(rank.kept) for name, rank in plan.ranks.items() if rank.kept}
+    ranks = {name: len(r.kept) for name, r in plan.without_layers.ranks.items() if r.kept}
     # peft matches a string with full names; it would match list entries with endings.
-    config.target_modules = _make_regex_alternation(sorted(ranks))
+    config.target_modules = make_regex_alternation(sorted(ranks))
     config.exclude_modules = None
     by_rank: dict[int, list[str]] = {}
     for name, rank in sorted(ranks.items()):
         by_rank.setdefault(rank, []).append(name)
     by_rank.pop(original.r, None)
     # One anchored key per rank: peft sorts keys when it saves, and the first match wins.
-    config.rank_pattern = {f"^{_make_regex_alternation(names)}": r for r, names in by_rank.items()}
+    config.rank_pattern = {f"^{make_regex_alternation(names)}": r for r, names in by_rank.items()}
     scaling = original.lora_alpha / (math.sqrt(original.r) if original.use_rslora else original.r)
     config.alpha_pattern = {
         key: scaling * (math.sqrt(rank) if original.use_rslora else rank)
@@ -53,12 +53,13 @@ def slice_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str,
         plan: what to keep.
 
     Returns:
-        The weights of the modules that are kept, with the rows and columns that are kept.
+        The weights of the modules that are kept, with the rows and columns that are kept, under
+        the names of the pruned model.
 
     Raises:
         PlanError: a weight is of another shape, or of no PEFT module of the plan.
     """
-    sliced = {}
+    sliced, new_paths = {}, {old: new for new, old in plan.old_paths.items()}
     for key, weight in weights.items():
         match = LORA_KEY.fullmatch(key)
         if match is None:
@@ -71,7 +72,8 @@ def slice_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[str,
         check_shapes({key: weight.shape}, {key: size})
         if units and units.kept:
             rows, columns = _find_factor_indices(match["linear"], match["factor"], plan)
-            sliced[key] = weight[rows[:, None], columns]
+            new_key = key.replace(match["linear"], new_paths[match["linear"]])
+            sliced[new_key] = weight[rows[:, None], columns]
     return sliced
 
 
@@ -86,9 +88,11 @@ def zero_pad_adapter(weights: Mapping[str, Tensor], plan: PruningPlan) -> dict[s
         if match is None:
             padded[key] = weight
             continue
-        rows, columns = _find_factor_indices(match["linear"], match["factor"], plan)
-        padded[key] = weight.new_zeros(_find_unpruned_size(match["linear"], match["factor"], plan))
-        padded[key][rows[:, None], columns] = weight
+        linear, factor = plan.old_paths[match["linear"]], match["factor"]
+        rows, columns = _find_factor_indices(linear, factor, plan)
+        full = weight.new_zeros(_find_unpruned_size(linear, factor, plan))
+        full[rows[:, None], columns] = weight
+        padded[key.replace(match["linear"], linear)] = full
     return padded
 
 
@@ -115,8 +119,9 @@ def check_adapter_shapes(
         if weight.is_floating_point() != (is_float or LORA_KEY.fullmatch(key) is not None):
             raise PlanError(f"PEFT weight {key} must not be of dtype {weight.dtype}")
     expected = {key: model_shapes.get(key) for key in shapes if LORA_KEY.fullmatch(key) is None}
-    for name, units in plan.ranks.items():
-        rank, (inputs, outputs) = len(units.kept), plan.compute_pruned_shape(name)
+    rest = plan.without_layers
+    for name, units in rest.ranks.items():
+        rank, (inputs, outputs) = len(units.kept), rest.compute_pruned_shape(name)
         if rank:
             expected[f"{PEFT_PREFIX}{name}.lora_A.weight"] = torch.Size((rank, inputs))
             expected[f"{PEFT_PREFIX}{name}.lora_B.weight"] = torch.Size((outputs, rank))
@@ -138,5 +143,6 @@ def _find_factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Ten
     return units if linear.pruned_dim == "out" else torch.arange(linear.outputs), ranks
 
 
-def _make_regex_alternation(names: list[str]) -> str:
+def make_regex_alternation(names: list[str]) -> str:
+    """Return a regex that matches these names and no others."""
     return "(?:" + "|".join(re.escape(name) for name in names) + ")"

@@ -19,6 +19,7 @@ from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     make_pruned_lora_config,
+    make_regex_alternation,
     zero_pad_adapter,
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
@@ -105,8 +106,9 @@ def load(
 def expand_adapter(folder: Path | str, out: Path | str) -> None:
     """Write the adapter at full size, for stock peft on the unpruned base model.
 
-    Pruned rows and columns are zeros. The expanded model does not compute the same function: the
-    unpruned base model also has the heads and neurons that the adapter was trained without.
+    Pruned rows and columns are zeros, and a pruned layer has no PEFT modules. The expanded model
+    does not compute the same function: the unpruned base model also has the layers, heads and
+    neurons that the adapter was trained without.
     In models with experts, LoRA on dense feed-forward linears is written as `target_parameters`,
     for which peft has no dropout.
 
@@ -128,8 +130,11 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the pruned adapter; expand it into another folder")
     plan, config, weights = _read(source)
+    names = [name for name, rank in plan.ranks.items() if rank.kept]
     if plan.shape.num_moe_layers:
-        _set_target_names_for_moe(config, plan)
+        _set_target_names_for_moe(config, plan, names)
+    else:
+        config.target_modules = make_regex_alternation(sorted(names))
     # Zero-padded to one rank, so that readers without rank patterns load it correctly.
     config.inference_mode = True
     with replace_directory(target) as temporary:
@@ -137,13 +142,12 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
         write_tensors(temporary / WEIGHTS, zero_pad_adapter(weights, plan))
 
 
-def _set_target_names_for_moe(config: LoraConfig, plan: PruningPlan) -> None:
+def _set_target_names_for_moe(config: LoraConfig, plan: PruningPlan, names: list[str]) -> None:
     """Name the targets so that peft takes them literally on a model with experts.
 
     There it reads a regex, and any name that ends in `gate_proj`, as the experts' fused weights;
     the path of one parameter it takes as that parameter.
     """
-    names = [name for name, rank in plan.ranks.items() if rank.kept]
     dense = [name for name in names if plan.shape.block_of[name].path in plan.shape.neurons]
     config.target_modules = [name for name in names if name not in dense]
     if dense:

@@ -52,8 +52,8 @@ def prune(
         warm_start: whether to keep those weights, sliced; otherwise PEFT modules and task head
             start from new ones.
         verify_batch: the model's keyword arguments, on which to check that the pruned base model
-            gives the outputs that it gives with the same heads and neurons masked; costs two
-            forward passes.
+            gives the outputs that it gives with the same heads and neurons masked and the same
+            layers skipped; costs two forward passes.
         quantize: called with the pruned base model, to quantize it in place before the PEFT
             modules are attached. Quantized weights can't be sliced, so `model` is the unquantized
             one even if `scores` are of a quantized one.
@@ -138,7 +138,7 @@ def apply_plan(
         slice_base(model, plan)
     else:
         slice_and_verify(model, plan, verify_batch)
-    write_stock_config(model, plan)
+    write_stock_config(model, plan.without_layers)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
     return attach_adapter(model, plan, config, weights)
@@ -197,7 +197,7 @@ def attach_adapter(
         PlanError: peft attached other modules, or the weights have other shapes.
     """
     peft_model = get_peft_model_unmapped(model, config)
-    expected = {name for name, rank in plan.ranks.items() if rank.kept}
+    expected = {name for name, rank in plan.without_layers.ranks.items() if rank.kept}
     attached = set(peft_model.base_model.targeted_module_names)
     if attached != expected:
         names = ", ".join(sorted(attached ^ expected)[:3])
@@ -225,10 +225,10 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
     if isinstance(model, PeftModel):
         raise ModelError("the model is wrapped by peft already; pass the base model")
     shape, expected = inspect_model(model), plan.shape
-    if shape.blocks != expected.blocks:
+    if (shape.blocks, shape.stacks) != (expected.blocks, expected.stacks):
         raise PlanError(
             f"the plan was made for another {expected.model_type} model: its blocks have "
-            f"other sizes than this {shape.model_type} model's"
+            f"other sizes than this {shape.model_type} model's, or its layers differ"
         )
     packed = [name for name in shape.linears if is_quantized(model.get_parameter(f"{name}.weight"))]
     if packed and not plan.keeps_base_intact:

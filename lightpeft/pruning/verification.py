@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.layer_removal import skip_layers
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.slicing import slice_base
 
@@ -58,7 +59,7 @@ def slice_and_verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[s
         raise ModelError(
             f"pruned, the model's outputs differ from the masked model's by {difference:.2g} "
             f"of the largest, allowed are {allowed:g}: this {plan.shape.model_type} model keeps "
-            f"heads or neurons in a way that lightpeft does not know"
+            f"heads, neurons or layers in a way that lightpeft does not know"
         )
     return difference
 
@@ -66,8 +67,8 @@ def slice_and_verify(model: PreTrainedModel, plan: PruningPlan, batch: Mapping[s
 def _compute_masked_outputs(
     model: PreTrainedModel, plan: PruningPlan, batch: Mapping[str, Any]
 ) -> list[Tensor]:
-    """Return the outputs of the unpruned model with all that the plan prunes multiplied by 0."""
-    with Masks(model, plan.shape, l1=0.0) as masks, torch.no_grad():
+    """Return the outputs of the unpruned model, what the plan prunes multiplied by 0 or skipped."""
+    with Masks(model, plan.shape, l1=0.0) as masks, skip_layers(model, plan), torch.no_grad():
         for path, mask in (masks.heads | masks.neurons).items():
             mask.zero_()
             mask[list(plan.units[path].kept)] = 1.0

@@ -57,7 +57,7 @@ class PruneSection(PruningConfig):
     def make_config(self, method: str, *, seed: int) -> PruningConfig:
         """Return the pruning of one method; nothing after this distinguishes methods."""
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
-            return PruningConfig(heads=0, neurons=0, modules=0, ranks=0, seed=seed)
+            return PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0, seed=seed)
         settings = self.model_dump(exclude={"ratio", "verify"})
         for key in ("heads", "neurons"):
             settings[key] = self.ratio if settings[key] is None else settings[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightpeft.core.plan import KeptUnits
+from lightpeft.core.kept_units import KeptUnits
 from pipeline.common.text import quantify
 from pipeline.metrics.definitions import is_higher_better
 from pipeline.report.run_results import MethodResults, RunResults

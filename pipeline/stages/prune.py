@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.core.shape import UnitCounts
+from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.planning.cost import compute_cost
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
@@ -26,16 +26,17 @@ COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 def count_plan_cost(plan: PruningPlan, scores: Scores) -> PlanCost:
     """Count parameters and FLOPs by part, before and after pruning."""
+    rest = plan.without_layers
     head = sum(weight.numel() for name, weight in scores.adapter.items() if "lora_" not in name)
     return PlanCost(
         length=COST_LENGTH,
-        before=_count_parts(plan, plan.unpruned_counts, head),
-        after=_count_parts(plan, plan.counts, head),
+        before=_count_parts(plan.shape, plan.unpruned_counts, head),
+        after=_count_parts(rest.shape, rest.counts, head),
     )
 
 
-def _count_parts(plan: PruningPlan, counts: UnitCounts, head: int) -> dict[str, PartCost]:
-    table = compute_cost(plan.shape, counts, length=COST_LENGTH).replace_trained_head(head)
+def _count_parts(shape: ModelShape, counts: UnitCounts, head: int) -> dict[str, PartCost]:
+    table = compute_cost(shape, counts, length=COST_LENGTH).replace_trained_head(head)
     return {part: PartCost(**numbers) for part, numbers in table.to_dict().items()}
 
 

@@ -24,7 +24,8 @@ from helpers.import_graph import ROOT
 from transformers import PreTrainedModel
 
 from docs.architecture_table import format_table
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.slicing import slice_base
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
+from lightpeft.modeling.families import DEPTHS
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.slicing import slice_base
 
@@ -27,10 +29,12 @@ QUIET = {"attention_dropout", "hidden_dropout", "dropout", "activation_dropout",
 _MODELS = ARCHITECTURES | BY_STRUCTURE | REFUSED
 
 
-def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTrainedModel:
+def build(
+    name: str, *, attention: str = "eager", seed: int = 0, layers: int = 2
+) -> hf.PreTrainedModel:
     """A model whose weights and biases are all of order 1, without dropout."""
     architecture = _MODELS[name]
-    config = architecture.config()
+    config = _deepen(architecture.config(), layers)
     model = getattr(hf, architecture.model)._from_config(config, attn_implementation=attention)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -43,6 +47,18 @@ def build(name: str, *, attention: str = "eager", seed: int = 0) -> hf.PreTraine
         for path, weight in model.named_parameters():
             weight.copy_(_draw_weight(model, path, weight, generator))
     return model.eval()
+
+
+def _deepen(config: Any, layers: int) -> Any:
+    """Set the layers of all stacks, which are two; lists of layers repeat."""
+    parts = [value for value in vars(config).values() if isinstance(value, hf.PreTrainedConfig)]
+    for part in (config, *parts):
+        for key, value in dict(vars(part)).items():
+            if re.fullmatch(DEPTHS, key) and value == 2:
+                setattr(part, key, layers)
+            elif isinstance(value, list) and "layer" in key and len(value) == 2:
+                setattr(part, key, (value * layers)[:layers])
+    return config
 
 
 def _draw_weight(model: nn.Module, path: str, weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -117,6 +117,7 @@ def _make_scores(layers: int, heads: int, neurons: int) -> Scores:
         shape=shape,
         fingerprint="f" * 16,
         peft=LoraConfig(r=8, target_modules="x"),
+        layers={},
         heads=draw(shape.heads),
         neurons=draw(shape.neurons),
         modules={path: 0.02 + 0.1 * n / len(shape.linears) for n, path in enumerate(shape.linears)},

@@ -15,7 +15,8 @@ from torch import Tensor
 import lightpeft
 from lightpeft import EstimationConfig
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import (
@@ -154,6 +155,11 @@ def draw_random_scores(
         shape=shape,
         fingerprint=compute_fingerprint(model, shape, list_saved_modules(config)),
         peft=config,
+        layers={
+            stack.path: torch.rand(stack.layers, generator=torch.Generator().manual_seed(seed))
+            for stack in shape.stacks
+            if stack.prunable
+        },
         heads=draw(shape.heads),
         neurons=draw(shape.neurons),
         modules={name: float(torch.rand(1, generator=generator)) for name in names},
@@ -263,6 +269,7 @@ def make_scores(
         shape=shape,
         fingerprint="0" * 16,
         peft=make_lora(r=r),
+        layers={},
         heads={c: {block: draw(heads) for block in shape.heads} for c in CRITERIA},
         neurons={c: {block: draw(neurons) for block in shape.neurons} for c in CRITERIA},
         modules={name: float(draw(1)) for name in shape.linears},

@@ -33,7 +33,7 @@ def test_ratio_outside_its_bounds_is_refused(name: str, ratio: object):
         ({"head_unit": "group"}, "head_unit is now head_granularity$"),
         ({"module_order": "depth"}, "module_order is now module_criterion$"),
         ({"head": 0.5}, r"unknown argument head; did you mean heads\?"),
-        ({"x": 1}, "unknown argument x; known: heads, neurons, "),
+        ({"x": 1}, "unknown argument x; known: layers, heads, neurons, "),
     ],
 )
 def test_wrong_pruning_setting_is_one_line(values: dict[str, object], message: str):

@@ -14,7 +14,8 @@ from helpers.sealing import seal_plan
 from helpers.tiny_models import draw_random_scores, make_tiny_model, make_uneven_plan
 
 from lightpeft.core.errors import PlanError
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 
 ATTENTION = "bert.encoder.layer.0.attention"
 

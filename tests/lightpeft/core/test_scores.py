@@ -49,6 +49,7 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path):
     assert (again.shape, again.modules, again.steps) == (scores.shape, scores.modules, 6)
     assert again.curve == scores.curve
     assert list(again.modules) == list(scores.modules)
+    assert torch.equal(again.layers["bert.encoder.layer"], scores.layers["bert.encoder.layer"])
     assert list(again.heads["taylor"]) == list(scores.heads["taylor"])
     assert again.peft.target_modules == scores.peft.target_modules
 
@@ -57,7 +58,7 @@ def test_importance_of_modules_is_stored_once_and_older_files_with_it_twice_load
     scores = draw_random_scores(make_tiny_model())
     scores.save(tmp_path)
     tensors = load_file(tmp_path / "scores.safetensors")
-    assert {name.partition("/")[0] for name in tensors} == {"heads", "neurons", "ranks"}
+    assert {x.partition("/")[0] for x in tensors} == {"layers", "heads", "neurons", "ranks"}
 
     tensors["modules"] = torch.tensor([scores.modules[name] for name in sorted(scores.modules)])
     save_file(tensors, tmp_path / "scores.safetensors")

@@ -12,7 +12,8 @@ from helpers.architectures import ARCHITECTURES
 from transformers import PreTrainedModel
 
 import lightpeft
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import FAMILIES
 
 REGISTERED = [n for n in ARCHITECTURES if ARCHITECTURES[n].config().model_type in FAMILIES]

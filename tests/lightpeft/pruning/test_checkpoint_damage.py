@@ -86,10 +86,10 @@ def test_file_cut_short_is_one_line(folder: Path, name: str, share: float):
 
 def test_checkpoint_of_another_version_is_one_line_with_what_to_do(folder: Path):
     text = (folder / "plan.json").read_text()
-    (folder / "plan.json").write_text(text.replace("lightpeft-plan-4", "lightpeft-plan-3"))
+    (folder / "plan.json").write_text(text.replace("lightpeft-plan-5", "lightpeft-plan-4"))
     seal(folder)
 
-    refused(folder, make_tiny_model(), r"is lightpeft-plan-3, .*; prune and fine-tune again$")
+    refused(folder, make_tiny_model(), r"is lightpeft-plan-4, .*; prune and fine-tune again$")
 
 
 def test_folder_without_digests_is_one_line_with_what_to_do(folder: Path):

@@ -25,7 +25,8 @@ from torch import Tensor
 import lightpeft
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
-from lightpeft.core.plan import KeptUnits, PruningPlan
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning.adapter_slicing import slice_adapter, zero_pad_adapter
 

@@ -1,0 +1,84 @@
+"""Sums over the real tokens of the counted steps, taken by hooks while the model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightpeft.core.errors import ScoresError
+from lightpeft.estimation.importance import find_real_tokens
+
+
+class TokenSums(ExitStack):
+    """Sums values per module over real tokens; a context manager.
+
+    Subclasses register hooks that call `add`. The mean is over tokens, not over batches, so that it
+    does not depend on how rows are batched. Call `start_step` before a forward pass and
+    `finish_step` after its backward pass.
+    """
+
+    _what = "output"
+
+    def __init__(self, paths: Sequence[str], sizes: Sequence[int], devices: Sequence[Any]) -> None:
+        super().__init__()
+        self._paths = list(paths)
+        self._batch: Mapping[str, Any] = {}
+        # values, and the number of tokens, of this step
+        self._current = [torch.zeros(n + 1, device=d) for n, d in zip(sizes, devices, strict=True)]
+        self._total = [torch.zeros_like(row) for row in self._current]
+        first = self._total[0].device if self._total else None
+        self._first_bad = torch.full((len(self._paths),), -1, dtype=torch.long, device=first)
+
+    def start_step(self, batch: Mapping[str, Any]) -> None:
+        """Start a step with a batch, whose attention masks say which tokens are real."""
+        self._batch = batch
+        for row in self._current:
+            row.zero_()
+
+    def finish_step(self, step: int, *, count: bool) -> None:
+        """Add the values of a step to the sums if `count` is set."""
+        if not self._current:
+            return
+        finite = torch.stack([r.isfinite().all().to(self._first_bad.device) for r in self._current])
+        self._first_bad = torch.where(~finite & (self._first_bad < 0), step, self._first_bad)
+        if count:
+            for total, row in zip(self._total, self._current, strict=True):
+                total += row
+
+    def raise_if_not_finite(self) -> None:
+        """Check all values so far, with a transfer to the CPU.
+
+        Raises:
+            ScoresError: one is not a number; names the first step and module.
+        """
+        bad = [(step, index) for index, step in enumerate(self._first_bad.tolist()) if step >= 0]
+        if bad:
+            step, index = min(bad)
+            raise ScoresError(
+                f"step {step}: the {self._what} of {self._paths[index]} is not a number; "
+                f"lower lr, or load the model in float32"
+            )
+
+    def compute_means(self) -> dict[str, Tensor]:
+        """Return path of a module -> means over tokens; 0 if no token reached it."""
+        return {
+            path: total[:-1] / total[-1].clamp_min(1)
+            for path, total in zip(self._paths, self._total, strict=True)
+        }
+
+    def find_real(self, mask_name: str, vectors: Tensor) -> Tensor | None:
+        """Return which vectors are of real tokens of the current batch, or None: all."""
+        return find_real_tokens(self._batch.get(mask_name), vectors)
+
+    def add(self, index: int, values: Tensor, tokens: Tensor | int) -> None:
+        """Add values that are summed over so many tokens to those of a module.
+
+        A module that runs several times per step counts each time. Activation checkpointing runs
+        it twice, which doubles values and tokens.
+        """
+        self._current[index][:-1] += values
+        self._current[index][-1] += tokens
