@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 
 from lightpeft.core.block_shape import KEPT_WHOLE, AttentionBlock, Block
 from lightpeft.core.errors import LightPeftError, ModelError
+from lightpeft.core.layers import LayerStack
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.blocks import mask_numbers
 from lightpeft.modeling.families import find_families
@@ -152,6 +153,16 @@ def _describe_blocks(shape: ModelShape) -> Iterator[tuple[str, str]]:
         yield ("attention" if "head" in text else "feed-forward", f"{count} x {path}: {text}")
     if shape.num_moe_layers:
         yield ("experts", f"in {shape.num_moe_layers} layers; they keep all neurons")
+    for stack in shape.stacks:
+        yield ("layers", f"{stack.path}: {_describe_stack(stack)}")
+
+
+def _describe_stack(stack: LayerStack) -> str:
+    prunable, reason = len(stack.prunable), stack.reason and f", since {stack.reason}"
+    if not prunable:
+        return f"none of {stack.layers} can be pruned whole{reason}"
+    others = f"; others can't{reason}" if reason else ""
+    return f"{prunable} of {stack.layers} can be pruned whole{others}"
 
 
 def _describe_block(block: Block) -> str:

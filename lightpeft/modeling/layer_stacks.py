@@ -87,7 +87,7 @@ def _describe_stack(
         path=path,
         layers=layers,
         prunable=prunable,
-        reason="" if count == layers else "its weights have other shapes than most layers'",
+        reason="" if count == layers else "their weights have other shapes than most layers'",
         non_block_parameters=parameters,
         matmul_weights=count_matmul_weights(model, counted, prefix=prefix),
     )

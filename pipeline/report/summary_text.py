@@ -120,8 +120,14 @@ def write_selection_paragraph(results: RunResults) -> str:
         "over all layers" if plan.settings[scope] == "global" else "within its layer"
         for scope in ("head_scope", "neuron_scope")
     )
+    layers = (
+        f" First, {format_kept(plan.layers, 'layers')} were kept: those that change most what goes "
+        f"through them."
+        if plan.kept_layers
+        else ""
+    )
     return (
-        f"{masks} Each head was then ranked {heads}, each neuron {neurons}; "
+        f"{masks}{layers} Each head was then ranked {heads}, each neuron {neurons}; "
         f"those with the lowest importance ({criterion}) were pruned."
     )
 
@@ -131,8 +137,10 @@ def _write_size_sentence(results: RunResults) -> str:
     pruned, vanilla = method.evaluation, results.vanilla.evaluation
     base = 1 - pruned.base_parameters / vanilla.base_parameters
     trained = pruned.trainable_parameters / vanilla.trainable_parameters
+    plan = method.plan
+    layers = f"{format_kept(plan.layers, 'layers')}, " if plan.kept_layers else ""
     return (
-        f"{method.name.capitalize()} keeps {format_kept(method.plan.heads, 'heads')}, "
+        f"{method.name.capitalize()} keeps {layers}{format_kept(method.plan.heads, 'heads')}, "
         f"{format_kept(method.plan.neurons, 'neurons')} and "
         f"{format_kept(method.plan.ranks, 'PEFT ranks')}: it removes "
         f"{format_percent(_compute_pruned_fraction(method))} of the parameters in attention and "

@@ -40,6 +40,8 @@ def test_command_describes_a_folder_without_weights(tmp_path: Path):
         "feed-forward   2 x model.layers.*.mlp.shared_expert: 40 neurons",
         "attention      1 x model.layers.*.self_attn: 8 heads of 8 in 4 KV groups",
         "experts        in 2 layers; they keep all neurons",
+        "layers         model.layers: none of 2 can be pruned whole, "
+        "since no two of its layers have weights of the same shapes",
     ]
 
 

@@ -181,7 +181,7 @@ def test_wrong_value_names_key_value_and_what_is_allowed(
     [
         ("prune/ratoi", r"unknown key prune\.ratoi; did you mean prune\.ratio\?"),
         ("finetune/learning_rate", r"unknown key finetune\.learning_rate; "),
-        ("prune/xyz", r"unknown key prune\.xyz; known: heads, neurons, "),
+        ("prune/xyz", r"unknown key prune\.xyz; known: layers, heads, neurons, "),
         (
             "prune/head_unit",
             r"prune\.head_unit is now prune\.head_granularity: kv_group \(was group",
