@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import transformers
 from tqdm import tqdm
 
 _LOGGER = logging.getLogger("pipeline")
+_Item = TypeVar("_Item")
 
 
 class _StdoutHandler(logging.Handler):
@@ -64,10 +66,11 @@ class Progress:
         stage: name, and method if there is one.
         steps: their number; 0 if it is not known.
         every: seconds between lines.
+        unit: what is counted.
     """
 
-    def __init__(self, stage: str, steps: int, every: float = 5.0) -> None:
-        self.stage, self.steps, self.every = stage, steps, every
+    def __init__(self, stage: str, steps: int, *, every: float = 5.0, unit: str = "step") -> None:
+        self.stage, self.steps, self.every, self.unit = stage, steps, every, unit
         self.start = self.last = time.monotonic()
         self.bar: tqdm[None] | None = None
 
@@ -82,7 +85,23 @@ class Progress:
             return
         self.last = now
         left = (now - self.start) / max(step, 1) * (self.steps - step)
-        log(self.stage, f"step {step}/{self.steps}  {shown}  {left:.0f} s left")
+        parts = (f"{self.unit} {step}/{self.steps}", shown, f"{left:.0f} s left")
+        log(self.stage, "  ".join(filter(None, parts)))
+
+    def track(self, items: Sequence[_Item]) -> Iterator[_Item]:
+        """Yield items, and show after each how many are done, but for the last: a result follows.
+
+        A bar in a terminal disappears at the end.
+        """
+        try:
+            for done, item in enumerate(items):
+                if done:
+                    self(done)
+                yield item
+        finally:
+            if self.bar is not None:
+                self.bar.leave = False
+                self.bar.close()
 
     def count(self, done: int, unit: str) -> None:
         """Show how many units have been processed, where their total is not known."""

@@ -32,7 +32,9 @@ def main(method: str, paths: Paths) -> None:
         paths.prepared,
         paths.locate_model(method),
     )
-    task, size = make_task(_read_card(data, params.evaluate)), params.evaluate.batch_size
+    card, size = _read_card(data, params.evaluate), params.evaluate.batch_size
+    stage = f"evaluate {method}"
+    task = make_task(card, title=stage)
     rows, processor = read_rows(data, "test"), load_processor(params.model, task)
     base, _ = load_model(params.model, task, params.seed)
     task.check_metric(task.card.metric, params.evaluate, base.config)
@@ -49,6 +51,7 @@ def main(method: str, paths: Paths) -> None:
     if params.evaluate.lifted:
         expanded_model = load_expanded_model(params.model, task, folder, seed=params.seed)
         expanded_model.to(find_device())
+        task = make_task(card, title=f"{stage}, on the unpruned base")
         expanded_predictions = task.predict(expanded_model, rows, processor, batch_size=size)
         lifted = score(task.card, expanded_predictions)
         _require_finite({f"{name} of the lifted adapter": value for name, value in lifted.items()})
@@ -58,7 +61,7 @@ def main(method: str, paths: Paths) -> None:
     write_text(paths.locate_predictions(method), text)
     evaluation.write(paths.locate_evaluation(method))
     shown = task.card.describe_metric(evaluation.metric)
-    log(f"evaluate {method}", f"test {shown} {evaluation.metrics[evaluation.metric]:.4f}")
+    log(stage, f"test {shown} {evaluation.metrics[evaluation.metric]:.4f}")
 
 
 def _read_card(data: Path, section: EvaluateSection) -> DataCard:

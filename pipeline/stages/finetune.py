@@ -51,7 +51,7 @@ def main(method: str, paths: Paths) -> None:
     settings = params.model_dump() | {"versions": versions}
     folder = find_checkpoint_folder(f"finetune-{method}", inputs, settings)
     with lock_folder(folder):
-        task = make_task(DataCard.read(data))
+        task = make_task(DataCard.read(data), title=f"finetune {method}, validation")
         # An unpruned model starts from initial weights and is trained for all steps. For the
         # others, the estimation's steps count even if `warm_start: false` drops its weights.
         warm = params.finetune.warm_start and not plan.is_identity

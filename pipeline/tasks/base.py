@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from pipeline.common.console import Progress
 from pipeline.common.data_card import DataCard, SplitStatistics
 from pipeline.common.params import GenerationSection
 from pipeline.tasks.class_weights import compute_balanced_weights, compute_weighted_cross_entropy
@@ -36,6 +37,7 @@ from pipeline.tasks.schema import Row, RowSchema
 
 Values = NDArray[Any]
 Batch = dict[str, Any]
+_Item = TypeVar("_Item")
 Columns = dict[str, list[Any]]
 Processor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
@@ -113,9 +115,14 @@ class Task(ABC):
     supports_packing: ClassVar[bool] = False
     supports_neutral_prompt: ClassVar[bool] = False
 
-    def __init__(self, card: DataCard) -> None:
-        """Bind a task to a data card; it has statistics only once the rows are prepared."""
-        self.card = card
+    def __init__(self, card: DataCard, *, title: str = "") -> None:
+        """Bind a task to a data card; it has statistics only once the rows are prepared.
+
+        Args:
+            card: of the rows.
+            title: of the progress of predictions; empty: it is not shown.
+        """
+        self.card, self.title = card, title
 
     @classmethod
     def describe(cls) -> str:
@@ -211,7 +218,14 @@ class Task(ABC):
 
     def keep_selection_metric(self) -> Task:
         """Return the same task with the selection metric as its only metric."""
-        return type(self)(self.card.model_copy(update={"metrics": (self.card.selection_metric,)}))
+        card = self.card.model_copy(update={"metrics": (self.card.selection_metric,)})
+        return type(self)(card, title=self.title)
+
+    def track(self, batches: Sequence[_Item], unit: str = "batch") -> Iterator[_Item]:
+        """Yield batches, and show how many are done if the task has a title."""
+        if not self.title:
+            return iter(batches)
+        return Progress(self.title, len(batches), unit=unit).track(batches)
 
     def make_model_options(self) -> dict[str, Any]:
         """Return keyword arguments of `from_pretrained` that depend on the task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from accelerate.utils import send_to_device
 from peft import PeftModel
@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from pipeline.common.errors import ConfigError
-from pipeline.tasks.batching import pad_rows, sort_batches_by_length
+from pipeline.tasks.batching import pad_rows
 from pipeline.tasks.inference import enter_inference_mode
 from pipeline.tasks.positions import find_max_positions
 from pipeline.tasks.prompt_completion import Ids, truncate_middle
@@ -25,13 +25,20 @@ def generate_greedily(
     prompts: Sequence[Ids],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch_size: int,
+    batches: Iterable[list[int]],
     new: int,
 ) -> list[str]:
     """Generate at most `new` tokens for each prompt, up to an end-of-text token; return texts.
 
-    Prompts of similar length share a batch, with a KV cache. A prompt that leaves no room for
-    `new` tokens loses its middle.
+    The prompts of a batch run together, with a KV cache. A prompt that leaves no room for `new`
+    tokens loses its middle.
+
+    Args:
+        model: decoder or encoder-decoder.
+        prompts: token ids.
+        tokenizer: of the model.
+        batches: numbers of the prompts in each batch, which should be of similar length.
+        new: tokens.
     """
     settings = _build_settings(model, tokenizer, new)
     prompts = _truncate_prompts(model, prompts, new)
@@ -41,7 +48,7 @@ def generate_greedily(
     side = "right" if is_encoder_decoder else "left"
     texts = [""] * len(prompts)
     with enter_inference_mode(model) as target:
-        for numbers in sort_batches_by_length([len(ids) for ids in prompts], batch_size=batch_size):
+        for numbers in batches:
             batch = [prompts[number] for number in numbers]
             ids, mask = send_to_device(pad_rows(batch, tokenizer.pad_token_id, side=side), target)
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)

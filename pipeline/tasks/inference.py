@@ -32,7 +32,7 @@ def iterate_batches(
     order = sort_batches_by_length(count_tokens(rows), batch_size=batch_size)
     batches = build_dataloader(rows, task, processor, order)
     with enter_inference_mode(model) as target:
-        for numbers, batch in zip(order, batches, strict=True):
+        for numbers, batch in zip(task.track(order), batches, strict=True):
             yield numbers, send_to_device(batch, target)
 
 

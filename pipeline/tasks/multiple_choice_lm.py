@@ -116,7 +116,8 @@ class MultipleChoiceLM(ChoiceTask):
         )
         score = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
         with enter_inference_mode(model):
-            for numbers in sort_batches_by_length(count_tokens(rows), batch_size=batch_size):
+            order = sort_batches_by_length(count_tokens(rows), batch_size=batch_size)
+            for numbers in self.track(order):
                 batch = inputs[numbers]
                 sums = score(batch["prompt_ids"], batch["choice_ids"])
                 distinct = dict.fromkeys(tuple(ids) for ids in chain(*batch["choice_ids"]))

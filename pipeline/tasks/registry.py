@@ -40,9 +40,9 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in _TASKS}
 SCHEMAS: dict[str, RowSchema] = {task.schema.kind: task.schema for task in _TASKS}
 
 
-def make_task(card: DataCard) -> Task:
-    """Return the task that a data card names, bound to the card."""
-    return TASKS[card.task_name](card)
+def make_task(card: DataCard, *, title: str = "") -> Task:
+    """Return the task that a data card names, bound to the card; see `Task` for the title."""
+    return TASKS[card.task_name](card, title=title)
 
 
 def infer_schema(section: DataSection, first: Sequence[Row]) -> RowSchema:

@@ -30,7 +30,7 @@ from pipeline.tasks.base import (
     Values,
     is_decoder,
 )
-from pipeline.tasks.batching import pad_rows
+from pipeline.tasks.batching import pad_rows, sort_batches_by_length
 from pipeline.tasks.generation_schema import SCHEMA, TEXT_METRICS
 from pipeline.tasks.greedy_decoding import check_positions_left, generate_greedily
 from pipeline.tasks.inference import check_finite, iterate_batches, restore_row_order
@@ -126,7 +126,9 @@ class _Generation(Task):
         texts = None
         if compares_texts and new:
             prompts = self.list_prompts(rows)
-            texts = generate_greedily(model, prompts, processor, batch_size=batch_size, new=new)
+            order = sort_batches_by_length([*map(len, prompts)], batch_size=batch_size)
+            batches = self.track(order, "generated batch")
+            texts = generate_greedily(model, prompts, processor, batches=batches, new=new)
         return Predictions(
             labels=np.array(read_reference_texts(rows, processor), object),
             predictions=None if texts is None else np.array(texts, object),

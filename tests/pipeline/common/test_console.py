@@ -60,6 +60,27 @@ def test_progress_in_a_terminal_is_one_bar_and_log_lines_stand_above_it(monkeypa
     assert lines[2] == ""
 
 
+def test_tracked_items_are_counted_as_they_are_done(capsys):
+    tracked = Progress("evaluate light", 3, every=0, unit="batch").track("abc")
+
+    assert next(tracked) == "a"
+    assert capsys.readouterr().out == ""
+    assert [*tracked] == ["b", "c"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("[evaluate light] batch 1/3  ")
+    assert second == "[evaluate light] batch 2/3  0 s left"
+
+
+def test_items_tracked_in_a_terminal_leave_no_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    assert [*Progress("evaluate light", 3).track("abc")] == ["a", "b", "c"]
+
+    assert "[evaluate light]" in terminal.getvalue()
+    assert terminal.getvalue().split("\r")[-2].isspace()
+
+
 def test_counts_of_an_unknown_total_are_shown_as_a_bar_in_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)

@@ -1,6 +1,7 @@
 """Batches go to where the model is, whatever accelerator the machine has."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from helpers.tiny_models import make_lora, make_tiny_model
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.common.console import Progress
 from pipeline.tasks import inference
 from pipeline.tasks.batching import build_dataloader, count_tokens, sort_batches_by_length
 from pipeline.tasks.inference import run_model
@@ -28,6 +30,21 @@ def test_a_model_on_the_cpu_predicts_there(accelerator, monkeypatch):
     assert model.device == torch.device("cpu")
     assert predictions.loss == expected.loss
     assert (predictions.scores == expected.scores).all()
+
+
+def test_a_task_with_a_title_shows_its_progress(monkeypatch, capsys):
+    model, table = get_peft_model(make_tiny_model(), make_lora()), draw_rows(9, seed=0)
+    monkeypatch.setattr("pipeline.tasks.base.Progress", partial(Progress, every=0))
+    titled = make_task(make_card(), title="evaluate light").keep_selection_metric()
+
+    TASK.predict(model, table, make_tokenizer(), batch_size=4)
+    assert capsys.readouterr().out == ""
+    titled.predict(model, table, make_tokenizer(), batch_size=4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("  ")[0] for line in lines] == [
+        "[evaluate light] batch 1/3",
+        "[evaluate light] batch 2/3",
+    ]
 
 
 def test_batches_follow_a_model_to_its_device(monkeypatch):

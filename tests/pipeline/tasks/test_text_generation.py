@@ -27,6 +27,7 @@ from pipeline.stages import estimate, evaluate, finetune, prune
 from pipeline.stages.prepare import main as prepare
 from pipeline.tasks import greedy_decoding as greedy
 from pipeline.tasks.base import IGNORED
+from pipeline.tasks.batching import sort_batches_by_length
 from pipeline.tasks.generation_schema import SCHEMA
 from pipeline.tasks.registry import choose_task
 from pipeline.tasks.text_generation import CausalLM, read_reference_texts
@@ -92,9 +93,11 @@ def test_losses_are_those_of_each_row_alone_by_the_model_s_own_loss(ready):
 def test_texts_are_the_likeliest_tokens_one_by_one_whatever_the_batch(ready):
     task, network, words, rows = ready
     prompts = task.list_prompts(rows)
-    texts = greedy.generate_greedily(network, prompts, words, batch_size=4, new=5)
+    batches = sort_batches_by_length([*map(len, prompts)], batch_size=4)
+    texts = greedy.generate_greedily(network, prompts, words, batches=batches, new=5)
 
-    assert texts == greedy.generate_greedily(network, prompts, words, batch_size=1, new=5)
+    single = [[number] for number in range(len(prompts))]
+    assert texts == greedy.generate_greedily(network, prompts, words, batches=single, new=5)
     assert len(set(texts)) > 1
     for prompt, text in zip(prompts[:3], texts, strict=False):
         assert text == one_by_one(network, prompt, words, new=5)
@@ -155,12 +158,13 @@ def test_a_prompt_leaves_room_for_what_is_generated(enter):
     task, network, words = load_prepared(folder, run_prepare(folder))
     network = wrap(network, task)
 
-    texts = greedy.generate_greedily(network, [[*range(3, 33)], [7]], words, batch_size=2, new=12)
+    prompts = [[*range(3, 33)], [7]]
+    texts = greedy.generate_greedily(network, prompts, words, batches=[[0, 1]], new=12)
     assert len(texts) == 2
     short = [*range(3, 13), *range(23, 33)]  # 20 of 32 positions
-    assert texts[0] == greedy.generate_greedily(network, [short], words, batch_size=1, new=12)[0]
+    assert texts[0] == greedy.generate_greedily(network, [short], words, batches=[[0]], new=12)[0]
     with pytest.raises(ConfigError, match=r"evaluate\.max_new_tokens must be below 32.*got 32"):
-        greedy.generate_greedily(network, [[7]], words, batch_size=1, new=32)
+        greedy.generate_greedily(network, [[7]], words, batches=[[0]], new=32)
 
 
 def test_plain_text_is_measured_by_perplexity_alone(enter):
