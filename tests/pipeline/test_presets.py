@@ -36,6 +36,7 @@ MODELS = {
     "google/gemma-3-4b-pt": ("gemma3", "gemma-3-4b"),
     "answerdotai/ModernBERT-base": ("modernbert", "modernbert-base"),
     "answerdotai/ModernBERT-large": ("modernbert", None),
+    "smollm2": ("llama, shared keys and values", None),
 }
 MINE = "about: mine\nsettings: {%s}\ntasks: {docstrings: {%s}}\n"
 
