@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.architecture_matrix import build, draw_plan, draw_scores, make_batch
+import torch
+from helpers.architecture_matrix import (
+    build,
+    draw_plan,
+    draw_scores,
+    make_batch,
+    mask_model,
+    slice_model,
+)
 from helpers.architectures import LLAMA
 from helpers.tiny_models import make_lora, make_pruned_model, make_tiny_batch, make_tiny_model
 from torch import nn
@@ -40,6 +48,25 @@ def test_verification_passes_a_right_model_and_stops_a_wrong_one(
         ModelError, match=r"differ from the masked model's by .* allowed are 0\.0001"
     ):
         lightpeft.prune(model, plan, scores, verify_batch=batch)
+
+
+def test_rounding_that_grows_from_layer_to_layer_is_not_taken_for_a_wrong_slice(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model = build(LLAMA, layers=32)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.data *= 256.0
+    plan, batch = draw_plan(draw_scores(model)), make_batch(LLAMA)
+    right = slicing.index_parameter
+    monkeypatch.setattr(
+        slicing, "index_parameter", lambda *args: nn.Parameter(right(*args).detach() * (1 + 1e-6))
+    )
+    with torch.no_grad():
+        expected = mask_model(model, plan)(**batch).logits
+        logits = slice_model(model, plan)(**batch).logits
+    assert (logits - expected).abs().max() > 2e-4 * expected.abs().max()
+
+    assert slice_and_verify(model, plan, batch) < 5e-5
 
 
 @pytest.mark.parametrize(
