@@ -5,6 +5,7 @@ The sections are lightpeft's own configs, so that a range is declared and checke
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,7 +28,6 @@ from pipeline.common.params import (
     Methods,
     ModelSection,
     PeftSection,
-    Ratio,
     StageParams,
 )
 from pipeline.common.validation import validate
@@ -40,27 +40,56 @@ class EstimateSection(EstimationConfig):
     mask_lr: AutoPositive = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fractions:
+    """What `auto` stands for in section `prune`."""
+
+    ratio: float
+    layers: float
+    modules: float
+    ranks: float
+
+
+# Chosen by measurement: docs/results.md (encoders), docs/results/decoders.md.
+ENCODERS = Fractions(ratio=0.3333, layers=0.0, modules=0.25, ranks=0.25)
+DECODERS = Fractions(ratio=0.0, layers=0.0, modules=0.5, ranks=0.0)
+
+
 class PruneSection(PruningConfig):
-    """Phase 2. `auto` takes `ratio`; the seed is that of params.yaml.
+    """Phase 2. The seed is that of params.yaml.
 
     Attributes:
-        ratio: fraction of heads and of neurons to prune.
+        ratio: fraction of heads and of neurons to prune, where they are not set themselves.
         verify: compare the pruned model with the masked one on validation rows.
     """
 
-    ratio: Ratio = 0.3333
+    ratio: AutoRatio = None
+    layers: AutoRatio = None  # type: ignore[assignment]
     heads: AutoRatio = None  # type: ignore[assignment]
     neurons: AutoRatio = None  # type: ignore[assignment]
+    modules: AutoRatio = None  # type: ignore[assignment]
+    ranks: AutoRatio = None  # type: ignore[assignment]
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
-    def make_config(self, method: str, *, seed: int) -> PruningConfig:
-        """Return the pruning of one method; nothing after this distinguishes methods."""
+    def make_config(self, method: str, *, seed: int, decoder: bool) -> PruningConfig:
+        """Return the pruning of one method; nothing after this distinguishes methods.
+
+        Args:
+            method: of params.yaml.
+            seed: of params.yaml.
+            decoder: whether the model is one; what is `auto` goes by it.
+        """
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
             return PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0, seed=seed)
-        settings = self.model_dump(exclude={"ratio", "verify"})
+        usual = asdict(DECODERS if decoder else ENCODERS)
+        settings: dict[str, Any] = {
+            key: usual.get(key) if value is None else value
+            for key, value in self.model_dump().items()
+        }
         for key in ("heads", "neurons"):
-            settings[key] = self.ratio if settings[key] is None else settings[key]
+            settings[key] = settings["ratio"] if settings[key] is None else settings[key]
+        del settings["ratio"], settings["verify"]
         if method == "random":
             settings["criterion"] = "random"
         return PruningConfig(**settings, seed=seed)

@@ -16,8 +16,9 @@ from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
+from pipeline.tasks.base import is_decoder
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
-from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.model_loading import load_config, load_model, load_processor
 from pipeline.tasks.registry import make_task
 
 _VERIFIED_ROWS = 8
@@ -60,7 +61,9 @@ def main(method: str, paths: Paths) -> None:
     """Write one method's plan and its cost; verify first that pruning equals masking."""
     params = PruneParams.load(paths.params)
     scores = Scores.load(paths.scores)
-    plan = make_plan(scores, params.prune.make_config(method, seed=params.seed))
+    decoder = is_decoder(load_config(params.model))
+    config = params.prune.make_config(method, seed=params.seed, decoder=decoder)
+    plan = make_plan(scores, config)
     if params.prune.verify and not plan.is_identity:
         difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")

@@ -62,7 +62,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _make_scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
-        plan = make_plan(scores, params.prune.make_config(method, seed=params.seed))
+        plan = make_plan(scores, params.prune.make_config(method, seed=params.seed, decoder=False))
         plan.save(paths.locate_plan(method))
         count_plan_cost(plan, scores).write(paths.locate_cost(method))
         _write_training(paths, method)

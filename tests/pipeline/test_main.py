@@ -58,7 +58,7 @@ def test_the_traceback_behind_an_error_is_shown_on_request(folder, monkeypatch):
 
 def test_bad_params_stop_a_stage_before_torch_is_imported(folder):
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("ratio: 0.3333", "ratio: 1.2"))
+    (folder / "params.yaml").write_text(text.replace("ratio: auto", "ratio: 1.2", 1))
     code = (
         "import sys, pipeline.__main__ as m\n"
         "try: m.run('finetune', 'light')\n"
@@ -69,5 +69,7 @@ def test_bad_params_stop_a_stage_before_torch_is_imported(folder):
         cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
 
-    assert done.stdout == "error: params.yaml: prune.ratio must be in [0, 1), got 1.2 False\n"
+    assert (
+        done.stdout == "error: params.yaml: prune.ratio must be auto or in [0, 1), got 1.2 False\n"
+    )
     assert done.stderr == ""

@@ -21,6 +21,7 @@ from pipeline.common.pruning_params import Params, to_yaml_values
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.presets import list_presets, merge, read_preset
 from pipeline.stages.estimate import make_lora_config
+from pipeline.tasks.base import is_decoder
 from pipeline.tasks.model_loading import find_head_modules
 from pipeline.tasks.registry import SCHEMAS, choose_task
 
@@ -51,6 +52,10 @@ def folder(cwd):
     """A folder with no preset and no params.yaml, as the current one."""
     (cwd / "presets").mkdir()
     return cwd
+
+
+def is_decoder_twin(twin: str) -> bool:
+    return is_decoder(ARCHITECTURES[twin].config())
 
 
 def at(sections: dict, name: str) -> object:
@@ -98,7 +103,9 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
     assert ARCHITECTURES[twin].config().model_type in FAMILIES
 
     scores = twin_scores(twin, kind_of(params), params.peft)
-    plan = make_plan(scores, params.prune.make_config("light", seed=params.seed))
+    plan = make_plan(
+        scores, params.prune.make_config("light", seed=params.seed, decoder=is_decoder_twin(twin))
+    )
 
     assert not plan.keeps_base_intact
     assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
@@ -107,7 +114,7 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
 def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_model():
     params = read_preset("gemma-3-4b").make_params("hellaswag")
     scores = twin_scores("gemma3", kind_of(params), params.peft)
-    plan = make_plan(scores, params.prune.make_config("light", seed=0))
+    plan = make_plan(scores, params.prune.make_config("light", seed=0, decoder=True))
 
     assert {name.split(".")[1] for name in plan.ranks} == {"language_model"}
     assert {len(cut.kept) for name, cut in plan.neurons.items()} == {32}

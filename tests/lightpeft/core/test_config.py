@@ -59,12 +59,9 @@ def test_wrong_estimation_setting_is_one_line(values: dict[str, object], message
 def test_defaults_are_those_of_params_yaml():
     params = load_params(ROOT / "params.yaml")
 
-    for section, config in ((params.estimate, EstimationConfig()), (params.prune, PruningConfig())):
-        values = config.model_dump()
-        shared = values.keys() & section.model_dump().keys() - {"heads", "neurons"}
-        assert shared
-        assert {name: getattr(section, name) for name in shared} == {n: values[n] for n in shared}
-    assert PruningConfig().heads == PruningConfig().neurons == params.prune.ratio
+    values, of_params = EstimationConfig().model_dump(), params.estimate.model_dump()
+    assert {name: of_params[name] for name in values} == values
+    assert params.prune.make_config("light", seed=0, decoder=False) == PruningConfig()
 
 
 def test_a_config_cannot_be_changed():

@@ -19,12 +19,14 @@ def section() -> PruneSection:
 def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
     changed = section.model_copy(update={"ratio": 0.5, "neurons": 0.25})
 
-    assert changed.make_config("light", seed=0).heads == 0.5
-    assert changed.make_config("light", seed=0).neurons == 0.25
+    assert changed.make_config("light", seed=0, decoder=False).heads == 0.5
+    assert changed.make_config("light", seed=0, decoder=False).neurons == 0.25
 
 
 def test_random_cuts_as_much_as_light(section):
-    light, random = (section.make_config(method, seed=3) for method in ("light", "random"))
+    light, random = (
+        section.make_config(method, seed=3, decoder=False) for method in ("light", "random")
+    )
 
     assert random == light.model_copy(update={"criterion": "random"})
 
@@ -41,8 +43,9 @@ def test_random_cuts_as_much_as_light(section):
 )
 def test_no_setting_changes_the_plan_that_cuts_nothing(section, changes):
     scores = make_scores()
-    plan = make_plan(scores, section.make_config("vanilla", seed=0))
-    again = make_plan(scores, section.model_copy(update=changes).make_config("vanilla", seed=0))
+    plan = make_plan(scores, section.make_config("vanilla", seed=0, decoder=False))
+    changed = section.model_copy(update=changes)
+    again = make_plan(scores, changed.make_config("vanilla", seed=0, decoder=False))
 
     assert plan.is_identity
     assert plan == again
@@ -60,3 +63,14 @@ def test_the_cost_table_falls_in_every_part_that_is_cut(section):
             unpruned = getattr(before[part], column)
             assert value < unpruned or unpruned == 0
     assert before["embeddings"] == after["embeddings"]
+
+
+def test_what_is_auto_goes_by_the_kind_of_model(section):
+    encoder, decoder = (section.make_config("light", seed=0, decoder=d) for d in (False, True))
+
+    assert (encoder.heads, encoder.neurons, encoder.modules) == (0.3333, 0.3333, 0.25)
+    assert (decoder.heads, decoder.neurons, decoder.modules) == (0.0, 0.0, 0.5)
+    changed = section.model_copy(update={"layers": 0.1, "modules": 0.2})
+    for is_decoder in (False, True):
+        config = changed.make_config("light", seed=0, decoder=is_decoder)
+        assert (config.layers, config.modules) == (0.1, 0.2)
