@@ -82,6 +82,7 @@ def main(  # typer reads the options from the parameters, hence so many
     column: Annotated[list[str], typer.Option()] = ("instruction", "output"),
     rows: Annotated[int, typer.Option(min=1)] = 40,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text.")] = 160,
+    layers: Annotated[list[float], typer.Option()] = (0.0,),
     heads: float = 0.0,
     neurons: float = 0.3333,
     criterion: Annotated[list[Criterion], typer.Option()] = (Criterion.taylor,),
@@ -95,18 +96,18 @@ def main(  # typer reads the options from the parameters, hence so many
     tokenizer = AutoTokenizer.from_pretrained(source)
     base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     estimated, read = Scores.load(scores), read_texts(texts, list(column), rows)
-    print("| heads | neurons | criterion | neuron scope | head scope | granularity | perplexity |")
-    print("|---|---|---|---|---|---|---:|")
+    settings_names = ("layers", "criterion", "neuron_scope", "head_scope", "head_granularity")
+    print(f"| heads | neurons | {' | '.join(settings_names).replace('_', ' ')} | perplexity |")
+    print("|---|---|---|---|---|---|---|---:|")
     perplexity = compute_perplexity(base, tokenizer, read, length)
-    print(f"| 0 | 0 | | | | | {perplexity:.1f} |", flush=True)
-    names = ("criterion", "neuron_scope", "head_scope", "head_granularity")
-    for values in product(criterion, neuron_scope, head_scope, head_granularity):
-        settings: dict[str, Any] = dict(zip(names, map(str, values), strict=True))
+    print(f"| 0 | 0 | 0 | | | | | {perplexity:.1f} |", flush=True)
+    for values in product(layers, criterion, neuron_scope, head_scope, head_granularity):
+        settings: dict[str, Any] = dict(zip(settings_names, values, strict=True))
         config = PruningConfig(heads=heads, neurons=neurons, modules=0.0, ranks=0.0, **settings)
         pruned = copy.deepcopy(base)
         slice_base(pruned, lightpeft.make_plan(estimated, config))
         perplexity = compute_perplexity(pruned, tokenizer, read, length)
-        cells = (f"{heads:g}", f"{neurons:g}", *settings.values(), f"{perplexity:.1f}")
+        cells = (f"{heads:g}", f"{neurons:g}", *map(str, values), f"{perplexity:.1f}")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -77,7 +77,7 @@ def test_table_has_a_row_for_each_combination(
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [row[2:4] for row in cells] == [
+    assert [row[3:5] for row in cells] == [
         ["", ""],
         ["taylor", "global"],
         ["taylor", "layer"],
