@@ -172,7 +172,7 @@ finetune: {steps: 400, batch_size: 8, lr: 1.0e-3, evaluate_every: 400}
 model: {name: data/local/llama}
 data: {task: docstrings-choice, max_length: 96}
 estimate: {steps: 150, lr: 1.0e-3}
-prune: {ratio: 0.3333, modules: 0.25, ranks: 0.25}
+prune: {ratio: 0.3333, modules: 0.25, ranks: 0.25, criterion: taylor}
 finetune: {steps: 600, lr: 1.0e-3}
 """,
         baseline=("before fine-tuning", _measure_untrained),
@@ -185,7 +185,7 @@ finetune: {steps: 600, lr: 1.0e-3}
 model: {name: data/local/llama}
 data: {task: docstrings-lm, max_length: 128}
 estimate: {steps: 150, lr: 1.0e-3}
-prune: {ratio: 0.3333, modules: 0.25, ranks: 0.25}
+prune: {ratio: 0.3333, modules: 0.25, ranks: 0.25, criterion: taylor}
 finetune: {steps: 600, lr: 1.0e-3}
 evaluate: {max_new_tokens: 0}
 """,

@@ -54,7 +54,7 @@ def run(  # typer reads the options from the parameters, hence so many
     variant: Annotated[list[Variant], typer.Option()] = tuple(Variant),
 ) -> None:
     """Prepare and estimate once per seed, then prune, fine-tune and evaluate each variant."""
-    changes = _parse_settings(settings)
+    changes = parse_settings(settings)
     if data:
         changes = merge({"data": _describe_files(data.resolve(), text)}, changes)
     for number in seed:
@@ -66,14 +66,14 @@ def run(  # typer reads the options from the parameters, hence so many
         prepare.main(Paths())
         estimate.main(Paths())
         record["threads"] = torch.get_num_threads()
-        record["variants"] = {name: run_variant(name, changes) for name in variant}
+        record["variants"] = {name: _run(name, changes) for name in variant}
         if data:  # the public name, not the local path
             for key in ("train", "validation"):
                 record["settings"]["data"][key] = f"{task}/{key}.jsonl"
         write_json(RESULTS / f"{task}-{number}.json", record)
 
 
-def _parse_settings(settings: list[str]) -> Sections:
+def parse_settings(settings: list[str]) -> Sections:
     """Return the settings by section and key."""
     changes: Sections = {}
     for setting in settings:
@@ -95,11 +95,15 @@ def _describe_files(folder: Path, text: list[str]) -> dict[str, Any]:
     }
 
 
-def run_variant(name: str, changes: Sections) -> dict[str, Any]:
-    """Prune, fine-tune and evaluate one variant."""
+def _run(name: str, changes: Sections) -> dict[str, Any]:
     method, ratio = VARIANTS[name]
+    return run_variant(method, merge(changes, {"prune": {"ratio": ratio}}))
+
+
+def run_variant(method: str, settings: Sections) -> dict[str, Any]:
+    """Prune, fine-tune and evaluate one method in the current folder."""
     paths = Paths()
-    write_params(merge(changes, {"prune": {"ratio": ratio}}))
+    write_params(settings)
     for stage in (prune, finetune, evaluate):
         stage.main(method, paths)
     evaluation = Evaluation.read(paths.locate_evaluation(method))

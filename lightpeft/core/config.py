@@ -15,6 +15,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, description="an integer >= 0")]
 Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="in [0, 1)")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
+Criterion = Literal["mask", "taylor", "magnitude", "energy", "random"]
 
 # Former names, which are refused with the new one named.
 RENAMED = {"head_unit": "head_granularity", "module_order": "module_criterion"}
@@ -127,7 +128,7 @@ class PruningConfig(Config):
     modules: Ratio = 0.25
     ranks: Ratio = 0.25
     align: Count = 8
-    criterion: Literal["mask", "taylor", "magnitude", "energy", "random"] = "taylor"
+    criterion: Criterion = "taylor"
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
     head_scope: Literal["layer", "global"] = "layer"
     neuron_scope: Literal["global", "layer"] = "global"

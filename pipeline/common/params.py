@@ -28,7 +28,7 @@ from pipeline.common.validation import select_keys, validate
 AUTO = "auto"
 
 
-def _parse_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def parse_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Read `auto` as None, and refuse the None of a blank value."""
     if value is None:
         raise ValueError("blank")
@@ -46,21 +46,21 @@ Flag = Annotated[bool, Field(description="true or false")]
 Name = Annotated[str, Field(min_length=1, description="a name")]
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="an integer from 0 to 2147483647")]
 AutoRatio = Annotated[
-    Ratio | None, WrapValidator(_parse_auto), Field(description="auto or in [0, 1)")
+    Ratio | None, WrapValidator(parse_auto), Field(description="auto or in [0, 1)")
 ]
 AutoPositive = Annotated[
-    Positive | None, WrapValidator(_parse_auto), Field(description="auto or a number > 0")
+    Positive | None, WrapValidator(parse_auto), Field(description="auto or a number > 0")
 ]
 AutoCount = Annotated[
-    NonNegativeInt | None, WrapValidator(_parse_auto), Field(description="auto or an integer >= 0")
+    NonNegativeInt | None, WrapValidator(parse_auto), Field(description="auto or an integer >= 0")
 ]
 AutoClass = Annotated[
     Annotated[Name, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
     | None,
-    WrapValidator(_parse_auto),
+    WrapValidator(parse_auto),
     Field(description="auto or a class"),
 ]
-AutoName = Annotated[Name | None, WrapValidator(_parse_auto), Field(description="auto or a name")]
+AutoName = Annotated[Name | None, WrapValidator(parse_auto), Field(description="auto or a name")]
 Method = Literal["light", "vanilla", "random"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Methods = Annotated[
@@ -119,14 +119,14 @@ class DataSection(Section):
     test: AutoName = None
     text: Annotated[
         Name | list[Name] | None,
-        WrapValidator(_parse_auto),
+        WrapValidator(parse_auto),
         Field(description="auto, a column, or a list of two columns"),
     ] = None
     template: AutoName = None
     label: AutoName = None
     kind: Annotated[
         Annotated[Name, AfterValidator(check_task_kind)] | None,
-        WrapValidator(_parse_auto),
+        WrapValidator(parse_auto),
         Field(description=f"auto or one of {', '.join(TASK_KINDS)}"),
     ] = None
     metric: AutoName = None
@@ -134,7 +134,7 @@ class DataSection(Section):
     class_weights: Literal["none", "balanced"] = "none"
     neutral_prompt: Annotated[
         Annotated[str, Field(pattern=r"\S")] | None,
-        WrapValidator(_parse_auto),
+        WrapValidator(parse_auto),
         Field(description="auto, none or a text"),
     ] = None
     max_length: Annotated[int, Field(ge=8, description="an integer >= 8")] = 64

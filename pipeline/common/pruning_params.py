@@ -5,13 +5,12 @@ The sections are lightpeft's own configs, so that a range is declared and checke
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
-from lightpeft.core.config import EstimationConfig, PruningConfig
+from lightpeft.core.config import Criterion, EstimationConfig, PruningConfig
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
 from pipeline.common.params import (
@@ -29,8 +28,15 @@ from pipeline.common.params import (
     ModelSection,
     PeftSection,
     StageParams,
+    parse_auto,
 )
 from pipeline.common.validation import validate
+
+AutoCriterion = Annotated[
+    Criterion | None,
+    WrapValidator(parse_auto),
+    Field(description=f"one of auto, {', '.join(get_args(Criterion))}"),
+]
 
 
 class EstimateSection(EstimationConfig):
@@ -40,26 +46,32 @@ class EstimateSection(EstimationConfig):
     mask_lr: AutoPositive = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fractions:
-    """What `auto` stands for in section `prune`."""
-
-    ratio: float
-    layers: float
-    modules: float
-    ranks: float
-
-
-# Chosen by measurement: docs/results.md (encoders), docs/results/decoders.md.
-ENCODERS = Fractions(ratio=0.3333, layers=0.0, modules=0.25, ranks=0.25)
-DECODERS = Fractions(ratio=0.0, layers=0.0, modules=0.5, ranks=0.0)
+# What `auto` stands for in section `prune`, by the kind of model. Chosen by measurement:
+# docs/results.md (encoders; also taken for encoder-decoders and images), docs/results/decoders.md.
+_ENCODER = {
+    "layers": 0.0,
+    "heads": 0.3333,
+    "neurons": 0.3333,
+    "modules": 0.25,
+    "ranks": 0.25,
+    "criterion": "taylor",
+}
+_DECODER = {
+    "layers": 0.0,
+    "heads": 0.0,
+    "neurons": 0.2,
+    "modules": 0.0,
+    "ranks": 0.0,
+    "criterion": "energy",
+}
 
 
 class PruneSection(PruningConfig):
     """Phase 2. The seed is that of params.yaml.
 
     Attributes:
-        ratio: fraction of heads and of neurons to prune, where they are not set themselves.
+        ratio: fraction of heads and of neurons to prune, where they are not set themselves; auto:
+            each has its own.
         verify: compare the pruned model with the masked one on validation rows.
     """
 
@@ -69,6 +81,7 @@ class PruneSection(PruningConfig):
     neurons: AutoRatio = None  # type: ignore[assignment]
     modules: AutoRatio = None  # type: ignore[assignment]
     ranks: AutoRatio = None  # type: ignore[assignment]
+    criterion: AutoCriterion = None  # type: ignore[assignment]
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
@@ -82,14 +95,11 @@ class PruneSection(PruningConfig):
         """
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
             return PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0, seed=seed)
-        usual = asdict(DECODERS if decoder else ENCODERS)
-        settings: dict[str, Any] = {
-            key: usual.get(key) if value is None else value
-            for key, value in self.model_dump().items()
-        }
-        for key in ("heads", "neurons"):
-            settings[key] = settings["ratio"] if settings[key] is None else settings[key]
-        del settings["ratio"], settings["verify"]
+        usual: dict[str, Any] = dict(_DECODER if decoder else _ENCODER)
+        if self.ratio is not None:
+            usual |= {"heads": self.ratio, "neurons": self.ratio}
+        settings = self.model_dump(exclude={"ratio", "verify"})
+        settings |= {key: value for key, value in usual.items() if settings[key] is None}
         if method == "random":
             settings["criterion"] = "random"
         return PruningConfig(**settings, seed=seed)

@@ -108,7 +108,7 @@ def test_a_plan_can_be_made_for_the_tiny_twin(name, task):
     )
 
     assert not plan.keeps_base_intact
-    assert 0 < sum(bool(cut.kept) for cut in plan.ranks.values()) < len(plan.ranks)
+    assert any(cut.kept for cut in plan.ranks.values())
 
 
 def test_gemmas_vision_tower_carries_no_lora_and_takes_no_cut_from_the_language_model():

@@ -148,7 +148,7 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
             "head",
             "prune.head_granularity must be one of kv_group, query_h",
         ),
-        ("prune/criterion", "best", "prune.criterion must be one of mask, .*, got 'best'"),
+        ("prune/criterion", "best", "prune.criterion must be one of auto, mask, .*, got 'best'"),
         ("finetune/schedule", "flat", "finetune.schedule must be one of linear, cosine, got 'fla"),
         ("evaluate/bootstrap", 0, "evaluate.bootstrap must be an integer >= 10, got 0"),
         ("benchmark/batch_sizes", [0], "benchmark.batch_sizes must be a list of .*, got 0"),

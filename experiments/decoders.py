@@ -1,0 +1,136 @@
+"""Measure what pruning costs a pretrained decoder after fine-tuning, variant by variant.
+
+    python -m experiments.decoders run arc_easy vanilla prune.ratio=0 --data FOLDER
+    python -m experiments.decoders run arc_easy "light 0.2" prune.ratio=0.2 --data FOLDER
+    python -m experiments.decoders table
+
+The model is SmolLM2-135M-Instruct (`model.name: smollm2`). FOLDER holds train.jsonl and
+validation.jsonl of the public data set of that name; the first rows of the latter are the test
+split. Every variant trains on the same batches, the estimation's included, and its record is
+written when it is done. Rows and estimation are made once per task and seed, with the settings of
+the first variant; a variant whose name starts with vanilla or random is that method, any other is
+light.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from experiments import trials
+from experiments.quality import parse_settings, run_variant
+from experiments.settings import ROOT, RUNS, write_params
+from pipeline.common.files import read_json, write_json
+from pipeline.common.paths import Paths
+from pipeline.presets import Sections, merge
+from pipeline.stages import estimate, prepare
+
+RESULTS = ROOT / "experiments" / "results" / "decoders"
+SETTINGS: Sections = {
+    "model": {"name": "smollm2"},
+    "estimate": {"steps": 50, "batch_size": 8},
+    "finetune": {"steps": 200, "batch_size": 8, "evaluate_every": 1000, "save_every": 1000},
+    "evaluate": {"batch_size": 8, "lifted": False, "max_new_tokens": 0},
+}
+# Task -> settings of section `data`.
+TASKS: dict[str, dict[str, Any]] = {
+    "arc_easy": {"kind": "multiple-choice", "max_length": 96},
+    "boolq": {"text": ["passage", "question"], "label": "label", "max_length": 256},
+    "alpaca_9k": {
+        "kind": "text-generation",
+        "text": "instruction",
+        "label": "output",
+        "max_length": 128,
+        "max_truncated": 1.0,
+    },
+    "gsm8k": {"text": "question", "label": "answer", "max_length": 256},
+}
+_TEST_ROWS = 700
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    name: Annotated[str, typer.Argument(help="Of the variant, in the table.")],
+    settings: Annotated[list[str], typer.Argument(metavar="SECTION.KEY=VALUE")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    seed: int = 0,
+    test_rows: Annotated[int, typer.Option(min=1)] = _TEST_ROWS,
+    distill: Annotated[float, typer.Option(min=0, max=1, help="See experiments.trials.")] = 0.0,
+    heal: Annotated[int, typer.Option(min=0, help="Batches; see experiments.trials.")] = 0,
+) -> None:
+    """Prune, fine-tune and evaluate one variant, and write its record."""
+    record = RESULTS / task / f"{name.replace(' ', '-')}-{seed}.json"
+    if record.exists():
+        print(f"{record} exists")
+        return
+    files = {"task": "files", "train": str(data.resolve() / "train.jsonl"), "test": "test.jsonl"}
+    common = merge(SETTINGS, {"seed": seed, "data": files | TASKS[task]})
+    estimated = RUNS / "decoders" / f"{task}-{seed}"
+    changes = merge(common, parse_settings(settings))
+    if not (estimated / "artifacts").is_dir():
+        _estimate(estimated, data.resolve(), changes, test_rows)
+    folder = estimated / name.replace(" ", "-")
+    for part in ("data/prepared", "artifacts/estimate"):
+        shutil.copytree(estimated / part, folder / part, dirs_exist_ok=True)
+    os.chdir(folder)
+    method = name.split()[0]
+    start = time.monotonic()
+    with ExitStack() as tried:
+        if distill:
+            write_params(changes)
+            tried.enter_context(trials.distill(distill))
+        if heal:
+            tried.enter_context(trials.heal(heal))
+        values = run_variant(method if method in ("vanilla", "random") else "light", changes)
+    values["minutes"] = round((time.monotonic() - start) / 60, 1)
+    head = {"task": task, "variant": name, "seed": seed, "test_rows": test_rows}
+    head |= {"distill": distill, "heal": heal}
+    changed = merge(SETTINGS | {"data": TASKS[task]}, parse_settings(settings))
+    write_json(record, {**head, "settings": changed, "threads": torch.get_num_threads(), **values})
+
+
+def _estimate(folder: Path, data: Path, changes: Sections, test_rows: int) -> None:
+    """Prepare rows and estimate, in a folder that appears when both are done."""
+    partial = folder.with_name(f"{folder.name}.part")
+    partial.mkdir(parents=True, exist_ok=True)
+    with (data / "validation.jsonl").open(encoding="utf-8") as file:
+        (partial / "test.jsonl").write_text("".join(itertools.islice(file, test_rows)))
+    os.chdir(partial)
+    write_params(changes)
+    prepare.main(Paths())
+    estimate.main(Paths())
+    partial.rename(folder)
+
+
+@app.command()
+def table() -> None:
+    """Print all records as a Markdown table."""
+    print(
+        "| task | variant | test metric | base parameters | trained parameters | minutes |\n"
+        "|---|---|---:|---:|---:|---:|"
+    )
+    for path in sorted(RESULTS.glob("*/*.json")):
+        record = read_json(path)
+        metric = record["metric"]
+        low, high = record["interval"]
+        print(
+            f"| {record['task']} | {record['variant']} (seed {record['seed']}) "
+            f"| {metric} {record[metric]:.4g} ({low:.4g} to {high:.4g}) "
+            f"| {record['base_parameters'] / 1e6:.1f} M "
+            f"| {record['trainable_parameters'] / 1e6:.2f} M | {record['minutes']} |"
+        )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,156 @@
+"""Ways to lose less by pruning that were tried on decoders, as context managers for one variant.
+
+They are no part of lightpeft: experiments/results/decoders and docs/results/decoders.md say what
+each of them gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from lightpeft import PruningConfig, Scores, make_plan, prune
+from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.units import find_kept_indices
+from lightpeft.pruning import checkpoint
+from pipeline.common.data_card import DataCard, read_rows
+from pipeline.common.params import FinetuneParams
+from pipeline.common.paths import Paths
+from pipeline.stages import finetune
+from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
+from pipeline.tasks.model_loading import load_model, load_processor
+from pipeline.tasks.registry import make_task
+from pipeline.training import trainer
+
+_RIDGE = 0.01  # of the mean square of the inputs
+
+
+@contextmanager
+def distill(share: float) -> Iterator[None]:
+    """Pull the pruned model's predictions to those of the unpruned model after the estimation.
+
+    Args:
+        share: of the loss: Kullback-Leibler divergence over all real tokens, those of the prompt
+            included.
+    """
+    teacher = _load_estimated_model()
+    plain = trainer._BatchTrainer.compute_loss
+
+    def compute_loss(self: Any, model: PeftModel, inputs: dict[str, Any], *a: Any, **k: Any) -> Any:
+        output = model(**inputs)
+        loss = self.data.task.compute_loss(output, inputs)
+        with torch.no_grad():
+            expected = teacher(**{k: x for k, x in inputs.items() if k != "labels"}).logits
+        used = inputs["attention_mask"][:, 1:].bool()
+        rows = [log_softmax(x[:, :-1][used].float(), dim=-1) for x in (output.logits, expected)]
+        divergence = kl_div(*rows, log_target=True, reduction="batchmean")
+        return (1 - share) * loss + share * divergence
+
+    assert plain is not None
+    with patch.object(trainer._BatchTrainer, "compute_loss", compute_loss):
+        yield
+
+
+@contextmanager
+def heal(batches: int) -> Iterator[None]:
+    """Let the kept columns of each output projection stand in for the pruned ones.
+
+    By least squares: with second moments C of the projection's inputs in the unpruned model after
+    the estimation, ``W_kept + W_gone C[gone, kept] (C[kept, kept] + ridge)^-1``.
+
+    Args:
+        batches: of training rows for the moments.
+    """
+    healed: dict[str, Tensor] = {}
+
+    def prune_and_heal(
+        model: Any, plan: PruningPlan, *arguments: Any, **settings: Any
+    ) -> PeftModel:
+        if not plan.keeps_base_intact:
+            healed.update(_compute_healed_weights(plan, batches))
+        pruned = prune(model, plan, *arguments, **settings)
+        _set_weights(pruned, healed)
+        return pruned
+
+    def load(*arguments: Any, **settings: Any) -> PeftModel:
+        loaded = plain_load(*arguments, **settings)
+        _set_weights(loaded, healed)
+        return loaded
+
+    plain_load = checkpoint.load
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(finetune, "prune", prune_and_heal))
+        patches.enter_context(patch.object(checkpoint, "load", load))
+        yield
+
+
+def _load_estimated_model() -> PeftModel:
+    """Return the unpruned model with the adapter that the estimation trained."""
+    paths = Paths()
+    params, scores = FinetuneParams.load(paths.params), Scores.load(paths.scores)
+    task = make_task(DataCard.read(paths.prepared))
+    model, _ = load_model(params.model, task, params.seed)
+    nothing = PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0)
+    adapted = prune(model, make_plan(scores, nothing), scores)
+    adapted.requires_grad_(False)
+    return adapted.eval()
+
+
+def _compute_healed_weights(plan: PruningPlan, batches: int) -> dict[str, Tensor]:
+    """Return new path of an output projection -> the weight of its kept columns."""
+    model = _load_estimated_model()
+    base = model.get_base_model()
+    new_paths = {old: new for new, old in plan.old_paths.items()}
+    moments: dict[str, Tensor] = {}
+    mask: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for block in plan.shape.blocks:
+            path = block.output_projection
+            if path in new_paths and not plan.units[block.path].is_complete:
+                size = block.linears[path].inputs
+                moments[path] = torch.zeros(size, size)
+
+                def add(module: Any, args: Any, path: str = path) -> None:
+                    x = args[0].detach()[mask["real"]].float()
+                    moments[path].addmm_(x.T, x)
+
+                hooks.callback(base.get_submodule(path).register_forward_pre_hook(add).remove)
+        for batch in _read_batches(batches):
+            mask["real"] = batch["attention_mask"].bool()
+            with torch.no_grad():
+                base(**batch)
+    healed = {}
+    for path, second in moments.items():
+        linear = plan.shape.linears[path]
+        kept = find_kept_indices(linear, plan.list_remaining_units(plan.shape.block_of[path].path))
+        gone = torch.ones(linear.inputs, dtype=torch.bool)
+        gone[kept] = False
+        weight = base.get_submodule(path).base_layer.weight
+        ridge = _RIDGE * second.diagonal().mean() * torch.eye(len(kept))
+        carried = weight[:, gone] @ second[gone][:, kept]
+        correction = torch.linalg.solve(second[kept][:, kept] + ridge, carried.T).T
+        healed[new_paths[path]] = weight[:, kept] + correction
+    return healed
+
+
+def _read_batches(count: int) -> Iterator[Mapping[str, Tensor]]:
+    paths = Paths()
+    params, data = FinetuneParams.load(paths.params), paths.prepared
+    task, rows = make_task(DataCard.read(data)), read_rows(data, "train")
+    order = shuffle_batches(count_tokens(rows), batch_size=8, seed=params.seed, grouped=False)
+    processor = load_processor(params.model, task)
+    yield from build_dataloader(rows, task, processor, list(islice(order, count)))
+
+
+def _set_weights(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
+    for path, weight in weights.items():
+        linear: Any = model.get_base_model().get_submodule(path)
+        getattr(linear, "base_layer", linear).weight.data.copy_(weight)
