@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 import transformers
@@ -16,6 +16,7 @@ from transformers.models.auto import modeling_auto
 
 from lightpeft.core.block_shape import KEPT_WHOLE
 from lightpeft.core.errors import ModelError
+from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.support import KINDS, build_empty_model
@@ -43,9 +44,10 @@ class Row:
     support: str
     heads: str
     neurons: str
+    layers: str
 
     def __str__(self) -> str:
-        return f"| {self.model_type} | {self.support} | {self.heads} | {self.neurons} |"
+        return f"| {' | '.join(astuple(self))} |"
 
 
 def list_model_types() -> list[str]:
@@ -71,7 +73,7 @@ def make_row(model_type: str) -> Row | None:
         reason = (
             re.sub(r"\s+", " ", reason).replace("|", "/").replace("(proved on a small model)", "")
         )
-        return Row(model_type, f"refused: {reason[:_REASON].strip()}", "-", "-")
+        return Row(model_type, f"refused: {reason[:_REASON].strip()}", "-", "-", "-")
     blocks = shape.attention_blocks
     whole = sum(block.head_count_rule == KEPT_WHOLE for block in blocks)
     heads = (
@@ -85,7 +87,15 @@ def make_row(model_type: str) -> Row | None:
     if shape.num_moe_layers:
         neurons = "pruned; experts kept" if shape.neurons else "experts kept"
     support = "registered" if model.config.model_type in FAMILIES else "structure"
-    return Row(model_type, support, heads if blocks else "-", neurons)
+    return Row(model_type, support, heads if blocks else "-", neurons, _describe_layers(shape))
+
+
+def _describe_layers(shape: ModelShape) -> str:
+    prunable = [len(stack.prunable) for stack in shape.stacks]
+    total = sum(stack.layers for stack in shape.stacks)
+    if not any(prunable):
+        return "kept"
+    return "pruned" if sum(prunable) == total else f"kept in {total - sum(prunable)} of {total}"
 
 
 def format_table(types: Iterable[str]) -> str:
@@ -93,7 +103,7 @@ def format_table(types: Iterable[str]) -> str:
     with multiprocessing.get_context("spawn").Pool(2, _set_up) as pool:
         rows = [row for row in pool.imap(make_row, types) if row]
     counts = Counter(row.support.partition(":")[0] for row in rows)
-    lines = ["| `model_type` | support | heads | neurons |", "| --- | --- | --- | --- |"]
+    lines = ["| `model_type` | support | heads | neurons | layers |", "|" + " --- |" * 5]
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("registered", "structure", "refused"))
     return "\n".join([*lines, *map(str, rows), "", f"{len(rows)} types: {summary}.", ""])
 

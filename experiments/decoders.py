@@ -28,6 +28,8 @@ import typer
 from experiments import trials
 from experiments.quality import parse_settings, run_variant
 from experiments.settings import ROOT, RUNS, write_params
+from lightpeft.core.plan import PruningPlan
+from pipeline.common.artefacts import PlanCost
 from pipeline.common.files import read_json, write_json
 from pipeline.common.paths import Paths
 from pipeline.presets import Sections, merge
@@ -84,7 +86,7 @@ def run(
     for part in ("data/prepared", "artifacts/estimate"):
         shutil.copytree(estimated / part, folder / part, dirs_exist_ok=True)
     os.chdir(folder)
-    method = name.split()[0]
+    method = name.split()[0] if name.split()[0] in ("vanilla", "random") else "light"
     start = time.monotonic()
     with ExitStack() as tried:
         if distill:
@@ -92,7 +94,8 @@ def run(
             tried.enter_context(trials.distill(distill))
         if heal:
             tried.enter_context(trials.heal(heal))
-        values = run_variant(method if method in ("vanilla", "random") else "light", changes)
+        values = run_variant(method, changes) | read_flop_bounds(Paths(), method)
+    values["pruning"] = PruningPlan.load(Paths().locate_plan(method)).settings
     values["minutes"] = round((time.monotonic() - start) / 60, 1)
     head = {"task": task, "variant": name, "seed": seed, "test_rows": test_rows}
     head |= {"distill": distill, "heal": heal}
@@ -113,12 +116,21 @@ def _estimate(folder: Path, data: Path, changes: Sections, test_rows: int) -> No
     partial.rename(folder)
 
 
+def read_flop_bounds(paths: Paths, method: str) -> dict[str, float]:
+    """Return how much faster the pruned model would be if time were proportional to FLOPs."""
+    cost = PlanCost.read(paths.locate_cost(method))
+    before, after = cost.before["total"], cost.after["total"]
+    training = before.training_flops_per_token / after.training_flops_per_token
+    inference = before.inference_flops_per_token / after.inference_flops_per_token
+    return {"training_bound": round(training, 3), "inference_bound": round(inference, 3)}
+
+
 @app.command()
 def table() -> None:
-    """Print all records as a Markdown table."""
+    """Print all records as a Markdown table; the bounds of speed are by FLOPs."""
     print(
-        "| task | variant | test metric | base parameters | trained parameters | minutes |\n"
-        "|---|---|---:|---:|---:|---:|"
+        "| task | variant | test metric | base | trained | training | inference |\n"
+        "|---|---|---:|---:|---:|---:|---:|"
     )
     for path in sorted(RESULTS.glob("*/*.json")):
         record = read_json(path)
@@ -128,7 +140,8 @@ def table() -> None:
             f"| {record['task']} | {record['variant']} (seed {record['seed']}) "
             f"| {metric} {record[metric]:.4g} ({low:.4g} to {high:.4g}) "
             f"| {record['base_parameters'] / 1e6:.1f} M "
-            f"| {record['trainable_parameters'] / 1e6:.2f} M | {record['minutes']} |"
+            f"| {record['trainable_parameters'] / 1e6:.2f} M "
+            f"| {record['training_bound']:.2f}x | {record['inference_bound']:.2f}x |"
         )
 
 
