@@ -16,6 +16,7 @@ from helpers.architecture_matrix import (
     draw_scores,
     generate_greedily,
     gradients,
+    make_batch,
     mask_units,
 )
 from helpers.architectures import ARCHITECTURES
@@ -27,6 +28,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.layer_removal import skip_layers
+from lightpeft.pruning.verification import slice_and_verify
 
 LAYERS = 5
 KEPT_WHOLE = ("albert", "qwen3_moe, dense layer")
@@ -144,6 +146,13 @@ def test_parameters_are_those_that_the_plan_counts(name: str):
     pruned = lightpeft.prune(model, plan, scores)
 
     assert sum(rest.shape.count_parameters(rest.counts).values()) == pruned.num_parameters()
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "gpt2", "gemma3_text"])
+def test_pruned_layers_are_verified_against_skipped_ones(name: str):
+    model, scores = build_parts(name)
+    plan = make_plan(scores, others=0.4)
+    assert slice_and_verify(model, plan, make_batch(name)) < 1e-5
 
 
 def test_layers_that_share_weights_are_refused_by_name():
