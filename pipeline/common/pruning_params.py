@@ -59,7 +59,7 @@ _ENCODER = {
 _DECODER = {
     "layers": 0.0,
     "heads": 0.0,
-    "neurons": 0.2,
+    "neurons": 0.1,
     "modules": 0.0,
     "ranks": 0.0,
     "criterion": "energy",

@@ -69,7 +69,7 @@ def test_what_is_auto_goes_by_the_kind_of_model(section):
     encoder, decoder = (section.make_config("light", seed=0, decoder=d) for d in (False, True))
 
     assert (encoder.heads, encoder.neurons, encoder.modules) == (0.3333, 0.3333, 0.25)
-    assert (decoder.heads, decoder.neurons, decoder.modules) == (0.0, 0.2, 0.0)
+    assert (decoder.heads, decoder.neurons, decoder.modules) == (0.0, 0.1, 0.0)
     assert (encoder.criterion, decoder.criterion) == ("taylor", "energy")
     changed = section.model_copy(update={"layers": 0.1, "modules": 0.2})
     for is_decoder in (False, True):
