@@ -45,7 +45,6 @@ SETTINGS: Sections = {
 # Task -> settings of section `data`.
 TASKS: dict[str, dict[str, Any]] = {
     "arc_easy": {"kind": "multiple-choice", "max_length": 96},
-    "boolq": {"text": ["passage", "question"], "label": "label", "max_length": 256},
     "alpaca_9k": {
         "kind": "text-generation",
         "text": "instruction",
@@ -53,7 +52,6 @@ TASKS: dict[str, dict[str, Any]] = {
         "max_length": 128,
         "max_truncated": 1.0,
     },
-    "gsm8k": {"text": "question", "label": "answer", "max_length": 256},
 }
 _TEST_ROWS = 700
 
