@@ -64,7 +64,10 @@ def find_difference(
         return f"with LoRA, it does not run ({' '.join(str(error).split())[:150]})"
     lora = adapted.state_dict()
     for plan in draw_layer_plans(shape) if layers else draw_plans(shape):
-        masked = _compute_masked(adapted, plan, batch, decode=decode)
+        try:
+            masked = _compute_masked(adapted, plan, batch, decode=decode)
+        except Exception as error:  # layers that name their input in a way of their own
+            return f"masked, it does not run ({' '.join(repr(error).split())[:150]})"
         if _measure_difference(plain.outputs, masked.outputs) < 10 * _TOLERANCE:
             return "masks make no difference to its outputs"
         pruned = copy.deepcopy(model)

@@ -19,6 +19,7 @@ from lightpeft.planning.layers import add_pruned, prune_layers, select_layers
 # Criterion -> the one that says how many units each layer keeps if the scope is global. Energies of
 # different layers can't be compared; Taylor scores can: they all estimate a change of the loss.
 _COMPARED_BY = {"energy": "taylor"}
+_ROUNDING = 0.05  # of all heads: rounding by more than that is told
 
 
 def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
@@ -157,6 +158,12 @@ def _count_heads(
     if config.head_scope == "layer":
         wanted = {b: _keep_count(config.heads, total, minimum=0) for b, total in totals.items()}
         counts, cause = {block: max(count, 1) for block, count in wanted.items()}, "its ratio"
+        pruned = 1 - sum(counts.values()) / max(sum(totals.values()), 1)
+        if all(wanted.values()) and abs(pruned - config.heads) > _ROUNDING:
+            notes.append(
+                f"{pruned:.1%} of the heads are pruned, not {config.heads:.1%}: each layer prunes "
+                f"an integer number; head_scope 'global' comes closer"
+            )
     else:
         # All rows of a block lose equally many: first the lowest of each row, as one.
         sums = {b: row.sort(dim=1, descending=True).values.sum(dim=0) for b, row in rows.items()}

@@ -27,7 +27,7 @@ from lightpeft.core.block_shape import KEPT_WHOLE
 from lightpeft.core.errors import ModelError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.modeling import proof
+from lightpeft.modeling import layer_removal, proof
 from lightpeft.modeling.adapters import get_peft_model_unmapped, load_adapter_state_dict
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.pruning.adapter_slicing import slice_adapter, zero_pad_adapter
@@ -127,6 +127,23 @@ def test_result_is_remembered(name: str, cache: Path, monkeypatch: pytest.Monkey
 
     assert result_of(model) == first
     assert len(list(cache.iterdir())) == 1
+
+
+def test_type_whose_layers_cannot_be_skipped_keeps_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert any(stack.prunable for stack in lightpeft.inspect_model(build("gemma")).stacks)
+    for file in cache.iterdir():
+        file.unlink()
+
+    def find_none(args: object, kwargs: object) -> None:
+        raise KeyError("hidden_states")
+
+    monkeypatch.setattr(layer_removal, "get_hidden_states", find_none)
+    shape = lightpeft.inspect_model(build("gemma"))
+
+    assert not any(stack.prunable for stack in shape.stacks)
+    assert "KeyError('hidden_states')" in next(cache.iterdir()).read_text()
 
 
 def test_damaged_result_is_proved_again(cache: Path):

@@ -52,6 +52,17 @@ def test_the_lowest_heads_of_all_layers_go(ratio: float):
     assert not plan.notes
 
 
+def test_rounding_in_each_layer_is_told_where_it_is_coarse():
+    rounded = plan_of(make_scores(), heads=0.1, head_scope="layer")
+    coarse = plan_of(sharing_scores(), heads=0.31, head_scope="layer")
+
+    assert not rounded.notes
+    assert coarse.notes == (
+        "25.0% of the heads are pruned, not 31.0%: each layer prunes an integer number; "
+        "head_scope 'global' comes closer",
+    )
+
+
 def test_a_layer_that_would_lose_all_heads_keeps_its_best_and_the_count_is_exact():
     scores = scale_layers(make_scores(), 1.0, 1e-3, 1.0, 1.0)
     plan = plan_of(scores, heads=0.5)
