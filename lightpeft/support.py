@@ -181,6 +181,8 @@ def main(argv: list[str]) -> None:
     Raises:
         LightPeftError: it can't be pruned, or an argument is not allowed.
     """
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
     try:
         app(argv, prog_name=_PROGRAM, standalone_mode=False)
     except TyperException as error:
@@ -188,8 +190,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
     try:
         main(sys.argv[1:])
     except LightPeftError as error:

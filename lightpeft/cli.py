@@ -1,0 +1,74 @@
+"""The command `lightpeft`, also `python -m lightpeft`: each command imports what it needs itself.
+
+A command is a function with `@app.command()`; torch takes seconds, so no import of it stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from lightpeft.core.command_line import describe_os_error, exit_on_signals
+from lightpeft.core.errors import LightPeftError
+from lightpeft.core.library_warnings import ignore_peft_deprecation
+
+_DEBUG = "LIGHTPEFT_DEBUG"
+# The arguments go to another command line as they are, `--help` among them.
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def _configure(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback behind an error.", envvar=_DEBUG)
+    ] = False,
+) -> None:
+    """Prune a model and its PEFT modules early, and use what comes of it."""
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+@app.command(context_settings=_PASSED_ON)
+def support(context: typer.Context) -> None:
+    """Say what can be pruned of a model."""
+    import_module("lightpeft.support").main(context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+def benchmark(context: typer.Context) -> None:
+    """Measure a pruned model, with random weights."""
+    import_module("lightpeft.benchmark.__main__").main(context.args)
+
+
+def run(*arguments: str) -> None:
+    """Run a command; a user's mistake is one line.
+
+    Raises:
+        SystemExit: with that line.
+    """
+    ignore_peft_deprecation()
+    try:
+        app(list(arguments), prog_name="lightpeft", standalone_mode=False)
+    except TyperException as error:
+        wrong = " ".join(error.format_message().split()).removesuffix(".")
+        sys.exit(f"error: {wrong}; see lightpeft --help")
+    except Exception as error:
+        is_expected = isinstance(error, LightPeftError)
+        line = str(error) if is_expected else describe_os_error(error, Path("standard output"))
+        if os.environ.get(_DEBUG) or line is None:
+            raise
+        sys.exit(f"error: {line}")
+
+
+def main() -> None:
+    """Run the command of this process's arguments."""
+    exit_on_signals("what was written completely is kept")
+    run(*sys.argv[1:])
