@@ -61,8 +61,9 @@ AutoClass = Annotated[
     Field(description="auto or a class"),
 ]
 AutoName = Annotated[Name | None, WrapValidator(parse_auto), Field(description="auto or a name")]
-Method = Literal["light", "vanilla", "random"]
+Method = Literal["light", "vanilla", "random", "magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
+DEFAULT_METHODS: tuple[Method, ...] = ("light", "vanilla", "random")
 Methods = Annotated[
     list[Method], Field(min_length=1, description=f"a list of {', '.join(METHODS)}")
 ]
@@ -288,6 +289,6 @@ class EvaluateParams(StageParams):
 class BenchmarkParams(StageParams):
     """Settings of the stage benchmark."""
 
-    methods: Methods = Field(default_factory=lambda: list(METHODS))
+    methods: Methods = Field(default_factory=lambda: list(DEFAULT_METHODS))
     model: ModelSection = ModelSection()
     benchmark: BenchmarkSection = BenchmarkSection()

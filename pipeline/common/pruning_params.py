@@ -15,7 +15,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
 from pipeline.common.params import (
     AUTO,
-    METHODS,
+    DEFAULT_METHODS,
     AutoPositive,
     AutoRatio,
     BenchmarkSection,
@@ -100,8 +100,8 @@ class PruneSection(PruningConfig):
             usual |= {"heads": self.ratio, "neurons": self.ratio}
         settings = self.model_dump(exclude={"ratio", "verify"})
         settings |= {key: value for key, value in usual.items() if settings[key] is None}
-        if method == "random":
-            settings["criterion"] = "random"
+        if method in ("random", "magnitude"):
+            settings["criterion"] = method
         return PruningConfig(**settings, seed=seed)
 
 
@@ -123,7 +123,7 @@ class PruneParams(StageParams):
 class Params(StageParams):
     """params.yaml as a whole, which the stage report shows."""
 
-    methods: Methods = Field(default_factory=lambda: list(METHODS))
+    methods: Methods = Field(default_factory=lambda: list(DEFAULT_METHODS))
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     peft: PeftSection = PeftSection()

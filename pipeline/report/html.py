@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.common.data_card import DataCard
 from pipeline.common.data_facts import describe_data
 from pipeline.report import summary_text as text
-from pipeline.report.plot_style import Picture
+from pipeline.report.plot_style import COLOURS, Picture
 from pipeline.report.run_results import RunResults
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +66,7 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         origins=_flatten(_list_origins(results.card)),
         settings=_flatten(results.params.model_dump()),
         pictures=pictures,
+        colours=COLOURS,
     )
 
 

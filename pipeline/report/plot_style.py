@@ -19,6 +19,7 @@ COLOURS = {
     "light": "#0f766e",
     "vanilla": "#475569",
     "random": "#d97706",
+    "magnitude": "#be185d",
     "estimate": "#7c3aed",
 }
 PRUNED_COLOUR = "#b91c1c"

@@ -32,8 +32,8 @@ from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
 from pipeline.stages.prune import count_plan_cost
 
-QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
-SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
+QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321, "magnitude": 0.75}
+SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73, "magnitude": 1.7}
 _PRUNED_DIMS = {
     "attention.self.query": "out",
     "attention.self.value": "out",

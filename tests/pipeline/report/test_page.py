@@ -4,7 +4,10 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pytest
 from helpers.fake_run import edit_json, write_report, write_reported_run, write_run
+
+from pipeline.common.params import METHODS
 
 
 class Page(HTMLParser):
@@ -158,6 +161,14 @@ def test_many_labels_get_a_matrix_with_every_cell(tmp_path):
     styles = [attributes.get("style") or "" for _, attributes in tags]
     cells = [style for style in styles if style.startswith("--fraction")]
     assert len(cells) == 3 * 20 * 20
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "vanilla"])
+def test_any_method_beside_vanilla_is_described(tmp_path, method):
+    text = Page(write_reported_run(tmp_path, methods=["vanilla", method])).text
+
+    assert f"{method.capitalize()} keeps" in text
+    assert list(json.loads((tmp_path / "metrics.json").read_text())) == ["vanilla", method]
 
 
 def test_vanilla_alone_says_that_nothing_was_pruned(tmp_path):

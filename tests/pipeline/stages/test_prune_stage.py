@@ -23,12 +23,11 @@ def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
     assert changed.make_config("light", seed=0, decoder=False).neurons == 0.25
 
 
-def test_random_cuts_as_much_as_light(section):
-    light, random = (
-        section.make_config(method, seed=3, decoder=False) for method in ("light", "random")
-    )
+@pytest.mark.parametrize("method", ["random", "magnitude"])
+def test_a_baseline_cuts_as_much_as_light_by_its_own_criterion(section, method):
+    light, other = (section.make_config(name, seed=3, decoder=False) for name in ("light", method))
 
-    assert random == light.model_copy(update={"criterion": "random"})
+    assert other == light.model_copy(update={"criterion": method})
 
 
 @pytest.mark.parametrize(
