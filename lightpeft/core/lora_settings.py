@@ -10,9 +10,9 @@ from peft import LoraConfig, TaskType
 from pydantic import BaseModel, Field, TypeAdapter
 
 from lightpeft.core.errors import LightPeftError, ModelError
+from lightpeft.core.names import CONFIG
 from lightpeft.core.reading import parse_as, read_json
 
-CONFIG = "adapter_config.json"
 _Finite = Annotated[float, Field(allow_inf_nan=False, gt=-1e18, lt=1e18)]
 
 

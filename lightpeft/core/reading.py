@@ -1,28 +1,23 @@
-"""Read JSON and safetensors that may be damaged or hostile: bounded, and an error is one line."""
+"""Read JSON and digests that may be damaged or hostile: bounded, and an error is one line."""
 
 from __future__ import annotations
 
 import json
 import math
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
-import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from lightpeft.core.errors import LightPeftError
-from lightpeft.core.serialization import DIGESTS, format_digests
+from lightpeft.core.names import DIGESTS
+from lightpeft.core.serialization import format_digests
 
 REMEDY = "run the stages estimate and prune again"
 # The longest plan.json of a model of 405 billion parameters, with 126 blocks of 53,248 neurons of
 # which every other one is kept, has 20 MB. Headers of safetensors are JSON, and much shorter.
 MAX_JSON_BYTES = 32 * 2**20
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _Value = TypeVar("_Value")
 
 
@@ -32,7 +27,7 @@ def read_bytes(path: Path, error: type[LightPeftError]) -> bytes:
     Raises:
         error: the file is missing, no regular file, or larger than `MAX_JSON_BYTES`.
     """
-    _require_file(path, error)
+    require_file(path, error)
     with path.open("rb") as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
@@ -118,46 +113,6 @@ def parse_as(
         raise error(f"{path} is damaged: it is nested too deeply") from cause
 
 
-def read_tensors(path: Path, error: type[LightPeftError]) -> dict[str, Tensor]:
-    """Read safetensors onto the CPU.
-
-    Raises:
-        error: the file is missing, cut short, or not safetensors, or a tensor is not finite.
-    """
-    _require_file(path, error)
-    with path.open("rb") as file:
-        if int.from_bytes(file.read(8), "little") > MAX_JSON_BYTES:
-            raise error(f"{path} is not readable safetensors (long header); was it cut short?")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (safetensors.SafetensorError, OSError, LookupError, RuntimeError, ValueError) as cause:
-        raise error(f"{path} is not readable safetensors ({cause}); was it cut short?") from cause
-    check_finite(tensors, error, f"{path}: ")
-    return tensors
-
-
-def check_finite(
-    tensors: Mapping[str, Tensor], error: type[LightPeftError], prefix: str = ""
-) -> None:
-    """Refuse NaN and infinity, and dtypes that can't be trained.
-
-    Raises:
-        error: names the tensor after `prefix`.
-    """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
-            raise error(f"{prefix}{name} must not be of dtype {tensor.dtype}")
-        if not bool(tensor.float().isfinite().all()):  # also what float32 can't hold
-            raise error(f"{prefix}{name} holds NaN or infinity")
-
-
-def read_plan_digest(path: Path) -> str | None:
-    """Return the `plan` that safetensors were written with; the file must be readable."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        digest: str | None = (file.metadata() or {}).get("plan")
-        return digest
-
-
 def check_digests(
     folder: Path, names: tuple[str, ...], error: type[LightPeftError], *, remedy: str = REMEDY
 ) -> None:
@@ -176,7 +131,7 @@ def check_digests(
     """
     names = tuple(sorted(names))
     for name in names:
-        _require_file(folder / name, error)
+        require_file(folder / name, error)
     if not (folder / DIGESTS).exists():
         raise error(
             f"{folder} has no {DIGESTS}: it was written by an older version of lightpeft, or not "
@@ -194,8 +149,12 @@ def check_digests(
         )
 
 
-def _require_file(path: Path, error: type[LightPeftError]) -> None:
-    """Refuse what reading might never end of: devices, pipes; and folders."""
+def require_file(path: Path, error: type[LightPeftError]) -> None:
+    """Refuse what reading might never end of: devices, pipes; and folders.
+
+    Raises:
+        error: the file is missing, can't be read, or is no regular file.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):

@@ -12,34 +12,18 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, TypeAdapter
 from torch import Tensor
 
-from lightpeft.core.block_shape import Size
 from lightpeft.core.errors import ScoresError
-from lightpeft.core.lora_settings import CONFIG, read_lora
-from lightpeft.core.reading import (
-    check_digests,
-    check_finite,
-    check_format,
-    parse_as,
-    read_bytes,
-    read_json,
-    read_tensors,
-)
-from lightpeft.core.serialization import (
-    replace_directory,
-    write_digests,
-    write_json,
-    write_tensors,
-)
+from lightpeft.core.lora_settings import read_lora
+from lightpeft.core.names import SCORES, WEIGHTS
+from lightpeft.core.reading import read_bytes
+from lightpeft.core.scores_file import SCORES_FORMAT, read_scores_file
+from lightpeft.core.serialization import replace_directory, write_digests, write_json
 from lightpeft.core.shape import ModelShape
-
-WEIGHTS = "adapter_model.safetensors"
+from lightpeft.core.tensors import check_finite, read_tensors, write_tensors
 
 CRITERIA = ("mask", "taylor", "magnitude", "energy")
-_FORMAT = "lightpeft-scores-6"
-_FILES = (WEIGHTS, CONFIG, "curve.csv", "scores.json", "scores.safetensors")
 CURVE_COLUMNS = (
     "step",
     "task_loss",
@@ -128,7 +112,7 @@ class Scores:
     def save(self, folder: Path) -> None:
         """Write scores, curve and adapter; stock peft can load the folder as an adapter."""
         meta = {
-            "format": _FORMAT,
+            "format": SCORES_FORMAT,
             "fingerprint": self.fingerprint,
             "digest": self.digest,
             "steps": self.steps,
@@ -145,7 +129,7 @@ class Scores:
                 writer = csv.DictWriter(file, CURVE_COLUMNS, restval=math.nan, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(self.curve)
-            write_json(temporary / "scores.json", meta)
+            write_json(temporary / SCORES, meta)
             write_digests(temporary)
 
     @classmethod
@@ -155,11 +139,7 @@ class Scores:
         Raises:
             ScoresError: a file is missing, damaged, or of another estimation.
         """
-        meta = folder / "scores.json"
-        raw = read_json(meta, ScoresError)
-        check_format(meta, raw, _FORMAT, ScoresError)
-        file = parse_as(_META, raw, meta, ScoresError)
-        check_digests(folder, _FILES, ScoresError)
+        file = read_scores_file(folder)
         groups: dict[str, Any] = {"layers": {}, "heads": {}, "neurons": {}, "ranks": {}}
         for name, tensor in read_tensors(folder / "scores.safetensors", ScoresError).items():
             group, _, rest = name.partition("/")
@@ -193,21 +173,6 @@ class Scores:
                 tensors |= {f"{group}/{criterion}/{path}": t for path, t in blocks.items()}
         tensors["modules"] = torch.tensor([self.modules[n] for n in sorted(self.modules)])
         return tensors
-
-
-class _Meta(BaseModel):
-    """What scores.json holds."""
-
-    model_config = ConfigDict(extra="forbid")
-    format: str
-    fingerprint: str
-    digest: str
-    steps: Size
-    modules: dict[str, float]
-    shape: ModelShape
-
-
-_META = TypeAdapter(_Meta)
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Write JSON, safetensors and their digests, completely or not at all."""
+"""Write JSON, digests and whole folders, completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import safetensors
-from safetensors.torch import save_file
-from torch import Tensor
 
 from lightpeft.core.command_line import find_os_error_number
-
-DIGESTS = "SHA256SUMS"
+from lightpeft.core.names import DIGESTS
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -26,17 +23,6 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], *, plan: str | None = None) -> None:
-    """Write safetensors, with the plan's digest as the only metadata.
-
-    The format fixes no order of metadata: with more, equal tensors would not be equal files.
-    """
-    metadata = None if plan is None else {"plan": plan}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replace_file(path) as temporary:
-        save_file(contiguous, temporary, metadata)
 
 
 def write_digests(folder: Path) -> None:

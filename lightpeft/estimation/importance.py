@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
-from lightpeft.modeling.adapters import PEFT_PREFIX
+from lightpeft.core.names import PEFT_PREFIX
 from lightpeft.modeling.families import find_attention_mask_name
 from lightpeft.modeling.masks import Masks
 

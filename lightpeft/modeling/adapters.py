@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,9 +13,6 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.errors import PlanError
 from lightpeft.modeling.families import EXPERTS
-
-PEFT_PREFIX = "base_model.model."
-LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 def get_peft_model_unmapped(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

@@ -14,9 +14,10 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightpeft.core.names import LORA_KEY
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import ModelShape
-from lightpeft.modeling.adapters import LORA_KEY, get_peft_model_unmapped
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.layer_removal import skip_layers
 from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.random_plans import RANK, draw_layer_plans, draw_plans

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import PlanError
+from lightpeft.core.names import LORA_KEY, PEFT_PREFIX
 from lightpeft.core.plan import PruningPlan
-from lightpeft.modeling.adapters import LORA_KEY, PEFT_PREFIX, check_shapes
+from lightpeft.modeling.adapters import check_shapes
 from lightpeft.modeling.units import find_kept_indices
 
 

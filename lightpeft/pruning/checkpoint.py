@@ -10,11 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import CheckpointError, PlanError
-from lightpeft.core.lora_settings import CONFIG, read_lora
+from lightpeft.core.lora_settings import read_lora
+from lightpeft.core.names import CONFIG, PLAN, WEIGHTS
 from lightpeft.core.plan import PruningPlan
-from lightpeft.core.reading import check_digests, check_finite, read_plan_digest, read_tensors
-from lightpeft.core.scores import WEIGHTS
-from lightpeft.core.serialization import replace_directory, write_digests, write_tensors
+from lightpeft.core.reading import check_digests
+from lightpeft.core.safetensors_header import read_plan_digest
+from lightpeft.core.serialization import replace_directory, write_digests
+from lightpeft.core.tensors import check_finite, read_tensors, write_tensors
 from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
@@ -24,7 +26,6 @@ from lightpeft.pruning.adapter_slicing import (
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
 
-PLAN = "plan.json"
 _REMEDY = "prune and fine-tune again"
 
 
@@ -139,7 +140,8 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     config.inference_mode = True
     with replace_directory(target) as temporary:
         config.save_pretrained(str(temporary))
-        write_tensors(temporary / WEIGHTS, zero_pad_adapter(weights, plan))
+        padded = zero_pad_adapter(weights, plan)
+        write_tensors(temporary / WEIGHTS, padded, plan=plan.digest, expanded=True)
 
 
 def _set_target_names_for_moe(config: LoraConfig, plan: PruningPlan, names: list[str]) -> None:
@@ -170,7 +172,7 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
     config = read_lora(folder, CheckpointError)
     weights = read_tensors(folder / WEIGHTS, CheckpointError)
     # Two plans of one model often keep equal numbers of units, so equal shapes are not enough.
-    if read_plan_digest(folder / WEIGHTS) != plan.digest:
+    if read_plan_digest(folder / WEIGHTS, CheckpointError) != plan.digest:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")

@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from lightpeft.core.serialization import DIGESTS, write_digests
+from lightpeft.core.names import DIGESTS
+from lightpeft.core.serialization import write_digests
 
 
 def seal_plan(raw: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError
-from lightpeft.core.reading import read_plan_digest
+from lightpeft.core.safetensors_header import read_plan_digest
 from lightpeft.pruning import prune as prune_module
 from lightpeft.pruning.adapter_slicing import make_pruned_lora_config
 
@@ -51,7 +51,7 @@ def edited_weights(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
     path = folder / "adapter_model.safetensors"
     weights = load_file(path)
     yield weights
-    save_file(weights, path, {"plan": read_plan_digest(path)})
+    save_file(weights, path, {"plan": read_plan_digest(path, CheckpointError)})
     seal(folder)
 
 

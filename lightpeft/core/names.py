@@ -1,0 +1,19 @@
+"""Names in the folders that lightpeft and peft write."""
+
+from __future__ import annotations
+
+import re
+
+# Of peft.
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor>[AB])\.weight")
+
+PLAN = "plan.json"
+SCORES = "scores.json"
+DIGESTS = "SHA256SUMS"
+
+# Metadata of safetensors.
+PLAN_ENTRY = "plan"
+EXPANDED_ENTRY = "expanded_from"
