@@ -5,6 +5,7 @@ A command is a function with `@app.command()`; torch takes seconds, so no import
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import import_module
@@ -34,6 +35,27 @@ def _configure(
     """Prune a model and its PEFT modules early, and use what comes of it."""
     if debug:
         os.environ[_DEBUG] = "1"
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="What lightpeft, peft or transformers wrote.")],
+    modules: Annotated[
+        bool, typer.Option("--modules", help="List the PEFT modules with their ranks.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all units.")] = False,
+) -> None:
+    """Say what a file or folder is, for which base model, what it cuts, and its sizes.
+
+    Reads results, plans, scores, adapters and checkpoints, and checks their digests; needs no base
+    model.
+    """
+    contents = import_module("lightpeft.contents.recognize").read_contents(path)
+    facts = import_module("lightpeft.contents.facts")
+    if as_json:
+        typer.echo(json.dumps(facts.make_facts(contents), indent=1))
+    else:
+        typer.echo(facts.format_contents(contents, modules=modules))
 
 
 @app.command(context_settings=_PASSED_ON)

@@ -3,6 +3,11 @@
 MAX_MESSAGE = 300
 
 
+def escape_unprintable(text: str) -> str:
+    """Return a text in which what a terminal would act on is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class LightPeftError(Exception):
     """Base class of all errors of lightpeft; its message is for the user.
 
@@ -21,8 +26,7 @@ class LightPeftError(Exception):
         text = " ".join(message.split())
         if len(text) > MAX_MESSAGE:
             text = f"{text[: MAX_MESSAGE - 105]} ... {text[-100:]}"
-        escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        super().__init__(escaped[:MAX_MESSAGE])
+        super().__init__(escape_unprintable(text)[:MAX_MESSAGE])
 
 
 class ConfigError(LightPeftError):

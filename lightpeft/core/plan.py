@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightpeft.core.block_shape import Block, find_layer
-from lightpeft.core.errors import PlanError
+from lightpeft.core.errors import PlanError, escape_unprintable
 from lightpeft.core.kept_units import KeptUnits, expand_ranges, format_fraction, serialize_units
 from lightpeft.core.layers import KeptLayers, drop_layers, find_new_path
 from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE
@@ -214,22 +214,22 @@ class PruningPlan:
         header = ("layer", "heads", "neurons", "PEFT modules", "ranks")
         rows = [header, *(self._make_summary_row(path, blocks) for path, blocks in layers.items())]
         rows.append(self._make_summary_row("total", self.shape.blocks))
-        rest = self.without_layers
-        before, after = (
-            sum(shape.count_parameters(counts).values())
-            for shape, counts in (
-                (self.shape, self.unpruned_counts),
-                (rest.shape, rest.counts),
-            )
-        )
+        before, after = (sum(parts.values()) for parts in self.count_parameters())
         table = [*align_columns(rows, left=1), f"parameters  {before:,} -> {after:,}"]
-        return "\n".join([*table, *(f"note: {note}" for note in self.notes)])
+        notes = (f"note: {escape_unprintable(note)}" for note in self.notes)
+        return "\n".join([*table, *notes])
+
+    def count_parameters(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the parameters of each part, PEFT modules included, before and after pruning."""
+        rest = self.without_layers
+        before = self.shape.count_parameters(self.unpruned_counts)
+        return dict(before), dict(rest.shape.count_parameters(rest.counts))
 
     def _make_summary_row(self, name: str, blocks: Iterable[Block]) -> tuple[str, ...]:
         paths = {block.path for block in blocks}
         ranks = [x for path, x in self.ranks.items() if self.shape.block_of[path].path in paths]
         return (
-            name,
+            escape_unprintable(name),
             format_fraction(x for path, x in self.heads.items() if path in paths),
             format_fraction(x for path, x in self.neurons.items() if path in paths),
             f"{sum(1 for rank in ranks if rank.kept)} of {len(ranks)}",
