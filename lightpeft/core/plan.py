@@ -23,6 +23,7 @@ from lightpeft.core.text_table import align_columns
 
 _FORMAT = "lightpeft-plan-5"
 _GROUPS = ("layers", "heads", "neurons", "ranks")
+NO_CRITERION = "none"  # in `settings`, of a plan that no score decides
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -196,6 +197,11 @@ class PruningPlan:
     def is_identity(self) -> bool:
         """Whether the plan prunes nothing."""
         return self.keeps_base_intact and all(rank.is_complete for rank in self.ranks.values())
+
+    @property
+    def follows_estimation(self) -> bool:
+        """Whether its training continues that of the estimation, which decided what is kept."""
+        return not self.is_identity and self.settings.get("criterion") != NO_CRITERION
 
     @property
     def digest(self) -> str:

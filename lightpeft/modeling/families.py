@@ -213,6 +213,12 @@ def list_families() -> list[Family]:
     return [family for families in (*FAMILIES.values(), PATTERNS) for family in families]
 
 
+def is_query_or_value(path: str) -> bool:
+    """Return whether a linear in an attention block computes queries or values, alone or fused."""
+    names = {x.qkv_proj[i] for x in list_families() if x.qkv_proj for i in (0, -1)}
+    return path.endswith(tuple(f".{name}" for name in names))
+
+
 def register_family(model_type: str, *families: Family) -> None:
     """Support another architecture; a block is of the first family whose names it has.
 

@@ -61,7 +61,7 @@ AutoClass = Annotated[
     Field(description="auto or a class"),
 ]
 AutoName = Annotated[Name | None, WrapValidator(parse_auto), Field(description="auto or a name")]
-Method = Literal["light", "vanilla", "random", "magnitude"]
+Method = Literal["light", "vanilla", "random", "magnitude", "qv", "small", "freeze"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_METHODS: tuple[Method, ...] = ("light", "vanilla", "random")
 Methods = Annotated[

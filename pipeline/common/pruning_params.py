@@ -86,7 +86,7 @@ class PruneSection(PruningConfig):
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
     def make_config(self, method: str, *, seed: int, decoder: bool) -> PruningConfig:
-        """Return the pruning of one method; nothing after this distinguishes methods.
+        """Return the pruning of one method, or of light, whose settings the others use.
 
         Args:
             method: of params.yaml.

@@ -20,6 +20,9 @@ COLOURS = {
     "vanilla": "#475569",
     "random": "#d97706",
     "magnitude": "#be185d",
+    "qv": "#2563eb",
+    "small": "#65a30d",
+    "freeze": "#0891b2",
     "estimate": "#7c3aed",
 }
 PRUNED_COLOUR = "#b91c1c"

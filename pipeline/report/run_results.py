@@ -77,8 +77,8 @@ class RunResults:
 
     @property
     def highlighted(self) -> MethodResults:
-        """The method that the page describes: light, or else the first that prunes anything."""
-        pruning = [method for method in self.methods.values() if not method.plan.is_identity]
+        """The method that the page describes: light, or else the first that scores decide on."""
+        pruning = [method for method in self.methods.values() if method.plan.follows_estimation]
         return self.methods.get("light", [*pruning, self.vanilla][0])
 
     @property
@@ -116,7 +116,7 @@ class RunResults:
             name = "train" if phase == "training" else phase
             values[f"{name}_speedup"] = self.get_speedup(method.name, phase).median
             values[f"{name}_memory_ratio"] = self.get_memory_ratio(method.name, phase)
-        if estimation and not method.plan.is_identity:
+        if estimation and method.plan.follows_estimation:
             values["estimate_fraction"] = estimation.training_fraction
         return MethodSummary.model_validate(values)
 

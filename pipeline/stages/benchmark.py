@@ -13,10 +13,12 @@ import transformers
 from peft import PeftModel
 
 from lightpeft.core.benchmark_result import PeakMemory
+from lightpeft.core.names import PLAN
+from lightpeft.core.plan import PruningPlan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.speedup import compute_estimation_cost
+from lightpeft.profiling.speedup import BASELINE, compute_estimation_cost
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.console import find_device, log
@@ -46,7 +48,9 @@ def main(*, paths: Paths) -> None:
         progress=partial(log, "benchmark"),
     )
     finetune: dict[str, Timing] = {
-        method: Timing.read(paths.locate_timing(method)) for method in params.methods
+        method: Timing.read(paths.locate_timing(method))
+        for method in params.methods
+        if method == BASELINE or _follows_estimation(paths, method)
     }
     estimation = compute_estimation_cost(EstimationTiming.read(paths.estimate_timing), finetune)
     result.model_copy(update={"estimation": estimation}).save(paths.benchmark)
@@ -54,6 +58,11 @@ def main(*, paths: Paths) -> None:
         for batch_size, speedup in measured.speedups["training"].items():
             text = f"{method}: training {speedup.median:.2f}x with batches of {batch_size}"
             log("benchmark", text)
+
+
+def _follows_estimation(paths: Paths, method: str) -> bool:
+    plan = PruningPlan.load(paths.locate_model(method) / PLAN)
+    return plan.follows_estimation
 
 
 def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftModel:

@@ -52,16 +52,17 @@ def main(method: str, paths: Paths) -> None:
     folder = find_checkpoint_folder(f"finetune-{method}", inputs, settings)
     with lock_folder(folder):
         task = make_task(DataCard.read(data), title=f"finetune {method}, validation")
-        # An unpruned model starts from initial weights and is trained for all steps. For the
-        # others, the estimation's steps count even if `warm_start: false` drops its weights.
-        warm = params.finetune.warm_start and not plan.is_identity
+        # A model for which no score decided starts from initial weights and is trained for all
+        # steps. For the others, the estimation's steps count even if `warm_start: false` drops
+        # its weights.
+        warm = params.finetune.warm_start and plan.follows_estimation
         training_data = TrainingData(
             name=f"finetune {method}",
             task=task,
             processor=load_processor(params.model, task),
             train=read_rows(data, "train"),
             validation=read_rows(data, "validation"),
-            estimation_steps=0 if plan.is_identity else scores.steps,
+            estimation_steps=scores.steps if plan.follows_estimation else 0,
         )
         model, _ = load_model(params.model, task, params.seed)
         seed_everything(params.seed)

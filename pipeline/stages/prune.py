@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.planning.cost import compute_cost
+from lightpeft.planning.fixed_plans import (
+    keep_query_and_value,
+    keep_upper_modules,
+    match_budget,
+)
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
@@ -23,6 +29,22 @@ from pipeline.tasks.registry import make_task
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
+
+
+def make_method_plan(method: str, scores: Scores, config: PruningConfig) -> PruningPlan:
+    """Return the plan of one method; nothing after this distinguishes methods.
+
+    Args:
+        method: of params.yaml.
+        scores: from `estimate`.
+        config: that of the method, from `PruneSection.make_config`.
+    """
+    if method == "qv":
+        return keep_query_and_value(scores)
+    if method == "freeze":
+        return keep_upper_modules(scores, config.modules)
+    plan = make_plan(scores, config)
+    return match_budget(scores, plan) if method == "small" else plan
 
 
 def count_plan_cost(plan: PruningPlan, scores: Scores) -> PlanCost:
@@ -63,8 +85,8 @@ def main(method: str, paths: Paths) -> None:
     scores = Scores.load(paths.scores)
     decoder = is_decoder(load_config(params.model))
     config = params.prune.make_config(method, seed=params.seed, decoder=decoder)
-    plan = make_plan(scores, config)
-    if params.prune.verify and not plan.is_identity:
+    plan = make_method_plan(method, scores, config)
+    if params.prune.verify and not plan.keeps_base_intact:
         difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")
     plan.save(paths.locate_plan(method))

@@ -24,16 +24,16 @@ from lightpeft.core.benchmark_result import (
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
-from lightpeft.planning.make_plan import make_plan
 from pipeline.common.artefacts import Evaluation, Timing
 from pipeline.common.data_card import DataCard
+from pipeline.common.params import METHODS
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
-from pipeline.stages.prune import count_plan_cost
+from pipeline.stages.prune import count_plan_cost, make_method_plan
 
-QUALITY = {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321, "magnitude": 0.75}
-SPEED = {"light": 1.74321, "vanilla": 1.0, "random": 1.73, "magnitude": 1.7}
+QUALITY = dict.fromkeys(METHODS, 0.75) | {"light": 0.77125, "vanilla": 0.7755, "random": 0.7321}
+SPEED = dict.fromkeys(METHODS, 1.7) | {"light": 1.74321, "vanilla": 1.0, "random": 1.73}
 _PRUNED_DIMS = {
     "attention.self.query": "out",
     "attention.self.value": "out",
@@ -62,7 +62,8 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _make_scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
-        plan = make_plan(scores, params.prune.make_config(method, seed=params.seed, decoder=False))
+        config = params.prune.make_config(method, seed=params.seed, decoder=False)
+        plan = make_method_plan(method, scores, config)
         plan.save(paths.locate_plan(method))
         count_plan_cost(plan, scores).write(paths.locate_cost(method))
         _write_training(paths, method)
