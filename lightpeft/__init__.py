@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from lightpeft.core.plan import PruningPlan as PruningPlan
     from lightpeft.core.scores import Scores as Scores
     from lightpeft.estimation.estimate import estimate as estimate
+    from lightpeft.exporting.card import ExportDetails as ExportDetails
+    from lightpeft.exporting.export import export as export
+    from lightpeft.exporting.load_merged import from_pretrained as from_pretrained
     from lightpeft.modeling.families import register_family as register_family
     from lightpeft.modeling.family import Family as Family
     from lightpeft.modeling.inspection import inspect_model as inspect_model
@@ -54,6 +57,7 @@ __version__ = "0.1.0"
 # Name -> module: imported on first use, since torch and transformers take seconds.
 _MODULES = {
     "EstimationConfig": "core.config",
+    "ExportDetails": "exporting.card",
     "Family": "modeling.family",
     "LightPeftError": "core.errors",
     "PruningConfig": "core.config",
@@ -61,6 +65,8 @@ _MODULES = {
     "Scores": "core.scores",
     "estimate": "estimation.estimate",
     "expand_adapter": "pruning.checkpoint",
+    "export": "exporting.export",
+    "from_pretrained": "exporting.load_merged",
     "get_plan": "pruning.prune",
     "inspect_model": "modeling.inspection",
     "load": "pruning.checkpoint",

@@ -86,6 +86,49 @@ def replace_directory(out: Path) -> Iterator[Path]:
         _raise_with_path(error, out)
 
 
+@contextmanager
+def replace_whole_directory(out: Path, marker: str) -> Iterator[Path]:
+    """Yield a folder that takes the place of `out` once all of it is written.
+
+    If anything fails inside, `out` is left as it was. Otherwise nothing of it is left.
+
+    Args:
+        out: to be created or replaced.
+        marker: name of a file that is in every folder of this kind: another folder with files is
+            not replaced.
+
+    Raises:
+        FileExistsError: `out` is no such folder.
+        OSError: it names `out`.
+    """
+    out = out.resolve()
+    if out.exists() and not (out / marker).exists() and not (out.is_dir() and _is_empty(out)):
+        raise FileExistsError(
+            f"{out} has no {marker}, so it holds something else and is not replaced; "
+            f"choose another folder"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
+            new, old = Path(parent) / "new", Path(parent) / "old"
+            new.mkdir()
+            yield new
+            if out.exists():
+                out.rename(old)
+            try:
+                new.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+    except (OSError, safetensors.SafetensorError) as error:
+        _raise_with_path(error, out)
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
+
+
 def _raise_with_path(error: Exception, path: Path) -> NoReturn:
     """Raise the operating system's error with the path that the caller knows."""
     number = find_os_error_number(error)

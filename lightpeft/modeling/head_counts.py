@@ -45,6 +45,18 @@ def update_head_counts(model: PreTrainedModel, plan: PruningPlan) -> None:
     _give_layers_own_position_bias(model, plan)
 
 
+def restore_kept_heads(model: PreTrainedModel, plan: PruningPlan) -> None:
+    """Set which heads are left anew, in a model that was sliced without data and then loaded.
+
+    No checkpoint holds these numbers.
+    """
+    for block in plan.shape.attention_blocks:
+        core: Any = model.get_submodule(block.path).get_submodule(block.attention_core)
+        if hasattr(core, "lightpeft_heads"):
+            kept, device = plan.list_remaining_units(block.path), next(core.parameters()).device
+            core.lightpeft_heads = torch.tensor(kept, device=device)
+
+
 class _ConfigView:
     """The model's config with another number of heads, for one block.
 

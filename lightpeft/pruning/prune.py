@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
@@ -103,6 +103,17 @@ def get_plan(model: PeftModel) -> PruningPlan:
     return plan
 
 
+def get_config_of_full_widths(model: PeftModel) -> PreTrainedConfig:
+    """Return the config of a pruned model with all heads and neurons, in the layers that it kept.
+
+    Raises:
+        ModelError: the model did not come from `prune` or `load`.
+    """
+    get_plan(model)
+    config: PreTrainedConfig = model.lightpeft_full_widths
+    return config
+
+
 def apply_plan(
     model: PreTrainedModel,
     plan: PruningPlan,
@@ -138,10 +149,13 @@ def apply_plan(
         slice_base(model, plan)
     else:
         slice_and_verify(model, plan, verify_batch)
+    full_widths = model.config
     write_stock_config(model, plan.without_layers)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
-    return attach_adapter(model, plan, config, weights)
+    peft_model = attach_adapter(model, plan, config, weights)
+    peft_model.lightpeft_full_widths = full_widths
+    return peft_model
 
 
 def _rehearse(

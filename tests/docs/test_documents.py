@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.exports import reload_here
 from helpers.import_graph import ROOT
 from helpers.tiny_models import make_tiny_batches, make_tiny_model
 from ruamel.yaml import YAML
 
+from lightpeft.exporting import check
 from lightpeft.modeling.families import FAMILIES
 from pipeline.data.catalog.registry import CATALOG
 
@@ -89,6 +91,7 @@ def test_the_readme_counts_the_architectures():
 
 def test_the_library_example_of_the_readme_runs(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "run_reload", reload_here)
     text = README.read_text(encoding="utf-8").split("## Quick start: library")[1]
     code = text.split("```python\n")[1].split("```")[0]
     trained = []

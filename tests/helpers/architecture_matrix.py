@@ -189,15 +189,19 @@ def shares_heads(name: str) -> bool:
 
 
 @cache
-def _build_parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+def _build_parts(
+    name: str, attention: str = "eager", layers: int = 2
+) -> tuple[hf.PreTrainedModel, Scores]:
     """Return a model that no test changes, and scores of it."""
-    model = build(name, attention=attention)
+    model = build(name, attention=attention, layers=layers)
     return model, draw_scores(model)
 
 
-def build_parts(name: str, attention: str = "eager") -> tuple[hf.PreTrainedModel, Scores]:
+def build_parts(
+    name: str, attention: str = "eager", layers: int = 2
+) -> tuple[hf.PreTrainedModel, Scores]:
     """Return a new copy of the model, and scores of it."""
-    model, scores = _build_parts(name, attention)
+    model, scores = _build_parts(name, attention, layers)
     return copy.deepcopy(model), scores
 
 

@@ -1,0 +1,180 @@
+"""Write a pruned model in a form that others can load, once it is shown that it loads."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightpeft.core.errors import ConfigError, ModelError
+from lightpeft.core.names import PLAN
+from lightpeft.core.serialization import replace_whole_directory, write_digests
+from lightpeft.exporting.card import ExportDetails, write_card
+from lightpeft.exporting.check import Expected, check_export
+from lightpeft.exporting.lifting import make_lifted_model
+from lightpeft.exporting.merging import check_stock_config, merge_adapter, pad_merged
+from lightpeft.exporting.record import (
+    ADAPTER_FORMATS,
+    FORMATS,
+    RECORD,
+    STOCK_FORMATS,
+    ExportFormat,
+    ExportRecord,
+)
+from lightpeft.exporting.reload import compute_outputs
+from lightpeft.profiling.random_batches import (
+    count_image_tokens,
+    find_max_batch_length,
+    find_model_kind,
+    make_random_batch,
+)
+from lightpeft.pruning.checkpoint import expand_adapter, save
+from lightpeft.pruning.prune import check_plan_matches_model, get_config_of_full_widths, get_plan
+
+_LOGGER = logging.getLogger(__name__)
+_MAX_SHARD = "5GB"
+_ROWS, _LENGTH = 2, 16
+
+
+def export(
+    model: PeftModel,
+    folder: Path | str,
+    *,
+    format: ExportFormat = "merged",
+    base: PreTrainedModel | None = None,
+    details: ExportDetails | None = None,
+) -> ExportRecord:
+    """Write a pruned model for others to load, and check that it loads and computes the same.
+
+    A fresh process loads what was written and computes its outputs for one batch; for the formats
+    lifted, stock and padded one in which lightpeft can't be imported. Only then `folder` is
+    replaced, as a whole: after a failure it is what it was. The result is kept in `export.json`,
+    and README.md is a model card.
+
+    Formats:
+        - compact: adapter and plan, as `save` writes them, for `load`.
+        - lifted: the adapter at full size, for stock peft on the unpruned base model. The check
+          compares with that base model plus the change of its weights.
+        - merged: the pruned base model with the adapter folded in, for `from_pretrained` of
+          lightpeft; any plan.
+        - stock: the same for transformers' `from_pretrained`, where the config can say what the
+          plan keeps.
+        - padded: for transformers' `from_pretrained`, with zeros where heads and neurons were.
+
+    Args:
+        model: from `prune` or `load`; left as it is.
+        folder: created, or replaced if it holds an export.
+        format: one of the above.
+        base: the unpruned base model, on which compact and lifted are checked; a copy of it is
+            written to a temporary folder.
+        details: the batch, a tokenizer to write beside the model, and what the model card says
+            about base, data and quality.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        ConfigError: `format` is unknown, or `base` is missing.
+        ModelError: the model has no plan, is quantized, or can't run on the batch.
+        PlanError: the config can't say what the plan keeps (stock), or `base` is another model.
+        CheckpointError: the fresh process can't load the export, or it computes something else.
+        OSError: `folder` holds something else than an export, or can't be written.
+
+    Example:
+        >>> record = lightpeft.export(pruned, folder / "padded", format="padded")
+        >>> record.max_difference < 1e-4
+        True
+        >>> from transformers import AutoModelForSequenceClassification
+        >>> plain = AutoModelForSequenceClassification.from_pretrained(folder / "padded")
+    """
+    plan, details = get_plan(model), details or ExportDetails()
+    if format not in FORMATS:
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if format in ADAPTER_FORMATS:
+        if base is None:
+            raise ConfigError(f"format {format} is checked on the unpruned base model: pass base=")
+        check_plan_matches_model(plan, base, model.peft_config["default"])
+    with replace_whole_directory(Path(folder), RECORD) as temporary:
+        _write_format(model, temporary, format)
+        expected = _compute_expected(model, format, base, details.batch)
+        difference = check_export(temporary, format, expected)
+        record = ExportRecord(
+            to=format,
+            plan=plan.digest,
+            model_class=type(model.get_base_model()).__name__,
+            max_difference=difference.largest,
+            largest_output=difference.scale,
+            tolerance=expected.tolerance,
+            without_lightpeft=format in STOCK_FORMATS,
+            versions=difference.versions,
+        )
+        record.write(temporary)
+        if details.processor is not None:
+            details.processor.save_pretrained(temporary)
+        write_card(temporary, Path(folder).name, model, record, details)
+    _LOGGER.info("%s: %s", folder, record)
+    return record
+
+
+def _write_format(model: PeftModel, folder: Path, to: ExportFormat) -> None:
+    """Write the files of a format, and their digests."""
+    plan = get_plan(model)
+    if to == "compact":
+        save(model, folder)
+        return
+    if to == "lifted":
+        compact = folder.with_name("compact")
+        save(model, compact)
+        expand_adapter(compact, folder)
+    else:
+        merged = merge_adapter(model)
+        weights = None
+        if to == "stock":
+            check_stock_config(merged, plan)
+        if to == "padded":
+            merged, weights = pad_merged(merged, plan, get_config_of_full_widths(model))
+        merged.save_pretrained(folder, state_dict=weights, max_shard_size=_MAX_SHARD)
+        plan.save(folder / PLAN)
+    write_digests(folder)
+
+
+def _compute_expected(
+    model: PeftModel,
+    to: ExportFormat,
+    base: PreTrainedModel | None,
+    batch: Mapping[str, Tensor] | None,
+) -> Expected:
+    """Compute what the export must compute: the model's outputs, in float32."""
+    batch = dict(batch or _make_batch(model))
+    if to == "lifted":
+        assert base is not None
+        reference = make_lifted_model(model, base)
+    else:
+        reference = copy.deepcopy(model).float().eval()
+    try:
+        outputs = compute_outputs(reference, batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(f"the model does not run on the batch of the check: {error}") from error
+    return Expected(
+        batch=batch,
+        outputs=outputs,
+        attention=model.config._attn_implementation,
+        dtype=model.dtype,
+        base=base if to in ADAPTER_FORMATS else None,
+    )
+
+
+def _make_batch(model: PeftModel) -> dict[str, Tensor]:
+    """Return random inputs: always the same ones for a model."""
+    kind = find_model_kind(model)
+    if kind == "image":
+        length = count_image_tokens(model.config)
+    else:
+        limit = find_max_batch_length(model.config, kind)
+        length = min(_LENGTH, limit or _LENGTH)
+    return make_random_batch(model, batch_size=_ROWS, length=length)

@@ -1,0 +1,18 @@
+"""Exports whose check runs in this process, since a fresh one takes seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from lightpeft.exporting import reload
+
+
+def reload_here(request: Path) -> str:
+    """Do what `reload.py` does, in place of `check.run_reload`."""
+    values = json.loads(request.read_text())
+    model = reload.load_export(values).eval()
+    save_file(reload.compute_outputs(model, load_file(values["batch"])), values["outputs"])
+    return ""

@@ -1,0 +1,158 @@
+"""Exported and loaded again, every architecture computes the same, by any plan."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.architecture_matrix import (
+    build_parts,
+    compute_outputs,
+    draw_plan,
+    generate_greedily,
+    make_batch,
+    shares_heads,
+)
+from helpers.architectures import ARCHITECTURES, LLAMA
+from helpers.exports import reload_here
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lightpeft
+from lightpeft import ExportDetails, LightPeftError
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.exporting import check, export
+from lightpeft.exporting.reload import load_stock
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+SOME = ("bert", LLAMA, "gpt2", "t5", "falcon, alibi (rw)", "phi3", "deberta", "albert")
+
+
+def prune_layers(scores: Scores) -> PruningPlan:
+    ratios = dict.fromkeys(("layers", "heads", "neurons", "modules", "ranks"), 0.4)
+    return lightpeft.make_plan(scores, lightpeft.PruningConfig(**ratios, align=1))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_merged_and_padded_compute_what_the_pruned_model_computes(name: str, tmp_path: Path):
+    model, scores = build_parts(name)
+    pruned = lightpeft.prune(model, draw_plan(scores, empty=True), scores).eval()
+    details = ExportDetails(batch=make_batch(name))
+    lightpeft.export(pruned, tmp_path / "merged", details=details)
+    lightpeft.export(pruned, tmp_path / "padded", format="padded", details=details)
+
+    loaded = lightpeft.from_pretrained(tmp_path / "merged", attn_implementation="eager")
+
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    torch.testing.assert_close(
+        compute_outputs(loaded, name), compute_outputs(pruned, name), **CLOSE
+    )
+    if ARCHITECTURES[name].generates:
+        tokens, logits = generate_greedily(loaded, name)
+        assert torch.equal(tokens, generate_greedily(pruned, name)[0])
+        torch.testing.assert_close(logits, generate_greedily(pruned, name)[1], **CLOSE)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from(SOME),
+    to=st.sampled_from(["compact", "lifted", "merged", "padded"]),
+    seed=st.integers(0, 10**6),
+    empty=st.booleans(),
+    by_head=st.booleans(),
+)
+def test_export_and_reload_is_the_identity(
+    name: str, to: str, seed: int, empty: bool, by_head: bool
+):
+    model, scores = build_parts(name)
+    granularity = "query_head" if by_head and shares_heads(name) else "kv_group"
+    plan = draw_plan(scores, head_granularity=granularity, empty=empty, seed=seed)
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    details = ExportDetails(batch=make_batch(name, seed=seed))
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(check, "run_reload", reload_here)
+
+        record = lightpeft.export(pruned, f"{folder}/out", format=to, base=model, details=details)
+
+        assert record.max_difference <= 1e-4 * record.largest_output
+        assert record.largest_output > 0.1
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["bert", LLAMA, "t5", "gpt2", "gemma3_text"])
+@pytest.mark.parametrize("to", ["lifted", "merged", "padded"])
+def test_model_that_lost_layers_is_exported(name: str, to: str, tmp_path: Path):
+    model, scores = build_parts(name, layers=5)
+    plan = prune_layers(scores)
+    assert plan.kept_layers
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+
+    record = lightpeft.export(pruned, tmp_path / "out", format=to, base=model)
+
+    assert record.max_difference <= 1e-4 * record.largest_output
+
+
+@pytest.mark.usefixtures("in_process")
+def test_padded_weights_have_the_unpruned_shapes_also_of_a_uniform_plan(tmp_path: Path):
+    model, scores = build_parts(LLAMA)
+    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    config = lightpeft.PruningConfig(heads=0.5, neurons=0.5, neuron_scope="layer")
+    pruned = lightpeft.prune(model, lightpeft.make_plan(scores, config), scores)
+    assert pruned.config.intermediate_size < 40
+
+    lightpeft.export(pruned, tmp_path / "out", format="padded")
+
+    padded = load_stock(str(tmp_path / "out"), "eager")
+    assert {name: weight.shape for name, weight in padded.state_dict().items()} == shapes
+
+
+@pytest.mark.usefixtures("in_process")
+def test_shards_are_read_and_none_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "_MAX_SHARD", "20KB")
+    model, scores = build_parts(LLAMA)
+    pruned = lightpeft.prune(model, draw_plan(scores), scores)
+    folder = tmp_path / "out"
+    lightpeft.export(pruned, folder)
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    options = {"device_map": {"": "cpu"}, "attn_implementation": "eager"}
+    loaded = lightpeft.from_pretrained(folder, **options)
+    torch.testing.assert_close(
+        compute_outputs(loaded, LLAMA), compute_outputs(pruned.eval(), LLAMA), **CLOSE
+    )
+
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = next(iter(index["weight_map"].values()))
+    (folder / shard).rename(tmp_path / shard)
+    for outside in (f"../{shard}", str(tmp_path / shard)):
+        index["weight_map"] = dict.fromkeys(index["weight_map"], outside)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(LightPeftError, match="which is no file beside it"):
+            lightpeft.from_pretrained(folder)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("file", ["config.json", "plan.json", "model.safetensors"])
+def test_changed_bit_is_one_line(file: str, tmp_path: Path):
+    model, scores = build_parts("bert")
+    folder = tmp_path / "out"
+    lightpeft.export(lightpeft.prune(model, draw_plan(scores), scores), folder)
+    content = bytearray((folder / file).read_bytes())
+    content[-9] ^= 1
+    (folder / file).write_bytes(content)
+
+    with pytest.raises(LightPeftError, match=f"{file} is not the file that was saved"):
+        lightpeft.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["os.system", "Trainer", ""])
+def test_class_that_is_no_model_of_transformers_is_refused(name: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [name]}))
+    with pytest.raises(LightPeftError, match="names no model class of transformers"):
+        lightpeft.exporting.load_merged._find_class(tmp_path)
