@@ -100,7 +100,6 @@ _T5 = Family(
     ffn_in_proj=("wi",),
     ffn_out_proj="wo",
     head_count_rule="bias_table",
-    config_expressible=("heads", "neurons"),
 )
 # More than one family: a block is of the first whose names it has.
 FAMILIES: dict[str, tuple[Family, ...]] = {

@@ -21,10 +21,9 @@ TOWERS = ("clip", "gemma3")  # a config for each of two parts
 
 
 def expressible(model: PreTrainedModel) -> set[str]:
-    """What the config of an architecture can express; T5's layers get position biases each."""
+    """What the config of an architecture can express."""
     families = FAMILIES[model.config.model_type]
-    parts = set.intersection(*(set(family.config_expressible) for family in families))
-    return parts - {"heads"} if model.config.model_type == "t5" else parts
+    return set.intersection(*(set(family.config_expressible) for family in families))
 
 
 def halved(model: PreTrainedModel, parts: set[str]) -> PruningPlan:
