@@ -32,6 +32,8 @@ The examples of the functions continue this one.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lightpeft.registration import register_with_peft
+
 if TYPE_CHECKING:
     from lightpeft.core.config import EstimationConfig as EstimationConfig
     from lightpeft.core.config import PruningConfig as PruningConfig
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lightpeft.modeling.families import register_family as register_family
     from lightpeft.modeling.family import Family as Family
     from lightpeft.modeling.inspection import inspect_model as inspect_model
+    from lightpeft.peft_methods.bottleneck_config import BottleneckConfig as BottleneckConfig
     from lightpeft.planning.make_plan import make_plan as make_plan
     from lightpeft.pruning.checkpoint import expand_adapter as expand_adapter
     from lightpeft.pruning.checkpoint import load as load
@@ -56,6 +59,7 @@ __version__ = "0.1.0"
 
 # Name -> module: imported on first use, since torch and transformers take seconds.
 _MODULES = {
+    "BottleneckConfig": "peft_methods.bottleneck_config",
     "EstimationConfig": "core.config",
     "ExportDetails": "exporting.card",
     "Family": "modeling.family",
@@ -76,6 +80,8 @@ _MODULES = {
     "save": "pruning.checkpoint",
 }
 __all__ = ["__version__", *_MODULES]
+
+register_with_peft()
 
 
 def __getattr__(name: str) -> object:

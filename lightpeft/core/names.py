@@ -10,6 +10,10 @@ WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor>[AB])\.weight")
 
+# Types of PEFT methods, as adapter_config.json has them; bottleneck adapters are lightpeft's own.
+LORA = "LORA"
+BOTTLENECK = "LIGHTPEFT_BOTTLENECK"
+
 PLAN = "plan.json"
 SCORES = "scores.json"
 DIGESTS = "SHA256SUMS"

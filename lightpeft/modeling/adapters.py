@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft import get_peft_model_state_dict as peft_state_dict
@@ -38,6 +39,11 @@ def get_peft_model_unmapped(model: PreTrainedModel, config: LoraConfig) -> PeftM
         return get_peft_model(model, config)
     finally:
         model.config.model_type = model_type
+
+
+def make_regex_alternation(names: Sequence[str]) -> str:
+    """Return a regex that matches these names and no others."""
+    return "(?:" + "|".join(re.escape(name) for name in names) + ")"
 
 
 def cast_trainable_to_float32(model: nn.Module) -> list[nn.Parameter]:

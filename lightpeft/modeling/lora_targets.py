@@ -72,7 +72,9 @@ def _find_modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[st
     return list(dict.fromkeys(names)) or None
 
 
-def find_block_targets(shape: ModelShape, targets: Any) -> list[str]:
+def find_block_targets(
+    shape: ModelShape, targets: Any, *, setting: str = "LoraConfig.target_modules"
+) -> list[str]:
     """Return the block linears that `target_modules` names: a regex, or a list of name endings.
 
     Raises:
@@ -90,7 +92,7 @@ def find_block_targets(shape: ModelShape, targets: Any) -> list[str]:
     if missing or not matches:
         endings = sorted({name.rpartition(".")[2] for name in shape.linears})
         raise ModelError(
-            f"LoraConfig.target_modules: {missing[0] if missing else targets!r} is no linear "
+            f"{setting}: {missing[0] if missing else targets!r} is no linear "
             f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
         )
     return matches

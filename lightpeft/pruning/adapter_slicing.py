@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from lightpeft.core.errors import PlanError
 from lightpeft.core.names import LORA_KEY, PEFT_PREFIX
 from lightpeft.core.plan import PruningPlan
-from lightpeft.modeling.adapters import check_shapes
+from lightpeft.modeling.adapters import check_shapes, make_regex_alternation
 from lightpeft.modeling.units import find_kept_indices
 
 
@@ -142,8 +141,3 @@ def _find_factor_indices(name: str, factor: str, plan: PruningPlan) -> tuple[Ten
     if factor == "A":
         return ranks, units if linear.pruned_dim == "in" else torch.arange(linear.inputs)
     return units if linear.pruned_dim == "out" else torch.arange(linear.outputs), ranks
-
-
-def make_regex_alternation(names: list[str]) -> str:
-    """Return a regex that matches these names and no others."""
-    return "(?:" + "|".join(re.escape(name) for name in names) + ")"

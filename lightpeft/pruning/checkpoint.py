@@ -17,11 +17,10 @@ from lightpeft.core.reading import check_digests
 from lightpeft.core.safetensors_header import read_plan_digest
 from lightpeft.core.serialization import replace_directory, write_digests
 from lightpeft.core.tensors import check_finite, read_tensors, write_tensors
-from lightpeft.modeling.adapters import get_adapter_state_dict
+from lightpeft.modeling.adapters import get_adapter_state_dict, make_regex_alternation
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     make_pruned_lora_config,
-    make_regex_alternation,
     zero_pad_adapter,
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
