@@ -94,6 +94,8 @@ def load(
     plan, config, weights = _read(source)
     try:
         config = make_pruned_lora_config(config, plan)
+        # peft would warn of a base model in another folder; its fingerprint is checked instead.
+        config.base_model_name_or_path = None
         peft_model = apply_plan(model, plan, config, weights, quantize=quantize)
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from error

@@ -13,6 +13,7 @@ import torch
 from helpers.tiny_models import (
     FAMILIES,
     compute_tiny_logits,
+    draw_random_scores,
     estimate_tiny_scores,
     make_pruned_model,
     make_tiny_model,
@@ -42,6 +43,20 @@ def test_loaded_model_is_the_saved_one(family: str, tmp_path: Path):
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert torch.equal(compute_tiny_logits(model), compute_tiny_logits(again))
     assert lightpeft.get_plan(again) == lightpeft.get_plan(model)
+
+
+def test_base_model_may_be_in_another_folder(tmp_path: Path):
+    make_tiny_model().save_pretrained(tmp_path / "base")
+    model_class = type(make_tiny_model())
+    model = model_class.from_pretrained(tmp_path / "base")
+    scores = draw_random_scores(model)
+    lightpeft.save(lightpeft.prune(model, make_uneven_plan(scores), scores), tmp_path / "out")
+    (tmp_path / "base").rename(tmp_path / "moved")
+
+    # Warnings are errors.
+    loaded = lightpeft.load(model_class.from_pretrained(tmp_path / "moved"), tmp_path / "out")
+
+    assert loaded.peft_config["default"].base_model_name_or_path == str(tmp_path / "moved")
 
 
 def test_a_fresh_process_loads_the_same_model(tmp_path: Path):
