@@ -58,6 +58,34 @@ def inspect(
         typer.echo(facts.format_contents(contents, modules=modules))
 
 
+@app.command()
+def export(
+    result: Annotated[Path, typer.Argument(help="A folder that lightpeft.save wrote.")],
+    to: Annotated[
+        str, typer.Option(help="compact, lifted, merged, stock or padded; see docs/export.md.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Created, or replaced if it holds an export.")
+    ],
+    base: Annotated[
+        str, typer.Option(help="Folder or Hub id of the base model, if not what RESULT names.")
+    ] = "",
+    revision: Annotated[str, typer.Option(help="Commit of the base model on the hub.")] = "",
+    model_class: Annotated[
+        str, typer.Option("--class", help="Its class, if not what RESULT and base model name.")
+    ] = "",
+    dtype: Annotated[str, typer.Option(help="Of the weights, such as bfloat16.")] = "auto",
+    license: Annotated[str, typer.Option(help="Of the base model, for the model card.")] = "",
+) -> None:
+    """Write a result for others to load, and check in a fresh process that it loads."""
+    base_model = import_module("lightpeft.exporting.base_model")
+    source = base_model.BaseModelSource(
+        name=base, revision=revision, model_class=model_class, dtype=dtype
+    )
+    export_result = import_module("lightpeft.exporting.export_result").export_result
+    typer.echo(export_result(result, out, to, source, license=license))
+
+
 @app.command(context_settings=_PASSED_ON)
 def support(context: typer.Context) -> None:
     """Say what can be pruned of a model."""

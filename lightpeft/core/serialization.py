@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import safetensors
 
 from lightpeft.core.command_line import find_os_error_number
+from lightpeft.core.errors import CheckpointError
 from lightpeft.core.names import DIGESTS
 
 
@@ -98,12 +99,12 @@ def replace_whole_directory(out: Path, marker: str) -> Iterator[Path]:
             not replaced.
 
     Raises:
-        FileExistsError: `out` is no such folder.
+        CheckpointError: `out` is no such folder.
         OSError: it names `out`.
     """
     out = out.resolve()
     if out.exists() and not (out / marker).exists() and not (out.is_dir() and _is_empty(out)):
-        raise FileExistsError(
+        raise CheckpointError(
             f"{out} has no {marker}, so it holds something else and is not replaced; "
             f"choose another folder"
         )

@@ -82,8 +82,9 @@ def export(
         ConfigError: `format` is unknown, or `base` is missing.
         ModelError: the model has no plan, is quantized, or can't run on the batch.
         PlanError: the config can't say what the plan keeps (stock), or `base` is another model.
-        CheckpointError: the fresh process can't load the export, or it computes something else.
-        OSError: `folder` holds something else than an export, or can't be written.
+        CheckpointError: `folder` holds something else than an export, or the fresh process can't
+            load what was written, or it computes something else.
+        OSError: `folder` can't be written.
 
     Example:
         >>> record = lightpeft.export(pruned, folder / "padded", format="padded")

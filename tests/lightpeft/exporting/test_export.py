@@ -158,7 +158,7 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path):
     before = read_files(tmp_path / "result")
 
     for folder in (tmp_path, tmp_path / "result", tmp_path / "result/plan.json"):
-        with pytest.raises(FileExistsError, match=r"has no export.json, so it holds something"):
+        with pytest.raises(LightPeftError, match=r"has no export.json, so it holds something"):
             lightpeft.export(make_pruned_model(), folder)
 
     assert read_files(tmp_path / "result") == before
