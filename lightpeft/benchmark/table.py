@@ -35,8 +35,10 @@ def _list_phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]
                 f"{timing.tokens_per_s:,.0f}",
                 f"{speedup.median:.2f}x",
                 f"{speedup.q1:.2f}-{speedup.q3:.2f}",
-                f"{speedup.flop_bound:.2f}x",
-                "-" if speedup.byte_bound is None else f"{speedup.byte_bound:.2f}x",
+                *(
+                    "-" if bound is None else f"{bound:.2f}x"
+                    for bound in (speedup.flop_bound, speedup.byte_bound)
+                ),
             ]
             memory, ratio = measured.memory, measured.memory_ratios[phase]
             if memory and memory.batch_size == batch_size:

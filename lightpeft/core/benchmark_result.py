@@ -43,19 +43,20 @@ class Speedup(_Record):
         median: median over the rounds of vanilla's seconds divided by the method's.
         q1: lower quartile.
         q3: upper quartile.
-        flop_bound: the speed-up if time were proportional to FLOPs.
+        flop_bound: the speed-up if time were proportional to FLOPs; None where they can't be
+            counted, of a model that was trained otherwise than by a plan.
         byte_bound: the speed-up of a decode step if time were proportional to the bytes it
             reads; None in other phases.
-        fraction_of_flop_bound: `median / flop_bound`.
+        fraction_of_flop_bound: `median / flop_bound`, None where there is no such bound.
         fraction_of_byte_bound: `median / byte_bound`, None where there is no such bound.
     """
 
     median: float
     q1: float
     q3: float
-    flop_bound: float
+    flop_bound: float | None
     byte_bound: float | None = None
-    fraction_of_flop_bound: float
+    fraction_of_flop_bound: float | None
     fraction_of_byte_bound: float | None = None
 
 
@@ -79,7 +80,7 @@ class MethodResult(_Record):
     """Measurements of one method's model, and their ratios to vanilla's.
 
     Attributes:
-        base_parameters: without the adapter.
+        base_parameters: without the adapter; of a model without a plan, those not trained.
         trainable_parameters: adapter and fresh head.
         total_parameters: all.
         timings: phase -> batch size -> seconds.

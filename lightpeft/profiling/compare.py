@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from lightpeft.core.benchmark_result import (
     BenchmarkResult,
@@ -33,7 +34,7 @@ def compare(
     measure_memory: Callable[[str], PeakMemory] | None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchmarkResult:
-    """Measure models that `prune` or `load` made, their adapters trainable.
+    """Measure models that `prune` or `load` made, their adapters trainable, or others beside them.
 
     Args:
         model_factories: method -> function that makes its model on the device; `vanilla`, the
@@ -80,8 +81,8 @@ def _make_method_result(
     memory: Mapping[str, PeakMemory],
 ) -> MethodResult:
     workload, baseline = workloads[method], workloads[BASELINE]
-    costs = compute_plan_cost(workload.plan, length=workload.length)
-    total = costs.total.parameters
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total, base = _count_parameters(model, workload, trainable)
     timings: dict[Phase, dict[int, StepTiming]] = {}
     speedups: dict[Phase, dict[int, Speedup]] = {}
     for phase, batches in seconds.items():
@@ -98,8 +99,8 @@ def _make_method_result(
                 else None,
             )
     return MethodResult(
-        base_parameters=total - costs.parts["adapter"].parameters,
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        base_parameters=base,
+        trainable_parameters=trainable,
         total_parameters=total,
         timings=timings,
         speedups=speedups,
@@ -114,6 +115,20 @@ def _make_method_result(
     )
 
 
+def _count_parameters(
+    model: PeftModel | PreTrainedModel, workload: Workload, trainable: int
+) -> tuple[int, int]:
+    """Return all parameters, and those of the base model."""
+    if workload.plan is None:
+        # peft also keeps the untrained copy of a new head, which is not used.
+        weights = (p for n, p in model.named_parameters() if "original_module" not in n)
+        total = sum(weight.numel() for weight in weights)
+        return total, total - trainable
+    costs = compute_plan_cost(workload.plan, length=workload.length)
+    total = costs.total.parameters
+    return total, total - costs.parts["adapter"].parameters
+
+
 def _make_step_timing(seconds: Sequence[float], tokens: int) -> StepTiming:
     q1, median, q3 = compute_quartiles(seconds)
     return StepTiming(median_s=median, q1_s=q1, q3_s=q3, tokens_per_s=tokens / median)
@@ -123,7 +138,7 @@ def _compute_speedup(
     baseline: Sequence[float],
     other: Sequence[float],
     *,
-    flop_bound: float,
+    flop_bound: float | None,
     byte_bound: float | None,
 ) -> Speedup:
     speedup = compute_speedup(baseline, other)
@@ -131,7 +146,7 @@ def _compute_speedup(
         **speedup._asdict(),
         flop_bound=flop_bound,
         byte_bound=byte_bound,
-        fraction_of_flop_bound=speedup.median / flop_bound,
+        fraction_of_flop_bound=None if flop_bound is None else speedup.median / flop_bound,
         fraction_of_byte_bound=None if byte_bound is None else speedup.median / byte_bound,
     )
 

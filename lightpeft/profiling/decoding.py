@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lightpeft.profiling.random_batches import find_model_kind
+from lightpeft.profiling.random_batches import find_model_kind, get_base_model
 from lightpeft.profiling.step_functions import Step, make_autocast
 
 
@@ -79,13 +79,13 @@ def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> Dec
     return DecodeTraffic(
         weights=sum(weights.values()),
         cache=sum(state.numel() * state.element_size() for state in states),
-        modules=frozenset(n for n, m in model.get_base_model().named_modules() if m in executed),
+        modules=frozenset(n for n, m in get_base_model(model).named_modules() if m in executed),
     )
 
 
 def supports_logits_to_keep(model: PeftModel) -> bool:
     """Return whether the model can compute the logits of the last token alone."""
-    return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+    return "logits_to_keep" in inspect.signature(get_base_model(model).forward).parameters
 
 
 def _make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> tuple[Step, Any]:

@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lightpeft.core.benchmark_result import Phase
 from lightpeft.core.errors import ModelError
@@ -31,6 +32,11 @@ def find_model_kind(model: PeftModel) -> ModelKind:
     if model.can_generate():
         return "seq2seq" if model.config.is_encoder_decoder else "decoder"
     return "image" if model.main_input_name == "pixel_values" else "encoder"
+
+
+def get_base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    """Return the model under PEFT modules; one that was trained without any is its own base."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def list_phases(model: PeftModel) -> tuple[Phase, ...]:
@@ -67,7 +73,7 @@ def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict
         raise ModelError(f"benchmark.length must be at most {limit} for this model, got {length}")
     make_batch = _make_image_batch if kind == "image" else _make_text_batch
     batch = make_batch(config, batch_size, length, generator)
-    head = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+    head = type(get_base_model(model)).__name__
     if kind == "decoder":
         batch["labels"] = batch["input_ids"]
     elif kind == "seq2seq":

@@ -17,7 +17,6 @@ from lightpeft.profiling.decoding import (
 )
 from lightpeft.profiling.random_batches import list_phases, make_random_batch
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.pruning.prune import get_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +24,14 @@ class Workload:
     """FLOPs and memory traffic of one model.
 
     Attributes:
-        plan: what it was pruned by.
+        plan: what it was pruned by; None: the model did not come from `prune` or `load`.
         length: tokens a row.
         last_logits_only: whether prefill computes the logits of the last token alone.
         decode_traffic: batch size -> what a decode step reads; empty where the model does not
             generate.
     """
 
-    plan: PruningPlan
+    plan: PruningPlan | None
     length: int
     last_logits_only: bool
     decode_traffic: Mapping[int, DecodeTraffic]
@@ -46,19 +45,21 @@ class Workload:
                 batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
                 traffic[batch_size] = measure_decode_traffic(model, batch)
         return cls(
-            plan=get_plan(model),
+            plan=getattr(model, "lightpeft_plan", None),
             length=settings.length,
             last_logits_only=supports_logits_to_keep(model),
             decode_traffic=traffic,
         )
 
-    def count_flops(self, phase: Phase) -> int:
-        """Return the FLOPs of one phase, per token.
+    def count_flops(self, phase: Phase) -> int | None:
+        """Return the FLOPs of one phase, per token; None without a plan.
 
         Prefill is inference, less the logits that it leaves out. Decoding counts the linears that
         run: of an encoder-decoder neither the encoder nor what reads its output. A sliding window
         is not subtracted.
         """
+        if self.plan is None:
+            return None
         if phase == "training":
             return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
         plan = self.plan.without_layers
@@ -73,9 +74,10 @@ class Workload:
             counts = replace(counts, ranks=ranks)
         return compute_cost(shape, counts, length=length).total.inference_flops_per_token
 
-    def compute_flop_bound(self, phase: Phase, baseline: Workload) -> float:
-        """Return the speed-up of a phase if time were proportional to FLOPs."""
-        return baseline.count_flops(phase) / self.count_flops(phase)
+    def compute_flop_bound(self, phase: Phase, baseline: Workload) -> float | None:
+        """Return the speed-up of a phase if time were proportional to FLOPs; None without plans."""
+        before, after = baseline.count_flops(phase), self.count_flops(phase)
+        return None if before is None or after is None else before / after
 
     def compute_byte_bound(self, batch_size: int, baseline: Workload) -> float:
         """Return the speed-up of a decode step if time were proportional to the bytes it reads."""

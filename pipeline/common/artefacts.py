@@ -69,6 +69,20 @@ class PlanCost(_Artefact):
     after: dict[str, PartCost]
 
 
+class UnprunedMethod(_Artefact):
+    """A method without a pruning plan: what it trains of the unpruned base.
+
+    Attributes:
+        peft_type: peft's name of the method; None: all weights are trained.
+        settings: keyword arguments of the method's config class.
+        lr: learning rate; None: that of the other methods.
+    """
+
+    peft_type: str | None
+    settings: dict[str, Any]
+    lr: float | None
+
+
 class Timing(_Artefact):
     """Duration of a method's fine-tuning.
 

@@ -7,7 +7,7 @@ pruning_params.py, which imports lightpeft; preparing data does not depend on it
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
+from pipeline.common.methods import DEFAULT_METHODS, Methods
 from pipeline.common.task_kinds import TASK_KINDS, check_task_kind
 from pipeline.common.validation import select_keys, validate
 
@@ -61,12 +62,6 @@ AutoClass = Annotated[
     Field(description="auto or a class"),
 ]
 AutoName = Annotated[Name | None, WrapValidator(parse_auto), Field(description="auto or a name")]
-Method = Literal["light", "vanilla", "random", "magnitude", "qv", "small", "freeze"]
-METHODS: tuple[Method, ...] = get_args(Method)
-DEFAULT_METHODS: tuple[Method, ...] = ("light", "vanilla", "random")
-Methods = Annotated[
-    list[Method], Field(min_length=1, description=f"a list of {', '.join(METHODS)}")
-]
 
 
 class Section(BaseModel):

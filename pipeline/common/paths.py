@@ -42,6 +42,10 @@ class Paths:
         """Return the pruning plan of a method."""
         return self._locate_plans(method) / "plan.json"
 
+    def locate_unpruned(self, method: str) -> Path:
+        """Return what a method without a plan trains."""
+        return self._locate_plans(method) / "unpruned.json"
+
     def locate_cost(self, method: str) -> Path:
         """Return the parameters and FLOPs of a method's plan."""
         return self._locate_plans(method) / "cost.json"

@@ -13,9 +13,9 @@ from pydantic import Field, WrapValidator, model_validator
 from lightpeft.core.config import Criterion, EstimationConfig, PruningConfig
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
+from pipeline.common.methods import DEFAULT_BASELINES, DEFAULT_METHODS, Baselines, Methods
 from pipeline.common.params import (
     AUTO,
-    DEFAULT_METHODS,
     AutoPositive,
     AutoRatio,
     BenchmarkSection,
@@ -24,7 +24,6 @@ from pipeline.common.params import (
     EvaluateSection,
     FinetuneSection,
     Flag,
-    Methods,
     ModelSection,
     PeftSection,
     StageParams,
@@ -118,6 +117,7 @@ class PruneParams(StageParams):
 
     model: ModelSection = ModelSection()
     prune: PruneSection = PruneSection()
+    baselines: Baselines = Field(default_factory=lambda: dict(DEFAULT_BASELINES))
 
 
 class Params(StageParams):
@@ -129,6 +129,7 @@ class Params(StageParams):
     peft: PeftSection = PeftSection()
     estimate: EstimateSection = EstimateSection()
     prune: PruneSection = PruneSection()
+    baselines: Baselines = Field(default_factory=lambda: dict(DEFAULT_BASELINES))
     finetune: FinetuneSection = FinetuneSection()
     evaluate: EvaluateSection = EvaluateSection()
     benchmark: BenchmarkSection = BenchmarkSection()

@@ -8,7 +8,15 @@ import matplotlib as mpl
 import numpy as np
 
 from pipeline.report import heatmaps, plot_data
-from pipeline.report.plot_style import COLOURS, STYLE, Grid, Picture, create_figure, render_picture
+from pipeline.report.plot_style import (
+    COLOURS,
+    STYLE,
+    Grid,
+    Picture,
+    create_figure,
+    get_colour,
+    render_picture,
+)
 from pipeline.report.run_results import RunResults
 
 
@@ -37,7 +45,7 @@ def _draw_quality_and_speed(results: RunResults) -> Picture:
     for point in points:
         x, y = point.train_speedup, point.value
         errors = [[max(y - point.low, 0)], [max(point.high - y, 0)]]
-        colour = COLOURS[point.method]
+        colour = get_colour(point.method)
         axes.errorbar(x, y, yerr=errors, fmt="o", color=colour, capsize=3, markersize=7)
         axes.annotate(point.method, (x, y), xytext=(7, 5), textcoords="offset points", color=colour)
         descriptions.append(f"{point.method} {y:.3f} at {x:.2f}x")
@@ -54,8 +62,8 @@ def _draw_training(results: RunResults) -> Picture:
     for name, rows in plot_data.collect_training_loss(results).groupby("method", sort=False):
         losses = rows["loss"].to_numpy()
         smooth = _smooth(losses)
-        axes.plot(rows["step"], losses, color=COLOURS[name], alpha=0.18, linewidth=0.8)
-        axes.plot(rows["step"], smooth, color=COLOURS[name], linewidth=1.5, label=name)
+        axes.plot(rows["step"], losses, color=get_colour(name), alpha=0.18, linewidth=0.8)
+        axes.plot(rows["step"], smooth, color=get_colour(name), linewidth=1.5, label=name)
         descriptions.append(f"{name} {smooth[0]:.3f} to {smooth[-1]:.3f}")
     axes.set(xlabel="step (batches)", ylabel="training loss")
     axes.grid(True, axis="y")
@@ -72,7 +80,7 @@ def _draw_validation(results: RunResults) -> Picture | None:
         if rows.empty:
             continue
         values = rows["validation_metric"].to_numpy()
-        colour = COLOURS[method.name]
+        colour = get_colour(method.name)
         axes.plot(rows["step"], values, "o-", color=colour, markersize=4, label=method.name)
         descriptions.append(f"{method.name} ends at {values[-1]:.3f}")
     if not descriptions:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightpeft.core.plan import PruningPlan
 from pipeline.common.text import quantify
 from pipeline.report import plot_data
 from pipeline.report.plot_style import (
@@ -17,17 +18,18 @@ from pipeline.report.plot_style import (
     create_figure,
     cross_out_cells,
     draw_cells,
+    get_colour,
     render_picture,
     write_cell_values,
 )
-from pipeline.report.run_results import MethodResults, RunResults
+from pipeline.report.run_results import RunResults
 
 
 def draw_heads(results: RunResults) -> Picture:
     """Draw every head of every layer: its importance, and whether it was pruned."""
-    method = results.highlighted
-    blocks = method.plan.heads
-    scores = results.scores.heads.get(str(method.plan.settings["criterion"]))
+    method, plan = results.highlighted, results.plan
+    blocks = plan.heads
+    scores = results.scores.heads.get(str(plan.settings["criterion"]))
     width = max(units.total for units in blocks.values())
     grid = np.full((len(blocks), width), np.nan)
     pruned = []
@@ -61,12 +63,12 @@ def draw_kept_units(results: RunResults) -> Picture:
     figure, both = create_figure(3.6, 2, sharex=True)
     for axes, unit in zip(both, ("heads", "neurons"), strict=True):
         # The first method is drawn last, on top of those that keep as much.
-        for index, name in reversed([*enumerate(results.methods)]):
+        for index, name in reversed([*enumerate(rows["method"].unique())]):
             layers = rows[rows["method"] == name]
             axes.plot(
                 layers["layer"],
                 layers[unit],
-                color=COLOURS[name],
+                color=get_colour(name),
                 marker="osD^"[index % 4],
                 markersize=4,
                 alpha=0.85,
@@ -88,7 +90,7 @@ def draw_kept_units(results: RunResults) -> Picture:
 
 def draw_ranks(results: RunResults) -> Picture:
     """Draw the ranks that each PEFT module keeps."""
-    modules = results.highlighted.plan.ranks
+    modules = results.plan.ranks
     ranks = {path: len(units.kept) for path, units in modules.items()}
     total = sum(units.total for units in modules.values())
     remaining = sum(map(bool, ranks.values()))
@@ -96,7 +98,7 @@ def draw_ranks(results: RunResults) -> Picture:
         f"{sum(ranks.values())} of {total} ranks are kept, "
         f"in {remaining} of {len(ranks)} PEFT modules."
     )
-    figure = _draw_module_values(ranks, results.highlighted, number="{:.0f}")
+    figure = _draw_module_values(ranks, results.plan, number="{:.0f}")
     title = f"Ranks that {results.highlighted.name} keeps (x: module pruned)"
     return render_picture(figure, title, alt)
 
@@ -106,19 +108,17 @@ def draw_modules(results: RunResults) -> Picture:
     percent = {path: 100 * value for path, value in results.scores.modules.items()}
     highest = max(percent, key=lambda path: percent[path])
     alt = f"Importance of each PEFT module; the highest is {percent[highest]:.3g} %, {highest}."
-    figure = _draw_module_values(percent, results.highlighted, number="{:.2g}")
+    figure = _draw_module_values(percent, results.plan, number="{:.2g}")
     title = "Importance of PEFT modules, in percent of the base model's output"
     return render_picture(figure, title, alt)
 
 
-def _draw_module_values(
-    values: Mapping[str, float], method: MethodResults, *, number: str
-) -> Figure:
+def _draw_module_values(values: Mapping[str, float], plan: PruningPlan, *, number: str) -> Figure:
     """Draw a value per PEFT module, names by layers, with the pruned modules crossed out.
 
     Args:
         values: path of a module -> its value.
-        method: whose plan decides which modules are pruned.
+        plan: decides which modules are pruned.
         number: format string of a value.
     """
     names = list(dict.fromkeys(map(plot_data.find_module_name, values)))
@@ -129,7 +129,7 @@ def _draw_module_values(
         row = names.index(plot_data.find_module_name(path))
         column = layers.index(plot_data.find_layer_number(path))
         grid[row, column] = value
-        if not method.plan.ranks[path].kept:
+        if not plan.ranks[path].kept:
             pruned.append((row, column))
     figure, axes = create_figure(0.9 + 0.24 * len(names))
     top = float(np.nanmax(grid)) * 1.2 or 1.0
@@ -147,7 +147,7 @@ def draw_neurons(results: RunResults) -> Picture | None:
     Returns:
         None where neurons were not ranked by a score, or every score is 0.
     """
-    plan = results.highlighted.plan
+    plan = results.plan
     scores_of_block = results.scores.neurons.get(str(plan.settings["criterion"]))
     if scores_of_block is None:
         return None

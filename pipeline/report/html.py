@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.common.data_card import DataCard
 from pipeline.common.data_facts import describe_data
 from pipeline.report import summary_text as text
-from pipeline.report.plot_style import COLOURS, Picture
+from pipeline.report.plot_style import Picture, get_colour
 from pipeline.report.run_results import RunResults
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,7 +66,7 @@ def render_page(results: RunResults, pictures: Mapping[str, Picture]) -> str:
         origins=_flatten(_list_origins(results.card)),
         settings=_flatten(results.params.model_dump()),
         pictures=pictures,
-        colours=COLOURS,
+        colours={name: get_colour(name) for name in results.methods},
     )
 
 
@@ -84,7 +84,7 @@ def _encode_picture(picture: Picture) -> str:
 def _make_tiles(results: RunResults) -> list[Tile]:
     method, vanilla, metric = results.highlighted, results.vanilla, results.metric
     value = text.format_value(metric, method.quality)
-    if method.plan.is_identity:
+    if results.plan.is_identity:
         return [Tile(results.metric_title, value, "nothing pruned")]
     change = text.format_change(metric, method.quality - vanilla.quality)
     before, after = (x.evaluation.base_parameters for x in (vanilla, method))

@@ -46,10 +46,12 @@ def count_kept_units(results: RunResults) -> pd.DataFrame:
     A decoder layer with cross-attention has two attention blocks, whose heads are added.
 
     Returns:
-        Columns `method`, `layer`, `heads` and `neurons`.
+        Columns `method`, `layer`, `heads` and `neurons`; rows of the methods that have a plan.
     """
     rows = []
     for method in results.methods.values():
+        if method.plan is None:
+            continue
         layers: dict[str, dict[str, int]] = {}
         for name, blocks in (("heads", method.plan.heads), ("neurons", method.plan.neurons)):
             for path, units in blocks.items():
@@ -66,12 +68,13 @@ def count_kept_ranks(results: RunResults) -> pd.DataFrame:
     """Return the ranks that each PEFT module keeps; 0 if the module is pruned.
 
     Returns:
-        Columns `method`, `module`, `layer` and `ranks`.
+        Columns `method`, `module`, `layer` and `ranks`; rows of the methods that have a plan.
     """
     return pd.DataFrame(
         [
             (method.name, find_module_name(path), find_layer_number(path), len(units.kept))
             for method in results.methods.values()
+            if method.plan is not None
             for path, units in method.plan.ranks.items()
         ],
         columns=["method", "module", "layer", "ranks"],

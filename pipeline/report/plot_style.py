@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
+from pipeline.common.methods import METHODS
+
 Grid = npt.NDArray[np.float64]
 
 COLOURS = {
@@ -23,8 +25,11 @@ COLOURS = {
     "qv": "#2563eb",
     "small": "#65a30d",
     "freeze": "#0891b2",
+    "full": "#111827",
     "estimate": "#7c3aed",
 }
+# Of methods of peft; two that are compared may have one.
+_OTHER_COLOURS = ("#9333ea", "#c2410c", "#4d7c0f", "#0369a1", "#a21caf", "#854d0e", "#15803d")
 PRUNED_COLOUR = "#b91c1c"
 # Narrow on purpose: on a phone, a figure shrinks to 340 pixels and must stay readable.
 WIDTH = 4.4  # inches
@@ -45,6 +50,12 @@ STYLE: dict[RcKeyType, Any] = {
     "grid.color": "#e2e8f0",
     "savefig.dpi": 200,
 }
+
+
+def get_colour(method: str) -> str:
+    """Return the colour of a method, the same in all figures and runs."""
+    number = METHODS.index(method) if method in METHODS else 0
+    return COLOURS.get(method, _OTHER_COLOURS[number % len(_OTHER_COLOURS)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from lightpeft.core.scores import Scores
 from pipeline.common.artefacts import Evaluation, MethodSummary, PlanCost, RunSummary, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
+from pipeline.common.methods import has_plan
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params
 from pipeline.metrics.definitions import find_best_value
@@ -24,8 +25,8 @@ class MethodResults:
 
     Attributes:
         name: as in `methods`.
-        plan: the units it keeps.
-        cost: parameters and FLOPs, before and after pruning.
+        plan: the units it keeps; None: all, and it trains something else than a plan describes.
+        cost: parameters and FLOPs, before and after pruning; None without a plan.
         curve: of its fine-tuning; columns `step`, `loss`, `lr`, `validation_loss` and
             `validation_metric`, NaN where a column was not measured at a step.
         seconds: wall time of its fine-tuning.
@@ -33,11 +34,16 @@ class MethodResults:
     """
 
     name: str
-    plan: PruningPlan
-    cost: PlanCost
+    plan: PruningPlan | None
+    cost: PlanCost | None
     curve: pd.DataFrame
     seconds: float
     evaluation: Evaluation
+
+    @property
+    def follows_estimation(self) -> bool:
+        """Whether scores decided what it keeps."""
+        return self.plan is not None and self.plan.follows_estimation
 
     @property
     def quality(self) -> float:
@@ -78,8 +84,14 @@ class RunResults:
     @property
     def highlighted(self) -> MethodResults:
         """The method that the page describes: light, or else the first that scores decide on."""
-        pruning = [method for method in self.methods.values() if method.plan.follows_estimation]
+        pruning = [method for method in self.methods.values() if method.follows_estimation]
         return self.methods.get("light", [*pruning, self.vanilla][0])
+
+    @property
+    def plan(self) -> PruningPlan:
+        """The plan of the highlighted method, which has one."""
+        assert self.highlighted.plan is not None
+        return self.highlighted.plan
 
     @property
     def largest_batch_size(self) -> int:
@@ -116,7 +128,7 @@ class RunResults:
             name = "train" if phase == "training" else phase
             values[f"{name}_speedup"] = self.get_speedup(method.name, phase).median
             values[f"{name}_memory_ratio"] = self.get_memory_ratio(method.name, phase)
-        if estimation and method.plan.follows_estimation:
+        if estimation and method.follows_estimation:
             values["estimate_fraction"] = estimation.training_fraction
         return MethodSummary.model_validate(values)
 
@@ -149,8 +161,8 @@ def load_run_results(paths: Paths, params: Params) -> RunResults:
 def _load_method(paths: Paths, name: str) -> MethodResults:
     return MethodResults(
         name=name,
-        plan=PruningPlan.load(paths.locate_plan(name)),
-        cost=PlanCost.read(paths.locate_cost(name)),
+        plan=PruningPlan.load(paths.locate_plan(name)) if has_plan(name) else None,
+        cost=PlanCost.read(paths.locate_cost(name)) if has_plan(name) else None,
         curve=_read_curve(paths.locate_curve(name)),
         seconds=Timing.read(paths.locate_timing(name)).seconds,
         evaluation=Evaluation.read(paths.locate_evaluation(name)),

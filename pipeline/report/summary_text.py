@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightpeft.core.kept_units import KeptUnits
+from pipeline.common.artefacts import PlanCost
 from pipeline.common.text import quantify
 from pipeline.metrics.definitions import is_higher_better
-from pipeline.report.run_results import MethodResults, RunResults
+from pipeline.report.run_results import RunResults
 
 # Metrics that are not fractions, and therefore not shown in percent.
 _NOT_PERCENT = ("mcc", "pearson", "spearman", "perplexity")
@@ -48,9 +49,9 @@ def format_percent(fraction: float | None) -> str:
     return "not measured" if fraction is None else f"{100 * fraction:.0f} %"
 
 
-def format_factor(ratio: float) -> str:
-    """Format a ratio: `1.74x`."""
-    return f"{ratio:.2f}x"
+def format_factor(ratio: float | None) -> str:
+    """Format a ratio: `1.74x`, or a dash for None."""
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def format_seconds(number: float) -> str:
@@ -82,7 +83,7 @@ def _join_words(items: Sequence[str]) -> str:
 def write_headline(results: RunResults) -> str:
     """Return what pruning gained and lost, in one line."""
     method, metric = results.highlighted, results.metric
-    if method.plan.is_identity:
+    if results.plan.is_identity:
         return f"Nothing was pruned: {results.metric_title} {format_value(metric, method.quality)}"
     speed = format_factor(results.get_speedup(method.name, "training").median)
     change = format_change(metric, method.quality - results.vanilla.quality)
@@ -91,7 +92,7 @@ def write_headline(results: RunResults) -> str:
 
 def write_summary(results: RunResults) -> list[str]:
     """Return the run in a few sentences, which don't depend on each other."""
-    if results.highlighted.plan.is_identity:
+    if results.plan.is_identity:
         return _write_baseline_sentence(results)
     return [
         _write_size_sentence(results),
@@ -106,7 +107,7 @@ def write_summary(results: RunResults) -> list[str]:
 
 def write_selection_paragraph(results: RunResults) -> str:
     """Return how the pruned units were selected."""
-    plan = results.highlighted.plan
+    plan = results.plan
     masks = (
         f"During the {results.scores.steps} steps of the estimation, every head and every neuron "
         f"had a trainable mask."
@@ -135,24 +136,26 @@ def write_selection_paragraph(results: RunResults) -> str:
 def _write_size_sentence(results: RunResults) -> str:
     method = results.highlighted
     pruned, vanilla = method.evaluation, results.vanilla.evaluation
+    blocks = _compute_pruned_fraction(method.cost)
     base = 1 - pruned.base_parameters / vanilla.base_parameters
     trained = pruned.trainable_parameters / vanilla.trainable_parameters
-    plan = method.plan
+    plan = results.plan
     layers = f"{format_kept(plan.layers, 'layers')}, " if plan.kept_layers else ""
     return (
-        f"{method.name.capitalize()} keeps {layers}{format_kept(method.plan.heads, 'heads')}, "
-        f"{format_kept(method.plan.neurons, 'neurons')} and "
-        f"{format_kept(method.plan.ranks, 'PEFT ranks')}: it removes "
-        f"{format_percent(_compute_pruned_fraction(method))} of the parameters in attention and "
+        f"{method.name.capitalize()} keeps {layers}{format_kept(plan.heads, 'heads')}, "
+        f"{format_kept(plan.neurons, 'neurons')} and "
+        f"{format_kept(plan.ranks, 'PEFT ranks')}: it removes "
+        f"{format_percent(blocks)} of the parameters in attention and "
         f"feed-forward blocks, and {format_percent(base)} of all parameters of the base model. "
         f"It trains {format_percent(trained)} as many parameters as vanilla."
     )
 
 
-def _compute_pruned_fraction(method: MethodResults) -> float:
+def _compute_pruned_fraction(cost: PlanCost | None) -> float:
+    assert cost is not None
     before, after = (
         sum(parts[part].parameters for part in ("attention", "feed_forward"))
-        for parts in (method.cost.before, method.cost.after)
+        for parts in (cost.before, cost.after)
     )
     return 1 - after / before
 

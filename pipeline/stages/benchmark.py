@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 import transformers
-from peft import PeftModel
 
 from lightpeft.core.benchmark_result import PeakMemory
 from lightpeft.core.names import PLAN
@@ -19,12 +18,13 @@ from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE, compute_estimation_cost
-from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard
+from pipeline.common.methods import has_plan
 from pipeline.common.params import BenchmarkParams
 from pipeline.common.paths import Paths
+from pipeline.tasks.method_models import Model, load
 from pipeline.tasks.model_loading import load_model
 from pipeline.tasks.registry import make_task
 
@@ -61,15 +61,15 @@ def main(*, paths: Paths) -> None:
 
 
 def _follows_estimation(paths: Paths, method: str) -> bool:
-    plan = PruningPlan.load(paths.locate_model(method) / PLAN)
-    return plan.follows_estimation
+    path = paths.locate_model(method) / PLAN
+    return has_plan(method) and PruningPlan.load(path).follows_estimation
 
 
-def load_trained_model(paths: Paths, method: str, target: torch.device) -> PeftModel:
-    """Load what fine-tuning saved, the adapter trainable."""
+def load_trained_model(paths: Paths, method: str, target: torch.device) -> Model:
+    """Load what fine-tuning saved, what it trained trainable."""
     params = BenchmarkParams.load(paths.params)
     base, _ = load_model(params.model, make_task(DataCard.read(paths.prepared)), params.seed)
-    return checkpoint.load(base, paths.locate_model(method), trainable=True).to(target)
+    return load(base, paths.locate_model(method)).to(target)
 
 
 def _measure_memory(paths: Paths, method: str, target: torch.device) -> PeakMemory:

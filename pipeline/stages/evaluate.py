@@ -9,16 +9,17 @@ from pathlib import Path
 import transformers
 from peft import PeftModel
 
-from lightpeft.modeling.adapters import get_adapter_state_dict
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import Evaluation
 from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.errors import DataError
 from pipeline.common.files import write_text
+from pipeline.common.methods import has_plan
 from pipeline.common.params import EvaluateParams, EvaluateSection, ModelSection
 from pipeline.common.paths import Paths
 from pipeline.metrics.scoring import ExampleStatistics, count_confusion, score
+from pipeline.tasks import method_models
 from pipeline.tasks.base import Predictions, Task
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
@@ -38,17 +39,17 @@ def main(method: str, paths: Paths) -> None:
     rows, processor = read_rows(data, "test"), load_processor(params.model, task)
     base, _ = load_model(params.model, task, params.seed)
     task.check_metric(task.card.metric, params.evaluate, base.config)
-    model = checkpoint.load(base, folder).to(find_device())
+    model = method_models.load(base, folder).to(find_device())
     predictions = task.predict(model, rows, processor, batch_size=size)
     evaluation = measure(
         task,
         predictions,
-        count_parameters(model),
+        method_models.count_parameters(model),
         resamples=params.evaluate.bootstrap,
         seed=params.seed,
     )
     del base, model  # frees memory for the unpruned base
-    if params.evaluate.lifted:
+    if params.evaluate.lifted and has_plan(method):
         expanded_model = load_expanded_model(params.model, task, folder, seed=params.seed)
         expanded_model.to(find_device())
         task = make_task(card, title=f"{stage}, on the unpruned base")
@@ -120,13 +121,3 @@ def load_expanded_model(section: ModelSection, task: Task, folder: Path, *, seed
     with tempfile.TemporaryDirectory() as full:
         checkpoint.expand_adapter(folder, full)
         return PeftModel.from_pretrained(base, full)
-
-
-def count_parameters(model: PeftModel) -> dict[str, int]:
-    """Count the parameters in use: trained ones (PEFT modules, task head), and the others."""
-    trained = sum(weight.numel() for weight in get_adapter_state_dict(model).values())
-    # peft also keeps the untrained copy of the head, which is not used.
-    everything = sum(
-        weight.numel() for name, weight in model.named_parameters() if "original_module" not in name
-    )
-    return {"base_parameters": everything - trained, "trainable_parameters": trained}

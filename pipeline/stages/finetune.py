@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -12,15 +13,16 @@ import transformers
 
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.pruning import checkpoint
 from lightpeft.pruning.prune import prune
-from pipeline.common.artefacts import Timing
+from pipeline.common.artefacts import Timing, UnprunedMethod
 from pipeline.common.console import log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.files import write_text
+from pipeline.common.methods import has_plan
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.common.text import quantify
+from pipeline.tasks import method_models
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
 from pipeline.training.checkpoints import delete_checkpoints, find_checkpoint_folder, lock_folder
@@ -39,36 +41,76 @@ CODE_PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a method starts from.
+
+    Attributes:
+        path: of the file that the method was read from.
+        method: its plan, or what it trains without one.
+        scores: of the estimation.
+    """
+
+    path: Path
+    method: PruningPlan | UnprunedMethod
+    scores: Scores
+
+    @classmethod
+    def read(cls, paths: Paths, method: str) -> _Start:
+        scores = Scores.load(paths.scores)
+        if has_plan(method):
+            path = paths.locate_plan(method)
+            return cls(path, PruningPlan.load(path), scores)
+        path = paths.locate_unpruned(method)
+        return cls(path, UnprunedMethod.read(path), scores)
+
+    @property
+    def estimation_steps(self) -> int:
+        """Steps of the estimation that its training continues; 0: it starts from initial weights.
+
+        They count even if `warm_start: false` drops the estimation's weights.
+        """
+        follows = isinstance(self.method, PruningPlan) and self.method.follows_estimation
+        return self.scores.steps if follows else 0
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Settings of section `finetune` that are this method's own."""
+        lr = self.method.lr if isinstance(self.method, UnprunedMethod) else None
+        return {} if lr is None else {"lr": lr}
+
+
 def main(method: str, paths: Paths) -> None:
     """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
     transformers.logging.set_verbosity_error()
     params, data = FinetuneParams.load(paths.params), paths.prepared
-    scores, plan = Scores.load(paths.scores), PruningPlan.load(paths.locate_plan(method))
-    inputs = [data / "card.json", data / "train", data / "validation", paths.locate_plan(method)]
+    start = _Start.read(paths, method)
+    inputs = [data / "card.json", data / "train", data / "validation", start.path]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
     inputs += _list_code_paths()
     versions = [torch.__version__, transformers.__version__, peft.__version__]
-    settings = params.model_dump() | {"versions": versions}
-    folder = find_checkpoint_folder(f"finetune-{method}", inputs, settings)
+    decisive = params.model_dump() | {"versions": versions}
+    folder = find_checkpoint_folder(f"finetune-{method}", inputs, decisive)
     with lock_folder(folder):
         task = make_task(DataCard.read(data), title=f"finetune {method}, validation")
-        # A model for which no score decided starts from initial weights and is trained for all
-        # steps. For the others, the estimation's steps count even if `warm_start: false` drops
-        # its weights.
-        warm = params.finetune.warm_start and plan.follows_estimation
+        warm = params.finetune.warm_start and start.estimation_steps > 0
         training_data = TrainingData(
             name=f"finetune {method}",
             task=task,
             processor=load_processor(params.model, task),
             train=read_rows(data, "train"),
             validation=read_rows(data, "validation"),
-            estimation_steps=scores.steps if plan.follows_estimation else 0,
+            estimation_steps=start.estimation_steps,
         )
-        model, _ = load_model(params.model, task, params.seed)
+        model, head = load_model(params.model, task, params.seed)
         seed_everything(params.seed)
-        model = prune(model, plan, scores, warm_start=warm)
-        trained = train(model, training_data, params.finetune, seed=params.seed, folder=folder)
-        checkpoint.save(model, paths.locate_model(method))
+        if isinstance(start.method, UnprunedMethod):
+            model = method_models.attach(model, start.method, task, head)
+        else:
+            model = prune(model, start.method, start.scores, warm_start=warm)
+        settings = params.finetune.model_copy(update=start.settings)
+        trained = train(model, training_data, settings, seed=params.seed, folder=folder)
+        method_models.save(model, paths.locate_model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
         write_text(paths.locate_curve(method), curve.to_csv(index=False, lineterminator="\n"))
         timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)

@@ -17,13 +17,15 @@ from lightpeft.planning.fixed_plans import (
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
-from pipeline.common.artefacts import PartCost, PlanCost
+from pipeline.common.artefacts import PartCost, PlanCost, UnprunedMethod
 from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
+from pipeline.common.methods import find_peft_type, find_settings, has_plan
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
 from pipeline.tasks.base import is_decoder
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
+from pipeline.tasks.method_models import attach, count_parameters
 from pipeline.tasks.model_loading import load_config, load_model, load_processor
 from pipeline.tasks.registry import make_task
 
@@ -79,9 +81,31 @@ def verify_pruning(params: PruneParams, plan: PruningPlan, scores: Scores, data:
     return slice_and_verify(model.to(find_device()), plan, batch)
 
 
+def write_unpruned_method(method: str, params: PruneParams, paths: Paths) -> None:
+    """Write what a method without a plan trains; try it first on the model.
+
+    Raises:
+        ConfigError: peft refuses its settings, or it can't be trained on this task.
+    """
+    settings = dict(params.baselines.get(find_settings(method), {}))
+    lr = settings.pop("lr", None)
+    unpruned = UnprunedMethod(peft_type=find_peft_type(method), settings=settings, lr=lr)
+    task = make_task(DataCard.read(paths.prepared))
+    model, head = load_model(params.model, task, params.seed)
+    trained = count_parameters(attach(model, unpruned, task, head))["trainable_parameters"]
+    unpruned.write(paths.locate_unpruned(method))
+    log(f"prune {method}", f"nothing is pruned; {trained:,} parameters are trained")
+
+
 def main(method: str, paths: Paths) -> None:
-    """Write one method's plan and its cost; verify first that pruning equals masking."""
+    """Write one method's plan and its cost; verify first that pruning equals masking.
+
+    Of a method that has no plan, write what it trains.
+    """
     params = PruneParams.load(paths.params)
+    if not has_plan(method):
+        write_unpruned_method(method, params, paths)
+        return
     scores = Scores.load(paths.scores)
     decoder = is_decoder(load_config(params.model))
     config = params.prune.make_config(method, seed=params.seed, decoder=decoder)

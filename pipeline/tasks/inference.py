@@ -39,8 +39,7 @@ def iterate_batches(
 @contextmanager
 def enter_inference_mode(model: PeftModel) -> Iterator[torch.device]:
     """Put a model in evaluation mode, without gradients and in its dtype; yield its device."""
-    base = model.get_base_model()
-    target, dtype = base.device, base.dtype
+    target, dtype = model.device, model.dtype
     model.eval()
     with torch.inference_mode(), torch.autocast(target.type, dtype, dtype != torch.float32):
         yield target

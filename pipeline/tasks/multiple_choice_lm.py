@@ -114,7 +114,8 @@ class MultipleChoiceLM(ChoiceTask):
             self._encode_neutral_prompt(rows[0]["choices"], processor),
             _LogLikelihoods(),
         )
-        score = partial(score_choices, model.get_base_model(), padding=processor.pad_token_id)
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        score = partial(score_choices, base, padding=processor.pad_token_id)
         with enter_inference_mode(model):
             order = sort_batches_by_length(count_tokens(rows), batch_size=batch_size)
             for numbers in self.track(order):

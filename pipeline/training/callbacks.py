@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.common.console import Progress, log
@@ -40,6 +41,27 @@ class StepBudget:
     def to_optimizer_steps(self, batches: int) -> int:
         """Return the number of optimizer steps nearest to so many batches, at least one."""
         return max(1, round(batches / self.accumulation))
+
+
+class RankAllocation(TrainerCallback):  # type: ignore[misc]  # transformers is untyped for mypy
+    """Let AdaLoRA score its ranks and drop some, after each optimizer step."""
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PeftModel,
+        **_: Any,
+    ) -> None:
+        """Score and drop ranks; the gradients are still there."""
+        model.base_model.update_and_allocate(state.global_step)
+
+
+def make_callbacks(model: Any) -> list[TrainerCallback]:
+    """Return what the training of a PEFT method needs besides its loss."""
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    return [RankAllocation() for config in configs.values() if config.peft_type == "ADALORA"]
 
 
 class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is untyped for mypy

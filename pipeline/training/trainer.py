@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
-from lightpeft.pruning import checkpoint as adapter_checkpoint
 from pipeline.common.console import find_device, log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
 from pipeline.common.text import join_lines
 from pipeline.metrics.definitions import is_higher_better
 from pipeline.metrics.scoring import score
+from pipeline.tasks import method_models
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
-from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor
+from pipeline.tasks.method_models import Model
+from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
 from pipeline.training.checkpoints import find_latest_checkpoint
 
 _LOG_EVERY = 10  # batches
@@ -69,7 +69,7 @@ class TrainingResult:
 
 
 def train(
-    model: PeftModel, data: TrainingData, settings: FinetuneSection, *, seed: int, folder: Path
+    model: Model, data: TrainingData, settings: FinetuneSection, *, seed: int, folder: Path
 ) -> TrainingResult:
     """Train a model in place, from the latest complete checkpoint in `folder` if there is one.
 
@@ -94,6 +94,7 @@ def train(
             f"finetune.steps counts the estimation's {data.estimation_steps} steps "
             f"and must be more, got {settings.steps}"
         )
+    dtype = model.dtype
     # peft casts its adapters when it creates them, but not a task head, and not after a model
     # was cast as a whole.
     cast_trainable_to_float32(model)
@@ -107,7 +108,6 @@ def train(
     monitor = TrainingMonitor(
         data.name, data.task.card, budget=budget, patience=settings.early_stopping, seconds=seconds
     )
-    dtype = model.get_base_model().dtype
     trainer = _BatchTrainer(
         model,
         data,
@@ -119,7 +119,7 @@ def train(
             **_make_schedule(settings, budget, metric),
             **_make_optimization(settings),
         ),
-        callbacks=[monitor],
+        callbacks=[monitor, *make_callbacks(model)],
     )
     if checkpoint is not None:
         log(data.name, f"resuming from {checkpoint}")
@@ -139,7 +139,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
     control: TrainerControl
 
     def __init__(
-        self, model: PeftModel, data: TrainingData, train_loader: Loader, **settings: Any
+        self, model: Model, data: TrainingData, train_loader: Loader, **settings: Any
     ) -> None:
         self.data, self.train_loader = data, train_loader
         self.validation_task = data.task.keep_selection_metric()
@@ -157,7 +157,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         return prepared
 
     def compute_loss(
-        self, model: PeftModel, inputs: dict[str, Any], *_: Any, **__: Any
+        self, model: Model, inputs: dict[str, Any], *_: Any, **__: Any
     ) -> torch.Tensor:
         """Return the task's loss of a batch, the same as in the estimation."""
         return self.data.task.compute_loss(model(**inputs), inputs)
@@ -191,7 +191,14 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # peft's own save asks the hub about embeddings, and transformers adds a pickle.
-        adapter_checkpoint.save(self.model, Path(output_dir or self.args.output_dir))
+        method_models.save(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # peft's own `load_adapter` refuses to train virtual tokens any further.
+        method_models.restore(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        method_models.restore(self.model, Path(self.state.best_model_checkpoint))
 
 
 def _choose_precision(dtype: torch.dtype) -> dict[str, Any]:

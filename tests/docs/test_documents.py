@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from lightpeft.exporting import check
 from lightpeft.modeling.families import FAMILIES
+from pipeline.common.pruning_params import check_params
 from pipeline.data.catalog.registry import CATALOG
 
 README = ROOT / "README.md"
@@ -69,14 +70,13 @@ def test_every_setting_that_is_named_exists(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_yaml_block_of_settings_has_keys_of_params(name: str):
+def test_every_yaml_block_of_settings_is_valid(name: str):
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     statements = [text for block in blocks for text in re.split(r"\n(?=\w)", block)]
 
     for text in statements:
         parsed = YAML(typ="safe").load(text.replace(", ...}", "}")) or {}
-        for section, values in parsed.items():
-            assert values.keys() <= SETTINGS[section].keys(), text
+        check_params({"methods": ["vanilla"]} | parsed, text)
 
 
 def test_all_named_tasks_are_listed():

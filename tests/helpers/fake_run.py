@@ -26,7 +26,7 @@ from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
 from pipeline.common.artefacts import Evaluation, Timing
 from pipeline.common.data_card import DataCard
-from pipeline.common.params import METHODS
+from pipeline.common.methods import METHODS, has_plan
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import Params, load_params
 from pipeline.stages import report
@@ -62,13 +62,15 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     scores = _make_scores(*shape)
     scores.save(paths.scores)
     for method in params.methods:
+        _write_training(paths, method)
+        quality = _make_evaluation(labels, metric, QUALITY[method], light=method != "vanilla")
+        quality.write(paths.locate_evaluation(method))
+        if not has_plan(method):
+            continue
         config = params.prune.make_config(method, seed=params.seed, decoder=False)
         plan = make_method_plan(method, scores, config)
         plan.save(paths.locate_plan(method))
         count_plan_cost(plan, scores).write(paths.locate_cost(method))
-        _write_training(paths, method)
-        quality = _make_evaluation(labels, metric, QUALITY[method], light=method != "vanilla")
-        quality.write(paths.locate_evaluation(method))
     _make_benchmark(params).save(paths.benchmark)
     return paths
 

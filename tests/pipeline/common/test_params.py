@@ -110,6 +110,11 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("methods", "light", "methods must be a list of light, vanilla, .*, got 'light'"),
         ("methods", ["light", "best"], "methods must be a list of .*, got 'best'"),
         ("methods", [], "methods must be a list of"),
+        ("methods", ["vanilla", "peft:ia4"], "methods must be .*, peft:ia3, .*, got 'peft:ia4'"),
+        ("baselines", [], r"baselines must be method -> its settings, got \[\]"),
+        ("baselines/ia4", {}, r"unknown key baselines\.ia4; did you mean baselines\.ia3\?"),
+        ("baselines/full/r", 8, r"unknown key baselines\.full\.r; known: lr"),
+        ("baselines/full/lr", 0, r"baselines\.full\.lr must be a number > 0, got 0"),
         (
             "model",
             "minilm",
