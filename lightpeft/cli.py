@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lightpeft.core.command_line import describe_os_error, exit_on_signals
-from lightpeft.core.errors import LightPeftError
+from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
 
 _DEBUG = "LIGHTPEFT_DEBUG"
@@ -96,6 +97,26 @@ def support(context: typer.Context) -> None:
 def benchmark(context: typer.Context) -> None:
     """Measure a pruned model, with random weights."""
     import_module("lightpeft.benchmark.__main__").main(context.args)
+
+
+def _add_installed_command(entry: EntryPoint) -> None:
+    """Add a command of another package, which is imported when it is called."""
+    package = entry.module.partition(".")[0]
+
+    def command(context: typer.Context) -> None:
+        try:
+            function = entry.load()
+        except ModuleNotFoundError as error:
+            extra = f"pip install 'lightpeft[{package}]'"
+            raise ConfigError(f"lightpeft {entry.name} needs {error.name}: {extra}") from error
+        function(entry.name, context.args)
+
+    text = f"Command of the package {package}; see `lightpeft {entry.name} --help`."
+    app.command(entry.name, context_settings=_PASSED_ON, help=text)(command)
+
+
+for _entry in entry_points(group="lightpeft.commands"):
+    _add_installed_command(_entry)
 
 
 def run(*arguments: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,6 +131,56 @@ def preset(
         write_text(output, text)
 
 
+@app.command()
+def predict(
+    result: Annotated[
+        Path, typer.Argument(help="Folder of a trained adapter, as artifacts/models/light.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text of one row; of a pair, or of a prompt and its choices, several."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows to predict, such as JSON Lines.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="JSON Lines; default: printed."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder of the base model, if it has moved.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data card, if RESULT has none.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to generate. [default: as in train]")
+    ] = None,
+) -> None:
+    """Predict rows without labels; a killed run with --output goes on where it stopped."""
+    if (file is None) == (not text):
+        raise ConfigError("predict needs either --text or --file")
+    if file is not None and output is None:
+        raise ConfigError("predict --file needs --output")
+    if not result.is_dir():
+        raise ConfigError(f"{result} is not a folder")
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output must be a file, got the folder {output}")
+    exit_on_signals("the same command goes on from here" if output else "nothing was written")
+    module = import_module("pipeline.prediction.predict")
+    config = module.PredictConfig(
+        result=result,
+        source=file or tuple(text or ()),
+        out=output,
+        data=data,
+        model=model,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    call_in_one_line(module.main, config, writes=output or Path("standard output"))
+
+
 def run_stage(stage: str, method: str = "", **options: Any) -> None:
     """Check params.yaml as a whole before anything heavy is imported, then run a stage.
 
@@ -150,19 +202,38 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
         "benchmark": paths.benchmark,
         "report": paths.report,
     }
+    main = import_module(f"pipeline.stages.{stage}").main
+    call_in_one_line(partial(main, paths=paths, **options), *arguments, writes=outputs[stage])
+
+
+def call_in_one_line(function: Callable[..., None], *arguments: Any, writes: Path) -> None:
+    """Call a function that writes a file or folder.
+
+    Raises:
+        PipelineError: the operating system refuses it.
+    """
     try:
-        import_module(f"pipeline.stages.{stage}").main(*arguments, paths=paths, **options)
+        function(*arguments)
     except _EXPECTED:
         raise
     except Exception as error:
-        line = describe_os_error(error, outputs[stage])
+        line = describe_os_error(error, writes)
         if line is None:
             raise
         raise PipelineError(line) from error
 
 
-def run(*arguments: str) -> None:
+def run_from_lightpeft(name: str, arguments: list[str]) -> None:
+    """Run a command as `lightpeft NAME`; see the entry points in pyproject.toml."""
+    run(name, *arguments, program="lightpeft")
+
+
+def run(*arguments: str, program: str = "python -m pipeline") -> None:
     """Run a command; a user's mistake is one line.
+
+    Args:
+        arguments: name of the command, and its arguments.
+        program: for usage lines.
 
     Raises:
         SystemExit: with that line.
@@ -171,10 +242,10 @@ def run(*arguments: str) -> None:
         os.environ.setdefault("TQDM_MININTERVAL", "5")  # seconds between lines through a pipe
     ignore_peft_deprecation()
     try:
-        app(list(arguments), prog_name="python -m pipeline", standalone_mode=False)
+        app(list(arguments), prog_name=program, standalone_mode=False)
     except typer.TyperException as error:
         wrong = join_lines(error.format_message()).removesuffix(".")
-        sys.exit(f"error: {wrong}; see python -m pipeline --help")
+        sys.exit(f"error: {wrong}; see {program} --help")
     except Exception as error:
         raise_hidden_exit(error)
         is_expected = isinstance(error, _EXPECTED)

@@ -235,6 +235,22 @@ class Task(ABC):
         """Return a table with the label and the prediction of each row."""
         return pd.DataFrame({"label": predictions.labels, "prediction": predictions.predictions})
 
+    def predict_unlabeled(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> list[Row]:
+        """Run the model on encoded rows whose targets are made up; return values for JSON."""
+        return self.make_outputs(self.predict(model, rows, processor, batch_size=batch_size), rows)
+
+    def make_outputs(self, predictions: Predictions, rows: Dataset) -> list[Row]:
+        """Return the prediction of each row as values for JSON."""
+        assert predictions.predictions is not None
+        return [{"prediction": value} for value in predictions.predictions.tolist()]
+
+
+def round_number(value: Any) -> float:
+    """Return a number with six digits, as it is written to files."""
+    return float(f"{value:.6g}")
+
 
 def is_decoder(config: PretrainedConfig) -> bool:
     """Return whether a model is a decoder, which continues a text.

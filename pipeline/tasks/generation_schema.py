@@ -11,11 +11,13 @@ from datasets import Features, Value
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks.schema import (
+    InputColumns,
     Row,
     RowSchema,
     Template,
     list_columns,
     make_question_prompt,
+    name_texts,
     require_column,
 )
 from pipeline.tasks.sharegpt import convert_to_messages, find_bad_turn
@@ -221,6 +223,19 @@ def _find_chat_error(messages: Any) -> str | None:
     return "empty completion" if is_empty else None
 
 
+_ANY_TEXT = "x"  # a completion of a row to predict; its prompt is tokenized without it
+
+
+def add_target(row: Row, classes: Sequence[str]) -> Row:
+    """Return a row to predict with a completion, or its chat with a last turn of the assistant."""
+    if row.get("messages") is None:
+        return row | {"completion": _ANY_TEXT, "messages": None}
+    turns = _parse_objects(row["messages"])
+    if turns is None or (turns and turns[-1].get("role") == "assistant"):
+        return row  # for `find_error`; or a chat with its answer
+    return row | {"messages": [*turns, {"role": "assistant", "content": _ANY_TEXT}]}
+
+
 TEXT_METRICS = ("exact_match", "final_number", "rouge1", "rouge2", "rougeL")
 _TEXT = Value("string")
 SCHEMA = RowSchema(
@@ -240,6 +255,12 @@ SCHEMA = RowSchema(
     postprocess=store_chat,
     find_error=find_error,
     matches_columns=lambda names: match_layout(names) is not None,
+    inputs=InputColumns(
+        required=(("prompt",), ("messages",)),
+        optional=("cue", "tools"),
+        add_target=add_target,
+        read_texts=name_texts("prompt"),
+    ),
     identity_columns=("prompt", "completion", "messages"),
     row_name=lambda row: find_bad_turn(row.get("messages")),
     model_requirement="a decoder, such as llama, or an encoder-decoder, such as t5",

@@ -17,7 +17,15 @@ from pipeline.tasks import labels
 from pipeline.tasks import text_classification as classify
 from pipeline.tasks.base import Batch, Columns, Processor
 from pipeline.tasks.pixels import inspect, read_pixels
-from pipeline.tasks.schema import CLASS_METRICS, Row, RowSchema, Template, require_column
+from pipeline.tasks.schema import (
+    CLASS_METRICS,
+    InputColumns,
+    Row,
+    RowSchema,
+    Template,
+    name_texts,
+    require_column,
+)
 
 _IMAGES = 500  # in memory at a time
 
@@ -101,6 +109,11 @@ SCHEMA = RowSchema(
     find_classes=find_classes,
     label_column="label",
     matches_columns=lambda names: "image" in names,
+    inputs=InputColumns(
+        required=(("image",),),
+        add_target=lambda row, classes: row | {"label": classes[0]},
+        read_texts=name_texts("image"),
+    ),
     identity_columns=("digest",),
     row_name=get_path,
     chunk_size=_IMAGES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,9 @@ SCHEMA = RowSchema(
     find_error=find_error,
     find_classes=find_classes,
     label_column="label",
+    inputs=replace(
+        classify.INPUTS, add_target=lambda row, classes: {"text_pair": None, **row, "label": []}
+    ),
     identity_columns=("text", "text_pair"),
 )
 
@@ -177,8 +181,10 @@ class MultiLabelClassification(classify.TextClassification):
         """Return the classes of an encoded row."""
         return ", ".join(self.card.labels[index] for index in row["label"]) or "no class"
 
+    def decode_prediction(self, value: Any) -> Any:
+        """Return the names of the classes that a row has."""
+        return [self.card.labels[index] for index in np.flatnonzero(value)]
+
     def name_classes(self, values: Values) -> list[str]:
         """Return the classes of each row as a JSON list."""
-        names = self.card.labels
-        found = ([names[index] for index in np.flatnonzero(row)] for row in values)
-        return [json.dumps(row, ensure_ascii=False) for row in found]
+        return [json.dumps(self.decode_prediction(row), ensure_ascii=False) for row in values]

@@ -22,6 +22,7 @@ from pipeline.tasks.base import (
     Task,
     Values,
     make_object_array,
+    round_number,
 )
 from pipeline.tasks.inference import check_finite, run_model
 from pipeline.tasks.multiple_choice_schema import SCHEMA
@@ -68,6 +69,20 @@ class ChoiceTask(Task):
             for number, probabilities in enumerate(predictions.scores.T):
                 table[f"score {number}"] = probabilities
         return table
+
+    def make_outputs(self, predictions: Predictions, rows: Dataset) -> list[Row]:
+        """Return index and text of the best choice, and the probability of each choice."""
+        assert predictions.predictions is not None
+        assert predictions.scores is not None
+        columns = zip(rows["choices"], predictions.predictions, predictions.scores, strict=True)
+        return [
+            {
+                "prediction": int(best),
+                "choice": choices[best],
+                "scores": [*map(round_number, scores[: len(choices)])],
+            }
+            for choices, best, scores in columns
+        ]
 
 
 def count_choices(rows: Dataset) -> Values:

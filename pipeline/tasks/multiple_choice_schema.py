@@ -13,6 +13,7 @@ from pipeline.common.params import DataSection
 from pipeline.tasks import labels
 from pipeline.tasks.schema import (
     CLASS_METRICS,
+    InputColumns,
     Row,
     RowSchema,
     Template,
@@ -124,6 +125,11 @@ def find_error(row: Row) -> str | None:
     return next((reason for reason, is_bad in checks.items() if is_bad), None)
 
 
+def add_target(row: Row, classes: Sequence[str]) -> Row:
+    """Return a row to predict with its first choice as the right one."""
+    return row | {"choices": _parse_choices(row["choices"]), "label": 0}
+
+
 SCHEMA = RowSchema(
     kind="multiple-choice",
     features=Features(
@@ -139,6 +145,11 @@ SCHEMA = RowSchema(
     build_template=build_template,
     find_error=find_error,
     matches_columns=lambda names: _CHOICES in names,
+    inputs=InputColumns(
+        required=(("prompt", _CHOICES),),
+        add_target=add_target,
+        read_texts=lambda texts: {"prompt": texts[0], _CHOICES: [*texts[1:]]},
+    ),
     identity_columns=("prompt", "choices", "answers"),
     group_columns=("prompt",),
     model_requirement=(

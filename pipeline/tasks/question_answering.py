@@ -28,7 +28,15 @@ from pipeline.tasks.context_windows import (
     split_into_windows,
 )
 from pipeline.tasks.inference import check_finite, run_model
-from pipeline.tasks.schema import Row, RowSchema, Template, convert_answers, require_column
+from pipeline.tasks.schema import (
+    InputColumns,
+    Row,
+    RowSchema,
+    Template,
+    convert_answers,
+    name_texts,
+    require_column,
+)
 from pipeline.tasks.tokenization import require_fast_tokenizer
 
 _LABELS = ["no answer", "answer"]
@@ -114,6 +122,11 @@ SCHEMA = RowSchema(
     find_error=find_error,
     find_classes=find_classes,
     matches_columns=lambda names: {"question", "context", "answers"} <= {*names},
+    inputs=InputColumns(
+        required=(("question", "context"),),
+        add_target=lambda row, classes: row | {"answers": {"text": [], "answer_start": []}},
+        read_texts=name_texts("question", "context"),
+    ),
     identity_columns=("question", "context"),
     group_columns=("context",),
 )

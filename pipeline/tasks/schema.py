@@ -12,7 +12,7 @@ from datasets import Dataset, Features
 from pipeline.common.data_card import Baseline, HubDataset, Origins
 from pipeline.common.errors import DataError
 from pipeline.common.params import DataSection
-from pipeline.common.text import find_nearest, join_lines
+from pipeline.common.text import find_nearest, join_lines, quantify
 
 Row = dict[str, Any]
 RowReader = Callable[[], Iterator[Row]]  # starts again at each call
@@ -59,6 +59,45 @@ class RawDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputColumns:
+    """The columns of a row whose target is to be predicted.
+
+    Attributes:
+        required: columns that a row must have; where rows have several forms, those of each.
+        optional: columns that it may have.
+        add_target: row and class names -> the row with a target, as if it were one to train on.
+            No prediction depends on it.
+        read_texts: texts of a command line -> the row that they stand for.
+    """
+
+    required: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...] = ()
+    add_target: Callable[[Row, Sequence[str]], Row]
+    read_texts: Callable[[Sequence[str]], Row]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns."""
+        return (*(name for form in self.required for name in form), *self.optional)
+
+
+def name_texts(*names: str) -> Callable[[Sequence[str]], Row]:
+    """Return a function that makes texts the columns of these names, in order.
+
+    It raises a DataError for more texts than names.
+    """
+
+    def read_texts(texts: Sequence[str]) -> Row:
+        if len(texts) > len(names):
+            raise DataError(
+                f"a row has {quantify(len(names), 'text')}, {' and '.join(names)}; got {len(texts)}"
+            )
+        return dict(zip(names, texts, strict=False))
+
+    return read_texts
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowSchema:
     """The columns of a clean row of one task kind, the same for every model.
 
@@ -75,6 +114,7 @@ class RowSchema:
         find_classes: splits and the classes that the source names -> class names; [] if none.
         label_column: column of a class name or of a list of them; None: rows have no classes.
         matches_columns: whether a file with these column names has rows of this schema.
+        inputs: the columns of a row whose target is to be predicted.
         identity_columns: columns that tell rows apart, for counting repeats.
         group_columns: columns whose equal values keep rows in one split; empty: the identity
             columns.
@@ -96,6 +136,7 @@ class RowSchema:
     )
     label_column: str | None = None
     matches_columns: Callable[[Sequence[str]], bool] = field(default=lambda names: False)
+    inputs: InputColumns
     identity_columns: tuple[str, ...]
     group_columns: tuple[str, ...] = ()
     row_name: Callable[[Row], str | None] = field(default=lambda row: None)

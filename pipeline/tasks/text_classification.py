@@ -21,14 +21,24 @@ from transformers import (
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.params import DataSection
 from pipeline.tasks import labels
-from pipeline.tasks.base import Columns, Predictions, Processor, Task, Values, describe_classes
+from pipeline.tasks.base import (
+    Columns,
+    Predictions,
+    Processor,
+    Task,
+    Values,
+    describe_classes,
+    round_number,
+)
 from pipeline.tasks.inference import check_finite, restore_row_order, run_model
 from pipeline.tasks.schema import (
     CLASS_METRICS,
+    InputColumns,
     Row,
     RowSchema,
     Template,
     list_columns,
+    name_texts,
     require_column,
 )
 from pipeline.tasks.text_columns import find_text_columns
@@ -96,6 +106,17 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     return names
 
 
+def add_target(row: Row, classes: Sequence[str]) -> Row:
+    """Return a row to predict with the first class, or a number."""
+    return {"text_pair": None, **row, "label": classes[0] if classes else "0.0"}
+
+
+INPUTS = InputColumns(
+    required=(("text",),),
+    optional=("text_pair",),
+    add_target=add_target,
+    read_texts=name_texts("text", "text_pair"),
+)
 SCHEMA = RowSchema(
     kind="text-classification",
     features=Features(
@@ -113,6 +134,7 @@ SCHEMA = RowSchema(
     find_error=find_error,
     find_classes=find_classes,
     label_column="label",
+    inputs=INPUTS,
     identity_columns=("text", "text_pair"),
 )
 
@@ -205,6 +227,24 @@ class TextClassification(Task):
                 table[f"score {name}"] = predictions.scores[:, index]
         return table
 
+    def make_outputs(self, predictions: Predictions, rows: Dataset) -> list[Row]:
+        """Return the class of each row, or its classes, and the probability of each class."""
+        assert predictions.predictions is not None
+        assert predictions.scores is not None
+        pairs = zip(predictions.predictions, predictions.scores, strict=True)
+        names = self.card.labels
+        return [
+            {
+                "prediction": self.decode_prediction(value),
+                "scores": dict(zip(names, map(round_number, scores), strict=True)),
+            }
+            for value, scores in pairs
+        ]
+
+    def decode_prediction(self, value: Any) -> Any:
+        """Return the name of a predicted class."""
+        return self.card.labels[value]
+
     def name_classes(self, values: Values) -> list[str]:
         """Return the name of each row's class."""
         return [self.card.labels[index] for index in values]
@@ -231,3 +271,7 @@ class TextRegression(TextClassification):
 
     def make_table(self, predictions: Predictions) -> pd.DataFrame:
         return Task.make_table(self, predictions)
+
+    def make_outputs(self, predictions: Predictions, rows: Dataset) -> list[Row]:
+        assert predictions.predictions is not None
+        return [{"prediction": round_number(value)} for value in predictions.predictions]

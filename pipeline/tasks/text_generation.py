@@ -122,19 +122,30 @@ class _Generation(Task):
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
     ) -> Predictions:
         tokens = self._compute_losses(model, rows, processor, batch_size=batch_size)
-        compares_texts, new = {*self.card.metrics} & {*TEXT_METRICS}, self.card.max_new_tokens
-        texts = None
-        if compares_texts and new:
-            prompts = self.list_prompts(rows)
-            order = sort_batches_by_length([*map(len, prompts)], batch_size=batch_size)
-            batches = self.track(order, "generated batch")
-            texts = generate_greedily(model, prompts, processor, batches=batches, new=new)
+        compares_texts, texts = {*self.card.metrics} & {*TEXT_METRICS}, None
+        if compares_texts and self.card.max_new_tokens:
+            texts = self._generate(model, rows, processor, batch_size=batch_size)
         return Predictions(
             labels=np.array(read_reference_texts(rows, processor), object),
             predictions=None if texts is None else np.array(texts, object),
             loss=float(tokens[:, 1].sum() / tokens[:, 0].sum()),
             tokens=tokens,
         )
+
+    def predict_unlabeled(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> list[Row]:
+        texts = self._generate(model, rows, processor, batch_size=batch_size)
+        return [{"prediction": text} for text in texts]
+
+    def _generate(
+        self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int
+    ) -> list[str]:
+        """Return a generated text for each row."""
+        prompts = self.list_prompts(rows)
+        order = sort_batches_by_length([*map(len, prompts)], batch_size=batch_size)
+        batches, new = self.track(order, "generated batch"), self.card.max_new_tokens or 0
+        return generate_greedily(model, prompts, processor, batches=batches, new=new)
 
     def _compute_losses(
         self, model: PeftModel, rows: Dataset, processor: Processor, *, batch_size: int

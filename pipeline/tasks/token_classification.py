@@ -30,7 +30,14 @@ from pipeline.tasks.base import (
     make_object_array,
 )
 from pipeline.tasks.inference import check_finite, run_model
-from pipeline.tasks.schema import Row, RowSchema, Template, list_columns, require_column
+from pipeline.tasks.schema import (
+    InputColumns,
+    Row,
+    RowSchema,
+    Template,
+    list_columns,
+    require_column,
+)
 from pipeline.tasks.tokenization import require_fast_tokenizer, tokenize
 
 OUTSIDE = "O"
@@ -108,6 +115,12 @@ def find_classes(splits: dict[str, Dataset], known: list[str] | None) -> list[st
     return list(known or sorted(names, key=lambda name: name != OUTSIDE))
 
 
+def add_target(row: Row, classes: Sequence[str]) -> Row:
+    """Return a row to predict with a tag for each word."""
+    words = row["tokens"]
+    return {"tokens": words, "tags": [classes[0]] * len(words) if isinstance(words, list) else []}
+
+
 SCHEMA = RowSchema(
     kind="token-classification",
     features=Features({"tokens": List(Value("string")), "tags": List(Value("string"))}),
@@ -117,6 +130,11 @@ SCHEMA = RowSchema(
     find_classes=find_classes,
     label_column="tags",
     matches_columns=lambda names: "tokens" in names and not {"tags", "ner_tags"}.isdisjoint(names),
+    inputs=InputColumns(
+        required=(("tokens",),),
+        add_target=add_target,
+        read_texts=lambda texts: {"tokens": " ".join(texts).split()},
+    ),
     identity_columns=("tokens",),
 )
 

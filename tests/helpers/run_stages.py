@@ -12,11 +12,16 @@ from typing import Any
 import pandas as pd
 from helpers.import_graph import ROOT
 from helpers.params_file import write_params
+from helpers.task_files import write_rows
 
 from lightpeft.core.benchmark_result import BenchmarkResult
+from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
+from pipeline.prediction import predict
+from pipeline.prediction.predict import PredictConfig
 from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
+from pipeline.tasks.registry import make_task
 
 METHODS = ("light", "vanilla")
 PATHS = Paths()
@@ -54,7 +59,32 @@ def run_stages(monkeypatch: Any) -> tuple[Any, Any, pd.DataFrame]:
     light = BenchmarkResult.load(PATHS.benchmark).methods["light"]
     assert all(speedup.median > 0 for speedup in light.speedups["training"].values())
     predictions = pd.read_csv(PATHS.locate_predictions("light"), keep_default_na=False)
+    check_predict(predictions)
     return read("data/prepared/card.json"), read("results/eval/light/eval.json"), predictions
+
+
+def check_predict(expected: pd.DataFrame) -> None:
+    """Check that `predict` gives for the test rows without labels what `evaluate` gave for them."""
+    rows = read_rows(PATHS.prepared, "test")
+    names = make_task(DataCard.read(PATHS.prepared)).schema.inputs.names
+    inputs = rows.select_columns([name for name in names if name in rows.column_names])
+    write_rows(Path("in.jsonl"), inputs)
+    assert read("artifacts/models/light/card.json") == read("data/prepared/card.json")
+    result, out = PATHS.locate_model("light"), Path("out.jsonl")
+    predict.main(PredictConfig(result=result, source=Path("in.jsonl"), out=out, batch_size=16))
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["row"] for row in found] == [*range(1, len(rows) + 1)]
+    if "prediction" in expected:  # else no text was generated
+        for row, cell in zip(found, map(str, expected["prediction"]), strict=True):
+            assert cell in _format_prediction(row)
+
+
+def _format_prediction(row: dict[str, Any]) -> set[str]:
+    """A prediction in the ways that a table may have it."""
+    value = row["prediction"]
+    if isinstance(value, list):
+        return {json.dumps(value, ensure_ascii=False), " ".join(value)}
+    return {str(value), row.get("choice", "")}
 
 
 def read(path: str) -> Any:

@@ -92,7 +92,7 @@ def test_wheel_holds_the_marker_for_types():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
     assert (PACKAGE / "py.typed").exists()
-    assert settings["tool"]["setuptools"]["package-data"] == {"lightpeft": ["py.typed"]}
+    assert settings["tool"]["setuptools"]["package-data"]["lightpeft"] == ["py.typed"]
 
 
 def test_unknown_name_is_an_attribute_error():
