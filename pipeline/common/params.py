@@ -180,6 +180,7 @@ class FinetuneSection(Section):
     Attributes:
         steps: batches that every method is trained on, the estimation's included.
         gradient_accumulation: batches per optimizer step.
+        lora_plus_ratio: learning rate of LoRA B divided by that of LoRA A.
         warmup: fraction of the steps.
         warm_start: start from the estimation's weights.
         evaluate_every, save_every: steps between validations, and between checkpoints.
@@ -191,6 +192,7 @@ class FinetuneSection(Section):
     batch_size: Count = 16
     gradient_accumulation: Count = 1
     lr: Positive = 5e-4
+    lora_plus_ratio: Positive = 1.0
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: Ratio = 0.06
     weight_decay: NonNegative = 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft.optimizers import create_loraplus_optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
@@ -112,6 +113,7 @@ def train(
         model,
         data,
         _make_train_loader(data, settings, batches=batches, seed=seed),
+        lora_plus_ratio=settings.lora_plus_ratio,
         args=TrainingArguments(
             output_dir=str(folder),
             seed=seed,
@@ -137,11 +139,18 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
     """
 
     control: TrainerControl
+    optimizer: Any
 
     def __init__(
-        self, model: Model, data: TrainingData, train_loader: Loader, **settings: Any
+        self,
+        model: Model,
+        data: TrainingData,
+        train_loader: Loader,
+        *,
+        lora_plus_ratio: float,
+        **settings: Any,
     ) -> None:
-        self.data, self.train_loader = data, train_loader
+        self.data, self.train_loader, self.lora_plus_ratio = data, train_loader, lora_plus_ratio
         self.validation_task = data.task.keep_selection_metric()
         super().__init__(
             model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
@@ -155,6 +164,24 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
     def get_train_dataloader(self) -> Loader:
         prepared: Loader = self.accelerator.prepare(self.train_loader)
         return prepared
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make AdamW, with the learning rates of LoRA+ (arXiv:2402.12354) if they are wanted.
+
+        As in the authors' program, weights of one dimension (biases of the head) learn as LoRA B.
+        """
+        has_lora = any("lora_B" in name for name, _ in self.model.named_parameters())
+        if self.optimizer is None and has_lora and self.lora_plus_ratio != 1:
+            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model,
+                optimizer,
+                loraplus_lr_ratio=self.lora_plus_ratio,
+                loraplus_weight_decay=self.args.weight_decay,
+                **options,
+            )
+        super().create_optimizer(model)
+        return self.optimizer
 
     def compute_loss(
         self, model: Model, inputs: dict[str, Any], *_: Any, **__: Any

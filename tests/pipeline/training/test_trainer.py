@@ -156,6 +156,32 @@ def test_the_rate_decays_along_the_chosen_curve_after_warmup(space, tmp_path):
     assert rates[40][0] < rates[40][1]
 
 
+def test_lora_b_learns_at_its_own_rate(space, tmp_path):
+    first_step = {"steps": 5, "batch_size": 4, "warmup": 0.0, "lr": 1e-3}
+    _, start = train(space, tmp_path / "start", **first_step | {"lr": 1e-12})
+    moved = {}
+    for ratio in (1.0, 8.0):
+        _, model = train(space, tmp_path / str(ratio), **first_step, lora_plus_ratio=ratio)
+        before = weights_of(start)
+        moved[ratio] = {
+            name: (weight - before[name]).abs().max().item()
+            for name, weight in weights_of(model).items()
+        }
+
+    # The first step of AdamW moves every weight by the learning rate.
+    for name, distance in moved[8.0].items():
+        fast = "lora_B" in name or name.endswith("bias")
+        assert distance == pytest.approx(8e-3 if fast else 1e-3, rel=1e-2), name
+    assert all(distance == pytest.approx(1e-3, rel=1e-2) for distance in moved[1.0].values())
+
+
+def test_lora_plus_changes_nothing_at_a_ratio_of_one(space, tmp_path):
+    _, plain = train(space, tmp_path / "plain")
+    _, one = train(space, tmp_path / "one", lora_plus_ratio=1)
+
+    assert all(torch.equal(x, weights_of(plain)[n]) for n, x in weights_of(one).items())
+
+
 def test_a_training_ends_with_a_validation(space, tmp_path):
     trained, _ = train(space, tmp_path, steps=20, evaluate_every=1000, best_checkpoint=True)
 
