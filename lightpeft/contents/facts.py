@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lightpeft.contents.recognize import Contents
@@ -53,6 +54,8 @@ def make_facts(contents: Contents) -> dict[str, Any]:
             "steps": contents.scores.steps,
             "modules": contents.scores.modules,
         }
+    if contents.export:
+        facts["export"] = asdict(contents.export)
     if contents.plan:
         facts["plan"] = _make_plan_facts(contents.plan)
     if contents.weights:
@@ -161,6 +164,8 @@ def _list_rows(contents: Contents, facts: dict[str, Any]) -> Iterator[tuple[str,
     """Yield name and value of each line above the tables."""
     base, checkpoint = facts.get("base", {}), facts.get("checkpoint")
     yield "what", _KINDS[contents.kind]
+    if contents.export:
+        yield "export", str(contents.export)
     yield "base", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in base.items())
     if checkpoint:
         names = ", ".join(checkpoint.get("architectures", ()))

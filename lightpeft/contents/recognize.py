@@ -14,6 +14,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests, parse_as, read_bytes, read_json
 from lightpeft.core.safetensors_header import SafetensorsHeader, read_header
 from lightpeft.core.scores_file import ScoresInFile, read_scores_file
+from lightpeft.exporting.record import RECORD, ExportRecord
 
 _MODEL_CONFIG = "config.json"
 _REMEDY = "make it again with this version"
@@ -57,6 +58,7 @@ class Contents:
         adapter: config of an adapter.
         checkpoint: config of a model.
         weights: headers of the files of safetensors.
+        export: what was exported, and how it was checked.
         checked: names of the files that have their digests.
     """
 
@@ -67,6 +69,7 @@ class Contents:
     adapter: AdapterConfig | None = None
     checkpoint: CheckpointConfig | None = None
     weights: tuple[SafetensorsHeader, ...] = ()
+    export: ExportRecord | None = None
     checked: tuple[str, ...] = ()
 
 
@@ -74,8 +77,9 @@ def read_contents(path: Path) -> Contents:
     """Read what a file or folder holds, without its base model and without torch.
 
     Args:
-        path: a folder of `lightpeft.save`, `Scores.save`, `expand_adapter`, of peft's or of
-            transformers' `save_pretrained`; a plan.json or its folder; or a file of safetensors.
+        path: a folder of `lightpeft.save`, `lightpeft.export`, `Scores.save`, `expand_adapter`,
+            of peft's or of transformers' `save_pretrained`; a plan.json or its folder; or a file
+            of safetensors.
 
     Raises:
         LightPeftError: it is none of these, or a file is missing or damaged.
@@ -149,6 +153,7 @@ def _read_adapter(folder: Path) -> Contents:
         plan=plan,
         adapter=_read_adapter_config(folder),
         weights=(header,),
+        export=_read_export(folder),
         checked=_check_digests(folder),
     )
 
@@ -164,6 +169,7 @@ def _read_checkpoint(folder: Path) -> Contents:
         plan=_read_plan(folder / PLAN) if (folder / PLAN).exists() else None,
         checkpoint=parse_as(_CHECKPOINT, raw, folder / _MODEL_CONFIG, CheckpointError),
         weights=weights,
+        export=_read_export(folder),
         checked=_check_digests(folder),
     )
 
@@ -171,6 +177,10 @@ def _read_checkpoint(folder: Path) -> Contents:
 def _read_adapter_config(folder: Path) -> AdapterConfig:
     raw: dict[str, Any] = read_json(folder / CONFIG, CheckpointError)
     return parse_as(_ADAPTER, raw, folder / CONFIG, CheckpointError)
+
+
+def _read_export(folder: Path) -> ExportRecord | None:
+    return ExportRecord.read(folder) if (folder / RECORD).exists() else None
 
 
 def _read_headers(folder: Path) -> tuple[SafetensorsHeader, ...]:

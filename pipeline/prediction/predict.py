@@ -13,10 +13,8 @@ from typing import Any
 
 import transformers
 from datasets import Dataset
-from peft import PeftModel
 
 from lightpeft.core.names import DIGESTS
-from lightpeft.pruning import checkpoint
 from pipeline.common.console import Progress, find_device, log
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import DataError, PipelineError
@@ -26,6 +24,7 @@ from pipeline.common.paths import Paths
 from pipeline.common.text import quantify
 from pipeline.prediction.input_rows import complete_rows
 from pipeline.prediction.output_file import PredictionFile
+from pipeline.tasks import method_models
 from pipeline.tasks.base import Processor, Task
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
@@ -39,7 +38,7 @@ class PredictConfig:
     """What to predict, and by what.
 
     Attributes:
-        result: folder of `lightpeft.save` that the stage `finetune` wrote.
+        result: folder that the stage `finetune` wrote, of any method.
         source: a file of rows, or the texts of one row.
         out: file of predictions; None: standard output.
         data: folder with the data card; None: the result, or the data/prepared of its pipeline.
@@ -115,10 +114,10 @@ def _read_card(config: PredictConfig) -> DataCard:
 
 def _make_key(config: PredictConfig, card: DataCard) -> str:
     """Return a digest of all that the predictions depend on, but for the machine."""
-    digests = config.result / DIGESTS
-    source = config.source
+    digests, source = config.result / DIGESTS, config.source
+    weights = [digests] if digests.exists() else sorted(config.result.glob("*.safetensors"))
     values = [
-        hash_file(digests) if digests.exists() else "",
+        *map(hash_file, weights),
         hash_file(source) if isinstance(source, Path) and source.is_file() else str(source),
         json.dumps(card.to_json(), sort_keys=True),
         str(config.batch_size),
@@ -147,12 +146,12 @@ def _predict_chunks(
         first += len(chunk)
 
 
-def _load(config: PredictConfig, task: Task) -> tuple[PeftModel, Processor]:
+def _load(config: PredictConfig, task: Task) -> tuple[method_models.Model, Processor]:
     section = ModelSection(name=task.card.model.name)  # of the commit that the card names
     processor = load_processor(section, task)
     # The result has the weights of a new head, so the seed that it starts from is not needed.
     base, _ = load_model(section, task, seed=0)
-    return checkpoint.load(base, config.result).to(find_device()), processor
+    return method_models.load(base, config.result).to(find_device()), processor
 
 
 def encode(task: Task, rows: Sequence[Row], processor: Processor) -> Dataset:

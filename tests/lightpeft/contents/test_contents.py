@@ -31,6 +31,7 @@ from lightpeft.contents.facts import format_contents, make_facts
 from lightpeft.contents.recognize import read_contents
 from lightpeft.core.errors import LightPeftError
 from lightpeft.core.names import LORA_KEY
+from lightpeft.exporting.record import ExportRecord
 from lightpeft.modeling.adapters import get_adapter_state_dict
 
 KINDS = {
@@ -140,6 +141,27 @@ def test_checkpoint_is_counted_by_layer(written: Path):
         weight.numel() for weight in model.bert.encoder.layer[1].parameters()
     )
     assert sum(layers.values()) == model.num_parameters() == facts["files"][0]["values"]
+
+
+def test_export_is_described_with_its_check(copied: Path, capsys: pytest.CaptureFixture):
+    record = ExportRecord(
+        to="merged",
+        plan="0" * 16,
+        model_class="BertForSequenceClassification",
+        max_difference=3e-7,
+        largest_output=2.5,
+        tolerance=1e-4,
+        without_lightpeft=False,
+        versions={"torch": "2.13"},
+    )
+    record.write(copied / "base")
+    shutil.copy(copied / "out" / "plan.json", copied / "base")
+    run("inspect", str(copied / "base"))
+    text = capsys.readouterr().out
+
+    assert f"export      {record}\n" in text
+    assert "parameters  36,738 -> " in text
+    assert make_facts(read_contents(copied / "base"))["export"]["max_difference"] == 3e-7
 
 
 def _flip(path: Path) -> None:

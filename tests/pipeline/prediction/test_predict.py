@@ -33,6 +33,7 @@ from pipeline.__main__ import run
 from pipeline.common.paths import Paths
 from pipeline.prediction import predict
 from pipeline.prediction.output_file import PredictionFile
+from pipeline.tasks import method_models
 from pipeline.tasks.registry import make_task
 from pipeline.tasks.text_classification import TextClassification
 
@@ -234,6 +235,19 @@ def test_numbers_are_predicted(tmp_path, monkeypatch, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"row", "prediction"}
     assert isinstance(printed["prediction"], float)
+
+
+def test_fully_fine_tuned_model_predicts(rows, capsys):
+    torch.manual_seed(1)
+    base, _ = load_base_model(Path())
+    torch.nn.init.normal_(base.classifier.weight)
+    method_models.save(base, Path("full"))
+    make_card().write(Path("full"))
+    encoded = make_tokenizer()("good w1 w2", return_tensors="pt")
+    expected = base.eval()(**encoded).logits.softmax(dim=-1)[0].tolist()
+    run("predict", "full", "--text", "good w1 w2")
+
+    assert [*json.loads(capsys.readouterr().out)["scores"].values()] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("missing", [False, True])
