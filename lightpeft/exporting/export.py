@@ -18,6 +18,7 @@ from lightpeft.exporting.card import ExportDetails, write_card
 from lightpeft.exporting.check import Expected, check_export
 from lightpeft.exporting.lifting import make_lifted_model
 from lightpeft.exporting.merging import check_stock_config, merge_adapter, pad_merged
+from lightpeft.exporting.onnx_graph import write_onnx
 from lightpeft.exporting.record import (
     ADAPTER_FORMATS,
     FORMATS,
@@ -52,7 +53,7 @@ def export(
     """Write a pruned model for others to load, and check that it loads and computes the same.
 
     A fresh process loads what was written and computes its outputs for one batch; for the formats
-    lifted, stock and padded one in which lightpeft can't be imported. Only then `folder` is
+    lifted, stock, padded and onnx one in which lightpeft can't be imported. Only then `folder` is
     replaced, as a whole: after a failure it is what it was. The result is kept in `export.json`,
     and README.md is a model card.
 
@@ -65,6 +66,7 @@ def export(
         - stock: the same for transformers' `from_pretrained`, where the config can say what the
           plan keeps.
         - padded: for transformers' `from_pretrained`, with zeros where heads and neurons were.
+        - onnx: a graph for onnxruntime, without pruned heads and neurons as well.
 
     Args:
         model: from `prune` or `load`; left as it is.
@@ -101,8 +103,9 @@ def export(
             raise ConfigError(f"format {format} is checked on the unpruned base model: pass base=")
         check_plan_matches_model(plan, base, model.peft_config["default"])
     with replace_whole_directory(Path(folder), RECORD) as temporary:
-        _write_format(model, temporary, format)
-        expected = _compute_expected(model, format, base, details.batch)
+        batch = dict(details.batch or _make_batch(model))
+        _write_format(model, temporary, format, batch)
+        expected = _compute_expected(model, format, base, batch)
         difference = check_export(temporary, format, expected)
         record = ExportRecord(
             to=format,
@@ -122,7 +125,9 @@ def export(
     return record
 
 
-def _write_format(model: PeftModel, folder: Path, to: ExportFormat) -> None:
+def _write_format(
+    model: PeftModel, folder: Path, to: ExportFormat, batch: Mapping[str, Tensor]
+) -> None:
     """Write the files of a format, and their digests."""
     plan = get_plan(model)
     if to == "compact":
@@ -133,25 +138,36 @@ def _write_format(model: PeftModel, folder: Path, to: ExportFormat) -> None:
         save(model, compact)
         expand_adapter(compact, folder)
     else:
-        merged = merge_adapter(model)
-        weights = None
-        if to == "stock":
-            check_stock_config(merged, plan)
-        if to == "padded":
-            merged, weights = pad_merged(merged, plan, get_config_of_full_widths(model))
-        merged.save_pretrained(folder, state_dict=weights, max_shard_size=_MAX_SHARD)
+        _write_merged(merge_adapter(model), model, folder, to, batch)
         plan.save(folder / PLAN)
     write_digests(folder)
+
+
+def _write_merged(
+    merged: PreTrainedModel,
+    model: PeftModel,
+    folder: Path,
+    to: ExportFormat,
+    batch: Mapping[str, Tensor],
+) -> None:
+    plan, weights = get_plan(model), None
+    if to == "onnx":
+        write_onnx(merged, folder, batch)
+        return
+    if to == "stock":
+        check_stock_config(merged, plan)
+    if to == "padded":
+        merged, weights = pad_merged(merged, plan, get_config_of_full_widths(model))
+    merged.save_pretrained(folder, state_dict=weights, max_shard_size=_MAX_SHARD)
 
 
 def _compute_expected(
     model: PeftModel,
     to: ExportFormat,
     base: PreTrainedModel | None,
-    batch: Mapping[str, Tensor] | None,
+    batch: Mapping[str, Tensor],
 ) -> Expected:
     """Compute what the export must compute: the model's outputs, in float32."""
-    batch = dict(batch or _make_batch(model))
     if to == "lifted":
         assert base is not None
         reference = make_lifted_model(model, base)

@@ -12,12 +12,12 @@ from lightpeft.core.errors import CheckpointError
 from lightpeft.core.reading import check_format, parse_as, read_json
 from lightpeft.core.serialization import write_json
 
-ExportFormat = Literal["compact", "lifted", "merged", "stock", "padded"]
+ExportFormat = Literal["compact", "lifted", "merged", "stock", "padded", "onnx"]
 FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 # Those that an adapter is in, for the unpruned base model.
 ADAPTER_FORMATS = ("compact", "lifted")
 # Those that are read without lightpeft, and so checked where it can't be imported.
-STOCK_FORMATS = ("lifted", "stock", "padded")
+STOCK_FORMATS = ("lifted", "stock", "padded", "onnx")
 RECORD = "export.json"
 _FORMAT = "lightpeft-export-1"
 _REMEDY = "export again"

@@ -13,6 +13,5 @@ from lightpeft.exporting import reload
 def reload_here(request: Path) -> str:
     """Do what `reload.py` does, in place of `check.run_reload`."""
     values = json.loads(request.read_text())
-    model = reload.load_export(values).eval()
-    save_file(reload.compute_outputs(model, load_file(values["batch"])), values["outputs"])
+    save_file(reload.run_export(values, load_file(values["batch"])), values["outputs"])
     return ""

@@ -67,7 +67,9 @@ def test_stock_model_is_loaded_by_a_fresh_process_without_lightpeft(tmp_path: Pa
 
 
 def test_process_of_a_stock_format_can_not_import_lightpeft(tmp_path: Path):
+    save_file({}, tmp_path / "batch")
     request = {"format": "merged", "folder": "", "attention": "", "sys_path": sys.path}
+    request["batch"] = str(tmp_path / "batch")
     path = tmp_path / "request.json"
     path.write_text(json.dumps(request | {"block_lightpeft": True}))
 
@@ -174,7 +176,7 @@ def test_folder_that_can_not_be_written_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "gguf"}, "format must be one of compact, .*padded, got 'gguf'"),
+        ({"format": "gguf"}, "format must be one of compact, .*padded, onnx, got 'gguf'"),
         ({"format": "lifted"}, "lifted is checked on the unpruned base model: pass base="),
         ({"format": "stock"}, "a bert config can't say what this plan keeps .*merged or padded"),
     ],
