@@ -101,7 +101,7 @@ def export(
     if format in ADAPTER_FORMATS:
         if base is None:
             raise ConfigError(f"format {format} is checked on the unpruned base model: pass base=")
-        check_plan_matches_model(plan, base, model.peft_config["default"])
+        check_plan_matches_model(plan, base, model.peft_config[model.active_adapter])
     with replace_whole_directory(Path(folder), RECORD) as temporary:
         batch = dict(details.batch or _make_batch(model))
         _write_format(model, temporary, format, batch)

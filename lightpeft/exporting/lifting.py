@@ -45,7 +45,9 @@ def make_lifted_model(model: PeftModel, base: PreTrainedModel) -> PreTrainedMode
             dim = int((linear.pruned_dim == "out") == isinstance(module, Conv1D))
             weight = module.get_parameter("weight")
             weight.index_add_(
-                dim, indices.to(weight.device), lora.get_delta_weight("default").to(weight)
+                dim,
+                indices.to(weight.device),
+                lora.get_delta_weight(model.active_adapter).to(weight),
             )
     state = get_adapter_state_dict(model).items()
     rows = {k.removeprefix(PEFT_PREFIX): x for k, x in state if not LORA_KEY.fullmatch(k)}

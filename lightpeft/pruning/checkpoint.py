@@ -17,18 +17,24 @@ from lightpeft.core.reading import check_digests
 from lightpeft.core.safetensors_header import read_plan_digest
 from lightpeft.core.serialization import replace_directory, write_digests
 from lightpeft.core.tensors import check_finite, read_tensors, write_tensors
-from lightpeft.modeling.adapters import get_adapter_state_dict, make_regex_alternation
+from lightpeft.modeling.adapters import DEFAULT, get_adapter_state_dict, make_regex_alternation
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     make_pruned_lora_config,
     zero_pad_adapter,
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
+from lightpeft.pruning.several_adapters import (
+    Adapter,
+    add_adapter,
+    check_adapter_name,
+    check_has_adapter,
+)
 
 _REMEDY = "prune and fine-tune again"
 
 
-def save(model: PeftModel, folder: Path | str) -> None:
+def save(model: PeftModel, folder: Path | str, *, adapter_name: str | None = None) -> None:
     """Write the pruned adapter, the task head and the plan: megabytes, no base weights.
 
     All files are written to a temporary folder first, so that a failure leaves `folder` as it was.
@@ -37,9 +43,10 @@ def save(model: PeftModel, folder: Path | str) -> None:
         model: from `prune` or `load`, in any state of training.
         folder: created or replaced; gets peft's `adapter_config.json` and
             `adapter_model.safetensors`, `plan.json`, and the digests of all three.
+        adapter_name: of the adapter to write; None: the active one.
 
     Raises:
-        ModelError: the model has no plan.
+        ModelError: the model has no plan, or no adapter of that name.
         CheckpointError: a weight holds NaN or infinity.
         OSError: `folder` can't be written.
 
@@ -48,11 +55,13 @@ def save(model: PeftModel, folder: Path | str) -> None:
         >>> sorted(path.name for path in (folder / "adapter").iterdir())
         ['SHA256SUMS', 'adapter_config.json', 'adapter_model.safetensors', 'plan.json']
     """
-    plan, config = get_plan(model), copy.deepcopy(model.peft_config["default"])
+    plan, name = get_plan(model), adapter_name or model.active_adapter
+    check_has_adapter(model, name)
+    config = copy.deepcopy(model.peft_config[name])
     if config.modules_to_save is not None:
         # peft adds the task head's names each time that a config is attached.
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-    weights = get_adapter_state_dict(model)
+    weights = get_adapter_state_dict(model, adapter_name=name)
     check_finite(weights, CheckpointError, "nothing was saved: the weight ")
     with replace_directory(Path(folder)) as temporary:
         config.save_pretrained(str(temporary))
@@ -62,41 +71,58 @@ def save(model: PeftModel, folder: Path | str) -> None:
 
 
 def load(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     folder: Path | str,
     *,
     trainable: bool = False,
     quantize: Quantize | None = None,
+    adapter_name: str = DEFAULT,
 ) -> PeftModel:
     """Prune a base model by the plan in `folder` and load the adapter onto it.
 
+    Several adapters that were made on one plan can be on one pruned model: pass what `load`
+    returned, and another name. The new adapter is not active; `set_adapter` of peft changes that,
+    and `delete_adapter` removes one. Under a name that the model has, the weights are replaced in
+    place, so that a compiled model stays compiled.
+
     Args:
-        model: the unpruned base model that the plan was made for; its weights are sliced in place.
+        model: the unpruned base model that the plan was made for, whose weights are sliced in
+            place; or a model that was pruned by the same plan, from `prune` or `load`.
         folder: written by `save`; one that is on the hub must be downloaded first, with
             `huggingface_hub.snapshot_download`.
         trainable: whether to continue training; otherwise all weights are frozen, in eval mode.
         quantize: called with the pruned base model, to quantize it in place before PEFT modules
             are attached.
+        adapter_name: of peft: letters, digits, `_` and `-`.
 
     Returns:
         A stock `PeftModel`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or belongs to another model or plan.
+        ModelError: the name is not allowed, or the model is wrapped by peft and has no plan.
 
     Example:
         >>> lightpeft.save(pruned, folder / "adapter")
         >>> loaded = lightpeft.load(copy.deepcopy(base_model), folder / "adapter")
         >>> torch.equal(loaded(**batches[0]).logits, pruned.eval()(**batches[0]).logits)
         True
+        >>> both = lightpeft.load(loaded, folder / "adapter", adapter_name="second")
+        >>> both.set_adapter("second")
     """
     source = Path(folder)
     plan, config, weights = _read(source)
+    check_adapter_name(adapter_name, config)
     try:
         config = make_pruned_lora_config(config, plan)
         # peft would warn of a base model in another folder; its fingerprint is checked instead.
         config.base_model_name_or_path = None
-        peft_model = apply_plan(model, plan, config, weights, quantize=quantize)
+        if isinstance(model, PeftModel):
+            adapter = Adapter(name=adapter_name, plan=plan, config=config, weights=weights)
+            return add_adapter(model, adapter, trainable=trainable, quantize=quantize)
+        peft_model = apply_plan(
+            model, plan, config, weights, quantize=quantize, adapter_name=adapter_name
+        )
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from error
     if not trainable:

@@ -15,6 +15,7 @@ from lightpeft.core.errors import LightPeftError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import (
+    DEFAULT,
     check_adapter_state_dict,
     get_peft_model_unmapped,
     load_adapter_state_dict,
@@ -122,6 +123,7 @@ def apply_plan(
     *,
     verify_batch: Mapping[str, Any] | None = None,
     quantize: Quantize | None = None,
+    adapter_name: str = DEFAULT,
 ) -> PeftModel:
     """Slice the base model in place, quantize it, and attach the pruned adapter.
 
@@ -136,6 +138,7 @@ def apply_plan(
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
         verify_batch: as in `prune`.
         quantize: as in `prune`.
+        adapter_name: of peft.
 
     Raises:
         ModelError, PlanError: the model, the plan and the PEFT weights do not belong together,
@@ -153,7 +156,7 @@ def apply_plan(
     write_stock_config(model, plan.without_layers)
     if quantize and quantize(model) not in (None, model):
         raise ModelError("quantize must change the model that it is given, but it returned another")
-    peft_model = attach_adapter(model, plan, config, weights)
+    peft_model = attach_adapter(model, plan, config, weights, adapter_name=adapter_name)
     peft_model.lightpeft_full_widths = full_widths
     return peft_model
 
@@ -198,6 +201,8 @@ def attach_adapter(
     plan: PruningPlan,
     config: LoraConfig,
     weights: Mapping[str, Tensor] | None,
+    *,
+    adapter_name: str = DEFAULT,
 ) -> PeftModel:
     """Wrap a pruned base model with the PEFT modules of its plan, and load their weights.
 
@@ -206,11 +211,12 @@ def attach_adapter(
         plan: which PEFT modules there are; kept as the attribute that `get_plan` reads.
         config: from `make_pruned_lora_config`.
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
+        adapter_name: of peft.
 
     Raises:
         PlanError: peft attached other modules, or the weights have other shapes.
     """
-    peft_model = get_peft_model_unmapped(model, config)
+    peft_model = get_peft_model_unmapped(model, config, adapter_name=adapter_name)
     expected = {name for name, rank in plan.without_layers.ranks.items() if rank.kept}
     attached = set(peft_model.base_model.targeted_module_names)
     if attached != expected:
