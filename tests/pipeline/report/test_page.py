@@ -7,8 +7,6 @@ from html.parser import HTMLParser
 import pytest
 from helpers.fake_run import edit_json, write_report, write_reported_run, write_run
 
-from pipeline.common.methods import METHODS
-
 
 class Page(HTMLParser):
     """Tags with their attributes, and the text between them."""
@@ -163,14 +161,13 @@ def test_many_labels_get_a_matrix_with_every_cell(tmp_path):
     assert len(cells) == 3 * 20 * 20
 
 
-@pytest.mark.parametrize("method", [*METHODS[2:8], "peft:ia3"])
+@pytest.mark.parametrize("method", ["magnitude", "qv", "peft:ia3"])
 def test_any_method_beside_vanilla_is_described(tmp_path, method):
     settings = {"methods": ["vanilla", method], "prune": {"modules": 0.5}}
 
     text = Page(write_reported_run(tmp_path, **settings)).text
 
-    pruned = method in ("random", "magnitude")
-    assert (f"{method.capitalize()} keeps" if pruned else "Nothing was pruned") in text
+    assert ("Magnitude keeps" if method == "magnitude" else "Nothing was pruned") in text
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == ["vanilla", method]
 
 

@@ -175,13 +175,6 @@ def test_lora_b_learns_at_its_own_rate(space, tmp_path):
     assert all(distance == pytest.approx(1e-3, rel=1e-2) for distance in moved[1.0].values())
 
 
-def test_lora_plus_changes_nothing_at_a_ratio_of_one(space, tmp_path):
-    _, plain = train(space, tmp_path / "plain")
-    _, one = train(space, tmp_path / "one", lora_plus_ratio=1)
-
-    assert all(torch.equal(x, weights_of(plain)[n]) for n, x in weights_of(one).items())
-
-
 def test_a_training_ends_with_a_validation(space, tmp_path):
     trained, _ = train(space, tmp_path, steps=20, evaluate_every=1000, best_checkpoint=True)
 
