@@ -100,6 +100,17 @@ def benchmark(context: typer.Context) -> None:
     import_module("lightpeft.benchmark.__main__").main(context.args)
 
 
+@app.command("lm-eval", context_settings=_PASSED_ON)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-evaluation-harness, which has --model lightpeft too."""
+    try:
+        harness = import_module("lightpeft.harness")
+    except ModuleNotFoundError as error:
+        extra = "pip install 'lightpeft[lm-eval]'"
+        raise ConfigError(f"lightpeft lm-eval needs {error.name}: {extra}") from error
+    harness.main(context.args)
+
+
 def _add_installed_command(entry: EntryPoint) -> None:
     """Add a command of another package, which is imported when it is called."""
     package = entry.module.partition(".")[0]

@@ -48,8 +48,8 @@ def imported(package: str) -> set[str]:
 )
 def test_imports_are_declared(package: str, groups: list[list[str]]):
     installed = packages_distributions()
-    # Their tests are skipped without them: quantizers, and the extra onnx.
-    optional = {"bitsandbytes", "torchao", "onnx", "onnxruntime"}
+    # Their tests are skipped without them: quantizers, and the extras onnx and lm-eval.
+    optional = {"bitsandbytes", "torchao", "onnx", "onnxruntime", "lm_eval"}
 
     undeclared = {
         module

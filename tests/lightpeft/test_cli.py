@@ -42,6 +42,12 @@ def test_mistake_is_one_line(words: list[str], message: str):
         run(*words)
 
 
+def test_harness_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(SystemExit, match=r"^error: lightpeft lm-eval needs lm_eval[^\n]*: pip"):
+        run("lm-eval", "run")
+
+
 def test_other_command_lines_keep_their_help(capsys: pytest.CaptureFixture[str]):
     run("support", "--help")
     assert "A model type, a folder, or a Hub id" in capsys.readouterr().out
