@@ -1,7 +1,10 @@
 from functools import partial
 
 import pytest
-from helpers.tiny_models import estimate_tiny_scores, make_tiny_model
+from helpers.architecture_matrix import build
+from helpers.architectures import LLAMA
+from helpers.tiny_models import draw_random_scores, estimate_tiny_scores, make_tiny_model
+from peft import IA3Config, get_peft_model
 
 import lightpeft
 from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
@@ -56,6 +59,31 @@ def test_models_are_compared_in_time_memory_and_flops(tmp_path):
             assert speedup.byte_bound is None
             assert vanilla.speedups[phase][batch_size].median == 1
     assert progress[:2] == ["memory of vanilla", "memory of light"]
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "IA3"])
+def test_a_decoder_without_a_plan_is_compared_too(adapted):
+    def make_other():
+        model = build(LLAMA).requires_grad_(True)
+        return get_peft_model(model, IA3Config(task_type="CAUSAL_LM")) if adapted else model
+
+    def make_vanilla():
+        model = build(LLAMA)
+        scores = draw_random_scores(model, task_type="CAUSAL_LM")
+        zero = PruningConfig(heads=0, neurons=0, modules=0, ranks=0)
+        return lightpeft.prune(model, lightpeft.make_plan(scores, zero), scores)
+
+    factories = {"vanilla": make_vanilla, "other": make_other}
+    settings = ProfilingSettings(batch_sizes=[2], length=8, warmup=0, rounds=3)
+    result = compare(factories, settings, measure_memory=None)
+
+    other, vanilla = result.methods["other"], result.methods["vanilla"]
+    assert list(other.timings) == ["training", "prefill", "decode"]
+    assert all(other.speedups[phase][2].flop_bound is None for phase in other.timings)
+    assert other.speedups["decode"][2].byte_bound >= 1
+    assert other.kv_cache_ratios == {2: 1.0}
+    assert other.base_parameters == (vanilla.base_parameters if adapted else 0)
+    assert other.total_parameters == other.base_parameters + other.trainable_parameters
 
 
 @pytest.mark.parametrize(
