@@ -26,7 +26,7 @@ from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.common.text import join_lines
 
-STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report")
+STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report", "export")
 DEBUG = "LIGHTPEFT_DEBUG"
 _EXPECTED = (PipelineError, LightPeftError)
 
@@ -95,6 +95,12 @@ def benchmark() -> None:
 def report() -> None:
     """Write metrics.json, plots and the report page."""
     run_stage("report")
+
+
+@app.command()
+def export() -> None:
+    """Write the model of one method for others to load, if export.format says in which form."""
+    run_stage("export")
 
 
 @app.command()
@@ -201,6 +207,7 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
         "evaluate": paths.locate_evaluation(method).parent,
         "benchmark": paths.benchmark,
         "report": paths.report,
+        "export": paths.export,
     }
     main = import_module(f"pipeline.stages.{stage}").main
     call_in_one_line(partial(main, paths=paths, **options), *arguments, writes=outputs[stage])

@@ -46,7 +46,7 @@ DIR is this folder.
 
 Before this folder was written, it was loaded in a fresh process{where}, and its outputs
 were compared with those of what it was made from. The largest difference is {difference:.2g}, of
-outputs up to {scale:.3g}: see `export.json`. `hf upload` puts the folder on the hub as it is.
+outputs up to {scale:.3g}: see `exported.json`. `hf upload` puts the folder on the hub as it is.
 """
 _WHAT: dict[ExportFormat, str] = {
     "compact": "A LoRA adapter for a pruned base model, and the plan of the pruning.",

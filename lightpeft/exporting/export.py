@@ -54,7 +54,7 @@ def export(
 
     A fresh process loads what was written and computes its outputs for one batch; for the formats
     lifted, stock, padded and onnx one in which lightpeft can't be imported. Only then `folder` is
-    replaced, as a whole: after a failure it is what it was. The result is kept in `export.json`,
+    replaced, as a whole: after a failure it is what it was. The result is kept in `exported.json`,
     and README.md is a model card.
 
     Formats:
@@ -78,7 +78,7 @@ def export(
             about base, data and quality.
 
     Returns:
-        What `export.json` holds.
+        What `exported.json` holds.
 
     Raises:
         ConfigError: `format` is unknown, or `base` is missing.

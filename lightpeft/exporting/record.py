@@ -1,4 +1,4 @@
-"""What an export is, and what its check has shown: export.json."""
+"""What an export is, and what its check has shown: exported.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 ADAPTER_FORMATS = ("compact", "lifted")
 # Those that are read without lightpeft, and so checked where it can't be imported.
 STOCK_FORMATS = ("lifted", "stock", "padded", "onnx")
-RECORD = "export.json"
+RECORD = "exported.json"
 _FORMAT = "lightpeft-export-1"
 _REMEDY = "export again"
 
@@ -56,12 +56,12 @@ class ExportRecord:
         )
 
     def write(self, folder: Path) -> None:
-        """Write export.json."""
+        """Write exported.json."""
         write_json(folder / RECORD, {"format": _FORMAT} | asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord:
-        """Read export.json.
+        """Read exported.json.
 
         Raises:
             CheckpointError: the file is missing, damaged, or of another version of lightpeft.

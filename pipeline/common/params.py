@@ -245,6 +245,18 @@ class BenchmarkSection(RowLengthSection):
     rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15
 
 
+class ExportSection(Section):
+    """In which form one method is written for others to load; none: in no other form.
+
+    Attributes:
+        format: see `lightpeft.export`.
+        method: one of `methods`.
+    """
+
+    format: Literal["none", "compact", "lifted", "merged", "stock", "padded", "onnx"] = "none"
+    method: Name = "light"
+
+
 class StageParams(Section):
     """The settings that a stage depends on: those that dvc.yaml lists under `params`."""
 
@@ -289,3 +301,10 @@ class BenchmarkParams(StageParams):
     methods: Methods = Field(default_factory=lambda: list(DEFAULT_METHODS))
     model: ModelSection = ModelSection()
     benchmark: BenchmarkSection = BenchmarkSection()
+
+
+class ExportParams(StageParams):
+    """Settings of the stage export."""
+
+    model: ModelSection = ModelSection()
+    export: ExportSection = ExportSection()

@@ -76,6 +76,11 @@ class Paths:
         return self.root / "results" / "benchmark.json"
 
     @property
+    def export(self) -> Path:
+        """One method in a form that others load."""
+        return self.root / "results" / "export"
+
+    @property
     def metrics(self) -> Path:
         """Summary of all methods, the one result that is tracked by Git."""
         return self.root / "metrics.json"

@@ -13,7 +13,13 @@ from pydantic import Field, WrapValidator, model_validator
 from lightpeft.core.config import Criterion, EstimationConfig, PruningConfig
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
-from pipeline.common.methods import DEFAULT_BASELINES, DEFAULT_METHODS, Baselines, Methods
+from pipeline.common.methods import (
+    DEFAULT_BASELINES,
+    DEFAULT_METHODS,
+    Baselines,
+    Methods,
+    has_plan,
+)
 from pipeline.common.params import (
     AUTO,
     AutoPositive,
@@ -22,6 +28,7 @@ from pipeline.common.params import (
     Count,
     DataSection,
     EvaluateSection,
+    ExportSection,
     FinetuneSection,
     Flag,
     ModelSection,
@@ -133,6 +140,7 @@ class Params(StageParams):
     finetune: FinetuneSection = FinetuneSection()
     evaluate: EvaluateSection = EvaluateSection()
     benchmark: BenchmarkSection = BenchmarkSection()
+    export: ExportSection = ExportSection()
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -142,6 +150,11 @@ class Params(StageParams):
             )
         if len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods must not repeat, got {self.methods}")
+        exported = self.export.method
+        if self.export.format != "none" and not (exported in self.methods and has_plan(exported)):
+            raise ConfigError(
+                f"export.method must be one of methods that has a pruning plan, got {exported}"
+            )
         accumulation = self.finetune.gradient_accumulation
         if self.finetune.steps < self.estimate.steps + accumulation:
             raise ConfigError(

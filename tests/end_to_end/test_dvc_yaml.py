@@ -11,6 +11,7 @@ from pipeline.__main__ import STAGES
 from pipeline.common.params import (
     BenchmarkParams,
     EvaluateParams,
+    ExportParams,
     FinetuneParams,
     PrepareParams,
     StageParams,
@@ -27,6 +28,7 @@ PARAMS = {
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
     "report": Params,
+    "export": ExportParams,
 }
 STAGE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 METHOD = "${item.method}"
@@ -45,6 +47,12 @@ READS = {
         PATHS.locate_evaluation(METHOD).parents[1],
         PATHS.benchmark,
     },
+    "export": {
+        PATHS.prepared,
+        PATHS.locate_model(METHOD).parent,
+        PATHS.locate_evaluation(METHOD).parents[1],
+        PATHS.metrics,
+    },
 }
 WRITES = {
     "prepare": {PATHS.prepared},
@@ -54,6 +62,7 @@ WRITES = {
     "evaluate": {PATHS.locate_evaluation(METHOD).parent},
     "benchmark": {PATHS.benchmark},
     "report": {PATHS.metrics, PATHS.plots, PATHS.report},
+    "export": {PATHS.export},
 }
 
 
@@ -69,8 +78,8 @@ def test_dvc_yaml_runs_every_stage_in_order():
     assert tuple(STAGE) == STAGES
 
 
-def test_dvc_yaml_fits_on_two_screens():
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 130
+def test_dvc_yaml_fits_on_three_screens():
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 160
 
 
 @pytest.mark.parametrize("stage", STAGES)

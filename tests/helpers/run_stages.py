@@ -20,7 +20,7 @@ from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.prediction import predict
 from pipeline.prediction.predict import PredictConfig
-from pipeline.stages import benchmark, estimate, evaluate, finetune, prepare, prune, report
+from pipeline.stages import benchmark, estimate, evaluate, export, finetune, prepare, prune, report
 from pipeline.tasks.registry import make_task
 
 METHODS = ("light", "vanilla")
@@ -56,6 +56,7 @@ def run_stages(monkeypatch: Any) -> tuple[Any, Any, pd.DataFrame]:
             stage.main(method, PATHS)
     benchmark.main(paths=PATHS)
     report.main(PATHS)
+    export.main(PATHS)
     light = BenchmarkResult.load(PATHS.benchmark).methods["light"]
     assert all(speedup.median > 0 for speedup in light.speedups["training"].values())
     predictions = pd.read_csv(PATHS.locate_predictions("light"), keep_default_na=False)

@@ -150,7 +150,7 @@ def test_export_takes_the_place_of_another_format_as_a_whole(tmp_path: Path):
 
     assert sorted(read_files(tmp_path / "out")) == [
         *("README.md", "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors"),
-        "export.json",
+        "exported.json",
     ]
 
 
@@ -160,7 +160,7 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path):
     before = read_files(tmp_path / "result")
 
     for folder in (tmp_path, tmp_path / "result", tmp_path / "result/plan.json"):
-        with pytest.raises(LightPeftError, match=r"has no export.json, so it holds something"):
+        with pytest.raises(LightPeftError, match=r"has no exported.json, so it holds something"):
             lightpeft.export(make_pruned_model(), folder)
 
     assert read_files(tmp_path / "result") == before

@@ -64,7 +64,7 @@ def test_tokenizer_and_dtype_go_with_it(result: Path):
         (["--to", "merged", "--base", "./nowhere"], "base model ./nowhere can't be loaded: .*"),
         (["--to", "merged", "--class", "BertModel"], "BertModel has no head like .* as --class"),
         (["--to", "merged", "--class", "os"], "--class must be a model class .*, got 'os'"),
-        (["--to", "merged", "-o", "."], ".* has no export.json, so it holds something else .*"),
+        (["--to", "merged", "-o", "."], ".* has no exported.json, so it holds something else .*"),
         ([], "Missing option '--to'; see lightpeft --help"),
     ],
 )

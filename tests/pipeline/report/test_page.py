@@ -172,7 +172,7 @@ def test_any_method_beside_vanilla_is_described(tmp_path, method):
 
 
 def test_vanilla_alone_says_that_nothing_was_pruned(tmp_path):
-    text = write_reported_run(tmp_path, methods=["vanilla"])
+    text = write_reported_run(tmp_path, methods=["vanilla"], export={"method": "vanilla"})
 
     assert "Nothing was pruned: accuracy 77.5 %" in text
     assert not re.search(r"light</|random</", text)
