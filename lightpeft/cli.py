@@ -153,5 +153,5 @@ def run(*arguments: str) -> None:
 
 def main() -> None:
     """Run the command of this process's arguments."""
-    exit_on_signals("what was written completely is kept")
+    exit_on_signals("nothing is left half-written; give the same command again")
     run(*sys.argv[1:])

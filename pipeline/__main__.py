@@ -13,7 +13,11 @@ from typing import Annotated, Any
 from lightpeft.core.command_line import describe_os_error, exit_on_signals, raise_hidden_exit
 
 if __name__ == "__main__":  # before the other imports, which take a moment
-    exit_on_signals("dvc repro goes on from here, and finetune from its last checkpoint")
+    exit_on_signals(
+        "the same command goes on from here"
+        if sys.argv[1:2] == ["predict"]
+        else "dvc repro goes on from here, and finetune from its last checkpoint"
+    )
 
 import typer
 
@@ -173,7 +177,6 @@ def predict(
         raise ConfigError(f"{result} is not a folder")
     if output is not None and output.is_dir():
         raise ConfigError(f"--output must be a file, got the folder {output}")
-    exit_on_signals("the same command goes on from here" if output else "nothing was written")
     module = import_module("pipeline.prediction.predict")
     config = module.PredictConfig(
         result=result,

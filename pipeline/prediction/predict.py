@@ -78,12 +78,13 @@ def main(config: PredictConfig) -> None:
                 sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         return
     with PredictionFile(config.out, _make_key(config, card), chunk=config.chunk) as file:
-        start, progress = file.done, Progress("predict", count, unit="row")
+        start = file.done
+        progress = Progress("predict", count - start, unit="row")
         if start:
             log("predict", f"{quantify(start, 'row')} of {count:,} were predicted before")
         for outputs in _predict_chunks(config, card, start=start) if start < count else ():
             file.append(outputs)
-            progress(file.done)
+            progress(file.done - start)
         if file.done != count:
             raise DataError(f"{config.source} has changed: it had {quantify(count, 'row')}")
         file.finish()
