@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -55,7 +55,10 @@ def format_fraction(units: Iterable[KeptUnits]) -> str:
 
 def serialize_units(units: Mapping[str, KeptUnits]) -> dict[str, dict[str, Any]]:
     """Return values for JSON, with ranges of units as `0-4,7`."""
-    return {path: asdict(x) | {"kept": format_ranges(x.kept)} for path, x in units.items()}
+    return {  # asdict would copy each index
+        path: {"total": x.total, "kept": format_ranges(x.kept), "reason": x.reason}
+        for path, x in units.items()
+    }
 
 
 def expand_ranges(units: Mapping[str, UnitsInFile]) -> dict[str, KeptUnits]:
