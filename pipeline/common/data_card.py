@@ -212,6 +212,10 @@ class DataCard(_Record):
         """Write the card into a prepared data set, without entries that are None."""
         write_json(data / _FILE, self.to_json())
 
+    def without_rows(self) -> DataCard:
+        """Return the card without what it quotes of rows, for a result that is given away."""
+        return self.model_copy(update={"first_row": None, "dropped": {}})
+
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -113,7 +113,8 @@ def main(method: str, paths: Paths) -> None:
         method_models.save(model, paths.locate_model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
         write_text(paths.locate_curve(method), curve.to_csv(index=False, lineterminator="\n"))
-        task.card.write(paths.locate_model(method))  # so that the result can be used elsewhere
+        # So that the result can be used elsewhere.
+        task.card.without_rows().write(paths.locate_model(method))
         timing = Timing(seconds=round(trained.seconds, 3), steps=trained.steps, warm=warm)
         timing.write(paths.locate_timing(method))
         delete_checkpoints(folder)
