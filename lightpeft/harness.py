@@ -18,8 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import CheckpointError
-from lightpeft.core.lora_settings import read_lora
 from lightpeft.core.names import CONFIG
+from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.exporting.base_model import BaseModelSource, load_base_model
 from lightpeft.exporting.load_merged import from_pretrained
 from lightpeft.pruning.checkpoint import load
@@ -63,7 +63,7 @@ def _load(path: Path, source: BaseModelSource) -> tuple[PreTrainedModel, str]:
     """Return a model, and the name of what has its tokenizer."""
     if not (path / CONFIG).exists():
         return from_pretrained(path, dtype=source.dtype), str(path)
-    name = source.name or read_lora(path, CheckpointError).base_model_name_or_path or ""
+    name = source.name or read_peft_config(path, CheckpointError).base_model_name_or_path or ""
     base = load_base_model(path, source)
     return load(base, path).get_base_model(), name
 

@@ -23,7 +23,7 @@ from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import list_saved_modules
+from lightpeft.modeling.peft_targets import list_saved_modules
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from lightpeft.contents.recognize import Contents
+from lightpeft.core.adapter_layout import parse_adapter_key
 from lightpeft.core.block_shape import find_layer
 from lightpeft.core.errors import escape_unprintable
 from lightpeft.core.kept_units import KeptUnits, format_ranges
-from lightpeft.core.names import EXPANDED_ENTRY, LORA_KEY
+from lightpeft.core.names import EXPANDED_ENTRY
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.safetensors_header import SafetensorsHeader
 from lightpeft.core.shape import ModelShape
@@ -44,7 +45,7 @@ def make_facts(contents: Contents) -> dict[str, Any]:
             exclude={"base_model_name_or_path", "revision"}, exclude_none=True
         )
         if contents.plan is None:
-            facts["adapter"]["modules"] = _list_lora_modules(contents.weights)
+            facts["adapter"]["modules"] = _list_modules(contents.weights)
     if checkpoint:
         facts["checkpoint"] = checkpoint.model_dump(exclude_none=True)
         facts["checkpoint"]["values_by_layer"] = _count_by_layer(contents.weights)
@@ -117,16 +118,15 @@ def _make_file_facts(header: SafetensorsHeader) -> dict[str, Any]:
     }
 
 
-def _list_lora_modules(weights: Iterable[SafetensorsHeader]) -> dict[str, Any]:
-    """Return path of a linear -> rank, inputs and outputs of its LoRA."""
+def _list_modules(weights: Iterable[SafetensorsHeader]) -> dict[str, Any]:
+    """Return path of a linear -> rank of its PEFT module, and inputs and outputs of that."""
     modules: dict[str, dict[str, int]] = {}
     for header in weights:
         for name, tensor in header.tensors.items():
-            match = LORA_KEY.fullmatch(name)
-            if match and len(tensor.shape) == 2:
-                module = modules.setdefault(match["linear"], {})
-                keys = ("rank", "inputs") if match["factor"] == "A" else ("outputs", "rank")
-                module |= dict(zip(keys, tensor.shape, strict=True))
+            key = parse_adapter_key(name)
+            if key and len(tensor.shape) == len(key.dims) == 2:
+                module = modules.setdefault(key.linear, {})
+                module |= dict(zip(key.dims, tensor.shape, strict=True))
     return modules
 
 

@@ -15,6 +15,8 @@ from lightpeft.core.block_shape import Block, find_layer
 from lightpeft.core.errors import PlanError, escape_unprintable
 from lightpeft.core.kept_units import KeptUnits, expand_ranges, format_fraction, serialize_units
 from lightpeft.core.layers import KeptLayers, drop_layers, find_new_path
+from lightpeft.core.names import LORA
+from lightpeft.core.plan_checks import check_modules
 from lightpeft.core.plan_file import MAX_UNITS, PLAN_FILE
 from lightpeft.core.reading import REMEDY, check_format, parse_as, read_json
 from lightpeft.core.serialization import write_json
@@ -42,6 +44,7 @@ class PruningPlan:
         neurons: feed-forward block path -> neurons kept, or none as above.
         ranks: path of the linear under a PEFT module -> ranks kept; none: the module is removed.
         notes: where and why the plan differs from the ratios.
+        peft_type: the PEFT method, as in adapter_config.json.
 
     Example:
         >>> plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(heads=0.5, neurons=0))
@@ -63,6 +66,7 @@ class PruningPlan:
     ranks: dict[str, KeptUnits]
     notes: tuple[str, ...]
     layers: dict[str, KeptUnits] = field(default_factory=dict)
+    peft_type: str = LORA
 
     def __post_init__(self) -> None:
         for name, blocks, totals in (
@@ -74,10 +78,7 @@ class PruningPlan:
         self._check_layers()
         for block in self.shape.blocks:
             self._check_block(block)
-        if unknown := sorted(set(self.ranks) - set(self.shape.linears)):
-            raise PlanError(f"the plan's PEFT module {unknown[0]} is no linear of its model shape")
-        if not any(rank.kept for rank in self.ranks.values()):
-            raise PlanError("the plan keeps no PEFT module: nothing would be trained")
+        check_modules(self.peft_type, self.ranks, self.shape)
 
     def _check_layers(self) -> None:
         stacks = {stack.path: stack for stack in self.shape.stacks}
@@ -101,8 +102,7 @@ class PruningPlan:
                 f"{block.path} keeps no {name}, but the plan keeps a PEFT module on "
                 f"{block.output_projection}, which would revive it"
             )
-        sizes = self._count_heads_per_kv_group(block)
-        if len(set(sizes)) > 1:
+        if len(set(sizes := self._count_heads_per_kv_group(block))) > 1:
             raise PlanError(
                 f"{block.path} keeps {', '.join(map(str, sizes))} query heads of its KV groups: "
                 f"all kept KV groups must keep the same number of query heads"
@@ -170,6 +170,7 @@ class PruningPlan:
         return UnitCounts(
             units={path: len(self.list_remaining_units(path)) for path in self.units},
             ranks={path: len(rank.kept) for path, rank in self.ranks.items()},
+            peft_type=self.peft_type,
             kv_groups={
                 block.path: len(self._count_heads_per_kv_group(block)) or 1
                 for block in self.shape.attention_blocks
@@ -179,7 +180,8 @@ class PruningPlan:
     @cached_property
     def unpruned_counts(self) -> UnitCounts:
         """Units and ranks of the unpruned model with all PEFT modules."""
-        return self.shape.count_unpruned({path: x.total for path, x in self.ranks.items()})
+        totals = {path: x.total for path, x in self.ranks.items()}
+        return self.shape.count_unpruned(totals, peft_type=self.peft_type)
 
     def compute_pruned_shape(self, linear: str) -> tuple[int, int]:
         """Return inputs and outputs of a block linear, by its old path, after pruning."""
@@ -255,6 +257,7 @@ class PruningPlan:
             "notes": list(self.notes),
             **{name: serialize_units(getattr(self, name)) for name in _GROUPS},
             "shape": asdict(self.shape),
+            **({} if self.peft_type == LORA else {"peft_type": self.peft_type}),
         }
 
     @classmethod
@@ -283,6 +286,7 @@ class PruningPlan:
                 scores=file.scores,
                 settings=file.settings,
                 notes=file.notes,
+                peft_type=file.peft_type,
                 **{name: expand_ranges(group) for name, group in groups.items()},
             )
         except PlanError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from lightpeft.core.kept_units import UnitsInFile
+from lightpeft.core.names import LORA
 from lightpeft.core.shape import ModelShape
 
 # Units and ranks in a plan.json, so that reading it takes bounded memory. A model of 405 billion
@@ -29,6 +30,7 @@ class PlanInFile(BaseModel):
     neurons: dict[str, UnitsInFile]
     ranks: dict[str, UnitsInFile]
     shape: ModelShape
+    peft_type: str = LORA
 
 
 PLAN_FILE = TypeAdapter(PlanInFile)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import PeftConfig
 from torch import Tensor
 
+from lightpeft.core.adapter_layout import LAYOUTS
 from lightpeft.core.errors import ScoresError
-from lightpeft.core.lora_settings import read_lora
 from lightpeft.core.names import SCORES, WEIGHTS
+from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.core.reading import read_bytes
 from lightpeft.core.scores_file import SCORES_FORMAT, read_scores_file
 from lightpeft.core.serialization import replace_directory, write_digests, write_json
@@ -63,7 +64,7 @@ class Scores:
 
     shape: ModelShape
     fingerprint: str
-    peft: LoraConfig
+    peft: PeftConfig
     layers: dict[str, Tensor]
     heads: dict[str, dict[str, Tensor]]
     neurons: dict[str, dict[str, Tensor]]
@@ -99,6 +100,11 @@ class Scores:
             f"{sum(self.shape.neurons.values()):,} neurons, {len(self.modules)} PEFT modules of "
             f"rank {self.peft.r}, after {self.steps} steps)"
         )
+
+    @property
+    def peft_type(self) -> str:
+        """The type of the PEFT method as text, as it is in adapter_config.json."""
+        return next(name for name in LAYOUTS if name == self.peft.peft_type)
 
     @property
     def digest(self) -> str:
@@ -152,7 +158,7 @@ class Scores:
             scores = cls(
                 shape=file.shape,
                 fingerprint=file.fingerprint,
-                peft=read_lora(folder, ScoresError),
+                peft=read_peft_config(folder, ScoresError),
                 modules=file.modules,
                 adapter=read_tensors(folder / WEIGHTS, ScoresError),
                 curve=_read_curve(folder / "curve.csv"),

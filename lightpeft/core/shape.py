@@ -10,8 +10,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
+from lightpeft.core.adapter_layout import count_adapter_parameters
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape, Size
 from lightpeft.core.layers import LayerStack
+from lightpeft.core.names import LORA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +22,15 @@ class UnitCounts:
 
     Attributes:
         units: block path -> query heads or neurons.
-        ranks: path of a linear -> rank of its LoRA; 0 or absent where it has none.
+        ranks: path of a linear -> rank of its PEFT module; 0 or absent where it has none.
         kv_groups: attention block path -> KV groups; absent where only whole groups were pruned.
+        peft_type: of the adapters.
     """
 
     units: Mapping[str, int]
     ranks: Mapping[str, int] = field(default_factory=dict)
     kv_groups: Mapping[str, int] = field(default_factory=dict)
+    peft_type: str = LORA
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -96,9 +100,11 @@ class ModelShape:
         """Layers whose experts keep all weights."""
         return sum(block.moe_matmul_weights > 0 for block in self.attention_blocks)
 
-    def count_unpruned(self, ranks: Mapping[str, int] | None = None) -> UnitCounts:
-        """Return the counts of the unpruned model, with LoRA of these ranks."""
-        return UnitCounts(units=self.heads | self.neurons, ranks=ranks or {})
+    def count_unpruned(
+        self, ranks: Mapping[str, int] | None = None, *, peft_type: str = LORA
+    ) -> UnitCounts:
+        """Return the counts of the unpruned model, with PEFT modules of these ranks."""
+        return UnitCounts(units=self.heads | self.neurons, ranks=ranks or {}, peft_type=peft_type)
 
     def select_linears(self, paths: Set[str]) -> ModelShape:
         """Return the shape without the linears that are not in `paths`."""
@@ -129,7 +135,8 @@ class ModelShape:
             for path, linear in block.linears.items():
                 inputs, outputs = linear.compute_pruned_shape(units, kv_groups)
                 parameters[block.kind] += (inputs + linear.bias) * outputs
-                parameters["adapter"] += counts.ranks.get(path, 0) * (inputs + outputs)
+                sizes = {"rank": counts.ranks.get(path, 0), "inputs": inputs, "outputs": outputs}
+                parameters["adapter"] += count_adapter_parameters(counts.peft_type, sizes)
             if isinstance(block, AttentionBlock):
                 owner = block.position_bias_owner
                 if owner in ("", block.path) or owner in pruned_stacks:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from peft import LoraConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
@@ -32,9 +32,10 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import list_saved_modules, resolve_lora_config
 from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.peft_targets import list_saved_modules
 from lightpeft.modeling.units import sum_per_unit
+from lightpeft.peft_methods.registry import resolve_config
 
 Batch = Mapping[str, Any]
 _CURVE_ROWS = 50
@@ -44,7 +45,7 @@ _16_BIT = (torch.bfloat16, torch.float16)
 
 def estimate(
     model: PreTrainedModel,
-    peft_config: LoraConfig,
+    peft_config: PeftConfig,
     batches: Iterable[Batch],
     config: EstimationConfig,
     *,
@@ -59,7 +60,7 @@ def estimate(
     Args:
         model: a plain transformers model; afterwards its weights are frozen, and as before.
         peft_config: LoRA on linears of the blocks; `target_modules` "all-linear" or None means all
-            of these linears.
+            of these linears. Or a `BottleneckConfig`.
         batches: keyword arguments of the model, labels included, so that it returns a loss; a list
             or a DataLoader is repeated when it ends.
         config: number of steps, learning rates, and the reduction of rank scores.
@@ -86,10 +87,10 @@ def estimate(
         torch.Size([4])
     """
     shape = inspect_model(model)
-    lora_config = resolve_lora_config(peft_config, model, shape)
-    weights_fingerprint = compute_fingerprint(model, shape, list_saved_modules(lora_config))
+    full_config = resolve_config(peft_config, model, shape)
+    weights_fingerprint = compute_fingerprint(model, shape, list_saved_modules(full_config))
     was_training = model.training
-    peft_model = get_peft_model_unmapped(model, lora_config)
+    peft_model = get_peft_model_unmapped(model, full_config)
     cast_trainable_to_float32(peft_model)
     try:
         with (
@@ -124,7 +125,7 @@ def estimate(
     return Scores(
         shape=shape,
         fingerprint=weights_fingerprint,
-        peft=lora_config,
+        peft=full_config,
         layers=changes.score_layers(),
         heads=heads,
         neurons=neurons,

@@ -8,30 +8,32 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel
 from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.names import PEFT_PREFIX
 from lightpeft.modeling.families import find_attention_mask_name
 from lightpeft.modeling.masks import Masks
+from lightpeft.peft_methods.registry import find_method
 
 _TINY = 1e-12
 
 
 def score_ranks(a: Tensor, grad_a: Tensor) -> Tensor:
-    """Score each LoRA rank by the first-order loss change of removing it.
+    """Score each rank of a PEFT module by the first-order loss change of removing it.
 
     Rank-level pruning in Light-PEFT (arXiv:2406.03792). For ``W + s * B @ A``,
     removing rank ``j`` changes the loss by about ``|<A[j], dL/dA[j]>|``.
-    ``B`` gives the same number: scaling ``A[j]`` or ``B[:, j]`` scales one product.
+    ``B`` gives the same number: scaling ``A[j]`` or ``B[:, j]`` scales one product. Of a bottleneck
+    adapter ``U f(D x + d)``, it is ``|<U[:, j], dL/dU[:, j]>|``.
 
     Deviation: the authors take means over each side, which also carries
     ``1/in + 1/out`` (`ImportanceTracker` adds it when ``reduction`` is ``mean``); that changes the
     ranking across modules, not within one.
 
     Args:
-        a: LoRA A, shape ``(rank, in_features)``.
+        a: LoRA A, shape ``(rank, in_features)``, or another weight with a row per rank.
         grad_a: its gradient, same shape.
 
     Returns:
@@ -45,13 +47,14 @@ def score_ranks(a: Tensor, grad_a: Tensor) -> Tensor:
 
 
 def score_module(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Score a PEFT module by the size of its output relative to that of the linear under it.
+    """Score a PEFT module by the size of its output relative to what it is added to or made from.
 
-    Module-level pruning in Light-PEFT: mean over real tokens of ``|delta(x)| / |W x + b|``.
+    Module-level pruning in Light-PEFT: mean over real tokens of ``|delta(x)| / |W x + b|`` of LoRA,
+    and of ``|delta(x)| / |x|`` of a bottleneck adapter.
 
     Args:
         delta: output of the module, scaling included, shape ``(..., out_features)``.
-        base: output of the frozen linear, same shape.
+        base: output of the frozen linear, or what the adapter reads; same shape.
         attention_mask: 1 for real tokens, 0 for padding; ignored if ``delta`` has another number of
             vectors, none of which is padding then (patches of an image, positions).
 
@@ -80,21 +83,22 @@ class ImportanceTracker(ExitStack):
     its backward pass, before gradients are clipped and the optimizer steps.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks, *, reduction: str) -> None:
+    def __init__(self, model: PeftModel, masks: Masks, *, reduction: str) -> None:
         super().__init__()
+        method = find_method(model.peft_config["default"])
         self._layers = {
-            name.removeprefix(PEFT_PREFIX): module
+            name.removeprefix(PEFT_PREFIX): method.get_parts(module)
             for name, module in model.named_modules()
-            if isinstance(module, LoraLayer)
+            if isinstance(module, method.layer_class)
         }
         self.masks, self._reduction = masks, reduction
         self._batch: Mapping[str, Any] = {}
-        self._base_outputs: dict[int, Tensor] = {}
+        self._references: dict[int, Tensor] = {}
         self._calls = [0] * len(self._layers)
         self._counted = 0
         self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
-        sizes = [layer.r["default"] for layer in self._layers.values()]
-        device = next(iter(self._layers.values())).lora_A["default"].weight.device
+        sizes = [parts.rank for parts in self._layers.values()]
+        device = next(iter(self._layers.values())).weight.device
         self._current = torch.zeros(len(sizes), device=device)  # of modules, in this step
         self._modules = torch.zeros(len(sizes), device=device)
         self._ranks = torch.zeros(len(sizes), max(sizes), device=device)
@@ -103,17 +107,19 @@ class ImportanceTracker(ExitStack):
         self._first_bad = torch.full((2, len(sizes)), -1, dtype=torch.long, device=device)
         config = getattr(model, "config", None)
         encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-        for index, (name, layer) in enumerate(self._layers.items()):
-            record = partial(self._record_base_output, index, name)
+        for index, (name, parts) in enumerate(self._layers.items()):
+            base = model.get_submodule(f"{PEFT_PREFIX}{name}").base_layer
+            record = partial(self._record_reference, index, parts.takes_input)
             mask_name = find_attention_mask_name(name, encoder_decoder=encoder_decoder)
-            accumulate = partial(self._accumulate_ratio, index, layer.scaling["default"], mask_name)
-            self.callback(layer.base_layer.register_forward_hook(record).remove)
-            self.callback(layer.lora_B["default"].register_forward_hook(accumulate).remove)
+            accumulate = partial(self._accumulate_ratio, index, parts.scaling, mask_name)
+            self.callback(base.register_forward_hook(partial(_check_gradients, name)).remove)
+            self.callback(parts.reference.register_forward_hook(record).remove)
+            self.callback(parts.last.register_forward_hook(accumulate).remove)
 
     def start_step(self, batch: Mapping[str, Any]) -> None:
         """Start a step with a batch, whose attention masks say which tokens are real."""
         self._batch = batch
-        self._base_outputs.clear()  # activation checkpointing may stop between a layer's two hooks
+        self._references.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
         self._current = torch.zeros_like(self._current)
 
@@ -121,13 +127,13 @@ class ImportanceTracker(ExitStack):
     def finish_step(self, step: int, *, count: bool) -> None:
         """Read the gradients of a step, and add its scores to the sums if `count` is set."""
         ranks = torch.zeros_like(self._ranks)
-        for row, layer in enumerate(self._layers.values()):
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            if a.grad is None:  # the batch did not use this layer
+        for row, parts in enumerate(self._layers.values()):
+            rows = parts.get_rows()
+            if rows is None:  # the batch did not use this layer
                 continue
-            score = score_ranks(a, a.grad)
+            score = score_ranks(*rows)
             if self._reduction == "mean":
-                score = score * (1 / a.shape[1] + 1 / b.shape[0])
+                score = score * sum(1 / width for width in parts.widths)
             ranks[row, : len(score)] = score.to(ranks.device)
         is_finite = torch.stack([self._current.isfinite(), ranks.isfinite().all(dim=1)])
         self._first_bad = torch.where(~is_finite & (self._first_bad < 0), step, self._first_bad)
@@ -160,31 +166,34 @@ class ImportanceTracker(ExitStack):
         return (
             dict(zip(self._layers, modules, strict=True)),
             {
-                name: row[: layer.r["default"]].clone()
-                for (name, layer), row in zip(self._layers.items(), ranks, strict=True)
+                name: row[: parts.rank].clone()
+                for (name, parts), row in zip(self._layers.items(), ranks, strict=True)
             },
             [(total / self._counted).cpu() for total in self._taylor],
         )
 
-    def _record_base_output(
-        self, index: int, name: str, module: nn.Module, args: Any, output: Tensor
+    def _record_reference(
+        self, index: int, takes_input: bool, module: nn.Module, args: Any, output: Tensor
     ) -> None:
-        if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
-            raise ModelError(
-                f"{name} passes no gradient on, so no module below it can be scored; "
-                f"use a quantization that gradients pass through"
-            )
-        self._base_outputs[index] = output.detach()
+        self._references[index] = (args[0] if takes_input else output).detach()
 
     def _accumulate_ratio(self, index: int, scaling: float, mask_name: str, *call: Any) -> None:
-        # The output of lora_B itself: in bfloat16 the difference of two sums would lose it. A
+        # What the last linear returns: in bfloat16 the difference of two sums would lose it. A
         # layer that runs several times per step gets the mean. Activation checkpointing runs
         # this twice, with the same result.
-        delta, base = call[-1].detach() * scaling, self._base_outputs.pop(index)
+        delta, base = call[-1].detach() * scaling, self._references.pop(index)
         ratio = score_module(delta, base, self._batch.get(mask_name))
         self._calls[index] += 1
         difference = ratio.to(self._current.device) - self._current[index]
         self._current[index] += difference / self._calls[index]
+
+
+def _check_gradients(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+    if args[0].requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+        raise ModelError(
+            f"{name} passes no gradient on, so no module below it can be scored; "
+            f"use a quantization that gradients pass through"
+        )
 
 
 def compute_norms(vectors: Tensor, *, dim: int = -1) -> Tensor:

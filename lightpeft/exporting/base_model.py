@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig
+from peft import PeftConfig
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from lightpeft.core.adapter_layout import parse_adapter_key
 from lightpeft.core.errors import CheckpointError, ModelError
-from lightpeft.core.lora_settings import read_lora
-from lightpeft.core.names import LORA_KEY, PEFT_PREFIX, WEIGHTS
+from lightpeft.core.names import PEFT_PREFIX, WEIGHTS
+from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.core.safetensors_header import read_header
 
 # peft's name of a task -> the class that has a head for it.
@@ -59,7 +60,7 @@ def load_base_model(result: Path, source: BaseModelSource) -> PreTrainedModel:
         CheckpointError: the result is damaged, or names no base model.
         ModelError: the base model can't be loaded, or its class is unknown.
     """
-    adapter = read_lora(result, CheckpointError)
+    adapter = read_peft_config(result, CheckpointError)
     name = source.name or adapter.base_model_name_or_path
     if not name:
         raise CheckpointError(f"{result} names no base model: pass --base")
@@ -82,7 +83,7 @@ def load_base_model(result: Path, source: BaseModelSource) -> PreTrainedModel:
     return model.eval()
 
 
-def _find_class(source: BaseModelSource, adapter: LoraConfig, config: PreTrainedConfig) -> Any:
+def _find_class(source: BaseModelSource, adapter: PeftConfig, config: PreTrainedConfig) -> Any:
     """Return the class of transformers, an Auto class among them."""
     by_task = _AUTO_CLASSES.get(adapter.task_type or "")
     name = source.model_class or by_task or (config.architectures or [""])[0]
@@ -98,7 +99,7 @@ def _read_head_shapes(result: Path) -> dict[str, tuple[int, ...]]:
     return {
         name.removeprefix(PEFT_PREFIX): tensor.shape
         for name, tensor in tensors.items()
-        if not LORA_KEY.fullmatch(name)
+        if not parse_adapter_key(name)
     }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import ConfigError, ModelError
-from lightpeft.core.names import PLAN
+from lightpeft.core.names import BOTTLENECK, PLAN
 from lightpeft.core.serialization import replace_whole_directory, write_digests
 from lightpeft.exporting.card import ExportDetails, write_card
 from lightpeft.exporting.check import Expected, check_export
@@ -82,7 +82,8 @@ def export(
 
     Raises:
         ConfigError: `format` is unknown, or `base` is missing.
-        ModelError: the model has no plan, is quantized, or can't run on the batch.
+        ModelError: the model has no plan, is quantized, can't run on the batch, or has bottleneck
+            adapters, for which only compact is.
         PlanError: the config can't say what the plan keeps (stock), or `base` is another model.
         CheckpointError: `folder` holds something else than an export, or the fresh process can't
             load what was written, or it computes something else.
@@ -98,6 +99,11 @@ def export(
     plan, details = get_plan(model), details or ExportDetails()
     if format not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if plan.peft_type == BOTTLENECK and format != "compact":
+        raise ModelError(
+            f"format {format}: bottleneck adapters can't be merged, and peft alone can't load "
+            f"them; take format compact"
+        )
     if format in ADAPTER_FORMATS:
         if base is None:
             raise ConfigError(f"format {format} is checked on the unpruned base model: pass base=")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft import get_peft_model_state_dict as peft_state_dict
 from peft import set_peft_model_state_dict as set_peft_state_dict
 from torch import Size, Tensor, nn
@@ -20,9 +20,9 @@ DEFAULT = "default"  # peft's name of an adapter that is not named
 
 
 def get_peft_model_unmapped(
-    model: PreTrainedModel, config: LoraConfig, *, adapter_name: str = DEFAULT
+    model: PreTrainedModel, config: PeftConfig, *, adapter_name: str = DEFAULT
 ) -> PeftModel:
-    """Wrap a model with LoRA, with the config's targets taken literally.
+    """Wrap a model with PEFT modules, with the config's targets taken literally.
 
     Args:
         model: the plain base model; wrapped in place.
@@ -33,7 +33,7 @@ def get_peft_model_unmapped(
         return get_peft_model(model, copy.deepcopy(config), adapter_name)
 
 
-def add_adapter_unmapped(model: PeftModel, config: LoraConfig, *, adapter_name: str) -> None:
+def add_adapter_unmapped(model: PeftModel, config: PeftConfig, *, adapter_name: str) -> None:
     """Add one more adapter to a wrapped model, likewise; it is not active."""
     with _take_targets_literally(model.get_base_model()):
         model.add_adapter(adapter_name, copy.deepcopy(config))

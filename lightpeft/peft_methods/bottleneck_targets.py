@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from lightpeft.core.block_shape import Block, FeedForwardBlock
 from lightpeft.core.errors import ModelError
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import make_regex_alternation
-from lightpeft.modeling.lora_targets import find_block_targets
+from lightpeft.modeling.peft_targets import find_block_targets
 from lightpeft.peft_methods.bottleneck_config import BottleneckConfig
 
 
@@ -36,10 +37,21 @@ def resolve_targets(config: BottleneckConfig, shape: ModelShape) -> BottleneckCo
     )
     resolved = copy.deepcopy(config)
     resolved.target_modules = make_regex_alternation(names)
-    resolved.block_inputs = {}
-    if config.placement == "parallel":
-        resolved.block_inputs = {name: _find_block_input(shape.block_of[name]) for name in names}
+    resolved.block_inputs = find_block_inputs(config, shape, names)
     return resolved
+
+
+def find_block_inputs(
+    config: BottleneckConfig, shape: ModelShape, names: Sequence[str]
+) -> dict[str, str]:
+    """Return output projection -> linear whose input its adapter reads, for parallel adapters.
+
+    Raises:
+        ModelError: a block's input is not as wide as its output.
+    """
+    if config.placement != "parallel":
+        return {}
+    return {name: _find_block_input(shape.block_of[name]) for name in names}
 
 
 def _find_block_input(block: Block) -> str:

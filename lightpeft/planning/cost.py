@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
+from lightpeft.core.adapter_layout import count_adapter_products
 from lightpeft.core.block_shape import AttentionBlock, Block
 from lightpeft.core.errors import PlanError
 from lightpeft.core.shape import ModelShape, UnitCounts
@@ -52,13 +53,13 @@ class CostTable:
 def compute_cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostTable:
     """Count parameters and FLOPs of a model that keeps so many units and ranks.
 
-    Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m
-    outputs takes 2nm per token, its adapter 2r(n + m), attention 4 * length * width for scores
-    and context (width: kept query heads * head size). Lookups, norms, activations, softmax and
-    biases take none. A head that is applied to one token per row takes 2 * its parameters / length,
-    any other runs on every token. A block that several layers share counts once in parameters and
-    once per layer in FLOPs. Of unpruned experts all parameters count, and the FLOPs of those that
-    a token is routed to.
+    Only matrix products count, as in torch's FlopCounterMode: a linear of n inputs and m outputs
+    takes 2nm per token, its LoRA 2r(n + m) or bottleneck adapter 4rm, attention 4 * length * width
+    for scores and context (width: kept query heads * head size). Lookups, norms, activations,
+    softmax and biases take none. A head that is applied to one token per row takes 2 * its
+    parameters / length, any other runs on every token. A block that several layers share counts
+    once in parameters and once per layer in FLOPs. Of unpruned experts all parameters count, and
+    the FLOPs of those that a token is routed to.
 
     Training is forward, plus the gradients that autograd computes with the base frozen and the
     adapters and a new head trained. Backward stops at the lowest block with an adapter: below,
@@ -124,9 +125,9 @@ def _count_block_flops(
         inputs, outputs = linear.compute_pruned_shape(units, kv_groups)
         needs_grad = needs_inner_grad if is_output else needs_input_grad
         parts[block.kind] += _count_matmul(inputs * outputs, backward=int(needs_grad))
-        parts["adapter"] += _count_adapter(
-            inputs, outputs, rank=counts.ranks.get(path, 0), needs_input_grad=needs_grad
-        )
+        sizes = {"rank": counts.ranks.get(path, 0), "inputs": inputs, "outputs": outputs}
+        products = count_adapter_products(counts.peft_type, sizes)
+        parts["adapter"] += _count_adapter(*products, needs_input_grad=needs_grad)
         if is_output and isinstance(block, AttentionBlock):
             # Scores and context: two products of each token with `length` tokens, all heads wide.
             parts[block.kind] += _count_matmul(2 * length * inputs, backward=2 * needs_inner_grad)
@@ -141,10 +142,10 @@ def _count_matmul(weights: int, *, backward: int) -> PartCost:
     )
 
 
-def _count_adapter(inputs: int, outputs: int, *, rank: int, needs_input_grad: bool) -> PartCost:
-    """Count a LoRA pair: forward and weight gradients 2r(n + m) each, 2rm to A, 2rn to input."""
-    forward = 2 * rank * (inputs + outputs)
-    backward = forward + 2 * rank * outputs + (2 * rank * inputs if needs_input_grad else 0)
+def _count_adapter(first: int, second: int, *, needs_input_grad: bool) -> PartCost:
+    """Count two products of so many weights: forward, and gradients of weights and inputs."""
+    forward = 2 * (first + second)
+    backward = forward + 2 * second + (2 * first if needs_input_grad else 0)
     return PartCost(training_flops_per_token=forward + backward, inference_flops_per_token=forward)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from lightpeft.core.adapter_layout import count_adapter_parameters
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError
 from lightpeft.core.kept_units import KeptUnits
@@ -71,12 +72,20 @@ def match_budget(scores: Scores, plan: PruningPlan) -> PruningPlan:
     """
     rest = plan.without_layers
     budget = rest.shape.count_parameters(rest.counts)["adapter"]
-    linears = scores.shape.linears
-    sizes = {name: linears[name].inputs + linears[name].outputs for name in _count_ranks(scores)}
-    rank, left = divmod(budget, sum(sizes.values()))
-    ranks = dict.fromkeys(sizes, rank)
+    names = [*_count_ranks(scores)]
+
+    def count(rank: int, name: str) -> int:
+        linear = scores.shape.linears[name]
+        sizes = {"rank": rank, "inputs": linear.inputs, "outputs": linear.outputs}
+        return count_adapter_parameters(scores.peft_type, sizes)
+
+    one, two = (sum(count(rank, name) for name in names) for rank in (1, 2))
+    rank = max(0, (budget - one) // (two - one) + 1)
+    left = budget - sum(count(rank, name) for name in names)
+    ranks = dict.fromkeys(names, rank)
     raised = 0
-    for name, size in reversed(sizes.items()):
+    for name in reversed(names):
+        size = count(rank + 1, name) - count(rank, name)
         if 2 * left < size and (rank or raised):  # at least one module stays
             break
         ranks[name], left, raised = rank + 1, left - size, raised + 1

@@ -62,6 +62,7 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
         neurons=add_pruned(_prune_neurons(ranking, config, notes), scores.shape.neurons),
         ranks=add_pruned(_prune_ranks(ranking, config, notes), ranks),
         notes=tuple(notes),
+        peft_type=scores.peft_type,
     )
 
 

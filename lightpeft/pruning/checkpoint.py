@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import CheckpointError, PlanError
-from lightpeft.core.lora_settings import read_lora
 from lightpeft.core.names import CONFIG, PLAN, WEIGHTS
+from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests
 from lightpeft.core.safetensors_header import read_plan_digest
 from lightpeft.core.serialization import replace_directory, write_digests
 from lightpeft.core.tensors import check_finite, read_tensors, write_tensors
-from lightpeft.modeling.adapters import DEFAULT, get_adapter_state_dict, make_regex_alternation
+from lightpeft.modeling.adapters import DEFAULT, get_adapter_state_dict
+from lightpeft.peft_methods.registry import make_full_config, make_pruned_config
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
-    make_pruned_lora_config,
     zero_pad_adapter,
 )
 from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
@@ -114,7 +114,7 @@ def load(
     plan, config, weights = _read(source)
     check_adapter_name(adapter_name, config)
     try:
-        config = make_pruned_lora_config(config, plan)
+        config = make_pruned_config(config, plan)
         # peft would warn of a base model in another folder; its fingerprint is checked instead.
         config.base_model_name_or_path = None
         if isinstance(model, PeftModel):
@@ -158,33 +158,14 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the pruned adapter; expand it into another folder")
     plan, config, weights = _read(source)
-    names = [name for name, rank in plan.ranks.items() if rank.kept]
-    if plan.shape.num_moe_layers:
-        _set_target_names_for_moe(config, plan, names)
-    else:
-        config.target_modules = make_regex_alternation(sorted(names))
-    # Zero-padded to one rank, so that readers without rank patterns load it correctly.
-    config.inference_mode = True
+    config = make_full_config(config, plan)
     with replace_directory(target) as temporary:
         config.save_pretrained(str(temporary))
         padded = zero_pad_adapter(weights, plan)
         write_tensors(temporary / WEIGHTS, padded, plan=plan.digest, expanded=True)
 
 
-def _set_target_names_for_moe(config: LoraConfig, plan: PruningPlan, names: list[str]) -> None:
-    """Name the targets so that peft takes them literally on a model with experts.
-
-    There it reads a regex, and any name that ends in `gate_proj`, as the experts' fused weights;
-    the path of one parameter it takes as that parameter.
-    """
-    dense = [name for name in names if plan.shape.block_of[name].path in plan.shape.neurons]
-    config.target_modules = [name for name in names if name not in dense]
-    if dense:
-        config.target_parameters = [f"{name}.weight" for name in dense]
-        config.lora_dropout = 0.0
-
-
-def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
     """Read what `save` wrote, and check that the files belong together."""
     if not folder.is_dir():
         raise CheckpointError(
@@ -196,15 +177,15 @@ def _read(folder: Path) -> tuple[PruningPlan, LoraConfig, dict[str, Tensor]]:
         plan = PruningPlan.load(folder / PLAN, remedy=_REMEDY)
     except PlanError as error:
         raise CheckpointError(str(error)) from error
-    config = read_lora(folder, CheckpointError)
+    config = read_peft_config(folder, CheckpointError)
     weights = read_tensors(folder / WEIGHTS, CheckpointError)
     # Two plans of one model often keep equal numbers of units, so equal shapes are not enough.
     if read_plan_digest(folder / WEIGHTS, CheckpointError) != plan.digest:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
-    # Modules and ranks are the plan's; `make_pruned_lora_config` writes them again.
-    config.rank_pattern, config.alpha_pattern, config.inference_mode = {}, {}, False
+    if config.peft_type != plan.peft_type:
+        raise CheckpointError(f"{folder}: peft_type {config.peft_type} is not that of {PLAN}")
     try:
         check_adapter_shapes(weights, plan)
     except PlanError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -22,12 +22,12 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.fingerprint import compute_fingerprint, is_quantized
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import list_saved_modules
+from lightpeft.modeling.peft_targets import list_saved_modules
 from lightpeft.modeling.slicing import slice_base
 from lightpeft.modeling.stock_config import write_stock_config
+from lightpeft.peft_methods.registry import make_pruned_config
 from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
-    make_pruned_lora_config,
     slice_adapter,
 )
 from lightpeft.pruning.verification import slice_and_verify
@@ -60,7 +60,7 @@ def prune(
             one even if `scores` are of a quantized one.
 
     Returns:
-        A stock `PeftModel`. LoRA's scaling is that of the original ranks.
+        A stock `PeftModel`. The scaling of its modules is that of the original ranks.
 
     Raises:
         ModelError: the model is wrapped or quantized already, its architecture is not supported,
@@ -81,10 +81,11 @@ def prune(
             f"the plan was made from scores {plan.scores}, but these scores are {scores.digest}"
         )
     ranks = {name: len(row) for name, row in scores.ranks.items()}
-    if {name: rank.total for name, rank in plan.ranks.items()} != ranks:
+    totals = {name: rank.total for name, rank in plan.ranks.items()}
+    if totals != ranks or plan.peft_type != scores.peft_type:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     weights = slice_adapter(scores.adapter, plan) if warm_start else None
-    config = make_pruned_lora_config(scores.peft, plan)
+    config = make_pruned_config(scores.peft, plan)
     return apply_plan(model, plan, config, weights, verify_batch=verify_batch, quantize=quantize)
 
 
@@ -118,7 +119,7 @@ def get_config_of_full_widths(model: PeftModel) -> PreTrainedConfig:
 def apply_plan(
     model: PreTrainedModel,
     plan: PruningPlan,
-    config: LoraConfig,
+    config: PeftConfig,
     weights: Mapping[str, Tensor] | None,
     *,
     verify_batch: Mapping[str, Any] | None = None,
@@ -134,7 +135,7 @@ def apply_plan(
     Args:
         model: the plain base model of the plan.
         plan: which heads, neurons and PEFT modules to keep.
-        config: from `make_pruned_lora_config`.
+        config: from `make_pruned_config`.
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
         verify_batch: as in `prune`.
         quantize: as in `prune`.
@@ -164,7 +165,7 @@ def apply_plan(
 def _rehearse(
     model: PreTrainedModel,
     plan: PruningPlan,
-    config: LoraConfig,
+    config: PeftConfig,
     weights: Mapping[str, Tensor] | None,
 ) -> None:
     """Slice and wrap a copy of the model on the meta device.
@@ -199,7 +200,7 @@ def _drop_data(tensor: Tensor) -> Tensor:
 def attach_adapter(
     model: PreTrainedModel,
     plan: PruningPlan,
-    config: LoraConfig,
+    config: PeftConfig,
     weights: Mapping[str, Tensor] | None,
     *,
     adapter_name: str = DEFAULT,
@@ -209,7 +210,7 @@ def attach_adapter(
     Args:
         model: pruned by `plan`.
         plan: which PEFT modules there are; kept as the attribute that `get_plan` reads.
-        config: from `make_pruned_lora_config`.
+        config: from `make_pruned_config`.
         weights: of the pruned adapter; None: PEFT modules and task head start from new ones.
         adapter_name: of peft.
 
@@ -230,7 +231,7 @@ def attach_adapter(
     return peft_model
 
 
-def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: LoraConfig) -> None:
+def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: PeftConfig) -> None:
     """Check that a plan was made for a model, which is not changed.
 
     Args:
@@ -267,5 +268,5 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
         raise PlanError(
             f"the plan was made for base weights {plan.fingerprint}, but these are {weights}; "
             f"weights that a checkpoint lacks, such as added tokens or a new head, must be in "
-            f"LoraConfig.modules_to_save or the same ones as then"
+            f"{type(config).__name__}.modules_to_save or the same ones as then"
         )

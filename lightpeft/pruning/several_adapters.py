@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 
@@ -17,11 +17,10 @@ from lightpeft.modeling.adapters import (
     check_adapter_state_dict,
     load_adapter_state_dict,
 )
+from lightpeft.peft_methods.registry import find_method
 from lightpeft.pruning.prune import Quantize, get_plan
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-# What peft reads when an adapter is added, and not when its weights are replaced.
-_FIXED = ("lora_alpha", "use_rslora", "lora_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +30,13 @@ class Adapter:
     Attributes:
         name: that it gets on the model.
         plan: that it was pruned by.
-        config: from `make_pruned_lora_config`.
+        config: from `make_pruned_config`.
         weights: under peft's names.
     """
 
     name: str
     plan: PruningPlan
-    config: LoraConfig
+    config: PeftConfig
     weights: dict[str, Tensor]
 
 
@@ -111,9 +110,9 @@ def add_adapter(
     return model
 
 
-def _check_settings(config: LoraConfig, adapter: Adapter) -> None:
+def _check_settings(config: PeftConfig, adapter: Adapter) -> None:
     """Refuse an adapter whose weights can't replace those of another one with other settings."""
-    for key in _FIXED:
+    for key in find_method(config).fixed_settings:
         old, new = getattr(config, key), getattr(adapter.config, key)
         if old != new:
             raise PlanError(

@@ -33,6 +33,7 @@ COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
 CODE_PACKAGES = (
     "lightpeft.core",
     "lightpeft.modeling",
+    "lightpeft.peft_methods",
     "lightpeft.pruning",
     "pipeline.common",
     "pipeline.metrics",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightpeft.core.adapter_layout import parse_adapter_key
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -52,7 +53,9 @@ def make_method_plan(method: str, scores: Scores, config: PruningConfig) -> Prun
 def count_plan_cost(plan: PruningPlan, scores: Scores) -> PlanCost:
     """Count parameters and FLOPs by part, before and after pruning."""
     rest = plan.without_layers
-    head = sum(weight.numel() for name, weight in scores.adapter.items() if "lora_" not in name)
+    head = sum(
+        weight.numel() for name, weight in scores.adapter.items() if not parse_adapter_key(name)
+    )
     return PlanCost(
         length=COST_LENGTH,
         before=_count_parts(plan.shape, plan.unpruned_counts, head),

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch import Tensor
 
 import lightpeft
 from lightpeft import EstimationConfig
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.names import BOTTLENECK
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
@@ -26,12 +27,12 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import (
+from lightpeft.modeling.masks import Masks
+from lightpeft.modeling.peft_targets import (
     find_block_targets,
     list_saved_modules,
-    resolve_lora_config,
 )
-from lightpeft.modeling.masks import Masks
+from lightpeft.peft_methods.registry import resolve_config
 
 VOCABULARY = 100
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
@@ -132,7 +133,7 @@ def draw_random_scores(
     model: transformers.PreTrainedModel,
     *,
     seed: int = 0,
-    config: LoraConfig | None = None,
+    config: PeftConfig | None = None,
     **changes: object,
 ) -> Scores:
     """Scores without an estimation: random importance, PEFT weights and a head far from zero.
@@ -141,7 +142,7 @@ def draw_random_scores(
     """
     generator = torch.Generator().manual_seed(seed)
     shape = inspect_model(model)
-    config = resolve_lora_config(config or make_lora(**changes), model, shape)
+    config = resolve_config(config or make_lora(**changes), model, shape)
     names = find_block_targets(shape, config.target_modules)
     adapter = get_adapter_state_dict(get_peft_model_unmapped(copy.deepcopy(model), config))
 
@@ -193,6 +194,7 @@ def plan_that_keeps(
         neurons=cuts(scores.shape.neurons, units),
         ranks=cuts(dict.fromkeys(scores.ranks, scores.peft.r), ranks),
         notes=(),
+        peft_type=scores.peft_type,
     )
 
 
@@ -222,10 +224,12 @@ def make_masked_model(
     """An unpruned copy in which what the plan drops is multiplied by 0: what pruning must equal."""
     adapted = get_peft_model_unmapped(copy.deepcopy(model), scores.peft).eval()
     weights = {name: weight.clone() for name, weight in scores.adapter.items()}
+    last = "bottleneck_up.weight" if plan.peft_type == BOTTLENECK else "lora_B.weight"
     for name, cut in plan.ranks.items():
         pruned = sorted(set(range(cut.total)) - set(cut.kept))
-        weights[f"base_model.model.{name}.lora_A.weight"][pruned] = 0
-        weights[f"base_model.model.{name}.lora_B.weight"][:, pruned] = 0
+        weights[f"base_model.model.{name}.{last}"][:, pruned] = 0
+        if not cut.kept and plan.peft_type == BOTTLENECK:
+            weights[f"base_model.model.{name}.bottleneck_up.bias"][:] = 0
     load_adapter_state_dict(adapted, weights)
     mask_units(adapted.base_model.model, plan)
     return adapted

@@ -212,7 +212,7 @@ def test_what_cannot_be_sliced_later_is_refused_at_once(changes: dict[str, objec
 def test_other_peft_methods_are_refused():
     config = AdaLoraConfig(total_step=10, target_modules=["query"])
 
-    with pytest.raises(ModelError, match="must be LoRA, got AdaLoraConfig"):
+    with pytest.raises(ModelError, match="must be LoRA or bottleneck adapters, got AdaLoraConfig"):
         lightpeft.estimate(
             make_tiny_model(), config, list(make_tiny_batches()), EstimationConfig(steps=2)
         )

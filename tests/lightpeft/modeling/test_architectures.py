@@ -34,8 +34,8 @@ from lightpeft.modeling.adapters import (
 )
 from lightpeft.modeling.families import FAMILIES
 from lightpeft.modeling.masks import Masks
+from lightpeft.peft_methods.registry import make_pruned_config
 from lightpeft.pruning.adapter_slicing import (
-    make_pruned_lora_config,
     slice_adapter,
     zero_pad_adapter,
 )
@@ -94,7 +94,7 @@ def test_lora_attached_after_pruning_works_as_on_the_masked_model(name: str):
     drawn = draw_plan(scores)
     ranks = {path: dataclasses.replace(cut, kept=(0, 1, 2)) for path, cut in drawn.ranks.items()}
     plan = dataclasses.replace(drawn, ranks=ranks)
-    config = make_pruned_lora_config(scores.peft, plan)
+    config = make_pruned_config(scores.peft, plan)
     config.init_lora_weights = False  # both factors random
     base = slice_model(model, plan)
     alone = compute_outputs(base, name)

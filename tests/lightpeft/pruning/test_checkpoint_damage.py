@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 import lightpeft
 from lightpeft.core.errors import CheckpointError, ModelError
 from lightpeft.core.safetensors_header import read_plan_digest
+from lightpeft.peft_methods.registry import make_pruned_config
 from lightpeft.pruning import prune as prune_module
-from lightpeft.pruning.adapter_slicing import make_pruned_lora_config
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "plan.json"]
 
@@ -161,8 +161,8 @@ def test_weights_that_the_plan_does_not_describe_are_refused(folder: Path, chang
     ("text", "message"),
     [
         ("[]", "must hold a JSON object, got list"),
-        ("{}", "must hold a LoRA config, got peft_type None"),
-        ('{"peft_type": "IA3"}', "must hold a LoRA config, got peft_type 'IA3'"),
+        ("{}", "must be of peft_type LORA or LIGHTPEFT_BOTTLENECK, got None"),
+        ('{"peft_type": "IA3"}', "must be of peft_type LORA or .*, got 'IA3'"),
         ('{"peft_type": "LORA", "r": "a"}', "damaged: r: Input should be a valid integer, got 'a'"),
         ('{"peft_type": "LORA", "r": 5}', "rank r 5 is not that of plan.json"),
     ],
@@ -261,7 +261,7 @@ def test_weight_that_is_not_finite_is_neither_saved_nor_loaded(folder: Path, val
 
 def test_rehearsal_draws_no_random_numbers_of_the_caller():
     base, plan = make_tiny_model(), lightpeft.get_plan(make_pruned_model())
-    config = make_pruned_lora_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
+    config = make_pruned_config(LoraConfig(r=4, task_type="SEQ_CLS"), plan)
     before = torch.get_rng_state()
 
     prune_module._rehearse(base, plan, config, None)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 from lightpeft.modeling.adapters import get_peft_model_unmapped
 from lightpeft.modeling.inspection import inspect_model
-from lightpeft.modeling.lora_targets import resolve_lora_config
+from lightpeft.peft_methods.registry import resolve_config
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
@@ -64,7 +64,7 @@ def wrap(network, task):
     torch.manual_seed(0)
     config = estimate.make_lora_config(load_params().peft, task, [])
     adapted = get_peft_model_unmapped(
-        network, resolve_lora_config(config, network, inspect_model(network))
+        network, resolve_config(config, network, inspect_model(network))
     )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,17 +1,14 @@
-"""The linears that LoRA is attached to, and which settings of LoraConfig can be pruned."""
+"""The modules that a PEFT config names: linears of the blocks, and modules to train in full."""
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any
 
-from peft import LoraConfig
+from peft import PeftConfig
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.errors import ModelError
-from lightpeft.core.lora_settings import check_settings
 from lightpeft.core.shape import ModelShape
 
 # Modules that peft trains and saves in full for a task, wherever a model has them.
@@ -22,43 +19,29 @@ _NEW_HEADS = {
 }
 
 
-def resolve_lora_config(
-    config: LoraConfig, model: PreTrainedModel, shape: ModelShape
-) -> LoraConfig:
-    """Return a copy of the config that names its targets and the task head in full.
-
-    Args:
-        config: as the user gives it; not changed.
-        model: the plain base model.
-        shape: of `model`.
+def check_saved_modules(config: PeftConfig, shape: ModelShape) -> None:
+    """Refuse `modules_to_save` inside the blocks.
 
     Raises:
-        ModelError: a setting can't be pruned, or a name matches no linear of a block.
+        ModelError: names the module.
     """
-    check_settings(config)
     for name in shape.linears:
         for ending in config.modules_to_save or ():
             # As peft matches: the linear, or a module that it is in, has a name with this ending.
             if f"{ending}." in f"{name}.":
                 raise ModelError(
-                    f"LoraConfig.modules_to_save: {ending!r} would train all of {name}, but "
-                    f"linears of the blocks are frozen and pruned; name modules outside the blocks"
+                    f"{type(config).__name__}.modules_to_save: {ending!r} would train all of "
+                    f"{name}, but linears of the blocks are frozen and pruned; name modules "
+                    f"outside the blocks"
                 )
-    resolved = copy.deepcopy(config)
-    names = find_block_targets(shape, config.target_modules)
-    resolved.target_modules = "|".join(re.escape(name) for name in names)
-    resolved.exclude_modules = None
-    resolved.fan_in_fan_out = any(isinstance(model.get_submodule(n), Conv1D) for n in names)
-    resolved.modules_to_save = _find_modules_to_save(model, resolved)
-    return resolved
 
 
-def list_saved_modules(config: LoraConfig) -> set[str]:
+def list_saved_modules(config: PeftConfig) -> set[str]:
     """Return endings of the names of the modules that the adapter holds in full."""
     return {*(config.modules_to_save or ()), *_NEW_HEADS.get(config.task_type, ())}
 
 
-def _find_modules_to_save(model: PreTrainedModel, config: LoraConfig) -> list[str] | None:
+def find_modules_to_save(model: PreTrainedModel, config: PeftConfig) -> list[str] | None:
     """Return the modules to train and save in full: the config's, and all of a new task head.
 
     peft adds `classifier` and `score` only. DistilBERT's head also has a `pre_classifier`, which
