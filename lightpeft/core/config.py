@@ -109,6 +109,9 @@ class PruningConfig(Config):
         neuron_scope: `global` ranks neurons over all layers, `layer` within each layer. Energies of
             different layers can't be compared: where the scope is `global`, Taylor scores say how
             many heads or neurons each layer keeps, and energy says which.
+        uniform: take the scope `layer` for both, so that all layers keep equally many heads and
+            equally many neurons, which the config of many architectures can say: see `export`,
+            format stock.
         module_criterion: which PEFT modules are pruned first: those of the lowest `importance`
             (the paper's), or by `depth` those nearest to the embeddings, so that the backward
             pass stops above them.
@@ -132,5 +135,6 @@ class PruningConfig(Config):
     head_granularity: Literal["kv_group", "query_head"] = "kv_group"
     head_scope: Literal["layer", "global"] = "layer"
     neuron_scope: Literal["global", "layer"] = "global"
+    uniform: Annotated[bool, Field(description="true or false")] = False
     module_criterion: Literal["importance", "depth"] = "depth"
     seed: Seed = 0

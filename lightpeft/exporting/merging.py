@@ -51,7 +51,7 @@ def check_stock_config(merged: PreTrainedModel, plan: PruningPlan) -> None:
         raise PlanError(
             f"format stock: a {plan.shape.model_type} config can't say what this plan keeps (for "
             f"{names[0]}); take format merged or padded, or see docs/architectures.md for plans "
-            f"that it can say, such as those with prune.neuron_scope: layer"
+            f"that it can say, such as those with uniform: true"
         )
 
 

@@ -46,6 +46,8 @@ def make_plan(scores: Scores, config: PruningConfig) -> PruningPlan:
         >>> len(plan.heads["bert.encoder.layer.0.attention"].kept)
         3
     """
+    if config.uniform:
+        config = config.model_copy(update={"head_scope": "layer", "neuron_scope": "layer"})
     notes: list[str] = []
     ranking = _draw_scores(scores, config.seed) if config.criterion == "random" else scores
     layers = prune_layers(ranking, config.layers, notes)

@@ -63,6 +63,18 @@ def test_rounding_in_each_layer_is_told_where_it_is_coarse():
     )
 
 
+def test_uniform_plans_keep_equally_many_in_all_layers_whatever_the_scopes():
+    scores = scale_layers(make_scores(), 1.0, 1.2, 1.5, 2.0)
+    settings = {"heads": 0.5, "neurons": 0.5, "neuron_scope": "global", "align": 1}
+
+    plan, other = plan_of(scores, **settings, uniform=True), plan_of(scores, **settings)
+
+    for units in (plan.heads, plan.neurons):
+        assert len({len(row.kept) for row in units.values()}) == 1
+    for units in (other.heads, other.neurons):
+        assert len({len(row.kept) for row in units.values()}) > 1
+
+
 def test_a_layer_that_would_lose_all_heads_keeps_its_best_and_the_count_is_exact():
     scores = scale_layers(make_scores(), 1.0, 1e-3, 1.0, 1.0)
     plan = plan_of(scores, heads=0.5)
