@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -180,7 +181,7 @@ def _compute_expected(
     else:
         reference = copy.deepcopy(model).float().eval()
     try:
-        outputs = compute_outputs(reference, batch)
+        outputs = compute_outputs(reference, send_to_device(batch, reference.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(f"the model does not run on the batch of the check: {error}") from error
     return Expected(

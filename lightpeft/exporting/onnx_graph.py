@@ -46,7 +46,11 @@ def write_onnx(model: PreTrainedModel, folder: Path, batch: Mapping[str, Tensor]
         )
     model.float().eval().set_attn_implementation("eager")
     model.config.save_pretrained(folder)
-    inputs = {name: _change_size(row) for name, row in batch.items() if "label" not in name}
+    inputs = {
+        name: _change_size(rows.to(model.device))
+        for name, rows in batch.items()
+        if "label" not in name
+    }
     graph = _Graph(model, list(inputs), list(compute_outputs(model, inputs)))
     try:
         _trace(graph, inputs, folder / ONNX_FILE)

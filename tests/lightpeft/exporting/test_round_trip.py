@@ -44,23 +44,22 @@ def test_merged_and_padded_compute_what_the_pruned_model_computes(name: str, tmp
     model, scores = build_parts(name)
     pruned = lightpeft.prune(model, draw_plan(scores, empty=True), scores).eval()
     details = ExportDetails(batch=make_batch(name))
-    lightpeft.export(pruned, tmp_path / "merged", details=details)
-    lightpeft.export(pruned, tmp_path / "padded", format="padded", details=details)
 
-    loaded = lightpeft.from_pretrained(tmp_path / "merged", attn_implementation="eager")
+    for to in ("merged", "padded"):
+        record = lightpeft.export(pruned, tmp_path / to, format=to, details=details)
+        assert record.max_difference <= 1e-4 * record.largest_output
+        assert record.largest_output > 0.1
 
-    assert type(loaded) is type(model)
-    assert not loaded.training
-    torch.testing.assert_close(
-        compute_outputs(loaded, name), compute_outputs(pruned, name), **CLOSE
-    )
     if ARCHITECTURES[name].generates:
-        tokens, logits = generate_greedily(loaded, name)
-        assert torch.equal(tokens, generate_greedily(pruned, name)[0])
-        torch.testing.assert_close(logits, generate_greedily(pruned, name)[1], **CLOSE)
+        loaded = lightpeft.from_pretrained(tmp_path / "merged", attn_implementation="eager")
+        (tokens, logits), (expected, scores) = (
+            generate_greedily(x, name) for x in (loaded, pruned)
+        )
+        assert torch.equal(tokens, expected)
+        torch.testing.assert_close(logits, scores, **CLOSE)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     name=st.sampled_from(SOME),
     to=st.sampled_from(["compact", "lifted", "merged", "padded"]),
@@ -123,6 +122,8 @@ def test_shards_are_read_and_none_from_elsewhere(tmp_path: Path, monkeypatch: py
     assert len(list(folder.glob("*.safetensors"))) > 2
     options = {"device_map": {"": "cpu"}, "attn_implementation": "eager"}
     loaded = lightpeft.from_pretrained(folder, **options)
+    assert type(loaded) is type(model)
+    assert not loaded.training
     torch.testing.assert_close(
         compute_outputs(loaded, LLAMA), compute_outputs(pruned.eval(), LLAMA), **CLOSE
     )
