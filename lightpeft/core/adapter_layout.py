@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from lightpeft.core.names import BOTTLENECK, LORA, PEFT_PREFIX
+from lightpeft.core.names import BOTTLENECK, DORA, LORA, PEFT_PREFIX
 
 # peft_type -> name of a weight -> its dimensions: the rank (of LoRA, or the size of a bottleneck),
 # and inputs and outputs of the linear that the module sits on. A module is two products, with the
 # two weights of two dimensions, in this order.
+_LORA: dict[str, tuple[str, ...]] = {
+    "lora_A.weight": ("rank", "inputs"),
+    "lora_B.weight": ("outputs", "rank"),
+}
 LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
-    LORA: {"lora_A.weight": ("rank", "inputs"), "lora_B.weight": ("outputs", "rank")},
+    LORA: _LORA,
+    DORA: _LORA | {"lora_magnitude_vector": ("outputs",)},
     BOTTLENECK: {
         "bottleneck_down.weight": ("rank", "outputs"),
         "bottleneck_down.bias": ("rank",),

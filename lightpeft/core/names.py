@@ -13,6 +13,7 @@ LORA_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?P<linear>.+)\.lora_(?P<factor
 # Types of PEFT methods, as adapter_config.json has them; bottleneck adapters are lightpeft's own.
 LORA = "LORA"
 BOTTLENECK = "LIGHTPEFT_BOTTLENECK"
+DORA = "DORA"  # LoRA with `use_dora`, whose modules have one weight more
 
 PLAN = "plan.json"
 SCORES = "scores.json"

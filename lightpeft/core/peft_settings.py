@@ -10,9 +10,10 @@ from peft import PeftConfig, TaskType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import BaseModel, Field, TypeAdapter
 
+from lightpeft.core.adapter_layout import LAYOUTS
 from lightpeft.core.bottleneck_choices import NonLinearity, Placement
 from lightpeft.core.errors import LightPeftError, ModelError
-from lightpeft.core.names import BOTTLENECK, CONFIG, LORA
+from lightpeft.core.names import BOTTLENECK, CONFIG, DORA, LORA
 from lightpeft.core.reading import parse_as, read_json
 
 _Finite = Annotated[float, Field(allow_inf_nan=False, gt=-1e18, lt=1e18)]
@@ -36,6 +37,7 @@ class _Lora(_Common):
     lora_alpha: _Finite = 8
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     use_rslora: bool = False
+    use_dora: bool = False
     fan_in_fan_out: bool = False
     init_lora_weights: Any = True
 
@@ -68,7 +70,7 @@ _IN_FILE: dict[str, type[BaseModel]] = {LORA: _LoraInFile, BOTTLENECK: _Bottlene
 
 
 def check_settings(config: PeftConfig) -> None:
-    """Refuse settings that can't be pruned, such as those of DoRA and PiSSA.
+    """Refuse settings that can't be pruned, such as those of PiSSA.
 
     Raises:
         ModelError: names the setting, or the method.
@@ -79,6 +81,13 @@ def check_settings(config: PeftConfig) -> None:
             f"the PEFT method must be LoRA or bottleneck adapters, got {type(config).__name__}"
         )
     _check_values(asdict(config), type(config), set(_SUPPORTED[kind].model_fields), ModelError)
+
+
+def get_peft_type(config: PeftConfig) -> str:
+    """Return the method as a plan has it: the type in adapter_config.json, or DORA."""
+    if getattr(config, "use_dora", False):
+        return DORA
+    return next(name for name in LAYOUTS if name == config.peft_type)
 
 
 def read_peft_config(folder: Path, error: type[LightPeftError]) -> PeftConfig:
@@ -111,10 +120,11 @@ def _check_values(
 
     Another version of peft may have settings that this one lacks; unset, they change nothing.
     """
+    # First, because schemes that change the base model, such as CorDA, bring settings with them.
+    method = values.get("init_lora_weights", True)
+    if not isinstance(method, bool) and method != "gaussian":
+        raise error(f"LoraConfig.init_lora_weights must be true, false or gaussian, got {method!r}")
     defaults = asdict(config())
     for name, value in values.items():
         if name not in known and value != defaults.get(name) and (value or name in defaults):
             raise error(f"{config.__name__}.{name} is not supported, got {value!r}")
-    method = values.get("init_lora_weights", True)
-    if not isinstance(method, bool) and method != "gaussian":
-        raise error(f"LoraConfig.init_lora_weights must be true, false or gaussian, got {method!r}")

@@ -44,7 +44,7 @@ class PruningPlan:
         neurons: feed-forward block path -> neurons kept, or none as above.
         ranks: path of the linear under a PEFT module -> ranks kept; none: the module is removed.
         notes: where and why the plan differs from the ratios.
-        peft_type: the PEFT method, as in adapter_config.json.
+        peft_type: the PEFT method, as in adapter_config.json; DORA for LoRA with `use_dora`.
 
     Example:
         >>> plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(heads=0.5, neurons=0))

@@ -14,10 +14,9 @@ import torch
 from peft import PeftConfig
 from torch import Tensor
 
-from lightpeft.core.adapter_layout import LAYOUTS
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.names import SCORES, WEIGHTS
-from lightpeft.core.peft_settings import read_peft_config
+from lightpeft.core.peft_settings import get_peft_type, read_peft_config
 from lightpeft.core.reading import read_bytes
 from lightpeft.core.scores_file import SCORES_FORMAT, read_scores_file
 from lightpeft.core.serialization import replace_directory, write_digests, write_json
@@ -103,8 +102,8 @@ class Scores:
 
     @property
     def peft_type(self) -> str:
-        """The type of the PEFT method as text, as it is in adapter_config.json."""
-        return next(name for name in LAYOUTS if name == self.peft.peft_type)
+        """The PEFT method, as a plan has it."""
+        return get_peft_type(self.peft)
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from lightpeft.core.kept_units import format_fraction
-from lightpeft.core.names import BOTTLENECK, LORA
+from lightpeft.core.names import BOTTLENECK, DORA, LORA
 from lightpeft.core.plan import PruningPlan
 from lightpeft.exporting.record import ADAPTER_FORMATS, ExportFormat, ExportRecord
 from lightpeft.pruning.prune import get_plan
@@ -49,7 +49,7 @@ Before this folder was written, it was loaded in a fresh process{where}, and its
 were compared with those of what it was made from. The largest difference is {difference:.2g}, of
 outputs up to {scale:.3g}: see `exported.json`. `hf upload` puts the folder on the hub as it is.
 """
-_METHOD_TAGS = {LORA: "lora", BOTTLENECK: "bottleneck-adapter"}
+_METHOD_TAGS = {LORA: "lora", DORA: "dora", BOTTLENECK: "bottleneck-adapter"}
 _WHAT: dict[ExportFormat, str] = {
     "compact": "A LoRA adapter for a pruned base model, and the plan of the pruning.",
     "lifted": "A LoRA adapter for the unpruned base model, trained on a pruned one.",

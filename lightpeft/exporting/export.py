@@ -111,7 +111,7 @@ def export(
         check_plan_matches_model(plan, base, model.peft_config[model.active_adapter])
     with replace_whole_directory(Path(folder), RECORD) as temporary:
         batch = dict(details.batch or _make_batch(model))
-        _write_format(model, temporary, format, batch)
+        _write_format(model, temporary, format, batch, base)
         expected = _compute_expected(model, format, base, batch)
         difference = check_export(temporary, format, expected)
         record = ExportRecord(
@@ -133,7 +133,11 @@ def export(
 
 
 def _write_format(
-    model: PeftModel, folder: Path, to: ExportFormat, batch: Mapping[str, Tensor]
+    model: PeftModel,
+    folder: Path,
+    to: ExportFormat,
+    batch: Mapping[str, Tensor],
+    base: PreTrainedModel | None,
 ) -> None:
     """Write the files of a format, and their digests."""
     plan = get_plan(model)
@@ -143,7 +147,7 @@ def _write_format(
     if to == "lifted":
         compact = folder.with_name("compact")
         save(model, compact)
-        expand_adapter(compact, folder)
+        expand_adapter(compact, folder, model=base)
     else:
         _write_merged(merge_adapter(model), model, folder, to, batch)
         plan.save(folder / PLAN)

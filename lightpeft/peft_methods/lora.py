@@ -63,11 +63,15 @@ class Lora:
             config.lora_dropout = 0.0
 
     def get_parts(self, layer: Any) -> LayerParts:
-        """Compare with the output of the linear; ranks are rows of A, or columns of B: the same."""
+        """Compare with the output of the linear; ranks are rows of A, or columns of B: the same.
+
+        The layer of DoRA's magnitudes returns all that the module adds, scaling included.
+        """
         a, b = layer.lora_A["default"], layer.lora_B["default"]
+        is_dora = layer.use_dora["default"]
         return LayerParts(
-            last=b,
-            scaling=layer.scaling["default"],
+            last=layer.lora_magnitude_vector["default"] if is_dora else b,
+            scaling=1.0 if is_dora else layer.scaling["default"],
             reference=layer.base_layer,
             takes_input=False,
             weight=a.weight,

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import CheckpointError, PlanError
-from lightpeft.core.names import CONFIG, PLAN, WEIGHTS
-from lightpeft.core.peft_settings import read_peft_config
+from lightpeft.core.names import CONFIG, DORA, PLAN, WEIGHTS
+from lightpeft.core.peft_settings import get_peft_type, read_peft_config
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests
 from lightpeft.core.safetensors_header import read_plan_digest
@@ -23,7 +23,13 @@ from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     zero_pad_adapter,
 )
-from lightpeft.pruning.prune import Quantize, apply_plan, get_plan
+from lightpeft.pruning.dora import expand_magnitudes
+from lightpeft.pruning.prune import (
+    Quantize,
+    apply_plan,
+    check_plan_matches_model,
+    get_plan,
+)
 from lightpeft.pruning.several_adapters import (
     Adapter,
     add_adapter,
@@ -131,7 +137,9 @@ def load(
     return peft_model
 
 
-def expand_adapter(folder: Path | str, out: Path | str) -> None:
+def expand_adapter(
+    folder: Path | str, out: Path | str, *, model: PreTrainedModel | None = None
+) -> None:
     """Write the adapter at full size, for stock peft on the unpruned base model.
 
     Pruned rows and columns are zeros, and a pruned layer has no PEFT modules. The expanded model
@@ -143,9 +151,12 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     Args:
         folder: written by `save`.
         out: another folder, created or replaced.
+        model: the unpruned base model, which DoRA needs: magnitudes of pruned rows are the norms of
+            its rows. Of LoRA it is not used.
 
     Raises:
-        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`; the adapter
+            is of DoRA and there is no `model`, or another one.
         OSError: `out` can't be written.
 
     Example:
@@ -158,11 +169,30 @@ def expand_adapter(folder: Path | str, out: Path | str) -> None:
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} holds the pruned adapter; expand it into another folder")
     plan, config, weights = _read(source)
+    padded = zero_pad_adapter(weights, plan)
+    if plan.peft_type == DORA:
+        padded = _expand_magnitudes(padded, plan, config, source, model)
     config = make_full_config(config, plan)
     with replace_directory(target) as temporary:
         config.save_pretrained(str(temporary))
-        padded = zero_pad_adapter(weights, plan)
         write_tensors(temporary / WEIGHTS, padded, plan=plan.digest, expanded=True)
+
+
+def _expand_magnitudes(
+    padded: dict[str, Tensor],
+    plan: PruningPlan,
+    config: PeftConfig,
+    source: Path,
+    model: PreTrainedModel | None,
+) -> dict[str, Tensor]:
+    """Return weights of DoRA with magnitudes for the unpruned base model."""
+    if model is None:
+        raise CheckpointError(f"{source} is of DoRA, which is expanded with the base model: model=")
+    try:
+        check_plan_matches_model(plan, model, config)
+    except PlanError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    return expand_magnitudes(padded, plan, model, config)
 
 
 def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
@@ -184,8 +214,8 @@ def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
     if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
-    if config.peft_type != plan.peft_type:
-        raise CheckpointError(f"{folder}: peft_type {config.peft_type} is not that of {PLAN}")
+    if (kind := get_peft_type(config)) != plan.peft_type:
+        raise CheckpointError(f"{folder}: the PEFT method {kind} is not that of {PLAN}")
     try:
         check_adapter_shapes(weights, plan)
     except PlanError as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.errors import LightPeftError, ModelError, PlanError
+from lightpeft.core.names import DORA
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import (
@@ -30,6 +31,7 @@ from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     slice_adapter,
 )
+from lightpeft.pruning.dora import fit_magnitudes
 from lightpeft.pruning.verification import slice_and_verify
 
 Quantize = Callable[[PreTrainedModel], object]
@@ -85,6 +87,9 @@ def prune(
     if totals != ranks or plan.peft_type != scores.peft_type:
         raise PlanError("the plan's PEFT modules and ranks are not those of the scores")
     weights = slice_adapter(scores.adapter, plan) if warm_start else None
+    if weights is not None and plan.peft_type == DORA:
+        check_plan_matches_model(plan, model, scores.peft)
+        weights = fit_magnitudes(weights, scores.adapter, plan, model, scores.peft)
     config = make_pruned_config(scores.peft, plan)
     return apply_plan(model, plan, config, weights, verify_batch=verify_batch, quantize=quantize)
 

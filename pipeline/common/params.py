@@ -168,6 +168,7 @@ class PeftSection(Section):
     alpha: Positive = 16
     dropout: Ratio = 0.0
     rslora: Flag = False
+    dora: Flag = False
     targets: Annotated[
         Name | Annotated[list[Name], Field(min_length=1)],
         Field(description="all-linear, a regex of full names, or a list of name suffixes"),

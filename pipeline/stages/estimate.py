@@ -27,6 +27,7 @@ def make_lora_config(section: PeftSection, task: Task, head: list[str]) -> LoraC
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
         use_rslora=section.rslora,
+        use_dora=section.dora,
         target_modules=section.targets,
         modules_to_save=head or None,
     )

@@ -119,5 +119,5 @@ def load_expanded_model(section: ModelSection, task: Task, folder: Path, *, seed
     """Load the unpruned base with the expanded adapter, by stock peft."""
     base, _ = load_model(section, task, seed)
     with tempfile.TemporaryDirectory() as full:
-        checkpoint.expand_adapter(folder, full)
+        checkpoint.expand_adapter(folder, full, model=base)
         return PeftModel.from_pretrained(base, full)

@@ -16,7 +16,7 @@ import lightpeft
 from lightpeft import EstimationConfig
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.kept_units import KeptUnits
-from lightpeft.core.names import BOTTLENECK
+from lightpeft.core.names import BOTTLENECK, DORA
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
@@ -230,6 +230,9 @@ def make_masked_model(
         weights[f"base_model.model.{name}.{last}"][:, pruned] = 0
         if not cut.kept and plan.peft_type == BOTTLENECK:
             weights[f"base_model.model.{name}.bottleneck_up.bias"][:] = 0
+        if not cut.kept and plan.peft_type == DORA:
+            rows = model.get_parameter(f"{name}.weight").norm(dim=1)
+            weights[f"base_model.model.{name}.lora_magnitude_vector"] = rows.detach()
     load_adapter_state_dict(adapted, weights)
     mask_units(adapted.base_model.model, plan)
     return adapted

@@ -19,7 +19,8 @@ from helpers.tiny_models import (
     make_tiny_batches,
     make_tiny_model,
 )
-from peft import AdaLoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoftQConfig, get_peft_model
+from peft.tuners.lora.config import CordaConfig
 
 import lightpeft
 from lightpeft.core.config import EstimationConfig
@@ -180,13 +181,15 @@ def test_targets_are_endings_of_whole_names():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, r"LoraConfig\.use_dora is not supported, got True"),
         ({"bias": "all"}, r"LoraConfig\.bias is not supported"),
         ({"lora_bias": True}, r"LoraConfig\.lora_bias is not supported"),
         ({"rank_pattern": {"query": 2}}, r"LoraConfig\.rank_pattern is not supported"),
         ({"exclude_modules": ["query"]}, r"LoraConfig\.exclude_modules is not supported"),
         ({"layers_to_transform": [0], "target_modules": ["query"]}, "layers_to_transform is not"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights must be true, false or gaussian"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights must be .*, got 'olora'"),
+        ({"init_lora_weights": "loftq", "loftq_config": LoftQConfig()}, "must be .*, got 'loftq'"),
+        ({"init_lora_weights": "corda", "corda_config": CordaConfig()}, "must be .*, got 'corda'"),
         (
             {"target_modules": ["query", "qery"]},
             r"LoraConfig\.target_modules: 'qery' is no linear.*query",

@@ -177,7 +177,7 @@ def test_config_of_something_else_is_refused(folder: Path, text: str, message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, "LoraConfig.use_dora is not supported, got True"),
+        ({"use_dora": True}, "the PEFT method DORA is not that of plan.json"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights must be .* got 'pissa'"),
         ({"bias": "all"}, "LoraConfig.bias is not supported, got 'all'"),
         ({"lora_dropout": 2}, "lora_dropout: Input should be less than or equal to 1, got 2"),

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from helpers.stage_workspace import load_base_model, set_params, write_workspace
+from safetensors.torch import load_file
 
 from lightpeft.core.benchmark_result import BenchmarkResult
 from lightpeft.core.plan import PruningPlan
 from pipeline.common.artefacts import EstimationTiming, Evaluation, Timing
 from pipeline.common.methods import METHODS
 from pipeline.common.paths import Paths
-from pipeline.stages import benchmark, evaluate, finetune, prune, report
+from pipeline.stages import benchmark, estimate, evaluate, finetune, prune, report
 
 PATHS = Paths()
 FIXED = ("qv", "small", "freeze")
@@ -114,6 +115,25 @@ def test_metrics_and_benchmark_name_every_method(paths: Paths):
     assert [*metrics] == [*BenchmarkResult.load(paths.benchmark).methods] == [*RUN]
     priced = {name for name, values in metrics.items() if "estimate_fraction" in values}
     assert priced == {*FOLLOWING}
+
+
+def test_dora_goes_through_all_stages(tmp_path: Path, monkeypatch):
+    set_params(
+        write_workspace(tmp_path),
+        peft={"r": 4, "alpha": 8, "dora": True},
+        finetune={"steps": STEPS, "batch_size": 4},
+    )
+    monkeypatch.chdir(tmp_path)
+    estimate.main(PATHS)
+    for stage in (prune, finetune, evaluate):
+        stage.main("light", PATHS)
+
+    weights = load_file(PATHS.locate_model("light") / "adapter_model.safetensors")
+    magnitudes = [name for name in weights if name.endswith("lora_magnitude_vector")]
+    evaluation = Evaluation.read(PATHS.locate_evaluation("light"))
+    assert len(magnitudes) == sum("lora_A" in name for name in weights) > 0
+    assert evaluation.trainable_parameters == sum(x.numel() for x in weights.values())
+    assert evaluation.lifted is not None
 
 
 def test_the_estimation_is_priced_with_a_method_that_follows_it(paths: Paths, monkeypatch):
