@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -273,8 +274,8 @@ def test_model_card_names_no_folder_and_finds_the_licence_of_the_base(tmp_path: 
 def test_lifted_adapter_that_scales_otherwise_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def halve(folder: Path, out: Path) -> None:
-        expand(folder, out)
+    def halve(folder: Path, out: Path, **base: Any) -> None:
+        expand(folder, out, **base)
         config = json.loads((out / "adapter_config.json").read_text())
         config["lora_alpha"] /= 2
         (out / "adapter_config.json").write_text(json.dumps(config))
