@@ -160,21 +160,6 @@ class DataSection(Section):
         return self
 
 
-class PeftSection(Section):
-    """The PEFT method, before pruning; the keys are those of peft's LoraConfig."""
-
-    method: Literal["lora"] = "lora"
-    r: Count = 8
-    alpha: Positive = 16
-    dropout: Ratio = 0.0
-    rslora: Flag = False
-    dora: Flag = False
-    targets: Annotated[
-        Name | Annotated[list[Name], Field(min_length=1)],
-        Field(description="all-linear, a regex of full names, or a list of name suffixes"),
-    ] = "all-linear"
-
-
 class FinetuneSection(Section):
     """Training of the pruned model.
 

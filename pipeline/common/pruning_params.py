@@ -32,10 +32,10 @@ from pipeline.common.params import (
     FinetuneSection,
     Flag,
     ModelSection,
-    PeftSection,
     StageParams,
     parse_auto,
 )
+from pipeline.common.peft_params import PeftSection
 from pipeline.common.validation import validate
 
 AutoCriterion = Annotated[
@@ -155,6 +155,8 @@ class Params(StageParams):
             raise ConfigError(
                 f"export.method must be one of methods that has a pruning plan, got {exported}"
             )
+        if self.peft.method != "lora":
+            self._check_only_lora()
         accumulation = self.finetune.gradient_accumulation
         if self.finetune.steps < self.estimate.steps + accumulation:
             raise ConfigError(
@@ -162,6 +164,17 @@ class Params(StageParams):
                 f"{self.estimate.steps + accumulation}, got {self.finetune.steps}"
             )
         return self
+
+    def _check_only_lora(self) -> None:
+        wrong = None
+        if "qv" in self.methods:
+            wrong = "methods must not include qv, which is LoRA on queries and values,"
+        elif self.finetune.lora_plus_ratio != 1:
+            wrong = f"finetune.lora_plus_ratio must be 1.0, got {self.finetune.lora_plus_ratio},"
+        elif self.export.format not in ("none", "compact"):
+            wrong = f"export.format must be none or compact, got {self.export.format},"
+        if wrong is not None:
+            raise ConfigError(f"{wrong} with peft.method: {self.peft.method}")
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

@@ -109,7 +109,7 @@ def draw_modules(results: RunResults) -> Picture:
     highest = max(percent, key=lambda path: percent[path])
     alt = f"Importance of each PEFT module; the highest is {percent[highest]:.3g} %, {highest}."
     figure = _draw_module_values(percent, results.plan, number="{:.2g}")
-    title = "Importance of PEFT modules, in percent of the base model's output"
+    title = "Importance of PEFT modules, in percent of the base model's activations"
     return render_picture(figure, title, alt)
 
 

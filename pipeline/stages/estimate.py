@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 
 from lightpeft.estimation.estimate import estimate
+from lightpeft.peft_methods.bottleneck_config import BottleneckConfig
 from pipeline.common.artefacts import EstimationTiming
 from pipeline.common.console import Progress, find_device, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
-from pipeline.common.params import PeftSection
 from pipeline.common.paths import Paths
+from pipeline.common.peft_params import PeftSection
 from pipeline.common.pruning_params import EstimateParams
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
@@ -19,17 +21,28 @@ from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
 
 
-def make_lora_config(section: PeftSection, task: Task, head: list[str]) -> LoraConfig:
-    """Return the LoRA config of params.yaml; `head` names the new modules, trained in full."""
+def make_peft_config(section: PeftSection, task: Task, head: list[str]) -> PeftConfig:
+    """Return the PEFT config of params.yaml; `head` names the new modules, trained in full."""
+    common: dict[str, Any] = {
+        "task_type": task.task_type,
+        "r": section.r,
+        "target_modules": section.targets,
+        "modules_to_save": head or None,
+    }
+    if section.method == "bottleneck":
+        return BottleneckConfig(
+            placement=section.placement,
+            non_linearity=section.non_linearity,
+            scaling=section.scaling,
+            dropout=section.dropout,
+            **common,
+        )
     return LoraConfig(
-        task_type=task.task_type,
-        r=section.r,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
         use_rslora=section.rslora,
         use_dora=section.dora,
-        target_modules=section.targets,
-        modules_to_save=head or None,
+        **common,
     )
 
 
@@ -48,7 +61,7 @@ def main(paths: Paths) -> None:
     seed_everything(params.seed)
     scores = estimate(
         model.to(find_device()),
-        make_lora_config(params.peft, task, head),
+        make_peft_config(params.peft, task, head),
         batches,
         section,
         compute_loss=task.compute_loss,

@@ -20,7 +20,7 @@ from pipeline.__main__ import run
 from pipeline.common.pruning_params import Params, to_yaml_values
 from pipeline.data.catalog.registry import CATALOG
 from pipeline.presets import list_presets, merge, read_preset
-from pipeline.stages.estimate import make_lora_config
+from pipeline.stages.estimate import make_peft_config
 from pipeline.tasks.base import is_decoder
 from pipeline.tasks.model_loading import find_head_modules
 from pipeline.tasks.registry import SCHEMAS, choose_task
@@ -75,7 +75,7 @@ def twin_scores(twin: str, task: type, peft: object) -> object:
     torch.manual_seed(0)
     model = task.model_class.from_config(ARCHITECTURES[twin].config()).eval()
     head = find_head_modules(model, set()) if task.new_head else []
-    return draw_random_scores(model, config=make_lora_config(peft, task, head))
+    return draw_random_scores(model, config=make_peft_config(peft, task, head))
 
 
 def test_the_presets_are_of_the_paper_and_of_todays_models():

@@ -62,7 +62,7 @@ def ready(enter, model):
 def wrap(network, task):
     """The network in an adapter with random weights."""
     torch.manual_seed(0)
-    config = estimate.make_lora_config(load_params().peft, task, [])
+    config = estimate.make_peft_config(load_params().peft, task, [])
     adapted = get_peft_model_unmapped(
         network, resolve_config(config, network, inspect_model(network))
     )
