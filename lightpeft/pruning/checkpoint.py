@@ -156,7 +156,8 @@ def expand_adapter(
 
     Raises:
         CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`; the adapter
-            is of DoRA and there is no `model`, or another one.
+            is of DoRA and there is no `model`, or another one, or one with experts and a dense
+            feed-forward block that has a PEFT module.
         OSError: `out` can't be written.
 
     Example:
@@ -188,6 +189,13 @@ def _expand_magnitudes(
     """Return weights of DoRA with magnitudes for the unpruned base model."""
     if model is None:
         raise CheckpointError(f"{source} is of DoRA, which is expanded with the base model: model=")
+    kept = (name for name, rank in plan.ranks.items() if rank.kept)
+    dense = [name for name in kept if plan.shape.block_of[name].path in plan.shape.neurons]
+    if dense and plan.shape.num_moe_layers:
+        raise CheckpointError(
+            f"{source} can't be expanded: in models with experts, peft attaches LoRA to "
+            f"{dense[0]}, but not DoRA"
+        )
     try:
         check_plan_matches_model(plan, model, config)
     except PlanError as error:

@@ -34,6 +34,7 @@ from lightpeft.core.scores import Scores
 from lightpeft.estimation.importance import score_module
 from lightpeft.exporting.lifting import make_lifted_model
 from lightpeft.exporting.merging import merge_adapter
+from lightpeft.modeling.adapters import get_peft_model_unmapped
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 MAGNITUDE = "lora_magnitude_vector"
@@ -43,7 +44,7 @@ FAMILIES = ("bert", "roberta", "distilbert")
 def draw_scores(model: PreTrainedModel, **changes: object) -> Scores:
     """Random scores and weights; magnitudes are the norms of the rows, times 0.7 to 1.3."""
     scores = draw_random_scores(model, use_dora=True, **changes)
-    initial = get_peft_model(copy.deepcopy(model), scores.peft).state_dict()
+    initial = get_peft_model_unmapped(copy.deepcopy(model), scores.peft).state_dict()
     generator = torch.Generator().manual_seed(0)
     adapter = {
         name: initial[f"{name}.default.weight"]
@@ -203,6 +204,21 @@ def test_grouped_heads_and_gated_neurons_too():
 
     with torch.no_grad():
         torch.testing.assert_close(pruned(ids).logits, masked(ids).logits, **CLOSE)
+
+
+def test_experts_beside_a_dense_block_are_pruned_but_not_expanded(tmp_path: Path):
+    model = build("qwen2_moe, shared expert and dense layer")
+    scores = draw_scores(model, task_type="CAUSAL_LM")
+    plan = lightpeft.make_plan(scores, PruningConfig(heads=0.5, neurons=0.5, ranks=0.5, align=1))
+    masked = make_masked_model(model, scores, plan)
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    ids = torch.arange(3, 14)[None]
+
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(ids).logits, masked(ids).logits, **CLOSE)
+    lightpeft.save(pruned, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"can't be expanded: .*, but not DoRA$"):
+        lightpeft.expand_adapter(tmp_path / "out", tmp_path / "full", model=model)
 
 
 def test_an_estimated_model_is_pruned_and_its_magnitudes_counted():
