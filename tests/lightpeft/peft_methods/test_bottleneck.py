@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -14,15 +13,16 @@ import pytest
 import torch
 from helpers.architecture_matrix import build, compute_logits, make_batch
 from helpers.architectures import LLAMA
+from helpers.bottleneck import attach, find_layers
 from helpers.tiny_models import compute_tiny_logits, make_tiny_batch, make_tiny_model
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from lightpeft import BottleneckConfig
 from lightpeft.core.block_shape import FeedForwardBlock
-from lightpeft.core.errors import ConfigError, ModelError
+from lightpeft.core.errors import ModelError
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.peft_methods.bottleneck_layer import BottleneckLayer
 
@@ -31,18 +31,6 @@ NAMES = ("albert", "bert", "gpt2", LLAMA, "opt", "t5", "bart", "gpt_neox", "falc
 ROOT = Path(__file__).resolve().parents[3]
 FFN, ATTENTION = "bert.encoder.layer.0.output.dense", "bert.encoder.layer.0.attention.output.dense"
 FIRST = "bert.encoder.layer.0.intermediate.dense"
-
-
-def attach(model: nn.Module, name: str = "default", **settings: Any) -> PeftModel:
-    """The model with adapters of random weights, which change its outputs."""
-    torch.manual_seed(0)
-    config = BottleneckConfig(**{"r": 3, "init_weights": False} | settings)
-    return get_peft_model(model, config, adapter_name=name).eval()
-
-
-def layers(model: nn.Module) -> dict[str, BottleneckLayer]:
-    found = {name: x for name, x in model.named_modules() if isinstance(x, BottleneckLayer)}
-    return {name.removeprefix("base_model.model."): layer for name, layer in found.items()}
 
 
 def compute(layer: BottleneckLayer, x: Tensor, f: Any = torch.relu) -> Tensor:
@@ -61,7 +49,7 @@ def hook_reference(base: nn.Module, adapted: PeftModel, placement: str, scaling:
     """Make a plain model compute what its adapters say, by hooks on its blocks' linears."""
     entered: dict[str, Tensor] = {}
     for block in inspect_model(base).blocks:
-        layer = layers(adapted).get(block.output_projection)
+        layer = find_layers(adapted).get(block.output_projection)
         is_here = placement == "houlsby" or isinstance(block, FeedForwardBlock)
         assert (layer is not None) == is_here
         if layer is None:
@@ -101,7 +89,7 @@ def test_adapters_are_where_the_placement_says_and_start_as_the_identity(name: s
 def test_blocks_that_are_modules_are_bypassed_whole_by_parallel_adapters():
     base, batch = build(LLAMA), make_batch(LLAMA)
     adapted = attach(copy.deepcopy(base), placement="parallel")
-    for name, layer in layers(adapted).items():
+    for name, layer in find_layers(adapted).items():
         block = base.get_submodule(name.rpartition(".")[0])
         assert type(block).__name__ == "LlamaMLP"
         block.register_forward_hook(lambda _, args, y, own=layer: y + compute(own, args[0]))
@@ -121,14 +109,14 @@ def test_only_adapters_and_head_are_trained_and_gradients_reach_all_of_them(plac
 
     assert all("bottleneck_" in name or "classifier" in name for name in trained)
     assert all(weight.grad.abs().sum() > 0 for weight in trained.values())
-    assert len(trained) == 4 * len(layers(model)) + 2
+    assert len(trained) == 4 * len(find_layers(model)) + 2
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_reloaded_is_saved(placement: str, tmp_path: Path):
     settings = {"task_type": "SEQ_CLS", "rank_pattern": {"0.output.*": 5}}
     model = attach(make_tiny_model(), placement=placement, **settings)
-    assert {x.r["default"] for x in layers(model).values()} == {3, 5}
+    assert {x.r["default"] for x in find_layers(model).values()} == {3, 5}
     model.save_pretrained(tmp_path)
 
     again = PeftModel.from_pretrained(make_tiny_model(), tmp_path)
@@ -162,14 +150,6 @@ def test_peft_alone_loads_adapters_once_lightpeft_is_imported(tmp_path: Path):
         torch.testing.assert_close(found, expected[placement], rtol=1e-6, atol=1e-6)
 
 
-def test_the_method_is_registered_also_by_a_module_that_peft_is_imported_by():
-    run(
-        "from lightpeft.peft_methods.bottleneck_config import BottleneckConfig\n"
-        "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as configs\n"
-        "assert configs['LIGHTPEFT_BOTTLENECK'] is BottleneckConfig\n"
-    )
-
-
 def test_several_adapters_are_added_switched_and_deleted():
     model = attach(make_tiny_model(), placement="houlsby", task_type="SEQ_CLS")
     first = compute_tiny_logits(model)
@@ -180,7 +160,7 @@ def test_several_adapters_are_added_switched_and_deleted():
 
     model.set_adapter("second")
     second = compute_tiny_logits(model)
-    layer = layers(model)[FFN]
+    layer = find_layers(model)[FFN]
     assert (layer.r, layer.placement["second"]) == ({"default": 3, "second": 2}, "parallel")
     assert not torch.equal(second, first)
     assert not layer.bottleneck_up["default"].weight.requires_grad
@@ -190,14 +170,14 @@ def test_several_adapters_are_added_switched_and_deleted():
 
     model.delete_adapter("second")
     assert torch.equal(compute_tiny_logits(model), first)
-    assert list(layers(model)[FFN].bottleneck_down) == ["default"]
+    assert list(find_layers(model)[FFN].bottleneck_down) == ["default"]
 
 
 def test_active_adapters_read_one_input_and_their_terms_are_added():
     x, outputs = torch.randn(2, 5, 64), {}
     model = attach(make_tiny_model(), placement="pfeiffer")
     model.add_adapter("second", BottleneckConfig(r=2, placement="pfeiffer", init_weights=False))
-    layer = layers(model)[FFN]
+    layer = find_layers(model)[FFN]
     for names in (["default"], ["second"], ["default", "second"]):
         model.base_model.set_adapter(names)
         outputs[len(outputs)] = layer(x) - layer.base_layer(x)
@@ -213,7 +193,7 @@ def test_unloading_gives_back_the_base_model():
 
     plain = model.unload()
 
-    assert not layers(plain)
+    assert not find_layers(plain)
     assert torch.equal(compute_tiny_logits(plain), expected)
     assert len(plain.get_submodule(FIRST)._forward_pre_hooks) == hooks
 
@@ -234,7 +214,11 @@ def test_a_copied_model_does_not_read_the_inputs_of_the_original():
 def test_merging_is_one_clear_error_and_changes_nothing():
     model = attach(make_tiny_model(), placement="parallel")
     expected = compute_tiny_logits(model)
-    for merge in (model.merge_and_unload, model.merge_adapter, layers(model)[FFN].merge):
+    for merge in (
+        model.merge_and_unload,
+        model.merge_adapter,
+        find_layers(model)[FFN].merge,
+    ):
         with pytest.raises(ModelError, match="can't be merged: they are not linear; save them"):
             merge()
 
@@ -244,7 +228,7 @@ def test_merging_is_one_clear_error_and_changes_nothing():
 @pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid"])
 def test_non_linearities_are_those_of_transformers(name: str):
     model = attach(make_tiny_model(), placement="pfeiffer", non_linearity=name)
-    layer, x = layers(model)[FFN], torch.randn(2, 64)
+    layer, x = find_layers(model)[FFN], torch.randn(2, 64)
 
     base = layer.base_layer(x)
 
@@ -253,7 +237,7 @@ def test_non_linearities_are_those_of_transformers(name: str):
 
 def test_dropout_drops_units_in_training_only():
     model = attach(make_tiny_model(), placement="pfeiffer", dropout=0.5, r=200)
-    layer, x = layers(model)[FFN], torch.randn(1, 64)
+    layer, x = find_layers(model)[FFN], torch.randn(1, 64)
     assert torch.equal(layer(x), layer(x))
     seen: list[Tensor] = []
     layer.bottleneck_up["default"].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -261,52 +245,6 @@ def test_dropout_drops_units_in_training_only():
     alive = layer.bottleneck_down["default"](layer.base_layer(x)) > 0
 
     assert 0.3 < float((seen[0][alive] == 0).float().mean()) < 0.7
-
-
-def test_targets_choose_among_the_output_projections():
-    ends = layers(attach(make_tiny_model(), target_modules=["attention.output.dense"]))
-    regex = layers(attach(make_tiny_model(), target_modules=r".*\.0\..*"))
-
-    assert len(ends) == 3
-    assert all(name.endswith("attention.output.dense") for name in ends)
-    assert [*regex] == [ATTENTION, FFN]
-    with pytest.raises(ModelError, match=r"BottleneckConfig\.target_modules: 'query' is no linear"):
-        attach(make_tiny_model(), target_modules=["query"])
-
-
-def test_a_model_without_dense_feed_forward_blocks_is_refused():
-    with pytest.raises(ModelError, match=r"mixtral model has no dense feed-forward .* use houlsby"):
-        attach(build("mixtral"), placement="pfeiffer")
-    assert len(layers(attach(build("mixtral")))) == 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"r": 0}, r"BottleneckConfig\.r must be an integer >= 1, got 0"),
-        ({"r": True}, r"\.r must be an integer >= 1, got True"),
-        ({"rank_pattern": {"a": -1}}, r"rank_pattern\['a'\] must be an integer >= 1, got -1"),
-        (
-            {"placement": "lora"},
-            r"placement must be one of houlsby, pfeiffer, parallel, got",
-        ),
-        ({"non_linearity": "prelu"}, r"non_linearity must be one of relu, .*, got 'prelu'"),
-        ({"scaling": float("nan")}, r"scaling must be a number, got nan"),
-        ({"dropout": 1}, r"dropout must be in \[0, 1\), got 1"),
-    ],
-)
-def test_wrong_settings_are_one_line(settings: dict[str, Any], message: str):
-    with pytest.raises(ConfigError, match=message):
-        BottleneckConfig(**settings)
-
-
-def test_the_saved_config_is_plain_and_names_what_is_read(tmp_path: Path):
-    attach(make_tiny_model(), placement="parallel").save_pretrained(tmp_path)
-
-    saved = json.loads((tmp_path / "adapter_config.json").read_text())
-
-    assert saved["peft_type"] == "LIGHTPEFT_BOTTLENECK"
-    assert saved["block_inputs"][FFN] == FIRST
 
 
 def test_another_method_on_one_model_is_refused():
