@@ -120,6 +120,8 @@ def test_whole_layers_go_with_their_adapters_and_the_others_are_renamed(
     plan = lightpeft.make_plan(scores, config)
     assert plan.kept_layers == {stack: (0, 2)}
     pruned = lightpeft.prune(model, plan, scores)
+    read = pruned.peft_config["default"].block_inputs
+    assert [*read] == (pruned.base_model.targeted_module_names if placement == "parallel" else [])
     lightpeft.save(pruned, tmp_path / "out")
 
     loaded = lightpeft.load(make_tiny_model(), tmp_path / "out")
