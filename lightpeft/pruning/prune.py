@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -178,7 +178,7 @@ def _rehearse(
     Raises:
         PlanError: peft or the model does not take the config or the weights.
     """
-    memo = {id(x): _drop_data(x) for x in (*model.parameters(), *model.buffers())}
+    memo = {id(x): copied for module in model.modules() for x, copied in _drop_data(module)}
     copied = copy.deepcopy(model, memo)
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights
         try:
@@ -192,14 +192,21 @@ def _rehearse(
             raise PlanError(f"the adapter does not fit the model: {error!r}") from error
 
 
-def _drop_data(tensor: Tensor) -> Tensor:
-    """Return a tensor like another one on the meta device; a quantized one itself."""
-    if is_quantized(tensor) and isinstance(tensor, nn.Parameter):
-        return tensor
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
+def _drop_data(module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the tensors of a module itself, each with one like it on the meta device.
+
+    Those of a quantized module share their data instead: from them, peft computes its weights.
+    """
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    is_packed = any(isinstance(x, nn.Parameter) and is_quantized(x) for x in own)
+    for tensor in own:
+        if is_packed and is_quantized(tensor):
+            yield tensor, tensor
+            continue
+        copied = tensor.detach() if is_packed else torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+        yield tensor, copied
 
 
 def attach_adapter(

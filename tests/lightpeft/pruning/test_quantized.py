@@ -20,11 +20,12 @@ from helpers.architecture_matrix import (
 from helpers.architectures import LLAMA
 from helpers.quantizers import MISSING, QUANTIZERS, Packed
 from helpers.tiny_models import make_tiny_model
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 import lightpeft
+from lightpeft import BottleneckConfig
 from lightpeft.core.config import EstimationConfig, PruningConfig
 from lightpeft.core.errors import CheckpointError, ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
@@ -42,13 +43,14 @@ WAYS = [
 ]
 
 
-def estimated(name: str) -> tuple[Scores, PruningPlan]:
+def estimated(name: str, config: PeftConfig | None = None) -> tuple[Scores, PruningPlan]:
     """Scores of the quantized model, and a plan."""
     torch.manual_seed(0)
     model = build(LLAMA)
     QUANTIZERS[name](model)
     batches = [make_batch(LLAMA, seed=seed, labels=True) for seed in range(2)]
-    scores = lightpeft.estimate(model, LoraConfig(r=4), batches, EstimationConfig(steps=4))
+    config = config or LoraConfig(r=4)
+    scores = lightpeft.estimate(model, config, batches, EstimationConfig(steps=4))
     return scores, lightpeft.make_plan(scores, PruningConfig(**RATIOS))
 
 
@@ -84,7 +86,7 @@ def test_plan_of_a_quantized_model_cuts_the_checkpoint_then_quantizes(name: str,
 
     reference = rounded_like(pruned, lightpeft.prune(build(LLAMA), plan, scores))
     # Of the largest: bitsandbytes rounds activations too, to 8 bits.
-    close = {"rtol": 0, "atol": 0.1 if name == "bitsandbytes_int8" else 1e-5}
+    close = {"rtol": 0, "atol": 0.1 if name == "quantize_bitsandbytes_int8" else 1e-5}
     logits = [compute_logits(model, make_batch(LLAMA)).detach() for model in (pruned, reference)]
     scale = logits[1].abs().max()
     torch.testing.assert_close(logits[0] / scale, logits[1] / scale, **close)
@@ -158,15 +160,25 @@ def test_packed_weights_are_not_cut_and_nothing_is_changed():
         lightpeft.prune(model, spared, scores_of_full)
 
 
-def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself():
-    scores, _ = estimated("stand-in")
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    "config",
+    [LoraConfig(r=4), LoraConfig(r=4, use_dora=True), BottleneckConfig(r=4, placement="parallel")],
+    ids=["lora", "dora", "bottleneck"],
+)
+def test_plan_that_spares_the_base_applies_to_the_quantized_model_itself(
+    name: str, config: PeftConfig
+):
+    if getattr(config, "use_dora", False) and name == "quantize_bitsandbytes_int8":
+        pytest.skip("peft 0.21 loses the scales of bitsandbytes' int8 weights with DoRA, on a CPU")
+    scores, _ = estimated(name, config)
     plan = lightpeft.make_plan(scores, PruningConfig(**(RATIOS | {"heads": 0, "neurons": 0})))
     model = build(LLAMA)
-    QUANTIZERS["stand-in"](model)
+    QUANTIZERS[name](model)
 
-    pruned = lightpeft.prune(model, plan, scores)
+    pruned = lightpeft.prune(model, plan, scores).eval()
 
-    expected = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS["stand-in"])
+    expected = lightpeft.prune(build(LLAMA), plan, scores, quantize=QUANTIZERS[name]).eval()
     assert torch.equal(compute_outputs(pruned, LLAMA), compute_outputs(expected, LLAMA))
 
 
