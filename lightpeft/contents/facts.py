@@ -171,7 +171,7 @@ def _list_rows(contents: Contents, facts: dict[str, Any]) -> Iterator[tuple[str,
         names = ", ".join(checkpoint.get("architectures", ()))
         yield "model", f"model type {checkpoint['model_type']}" + (f", {names}" if names else "")
     if adapter := facts.get("adapter"):
-        shown = {k: v for k, v in adapter.items() if k != "modules"}
+        shown = {k: v for k, v in adapter.items() if k != "modules" and v is not False}
         yield "adapter", _join(shown)
     if contents.scores:
         yield "scores", f"{facts['scores']['digest']}, after {contents.scores.steps:,} steps"

@@ -31,6 +31,11 @@ class AdapterConfig(BaseModel):
     revision: str | None = None
     r: int | None = None
     lora_alpha: int | float | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    placement: str | None = None
+    non_linearity: str | None = None
+    scaling: int | float | None = None
     modules_to_save: list[str] | None = None
 
 

@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from peft import get_peft_model
 
 import lightpeft
+from lightpeft import BottleneckConfig
 from lightpeft.cli import run
 from lightpeft.contents.facts import format_contents, make_facts
 from lightpeft.contents.recognize import read_contents
@@ -120,6 +121,26 @@ def test_text_names_the_base_the_cuts_and_the_sizes(written: Path, capsys: pytes
     assert "digests     right for adapter_config.json, adapter_model" in text
     assert text.count(".layer.1.") == sum(
         bool(rank.kept) for path, rank in plan.ranks.items() if ".layer.1." in path
+    )
+
+
+def test_variants_of_lora_and_adapters_are_named(tmp_path: Path):
+    model = make_tiny_model()
+    shown = {}
+    for name, config in (
+        ("plain", make_lora()),
+        ("dora", make_lora(use_dora=True, use_rslora=True)),
+        ("adapter", BottleneckConfig(r=4, placement="parallel", scaling=0.5)),
+    ):
+        get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path / name)
+        text = format_contents(read_contents(tmp_path / name))
+        shown[name] = next(x for x in text.splitlines() if x.startswith("adapter"))
+
+    assert shown["dora"].replace("use_rslora true, use_dora true, ", "") == shown["plain"]
+    assert shown["dora"] != shown["plain"]
+    assert shown["adapter"] == (
+        "adapter     peft_type LIGHTPEFT_BOTTLENECK, r 4, placement parallel, "
+        "non_linearity relu, scaling 0.5"
     )
 
 
