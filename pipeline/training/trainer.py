@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
+from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from pipeline.common.console import find_device, log
 from pipeline.common.errors import ConfigError, TrainingError
@@ -170,8 +172,10 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
         As in the authors' program, weights of one dimension (biases of the head) learn as LoRA B.
         """
-        has_lora = any("lora_B" in name for name, _ in self.model.named_parameters())
-        if self.optimizer is None and has_lora and self.lora_plus_ratio != 1:
+        # Not by names of weights: AdaLoRA and DeLoRA have a `lora_B` too.
+        config = self.model.active_peft_config if isinstance(self.model, PeftModel) else None
+        is_lora = config is not None and config.peft_type == LORA
+        if self.optimizer is None and is_lora and self.lora_plus_ratio != 1:
             optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = create_loraplus_optimizer(
                 self.model,

@@ -103,11 +103,12 @@ def test_all_weights_are_saved_tied_ones_too(tmp_path: Path, architecture: str):
     assert all(x.requires_grad for x in loaded.parameters())
 
 
-@pytest.mark.parametrize("method", [ALL_WEIGHTS, make_method("prompt_tuning")])
-@pytest.mark.parametrize("best", [False, True])
-def test_a_training_resumes_and_keeps_the_best(space: Path, tmp_path: Path, method, best: bool):
-    settings = {"steps": 12, "save_every": 4, "evaluate_every": 4, "lr": 0.01}
-    set_params(space, finetune=settings | {"best_checkpoint": best})
+def run_training(
+    space: Path, folder: Path, method: UnprunedMethod, **settings: Any
+) -> method_models.Model:
+    """Train as the stage does, but keep the checkpoints."""
+    steps = {"steps": 12, "save_every": 4, "evaluate_every": 4, "lr": 0.01}
+    set_params(space, finetune=steps | settings)
     section = load_params(space / "params.yaml").finetune
     task = make_task(make_card())
     data = TrainingData(
@@ -118,17 +119,36 @@ def test_a_training_resumes_and_keeps_the_best(space: Path, tmp_path: Path, meth
         validation=draw_rows(SPLITS["validation"], seed=1),
         estimation_steps=0,
     )
+    base, head = load_base_model(space)
+    torch.manual_seed(0)
+    model = method_models.attach(base, method, task, head)
+    train(model, data, section, seed=0, folder=folder)
+    return model
+
+
+@pytest.mark.parametrize("method", [ALL_WEIGHTS, make_method("prompt_tuning")])
+@pytest.mark.parametrize("best", [False, True])
+def test_a_training_resumes_and_keeps_the_best(space: Path, tmp_path: Path, method, best: bool):
     models = []
     for _ in range(2):
-        base, head = load_base_model(space)
-        torch.manual_seed(0)
-        models.append(method_models.attach(base, method, task, head))
-        train(models[-1], data, section, seed=0, folder=tmp_path)
+        models.append(run_training(space, tmp_path, method, best_checkpoint=best))
         if not best:
             shutil.rmtree(tmp_path / "checkpoint-12")
 
     expected = trained_weights(models[0])
     assert all(torch.equal(x, expected[name]) for name, x in trained_weights(models[1]).items())
+
+
+@pytest.mark.parametrize("name", ["adalora", "delora", "lora"])
+def test_rates_of_lora_plus_are_of_lora_alone(space: Path, tmp_path: Path, name: str):
+    method = make_method(name)
+    plain, fast = (
+        trained_weights(run_training(space, tmp_path / str(ratio), method, lora_plus_ratio=ratio))
+        for ratio in (1.0, 8.0)
+    )
+
+    is_equal = all(torch.equal(weight, plain[key]) for key, weight in fast.items())
+    assert is_equal == (name != "lora")
 
 
 def test_settings_that_peft_refuses_are_one_line():
