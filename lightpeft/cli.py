@@ -78,6 +78,10 @@ def export(
     ] = "",
     dtype: Annotated[str, typer.Option(help="Of the weights, such as bfloat16.")] = "auto",
     license: Annotated[str, typer.Option(help="Of the base model, for the model card.")] = "",
+    compress: Annotated[
+        float | None,
+        typer.Option(help="Of compact: fraction of the largest changes to keep, in (0, 1]."),
+    ] = None,
 ) -> None:
     """Write a result for others to load, and check in a fresh process that it loads."""
     base_model = import_module("lightpeft.exporting.base_model")
@@ -85,7 +89,7 @@ def export(
         name=base, revision=revision, model_class=model_class, dtype=dtype
     )
     export_result = import_module("lightpeft.exporting.export_result").export_result
-    typer.echo(export_result(result, out, to, source, license=license))
+    typer.echo(export_result(result, out, to, source, license=license, compress=compress))
 
 
 @app.command(context_settings=_PASSED_ON)

@@ -21,6 +21,7 @@ from lightpeft.core.text_table import align_columns
 
 _KINDS = {
     "result": "result of lightpeft.save: a pruned adapter and its plan",
+    "compressed result": "compressed result of lightpeft.export: a pruned adapter and its plan",
     "plan": "pruning plan",
     "scores": "scores of lightpeft.estimate, and the adapter that it trained",
     "expanded adapter": "adapter expanded to full size, for stock peft on the unpruned base model",

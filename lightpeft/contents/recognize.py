@@ -8,8 +8,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from lightpeft.core.adapter_layout import find_adapter_file
 from lightpeft.core.errors import CheckpointError, PlanError
-from lightpeft.core.names import CONFIG, DIGESTS, EXPANDED_ENTRY, PLAN, PLAN_ENTRY, SCORES, WEIGHTS
+from lightpeft.core.names import (
+    COMPRESSED,
+    CONFIG,
+    DIGESTS,
+    EXPANDED_ENTRY,
+    PLAN,
+    PLAN_ENTRY,
+    SCORES,
+    WEIGHTS,
+)
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests, parse_as, read_bytes, read_json
 from lightpeft.core.safetensors_header import SafetensorsHeader, read_header
@@ -18,7 +28,16 @@ from lightpeft.exporting.record import RECORD, ExportRecord
 
 _MODEL_CONFIG = "config.json"
 _REMEDY = "make it again with this version"
-Kind = Literal["result", "plan", "scores", "expanded adapter", "adapter", "checkpoint", "weights"]
+Kind = Literal[
+    "result",
+    "compressed result",
+    "plan",
+    "scores",
+    "expanded adapter",
+    "adapter",
+    "checkpoint",
+    "weights",
+]
 
 
 class AdapterConfig(BaseModel):
@@ -135,25 +154,28 @@ def _read_scores(folder: Path) -> Contents:
 
 def _read_adapter(folder: Path) -> Contents:
     """Read a result, or the adapter of an unpruned model."""
-    has_plan = (folder / PLAN).exists()
+    has_plan, weights = (folder / PLAN).exists(), find_adapter_file(folder)
     if has_plan:
-        check_digests(folder, (CONFIG, WEIGHTS, PLAN), CheckpointError, remedy=_REMEDY)
-    elif not (folder / WEIGHTS).exists():
+        check_digests(folder, (CONFIG, weights, PLAN), CheckpointError, remedy=_REMEDY)
+    elif not (folder / weights).exists():
         found = (folder / "adapter_model.bin").exists()
         hint = "; adapter_model.bin is a pickle, which is not read" if found else ""
         raise CheckpointError(f"{folder} has a {CONFIG} but no {WEIGHTS}{hint}")
-    header = read_header(folder / WEIGHTS, CheckpointError)
+    header = read_header(folder / weights, CheckpointError)
     expanded = EXPANDED_ENTRY in header.metadata
     plan = _read_plan(folder / PLAN) if has_plan else None
     pruned_by = header.metadata.get(PLAN_ENTRY)
     if pruned_by != (plan and plan.digest):
         raise PlanError(
-            f"{folder / WEIGHTS} was not saved with the {PLAN} beside it"
+            f"{folder / weights} was not saved with the {PLAN} beside it"
             if plan
-            else f"{folder / WEIGHTS} was pruned by the plan {pruned_by}, but there is no {PLAN}"
+            else f"{folder / weights} was pruned by the plan {pruned_by}, but there is no {PLAN}"
         )
+    kind: Kind = "expanded adapter" if expanded else "adapter"
+    if plan:
+        kind = "compressed result" if weights == COMPRESSED else "result"
     return Contents(
-        kind="result" if plan else "expanded adapter" if expanded else "adapter",
+        kind=kind,
         path=folder,
         plan=plan,
         adapter=_read_adapter_config(folder),

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
-from lightpeft.core.names import BOTTLENECK, DORA, LORA, PEFT_PREFIX
+from lightpeft.core.names import BOTTLENECK, COMPRESSED, DORA, LORA, PEFT_PREFIX, WEIGHTS
 
 # peft_type -> name of a weight -> its dimensions: the rank (of LoRA, or the size of a bottleneck),
 # and inputs and outputs of the linear that the module sits on. A module is two products, with the
@@ -50,6 +51,12 @@ def parse_adapter_key(key: str) -> AdapterKey | None:
     """Return the parts of a PEFT weight's name; None if it is of a task head."""
     match = _KEY.fullmatch(key)
     return AdapterKey(*match.groups()) if match else None
+
+
+def find_adapter_file(folder: Path) -> str:
+    """Return the name of the adapter's weights in a folder, compressed or not."""
+    only_compressed = (folder / COMPRESSED).exists() and not (folder / WEIGHTS).exists()
+    return COMPRESSED if only_compressed else WEIGHTS
 
 
 def count_adapter_parameters(peft_type: str, sizes: Mapping[str, int]) -> int:

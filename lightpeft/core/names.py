@@ -15,6 +15,10 @@ LORA = "LORA"
 BOTTLENECK = "LIGHTPEFT_BOTTLENECK"
 DORA = "DORA"  # LoRA with `use_dora`, whose modules have one weight more
 
+# In place of WEIGHTS, in a name that peft does not read.
+COMPRESSED = "adapter_compressed.safetensors"
+COMPRESSED_PREFIX = "compressed."
+
 PLAN = "plan.json"
 SCORES = "scores.json"
 DIGESTS = "SHA256SUMS"

@@ -12,9 +12,9 @@ import transformers
 from peft import PeftConfig
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from lightpeft.core.adapter_layout import parse_adapter_key
+from lightpeft.core.adapter_layout import find_adapter_file, parse_adapter_key
 from lightpeft.core.errors import CheckpointError, ModelError
-from lightpeft.core.names import PEFT_PREFIX, WEIGHTS
+from lightpeft.core.names import COMPRESSED_PREFIX, PEFT_PREFIX
 from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.core.safetensors_header import read_header
 
@@ -95,11 +95,11 @@ def _find_class(source: BaseModelSource, adapter: PeftConfig, config: PreTrained
 
 def _read_head_shapes(result: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of what the adapter holds in full: the task head."""
-    tensors = read_header(result / WEIGHTS, CheckpointError).tensors
+    tensors = read_header(result / find_adapter_file(result), CheckpointError).tensors
     return {
         name.removeprefix(PEFT_PREFIX): tensor.shape
         for name, tensor in tensors.items()
-        if not parse_adapter_key(name)
+        if not parse_adapter_key(name) and not name.startswith(COMPRESSED_PREFIX)
     }
 
 

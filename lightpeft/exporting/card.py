@@ -129,7 +129,7 @@ def write_card(
         ),
         cut=_describe_cut(plan),
         summary=plan.summary(),
-        facts=_describe_facts(model, details, data),
+        facts=_describe_facts(model, details, data, record),
         where=" that can't import lightpeft" if record.without_lightpeft else "",
         difference=record.max_difference,
         scale=record.largest_output,
@@ -149,7 +149,9 @@ def _describe_cut(plan: PruningPlan) -> str:
     return "\n".join(lines)
 
 
-def _describe_facts(model: PeftModel, details: ExportDetails, data: ModelCardData) -> str:
+def _describe_facts(
+    model: PeftModel, details: ExportDetails, data: ModelCardData, record: ExportRecord
+) -> str:
     """Return base model, licence and data as a list, and metrics as a table."""
     commit = details.revision or getattr(model.config, "_commit_hash", None)
     at = f" at commit {commit}" if commit else ""
@@ -157,6 +159,8 @@ def _describe_facts(model: PeftModel, details: ExportDetails, data: ModelCardDat
         f"- base model: {data.base_model or 'a local folder, here BASE'}{at}",
         f"- licence of the base model: {data.license or 'unknown here; see its own card'}",
     ]
+    if record.compression:
+        lines.append(f"- {record.compression}; metrics may be those from before")
     if details.data:
         lines.append(f"- trained on: {details.data}")
     if details.metrics:

@@ -17,6 +17,7 @@ from lightpeft.core.names import BOTTLENECK, PLAN
 from lightpeft.core.serialization import replace_whole_directory, write_digests
 from lightpeft.exporting.card import ExportDetails, write_card
 from lightpeft.exporting.check import Expected, check_export
+from lightpeft.exporting.compressing import write_compressed
 from lightpeft.exporting.lifting import make_lifted_model
 from lightpeft.exporting.merging import check_stock_config, merge_adapter, pad_merged
 from lightpeft.exporting.onnx_graph import write_onnx
@@ -36,6 +37,7 @@ from lightpeft.profiling.random_batches import (
     make_random_batch,
 )
 from lightpeft.pruning.checkpoint import expand_adapter, save
+from lightpeft.pruning.compression import check_fraction
 from lightpeft.pruning.prune import check_plan_matches_model, get_config_of_full_widths, get_plan
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def export(
     format: ExportFormat = "merged",
     base: PreTrainedModel | None = None,
     details: ExportDetails | None = None,
+    compress: float | None = None,
 ) -> ExportRecord:
     """Write a pruned model for others to load, and check that it loads and computes the same.
 
@@ -77,14 +80,18 @@ def export(
             written to a temporary folder.
         details: the batch, a tokenizer to write beside the model, and what the model card says
             about base, data and quality.
+        compress: of format compact, the fraction of the largest changes that LoRA makes to the base
+            model to keep, in (0, 1]: small adapters that compute something else. What that saves
+            and changes is in the record, with the loss before and after if `details` has a batch
+            with labels; see `lightpeft.pruning.compression.compress_adapter`.
 
     Returns:
         What `exported.json` holds.
 
     Raises:
-        ConfigError: `format` is unknown, or `base` is missing.
+        ConfigError: `format` is unknown, `base` is missing, or `compress` is not allowed.
         ModelError: the model has no plan, is quantized, can't run on the batch, or has bottleneck
-            adapters, for which only compact is.
+            adapters, for which only compact is, not compressed.
         PlanError: the config can't say what the plan keeps (stock), or `base` is another model.
         CheckpointError: `folder` holds something else than an export, or the fresh process can't
             load what was written, or it computes something else.
@@ -98,21 +105,17 @@ def export(
         >>> plain = AutoModelForSequenceClassification.from_pretrained(folder / "padded")
     """
     plan, details = get_plan(model), details or ExportDetails()
-    if format not in FORMATS:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    if plan.peft_type == BOTTLENECK and format != "compact":
-        raise ModelError(
-            f"format {format}: bottleneck adapters can't be merged, and peft alone can't load "
-            f"them; take format compact"
-        )
-    if format in ADAPTER_FORMATS:
-        if base is None:
-            raise ConfigError(f"format {format} is checked on the unpruned base model: pass base=")
-        check_plan_matches_model(plan, base, model.peft_config[model.active_adapter])
+    _check_request(model, format, base, compress)
     with replace_whole_directory(Path(folder), RECORD) as temporary:
         batch = dict(details.batch or _make_batch(model))
-        _write_format(model, temporary, format, batch, base)
-        expected = _compute_expected(model, format, base, batch)
+        if compress is None:
+            _write_format(model, temporary, format, batch, base)
+        expected, compression = _compute_expected(model, format, base, batch), None
+        if compress is not None:
+            with_loss = "labels" in (details.batch or {})
+            expected, compression = write_compressed(
+                model, temporary, compress, expected, with_loss=with_loss
+            )
         difference = check_export(temporary, format, expected)
         record = ExportRecord(
             to=format,
@@ -123,6 +126,7 @@ def export(
             tolerance=expected.tolerance,
             without_lightpeft=format in STOCK_FORMATS,
             versions=difference.versions,
+            compression=compression,
         )
         record.write(temporary)
         if details.processor is not None:
@@ -130,6 +134,28 @@ def export(
         write_card(temporary, Path(folder).name, model, record, details)
     _LOGGER.info("%s: %s", folder, record)
     return record
+
+
+def _check_request(
+    model: PeftModel, to: ExportFormat, base: PreTrainedModel | None, compress: float | None
+) -> None:
+    """Refuse what can't be exported, before anything is written."""
+    plan = get_plan(model)
+    if to not in FORMATS:
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {to!r}")
+    if plan.peft_type == BOTTLENECK and to != "compact":
+        raise ModelError(
+            f"format {to}: bottleneck adapters can't be merged, and peft alone can't load "
+            f"them; take format compact"
+        )
+    if compress is not None:
+        check_fraction(compress)
+        if to != "compact":
+            raise ConfigError(f"compress is for format compact, got {to}")
+    if to in ADAPTER_FORMATS:
+        if base is None:
+            raise ConfigError(f"format {to} is checked on the unpruned base model: pass base=")
+        check_plan_matches_model(plan, base, model.peft_config[model.active_adapter])
 
 
 def _write_format(

@@ -15,6 +15,7 @@ from lightpeft.exporting.card import ExportDetails
 from lightpeft.exporting.export import export
 from lightpeft.exporting.record import ADAPTER_FORMATS, ExportFormat, ExportRecord
 from lightpeft.pruning.checkpoint import load
+from lightpeft.pruning.compression import check_fraction
 
 # One of them is there for every tokenizer and image processor.
 _PROCESSOR_FILES = (
@@ -24,7 +25,13 @@ _PROCESSOR_FILES = (
 
 
 def export_result(
-    result: Path, out: Path, to: ExportFormat, source: BaseModelSource, *, license: str = ""
+    result: Path,
+    out: Path,
+    to: ExportFormat,
+    source: BaseModelSource,
+    *,
+    license: str = "",
+    compress: float | None = None,
 ) -> ExportRecord:
     """Load a result onto its base model, and export it with the base model's tokenizer.
 
@@ -34,11 +41,14 @@ def export_result(
         to: the format.
         source: of the base model.
         license: of the base model, for the model card.
+        compress: as in `export`.
 
     Raises:
         LightPeftError: as `load_base_model`, `load` and `export`.
         OSError: `out` can't be written.
     """
+    if compress is not None:
+        check_fraction(compress)
     if not result.is_dir():
         raise CheckpointError(f"{result} is no folder of a result")
     logging.set_verbosity_error()
@@ -52,7 +62,7 @@ def export_result(
         license=license,
     )
     base = load_base_model(result, source) if to in ADAPTER_FORMATS else None
-    return export(model, out, format=to, base=base, details=details)
+    return export(model, out, format=to, base=base, details=details, compress=compress)
 
 
 def _load_processor(name: str, revision: str) -> Any:

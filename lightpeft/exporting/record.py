@@ -24,6 +24,37 @@ _REMEDY = "export again"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compression:
+    """What compressing an adapter saves, and what it costs.
+
+    Attributes:
+        fraction: of the changes that are kept.
+        bytes_before: of the file of the adapter's weights, the task head included.
+        bytes_after: of the compressed one.
+        max_change: largest difference that compressing makes to an output on the check's batch.
+        loss_before: on the batch of `ExportDetails`, if that has labels.
+        loss_after: of the compressed adapter.
+    """
+
+    fraction: float
+    bytes_before: int
+    bytes_after: int
+    max_change: float
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"compressed to the largest {100 * self.fraction:.3g} % of the changes: adapter "
+            f"{self.bytes_before:,} -> {self.bytes_after:,} bytes, outputs change by up to "
+            f"{self.max_change:.3g}"
+        )
+        if self.loss_before is None or self.loss_after is None:
+            return text
+        return f"{text}, loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRecord:
     """What was exported, and how far it computes the same once it is loaded again.
 
@@ -36,6 +67,7 @@ class ExportRecord:
         tolerance: the largest difference allowed, as a fraction of `largest_output`.
         without_lightpeft: whether it was loaded in a process that can't import lightpeft.
         versions: of the packages that loaded it.
+        compression: of the adapter; None: it is as it was. What is checked is what was compressed.
     """
 
     to: ExportFormat
@@ -46,13 +78,14 @@ class ExportRecord:
     tolerance: float
     without_lightpeft: bool
     versions: dict[str, str]
+    compression: Compression | None = None
 
     def __str__(self) -> str:
         where = " without lightpeft" if self.without_lightpeft else ""
         return (
             f"{self.to}: loaded in a fresh process{where}; largest difference of an output "
             f"{self.max_difference:.2g}, of outputs up to {self.largest_output:.3g}; allowed "
-            f"{self.tolerance:g} of that"
+            f"{self.tolerance:g} of that" + (f"; {self.compression}" if self.compression else "")
         )
 
     def write(self, folder: Path) -> None:

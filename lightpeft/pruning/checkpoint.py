@@ -9,8 +9,9 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightpeft.core.adapter_layout import find_adapter_file
 from lightpeft.core.errors import CheckpointError, PlanError
-from lightpeft.core.names import CONFIG, DORA, PLAN, WEIGHTS
+from lightpeft.core.names import COMPRESSED, CONFIG, DORA, PLAN, WEIGHTS
 from lightpeft.core.peft_settings import get_peft_type, read_peft_config
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests
@@ -23,6 +24,7 @@ from lightpeft.pruning.adapter_slicing import (
     check_adapter_shapes,
     zero_pad_adapter,
 )
+from lightpeft.pruning.compression import compress_adapter, decompress_adapter
 from lightpeft.pruning.dora import expand_magnitudes
 from lightpeft.pruning.prune import (
     Quantize,
@@ -94,8 +96,8 @@ def load(
     Args:
         model: the unpruned base model that the plan was made for, whose weights are sliced in
             place; or a model that was pruned by the same plan, from `prune` or `load`.
-        folder: written by `save`; one that is on the hub must be downloaded first, with
-            `huggingface_hub.snapshot_download`.
+        folder: written by `save`, or by `export` as compact; one that is on the hub must be
+            downloaded first, with `huggingface_hub.snapshot_download`.
         trainable: whether to continue training; otherwise all weights are frozen, in eval mode.
         quantize: called with the pruned base model, to quantize it in place before PEFT modules
             are attached.
@@ -203,28 +205,57 @@ def _expand_magnitudes(
     return expand_magnitudes(padded, plan, model, config)
 
 
+def compress_result(folder: Path | str, out: Path | str, fraction: float) -> None:
+    """Write the adapter as signs and scales, for `load`; see `compress_adapter`.
+
+    Args:
+        folder: written by `save`.
+        out: another folder, created or replaced.
+        fraction: of the largest changes to keep, in (0, 1].
+
+    Raises:
+        ConfigError: `fraction` is not allowed.
+        ModelError: the adapter is not LoRA.
+        CheckpointError: a file in `folder` is missing or damaged, or `out` is `folder`.
+        OSError: `out` can't be written.
+    """
+    source, target = Path(folder), Path(out)
+    if target.resolve() == source.resolve():
+        raise CheckpointError(f"{target} holds the adapter; compress it into another folder")
+    plan, config, weights = _read(source)
+    packed = compress_adapter(weights, plan, fraction)
+    with replace_directory(target) as temporary:
+        config.save_pretrained(str(temporary))
+        plan.save(temporary / PLAN)
+        write_tensors(temporary / COMPRESSED, packed, plan=plan.digest)
+        write_digests(temporary)
+
+
 def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
-    """Read what `save` wrote, and check that the files belong together."""
+    """Read what `save` or `compress_result` wrote, and check that the files belong together."""
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder on this machine; if it is an id on the hub, pass what "
             f"huggingface_hub.snapshot_download returns"
         )
-    check_digests(folder, (CONFIG, WEIGHTS, PLAN), CheckpointError, remedy=_REMEDY)
+    name = find_adapter_file(folder)
+    check_digests(folder, (CONFIG, name, PLAN), CheckpointError, remedy=_REMEDY)
     try:
         plan = PruningPlan.load(folder / PLAN, remedy=_REMEDY)
     except PlanError as error:
         raise CheckpointError(str(error)) from error
     config = read_peft_config(folder, CheckpointError)
-    weights = read_tensors(folder / WEIGHTS, CheckpointError)
+    weights = read_tensors(folder / name, CheckpointError)
     # Two plans of one model often keep equal numbers of units, so equal shapes are not enough.
-    if read_plan_digest(folder / WEIGHTS, CheckpointError) != plan.digest:
-        raise CheckpointError(f"{folder / WEIGHTS} was not saved with the {PLAN} beside it")
+    if read_plan_digest(folder / name, CheckpointError) != plan.digest:
+        raise CheckpointError(f"{folder / name} was not saved with the {PLAN} beside it")
     if {rank.total for rank in plan.ranks.values()} != {config.r}:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
     if (kind := get_peft_type(config)) != plan.peft_type:
         raise CheckpointError(f"{folder}: the PEFT method {kind} is not that of {PLAN}")
     try:
+        if name == COMPRESSED:
+            weights = decompress_adapter(weights, plan)
         check_adapter_shapes(weights, plan)
     except PlanError as error:
         raise CheckpointError(f"{folder}: {error}") from error
