@@ -65,8 +65,8 @@ def compress_adapter(
     what is compressed is their product, which is the whole change of the base model. ``B @ A`` is
     rotated to ``U @ V``, V with orthonormal rows, by its singular vectors. The largest values of
     all U become signs S; a rank without any is left out. A is the least-squares solution of
-    ``S @ A = U @ V``, in 4 bits with a scale for each rank. The task head is no change of weights
-    that the base model has, and is kept as it is.
+    ``S @ A = U @ V``, in 4 bits with a scale for each rank. The task head, which starts from the
+    base model or at random, is kept as it is.
 
     Args:
         weights: of the pruned adapter, under peft's names.
