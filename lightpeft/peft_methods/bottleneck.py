@@ -18,6 +18,7 @@ from peft.mapping import (
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import get_pattern_key
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.errors import ModelError
@@ -42,13 +43,17 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         """Fill in which projections are wrapped, unless the config says so: it was attached before.
 
         Raises:
-            ModelError: the model's architecture is not supported, or a name is no output
-                projection of it.
+            ModelError: the model's architecture is not supported or it is none of transformers,
+                or a name is no output projection of it.
         """
         from lightpeft.modeling.inspection import inspect_model
         from lightpeft.peft_methods.bottleneck_targets import resolve_targets
 
         if config.block_inputs is None:
+            if not isinstance(model, PreTrainedModel):
+                raise ModelError(
+                    f"bottleneck adapters need a model of transformers, got {type(model).__name__}"
+                )
             with _expose_base_layers(model):
                 shape = inspect_model(model)
             resolved = resolve_targets(config, shape)
@@ -86,6 +91,15 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **inputs: Any) -> Iterator[None]:
+        # Other methods than LoRA lack this in peft, and ignore `adapter_names`.
+        if inputs.get("adapter_names") is not None:
+            raise ModelError(
+                "bottleneck adapters can't be chosen by row with adapter_names; use set_adapter()"
+            )
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise ModelError(NO_MERGE)

@@ -173,6 +173,12 @@ def test_several_adapters_are_added_switched_and_deleted():
     assert list(find_layers(model)[FFN].bottleneck_down) == ["default"]
 
 
+def test_an_adapter_for_each_row_is_refused():
+    model = attach(make_tiny_model(), task_type="SEQ_CLS")
+    with pytest.raises(ModelError, match=r"can't be chosen by row with adapter_names; use set"):
+        model(**make_tiny_batch(), adapter_names=["default"] * 4)
+
+
 def test_active_adapters_read_one_input_and_their_terms_are_added():
     x, outputs = torch.randn(2, 5, 64), {}
     model = attach(make_tiny_model(), placement="pfeiffer")
