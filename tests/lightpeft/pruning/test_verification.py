@@ -18,11 +18,13 @@ from helpers.architecture_matrix import (
     slice_model,
 )
 from helpers.architectures import LLAMA
+from helpers.exports import reload_here
 from helpers.tiny_models import make_lora, make_pruned_model, make_tiny_batch, make_tiny_model
 from torch import nn
 
 import lightpeft
 from lightpeft.core.errors import ModelError
+from lightpeft.exporting import check
 from lightpeft.modeling import slicing
 from lightpeft.pruning.verification import slice_and_verify
 
@@ -101,7 +103,10 @@ def num_parameters(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def test_no_public_function_but_prune_and_load_prunes_its_argument(tmp_path: Path):
+def test_no_public_function_but_prune_and_load_prunes_its_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(check, "run_reload", reload_here)
     plain, pruned = make_tiny_model(), make_pruned_model()
     config = lightpeft.EstimationConfig(steps=2)
     calls: dict[str, tuple[nn.Module, Any]] = {
@@ -111,7 +116,12 @@ def test_no_public_function_but_prune_and_load_prunes_its_argument(tmp_path: Pat
         ),
         "inspect_model": (plain, lambda: lightpeft.inspect_model(plain)),
         "get_plan": (pruned, lambda: lightpeft.get_plan(pruned)),
-        "save": (pruned, lambda: lightpeft.save(pruned, tmp_path)),
+        "save": (pruned, lambda: lightpeft.save(pruned, tmp_path / "out")),
+        "export": (pruned, lambda: lightpeft.export(pruned, tmp_path / "export")),
+        "expand_adapter": (
+            plain,
+            lambda: lightpeft.expand_adapter(tmp_path / "out", tmp_path / "full", model=plain),
+        ),
     }
     functions = {name: getattr(lightpeft, name) for name in lightpeft.__all__}
     with_model = {
