@@ -10,9 +10,12 @@ import transformers
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import CheckpointError, PlanError
+from lightpeft.core.names import CONFIG as ADAPTER_CONFIG
 from lightpeft.core.names import PLAN
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.reading import check_digests, read_json
+from lightpeft.exporting.record import RECORD, ExportRecord
+from lightpeft.exporting.reload import ONNX_FILE
 from lightpeft.modeling.fingerprint import get_in_out_features
 from lightpeft.modeling.head_counts import restore_kept_heads
 from lightpeft.modeling.slicing import slice_base
@@ -53,10 +56,12 @@ def from_pretrained(folder: Path | str, **options: Any) -> PreTrainedModel:
         True
     """
     source = Path(folder)
-    plan = _read_plan(source)
+    rest = _read_plan(source).without_layers
+    is_padded = (source / RECORD).exists() and ExportRecord.read(source).to == "padded"
     model_class = _find_class(source)
     try:
-        model, info = _make_pruned_class(model_class, plan.without_layers).from_pretrained(
+        pruned_class = model_class if is_padded else _make_pruned_class(model_class, rest)
+        model, info = pruned_class.from_pretrained(
             source,
             output_loading_info=True,
             local_files_only=True,
@@ -70,7 +75,7 @@ def from_pretrained(folder: Path | str, **options: Any) -> PreTrainedModel:
         if info[problem]:
             raise CheckpointError(f"{source} has {problem.replace('_', ' ')}: {min(info[problem])}")
     model.__class__ = model_class
-    restore_kept_heads(model, plan.without_layers)
+    restore_kept_heads(model, rest)
     loaded: PreTrainedModel = model
     return loaded
 
@@ -82,6 +87,13 @@ def _read_plan(folder: Path) -> PruningPlan:
             f"{folder} is not a folder on this machine; if it is an id on the hub, pass what "
             f"huggingface_hub.snapshot_download returns"
         )
+    if (folder / ADAPTER_CONFIG).exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter, not a whole model; pass its base model and it to "
+            f"lightpeft.load, or load it with peft if it was exported as lifted"
+        )
+    if (folder / ONNX_FILE).exists() and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} holds an ONNX graph, which onnxruntime runs")
     names = (PLAN, *_list_model_files(folder))
     check_digests(folder, names, CheckpointError, remedy=_REMEDY)
     try:

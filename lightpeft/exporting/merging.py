@@ -74,7 +74,9 @@ def pad_merged(
     Raises:
         PlanError: the padded weights are not those that the stock class has.
     """
-    rest, empty = plan.without_layers, _build_empty(merged, config)
+    rest, empty = plan.without_layers, _build_empty(merged, config).to(merged.dtype)
+    if merged.can_generate():
+        empty.generation_config = merged.generation_config
     shapes, weights = list_shapes(empty), dict(merged.state_dict())
     for block in rest.shape.blocks:
         units = rest.list_remaining_units(block.path)

@@ -113,6 +113,39 @@ def test_padded_weights_have_the_unpruned_shapes_also_of_a_uniform_plan(tmp_path
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("to", ["merged", "stock", "padded"])
+def test_dtype_and_generation_config_are_kept_and_lightpeft_loads_it(to: str, tmp_path: Path):
+    model, scores = build_parts(LLAMA)
+    model.bfloat16().generation_config.max_new_tokens = 7
+    ratios = {"heads": 0.5, "neurons": 0.5, "neuron_scope": "layer"} if to == "stock" else {}
+    plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(**ratios)) if ratios else None
+    pruned = lightpeft.prune(model, plan or draw_plan(scores), scores).eval()
+
+    lightpeft.export(pruned, tmp_path / "out", format=to)
+
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    loaded = lightpeft.from_pretrained(tmp_path / "out", **options)
+    assert loaded.generation_config.max_new_tokens == 7
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
+    logits, expected = (compute_outputs(x, LLAMA) for x in (loaded, pruned.float()))
+    assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("adapter_config.json", "holds an adapter, not a whole model; .* to lightpeft.load"),
+        ("model.onnx", "holds an ONNX graph, which onnxruntime runs"),
+        ("config.json", "model.safetensors does not exist"),
+    ],
+)
+def test_folder_of_another_format_is_named(file: str, message: str, tmp_path: Path):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(LightPeftError, match=message):
+        lightpeft.from_pretrained(tmp_path)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_shards_are_read_and_none_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "_MAX_SHARD", "20KB")
     model, scores = build_parts(LLAMA)
