@@ -32,6 +32,7 @@ from lightpeft.exporting.record import (
 from lightpeft.exporting.reload import compute_outputs
 from lightpeft.profiling.random_batches import (
     count_image_tokens,
+    drop_labels,
     find_max_batch_length,
     find_model_kind,
     make_random_batch,
@@ -212,8 +213,11 @@ def _compute_expected(
         reference = copy.deepcopy(model).float().eval()
     try:
         outputs = compute_outputs(reference, send_to_device(batch, reference.device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ModelError(f"the model does not run on the batch of the check: {error}") from error
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"the model does not run on the batch of the check, which ExportDetails(batch=...) "
+            f"sets: {error}"
+        ) from error
     return Expected(
         batch=batch,
         outputs=outputs,
@@ -231,4 +235,6 @@ def _make_batch(model: PeftModel) -> dict[str, Tensor]:
     else:
         limit = find_max_batch_length(model.config, kind)
         length = min(_LENGTH, limit or _LENGTH)
-    return make_random_batch(model, batch_size=_ROWS, length=length)
+    batch = make_random_batch(model, batch_size=_ROWS, length=length)
+    # No loss is compared. Labels are only of use where an encoder-decoder makes its input of them.
+    return batch if kind == "seq2seq" else drop_labels(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -87,6 +88,11 @@ def make_random_batch(model: PeftModel, *, batch_size: int, length: int) -> dict
         del batch["labels"]
         batch |= {name: torch.zeros(batch_size, dtype=torch.int64) for name in SPAN_LABELS}
     return dict(send_to_device(batch, model.device))
+
+
+def drop_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch without its labels."""
+    return {name: x for name, x in batch.items() if name not in ("labels", *SPAN_LABELS)}
 
 
 def find_max_sequence_length(config: Any) -> int | None:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
-from lightpeft.profiling.random_batches import SPAN_LABELS, find_model_kind
+from lightpeft.profiling.random_batches import drop_labels, find_model_kind
 
 Step = Callable[[], Any]
 
@@ -40,8 +40,7 @@ def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """Return a function that runs forward without gradients and labels; sets evaluation mode."""
-    labels = ("labels", *SPAN_LABELS)
-    inputs = {name: tensor for name, tensor in batch.items() if name not in labels}
+    inputs = drop_labels(batch)
     model.eval()
 
     def step() -> None:

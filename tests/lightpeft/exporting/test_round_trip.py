@@ -131,6 +131,22 @@ def test_dtype_and_generation_config_are_kept_and_lightpeft_loads_it(to: str, tm
     assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["albert", "deberta", "electra", "modernbert", "xlm-roberta"])
+def test_model_of_masked_words_is_checked_without_labels(name: str, tmp_path: Path):
+    model, scores = build_parts(name)
+    pruned = lightpeft.prune(model, draw_plan(scores), scores)
+    assert lightpeft.export(pruned, tmp_path / "out").largest_output > 0.1
+
+
+@pytest.mark.parametrize("name", ["clip", "whisper"])
+def test_model_that_takes_no_random_batch_is_one_line(name: str, tmp_path: Path):
+    model, scores = build_parts(name)
+    pruned = lightpeft.prune(model, draw_plan(scores), scores)
+    with pytest.raises(LightPeftError, match=r"does not run on .* ExportDetails\(batch=\.\.\.\)"):
+        lightpeft.export(pruned, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [
