@@ -27,6 +27,7 @@ _KINDS = {
     "expanded adapter": "adapter expanded to full size, for stock peft on the unpruned base model",
     "adapter": "adapter of peft for an unpruned base model",
     "checkpoint": "checkpoint of a model",
+    "graph": "ONNX graph of a pruned model, for onnxruntime",
     "weights": "safetensors",
 }
 _MAX_LINE = 400
@@ -49,7 +50,8 @@ def make_facts(contents: Contents) -> dict[str, Any]:
             facts["adapter"]["modules"] = _list_modules(contents.weights)
     if checkpoint:
         facts["checkpoint"] = checkpoint.model_dump(exclude_none=True)
-        facts["checkpoint"]["values_by_layer"] = _count_by_layer(contents.weights)
+        if contents.weights:
+            facts["checkpoint"]["values_by_layer"] = _count_by_layer(contents.weights)
     if contents.scores:
         facts["scores"] = {
             "digest": contents.scores.digest,
@@ -208,7 +210,7 @@ def _describe_shape(shape: ModelShape, modules: int) -> str:
 def _make_layer_table(contents: Contents, facts: dict[str, Any]) -> list[str]:
     if contents.plan:
         return contents.plan.summary().splitlines()
-    if checkpoint := facts.get("checkpoint"):
+    if (checkpoint := facts.get("checkpoint")) and contents.weights:
         values = {**checkpoint["values_by_layer"], "total": _sum_values(contents)}
         return align_columns(
             [("layer", "values"), *((name, f"{size:,}") for name, size in values.items())], left=1

@@ -25,6 +25,7 @@ from lightpeft.core.reading import check_digests, parse_as, read_bytes, read_jso
 from lightpeft.core.safetensors_header import SafetensorsHeader, read_header
 from lightpeft.core.scores_file import ScoresInFile, read_scores_file
 from lightpeft.exporting.record import RECORD, ExportRecord
+from lightpeft.exporting.reload import ONNX_FILE
 
 _MODEL_CONFIG = "config.json"
 _REMEDY = "make it again with this version"
@@ -36,6 +37,7 @@ Kind = Literal[
     "expanded adapter",
     "adapter",
     "checkpoint",
+    "graph",
     "weights",
 ]
 
@@ -188,10 +190,11 @@ def _read_adapter(folder: Path) -> Contents:
 def _read_checkpoint(folder: Path) -> Contents:
     raw = read_json(folder / _MODEL_CONFIG, CheckpointError)
     weights = _read_headers(folder)
-    if not weights:
+    is_graph = not weights and (folder / ONNX_FILE).exists()
+    if not weights and not is_graph:
         raise CheckpointError(f"{folder} has a {_MODEL_CONFIG}, but no safetensors")
     return Contents(
-        kind="checkpoint",
+        kind="graph" if is_graph else "checkpoint",
         path=folder,
         plan=_read_plan(folder / PLAN) if (folder / PLAN).exists() else None,
         checkpoint=parse_as(_CHECKPOINT, raw, folder / _MODEL_CONFIG, CheckpointError),

@@ -45,6 +45,7 @@ def write_onnx(model: PreTrainedModel, folder: Path, batch: Mapping[str, Tensor]
             f" has both an encoder and a decoder; take format merged"
         )
     model.float().eval().set_attn_implementation("eager")
+    model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
     inputs = {
         name: _change_size(rows.to(model.device))
@@ -55,7 +56,10 @@ def write_onnx(model: PreTrainedModel, folder: Path, batch: Mapping[str, Tensor]
     try:
         _trace(graph, inputs, folder / ONNX_FILE)
     except Exception as error:  # torch.export and onnxscript raise whatever they like
-        raise ModelError(f"format onnx: torch can't trace the model: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the last one says which operator
+            cause = cause.__cause__
+        raise ModelError(f"format onnx: torch can't trace the model: {cause}") from error
 
 
 class _Graph(nn.Module):
@@ -75,10 +79,11 @@ class _Graph(nn.Module):
 def _change_size(rows: Tensor) -> Tensor:
     """Return more rows, and of texts one token less: the check then has other sizes.
 
-    torch would also take a dimension of one for a constant.
+    torch would also take a dimension of one for a constant. It would record the strides of rows
+    that are not contiguous, which ONNX can't say.
     """
     doubled = torch.cat([rows, rows])
-    return doubled if rows.is_floating_point() else doubled[..., :-1]
+    return doubled if rows.is_floating_point() else doubled[..., :-1].contiguous()
 
 
 def _trace(graph: _Graph, inputs: Mapping[str, Tensor], path: Path) -> None:

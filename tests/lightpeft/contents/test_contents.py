@@ -185,6 +185,16 @@ def test_export_is_described_with_its_check(copied: Path, capsys: pytest.Capture
     assert make_facts(read_contents(copied / "base"))["export"]["max_difference"] == 3e-7
 
 
+def test_onnx_graph_is_described(copied: Path, capsys: pytest.CaptureFixture):
+    (copied / "base" / "model.safetensors").rename(copied / "base" / "model.onnx")
+    shutil.copy(copied / "out" / "plan.json", copied / "base")
+    run("inspect", str(copied / "base"), "--modules")
+    text = capsys.readouterr().out
+
+    assert text.startswith("what        ONNX graph of a pruned model, for onnxruntime\n")
+    assert "parameters  36,738 -> " in text
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import lightpeft
 from lightpeft import ExportDetails, LightPeftError
+from lightpeft.contents.facts import make_facts
+from lightpeft.contents.recognize import read_contents
 from lightpeft.exporting import onnx_graph
 
 needs_onnx = pytest.mark.skipif(not find_spec("onnxruntime"), reason="the extra onnx is missing")
@@ -30,7 +32,7 @@ def run_graph(folder: Path, batch: dict[str, Tensor]) -> Tensor:
 
 @needs_onnx
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", ["bert", LLAMA, "vit"])
+@pytest.mark.parametrize("name", ["bert", LLAMA, "gpt2", "vit"])
 def test_graph_takes_any_number_of_rows_and_tokens(name: str, tmp_path: Path):
     model, scores = build_parts(name)
     plan = draw_plan(scores, empty=True)
@@ -64,6 +66,9 @@ def test_fresh_process_runs_the_graph_without_lightpeft(tmp_path: Path):
     assert "onnxruntime" in record.versions
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"model.onnx", "config.json", "plan.json", "README.md"}
+    facts = make_facts(read_contents(tmp_path / "out"))
+    assert facts["kind"] == "graph"
+    assert {"model.onnx", "plan.json"} <= {*facts["digests_checked"]}
 
 
 @needs_onnx
