@@ -40,7 +40,9 @@ def _configure(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="What lightpeft, peft or transformers wrote.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="What lightpeft, peft or transformers wrote.")
+    ],
     modules: Annotated[
         bool, typer.Option("--modules", help="List the PEFT modules with their ranks.")
     ] = False,
@@ -61,7 +63,9 @@ def inspect(
 
 @app.command()
 def export(
-    result: Annotated[Path, typer.Argument(help="A folder that lightpeft.save wrote.")],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="A folder that lightpeft.save wrote.")
+    ],
     to: Annotated[
         str,
         typer.Option(help="compact, lifted, merged, stock, padded or onnx; see docs/export.md."),

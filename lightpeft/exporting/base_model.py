@@ -13,7 +13,7 @@ from peft import PeftConfig
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.adapter_layout import find_adapter_file, parse_adapter_key
-from lightpeft.core.errors import CheckpointError, ModelError
+from lightpeft.core.errors import CheckpointError, LightPeftError, ModelError
 from lightpeft.core.names import COMPRESSED_PREFIX, PEFT_PREFIX
 from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.core.safetensors_header import read_header
@@ -78,7 +78,9 @@ def load_base_model(result: Path, source: BaseModelSource) -> PreTrainedModel:
             trust_remote_code=False,
             **where,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LightPeftError:
+        raise
+    except Exception as error:  # transformers and safetensors raise whatever they like
         raise ModelError(f"base model {name} can't be loaded: {error}") from error
     return model.eval()
 
@@ -88,7 +90,7 @@ def _find_class(source: BaseModelSource, adapter: PeftConfig, config: PreTrained
     by_task = _AUTO_CLASSES.get(adapter.task_type or "")
     name = source.model_class or by_task or (config.architectures or [""])[0]
     found = getattr(transformers, name, None)
-    if not hasattr(found, "from_pretrained"):
+    if not any(hasattr(found, x) for x in ("from_config", "_from_config")):
         raise ModelError(f"--class must be a model class of transformers, got {name!r}")
     return found
 

@@ -78,5 +78,5 @@ def _load_processor(name: str, revision: str) -> Any:
         ):
             return None
         return AutoProcessor.from_pretrained(name, trust_remote_code=False, **where)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers and tokenizers raise whatever they like
         raise ModelError(f"the tokenizer of {name} can't be loaded: {error}") from error

@@ -64,6 +64,11 @@ def test_tokenizer_and_dtype_go_with_it(result: Path):
         (["--to", "merged", "--base", "./nowhere"], "base model ./nowhere can't be loaded: .*"),
         (["--to", "merged", "--class", "BertModel"], "BertModel has no head like .* as --class"),
         (["--to", "merged", "--class", "os"], "--class must be a model class .*, got 'os'"),
+        (
+            ["--to", "merged", "--class", "BertConfig"],
+            "--class must be .*, got 'BertConfig'",
+        ),
+        (["--to", "merged", "--class", "LlamaForCausalLM"], "base model .* can't be loaded: .*"),
         (["--to", "merged", "-o", "."], ".* has no exported.json, so it holds something else .*"),
         ([], "Missing option '--to'; see lightpeft --help"),
     ],
@@ -71,6 +76,20 @@ def test_tokenizer_and_dtype_go_with_it(result: Path):
 def test_mistake_is_one_line(options: list[str], message: str, result: Path):
     with pytest.raises(SystemExit, match=rf"^error: {message}$"):
         run("export", str(result), "-o", str(result.with_name("out")), *options)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", "cut", "base model .* can't be loaded: .*"),
+        ("config.json", '{"model_type": "bert", "hidden_size": "x"}', "base model .*: .*"),
+        ("tokenizer_config.json", "[]", "the tokenizer of .* can't be loaded: .*"),
+    ],
+)
+def test_damaged_base_model_is_one_line(file: str, content: str, message: str, result: Path):
+    (result.parent / "base" / file).write_text(content)
+    with pytest.raises(SystemExit, match=rf"^error: {message}$"):
+        run("export", str(result), "-o", str(result.with_name("out")), "--to", "merged")
 
 
 def test_folder_without_result_is_one_line(tmp_path: Path):
