@@ -49,9 +49,10 @@ Before this folder was written, it was loaded in a fresh process{where}, and its
 were compared with those of what it was made from. The largest difference is {difference:.2g}, of
 outputs up to {scale:.3g}: see `exported.json`. `hf upload` puts the folder on the hub as it is.
 """
+_ADAPTERS = {LORA: "A LoRA adapter", DORA: "A DoRA adapter", BOTTLENECK: "A bottleneck adapter"}
 _METHOD_TAGS = {LORA: "lora", DORA: "dora", BOTTLENECK: "bottleneck-adapter"}
 _WHAT: dict[ExportFormat, str] = {
-    "compact": "A LoRA adapter for a pruned base model, and the plan of the pruning.",
+    "compact": "{adapter} for a pruned base model, and the plan of the pruning.",
     "lifted": "A LoRA adapter for the unpruned base model, trained on a pruned one.",
     "merged": "A pruned model with its LoRA adapter folded in.",
     "stock": "A pruned model with its LoRA adapter folded in, for its stock class.",
@@ -121,7 +122,7 @@ def write_card(
     has_labels = record.model_class.endswith("Classification")
     text = _TEXT.format(
         title=title,
-        what=_WHAT[record.to],
+        what=_WHAT[record.to].format(adapter=_ADAPTERS[plan.peft_type]),
         code=_CODE[record.to].format(
             model_class=record.model_class,
             base=base or "BASE",

@@ -257,6 +257,21 @@ def test_model_card_says_what_was_cut_and_how_to_load(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("in_process")
+def test_model_card_names_the_peft_method(tmp_path: Path):
+    model = make_tiny_model()
+    config = lightpeft.BottleneckConfig(r=4, task_type="SEQ_CLS")
+    scores = draw_random_scores(model, config=config)
+    pruned = lightpeft.prune(copy.deepcopy(model), make_uneven_plan(scores), scores)
+
+    lightpeft.export(pruned, tmp_path / "out", format="compact", base=model)
+
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert "A bottleneck adapter for a pruned base model" in card.text
+    assert "LoRA" not in card.text
+    assert "bottleneck-adapter" in card.data.tags
+
+
+@pytest.mark.usefixtures("in_process")
 def test_model_card_names_no_folder_and_finds_the_licence_of_the_base(tmp_path: Path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base/README.md").write_text("---\nlicense: mit\n---\n# base\n")
