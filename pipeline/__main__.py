@@ -177,6 +177,8 @@ def predict(
         raise ConfigError(f"{result} is not a folder")
     if output is not None and output.is_dir():
         raise ConfigError(f"--output must be a file, got the folder {output}")
+    if file is not None and output is not None and output.resolve() == file.resolve():
+        raise ConfigError(f"--output must be another file than --file, got {output} for both")
     module = import_module("pipeline.prediction.predict")
     config = module.PredictConfig(
         result=result,

@@ -17,12 +17,14 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from transformers import PreTrainedModel
 
 from lightpeft.core.errors import LightPeftError
-from lightpeft.core.names import PLAN, WEIGHTS
+from lightpeft.core.names import CONFIG, PLAN, WEIGHTS
 from lightpeft.core.plan import PruningPlan
+from lightpeft.core.reading import require_file
 from lightpeft.core.serialization import replace_directory
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import UnprunedMethod
@@ -118,6 +120,7 @@ def load(base: PreTrainedModel, folder: Path) -> Model:
     if (folder / _ALL_WEIGHTS).exists():
         model: Model = base.requires_grad_(True)
     else:
+        require_file(folder / CONFIG, LightPeftError)  # peft would ask the Hub
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
         if config.peft_type == "ADALORA":
@@ -140,9 +143,12 @@ def restore(model: Model, folder: Path) -> None:
         config = model.peft_config["default"]
         if config.peft_type == "ADALORA":
             config.rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
+        require_file(folder / WEIGHTS, LightPeftError)
         weights = load_file(folder / WEIGHTS)
         set_peft_model_state_dict(model, weights)
         known = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except SafetensorError as error:
+        raise LightPeftError(f"{folder} is damaged: {join_lines(error)}") from error
     except (RuntimeError, KeyError) as error:
         raise LightPeftError(f"{folder} is of another model: {join_lines(error)}") from error
     if wrong := sorted(weights.keys() ^ known.keys()):

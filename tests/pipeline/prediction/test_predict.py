@@ -187,6 +187,10 @@ def test_bad_row_is_one_line_before_the_model_is_loaded(rows, monkeypatch, lines
         ([RESULT, "--text", "a", "--file", "in.jsonl"], "predict needs either --text or --file"),
         ([RESULT, "--file", "in.jsonl"], "predict --file needs --output"),
         ([RESULT, "--file", "in.jsonl", "-o", "."], r"--output must be a file, got the folder \."),
+        (
+            [RESULT, "--file", "in.jsonl", "-o", "./in.jsonl"],
+            "--output must be another file than --file, got in.jsonl for both",
+        ),
         ([RESULT, "--file", "no.jsonl", "-o", "out"], "no.jsonl does not exist"),
         ([RESULT, "--text", "a", "--text", "b", "--text", "c"], "a row has 2 texts, text and te.*"),
         ([RESULT, "--text", ""], "--text row 1: empty text"),

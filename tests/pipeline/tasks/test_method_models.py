@@ -192,5 +192,17 @@ def test_weights_of_another_model_are_refused(tmp_path: Path):
         method_models.load(make_tiny_model(num_hidden_layers=4), tmp_path / "full")
 
 
+def test_damaged_folder_of_a_stock_method_is_one_line(tmp_path: Path):
+    method_models.save(attach(make_method("ia3")), tmp_path / "ia3")
+    (tmp_path / "ia3/adapter_model.safetensors").write_text("cut")
+    with pytest.raises(LightPeftError, match=r"ia3 is damaged: [^\n]*$"):
+        method_models.load(make_tiny_model(), tmp_path / "ia3")
+
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / "ia3" / name).unlink()
+        with pytest.raises(LightPeftError, match=rf"{name} does not exist$"):
+            method_models.load(make_tiny_model(), tmp_path / "ia3")
+
+
 def test_peft_has_every_method_that_is_offered():
     assert {name.upper() for name in STOCK_PEFT} <= {kind.value for kind in peft.PeftType}
