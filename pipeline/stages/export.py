@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import transformers
 
+from lightpeft.core.serialization import replace_whole_directory
 from lightpeft.exporting.card import ExportDetails
 from lightpeft.exporting.export import export
 from lightpeft.exporting.record import ADAPTER_FORMATS, RECORD
@@ -32,7 +33,8 @@ def main(paths: Paths) -> None:
     form, method = params.export.format, params.export.method
     if form == "none":
         # DVC wants an output, and the next export replaces a folder with this file.
-        write_json(paths.export / RECORD, {"to": form})
+        with replace_whole_directory(paths.export, RECORD) as folder:
+            write_json(folder / RECORD, {"to": form})
         return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -82,6 +82,15 @@ def test_merged_model_has_labels_tokenizer_and_what_was_measured(finished: Path)
     assert str(finished) not in text
 
 
+def test_none_leaves_nothing_of_an_earlier_export(finished: Path):
+    write_params(finished, format="compact")
+    run("export")
+    write_params(finished)
+    run("export")
+
+    assert [path.name for path in OUT.iterdir()] == ["exported.json"]
+
+
 @pytest.mark.parametrize("to", ["compact", "padded"])
 def test_other_method_and_format(to: str, finished: Path):
     write_params(finished, format=to, method="vanilla")
