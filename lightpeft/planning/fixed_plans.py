@@ -64,7 +64,7 @@ def match_budget(scores: Scores, plan: PruningPlan) -> PruningPlan:
 
     All PEFT modules get one rank, and the uppermost as many as the rest of the budget allows one
     more. The difference in the end is at most half a rank of one module. The scaling of LoRA stays
-    ``alpha / r``, as of the other plan.
+    that of the original rank, as of the other plan.
 
     Args:
         scores: from `estimate`.

@@ -22,6 +22,10 @@ METHODS = (
     *("light", "vanilla", "random", "magnitude", "qv", "small", "freeze", FULL),
     *(f"{_PEFT}{name}" for name in STOCK_PEFT),
 )
+# Settings of peft's configs that the pipeline decides.
+_FIXED = ("inference_mode", "peft_type", "task_type")
+# The others change the base model, some by chance, or need data: the saved adapter is not enough.
+_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 DEFAULT_METHODS = ("light", "vanilla", "random")
 
 
@@ -63,6 +67,14 @@ def _check_baselines(baselines: dict[str, dict[str, Any]]) -> dict[str, dict[str
             raise ConfigError(f"baselines.{name}.lr must be a number > 0, got {lr!r}")
         if name == FULL and (unknown := sorted(settings.keys() - {"lr"})):
             raise ConfigError(f"unknown key baselines.full.{unknown[0]}; known: lr")
+        if fixed := sorted(settings.keys() & set(_FIXED)):
+            raise ConfigError(f"baselines.{name}.{fixed[0]} is set by the pipeline; remove it")
+        method = settings.get("init_lora_weights", True)
+        if method not in _INITIALIZATIONS:
+            raise ConfigError(
+                f"baselines.{name}.init_lora_weights must be true, false, gaussian or orthogonal, "
+                f"got {method!r}"
+            )
     return baselines
 
 

@@ -49,8 +49,9 @@ class PeftSection(Section):
             for key in keys if method != self.method else ():
                 value, default = getattr(self, key), type(self).model_fields[key].default
                 if value != default:
+                    allowed, given = (str(x).lower() for x in (default, value))
                     raise ConfigError(
-                        f"peft.{key} is for peft.method: {method} and must be {default} for "
-                        f"{self.method}, got {value}"
+                        f"peft.{key} is for peft.method: {method} and must be {allowed} for "
+                        f"{self.method}, got {given}"
                     )
         return self

@@ -54,10 +54,15 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
     name = method.peft_type.lower()
     try:
         config = _make_config(method, task, head)
+        if config.peft_type == "ADALORA" and task.card.class_weights:
+            raise ConfigError(
+                "methods: peft:adalora adds a term to the model's own loss, which "
+                "data.class_weights: balanced replaces; remove one of them"
+            )
         if config.is_prompt_learning:
             _check_prompt_learning(config, task, head)
         return get_peft_model(base, config)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"params.yaml: baselines.{name}: {join_lines(error)}") from error
 
 

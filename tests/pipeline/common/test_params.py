@@ -114,6 +114,13 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("baselines", [], r"baselines must be method -> its settings, got \[\]"),
         ("baselines/ia4", {}, r"unknown key baselines\.ia4; did you mean baselines\.ia3\?"),
         ("baselines/full/r", 8, r"unknown key baselines\.full\.r; known: lr"),
+        ("baselines/ia3", {"task_type": "CAUSAL_LM"}, r"baselines\.ia3\.task_type is set by the"),
+        (
+            "baselines/lora",
+            {"init_lora_weights": "pissa_niter_4"},
+            r"baselines\.lora\.init_lora_weights must be true, .*, got 'pissa_niter_4'",
+        ),
+        ("peft/non_linearity", "gelu", "peft.non_linearity .* must be relu for lora, got gelu"),
         ("baselines/full/lr", 0, r"baselines\.full\.lr must be a number > 0, got 0"),
         (
             "model",

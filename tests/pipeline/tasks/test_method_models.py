@@ -156,6 +156,17 @@ def test_settings_that_peft_refuses_are_one_line():
         attach(make_method("ia3", rank=8))
     with pytest.raises(ConfigError, match=r"^params.yaml: baselines.adalora: [^\n]*total_step"):
         attach(make_method("adalora", total_step=0))
+    with pytest.raises(
+        ConfigError, match=r"^params.yaml: baselines.vera: [^\n]*negative dim[^\n]*$"
+    ):
+        attach(make_method("vera", r=-1))
+
+
+def test_adalora_is_refused_where_its_own_loss_would_be_lost():
+    task = {"class_weights": (0.5, 1.5)}
+    with pytest.raises(ConfigError, match=r"^methods: peft:adalora adds .*class_weights: balanced"):
+        attach(make_method("adalora"), **task)
+    attach(make_method("ia3"), **task)
 
 
 def test_virtual_tokens_are_refused_where_outputs_would_shift():
