@@ -11,6 +11,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftConfig, PeftModel
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 import lightpeft
 from lightpeft import EstimationConfig
@@ -231,8 +232,9 @@ def make_masked_model(
         if not cut.kept and plan.peft_type == BOTTLENECK:
             weights[f"base_model.model.{name}.bottleneck_up.bias"][:] = 0
         if not cut.kept and plan.peft_type == DORA:
-            rows = model.get_parameter(f"{name}.weight").norm(dim=1)
-            weights[f"base_model.model.{name}.lora_magnitude_vector"] = rows.detach()
+            linear = model.get_submodule(name)
+            norms = linear.weight.detach().norm(dim=0 if isinstance(linear, Conv1D) else 1)
+            weights[f"base_model.model.{name}.lora_magnitude_vector"] = norms
     load_adapter_state_dict(adapted, weights)
     mask_units(adapted.base_model.model, plan)
     return adapted

@@ -193,8 +193,30 @@ def test_expansion_needs_the_base_model(tmp_path: Path):
     assert not (tmp_path / "full").exists()
 
 
-def test_grouped_heads_and_gated_neurons_too():
-    model = build("llama, shared keys and values")
+def test_whole_layers_go_with_their_magnitudes(tmp_path: Path):
+    model = make_tiny_model()
+    (stack,) = (scores := draw_scores(model)).layers
+    scores = dataclasses.replace(scores, layers={stack: torch.tensor([1.0, 0.0, 1.0])})
+    config = PruningConfig(layers=0.4, heads=0.5, neurons=0.5, modules=0.25, ranks=0.5)
+    plan = lightpeft.make_plan(scores, config)
+    assert plan.kept_layers == {stack: (0, 2)}
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores)
+    lightpeft.save(pruned, tmp_path / "out")
+    lightpeft.expand_adapter(tmp_path / "out", tmp_path / "full", model=model)
+    full = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "full").eval()
+    mask_units(full.base_model.model, plan)
+
+    masked = make_masked_model(model, scores, plan)
+    for unpruned in (masked, full):
+        encoder = unpruned.base_model.model.bert.encoder
+        encoder.layer = torch.nn.ModuleList([encoder.layer[0], encoder.layer[2]])
+        expected = compute_tiny_logits(unpruned)
+        torch.testing.assert_close(compute_tiny_logits(pruned), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["llama, shared keys and values", "gpt2"])
+def test_grouped_heads_gated_neurons_and_transposed_weights_too(name: str):
+    model = build(name)
     scores = draw_scores(model, task_type="CAUSAL_LM")
     config = PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.5, align=1)
     plan = lightpeft.make_plan(scores, config)
