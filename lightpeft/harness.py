@@ -17,7 +17,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import CheckpointError
+from lightpeft.core.errors import CheckpointError, ConfigError, ModelError
 from lightpeft.core.names import CONFIG
 from lightpeft.core.peft_settings import read_peft_config
 from lightpeft.exporting.base_model import BaseModelSource, load_base_model
@@ -39,12 +39,13 @@ class LightPeftLM(HFLM):  # type: ignore[misc]  # the harness has no types
         options: of the harness's own model `hf`.
 
     Raises:
-        LightPeftError: a file is missing or damaged, or the base model is another one.
+        LightPeftError: a file is missing or damaged, the base model is another one, or it is no
+            language model.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str = "",
         base: str = "",
         revision: str = "",
         tokenizer: str | None = None,
@@ -52,8 +53,12 @@ class LightPeftLM(HFLM):  # type: ignore[misc]  # the harness has no types
         dtype: str = "auto",
         **options: Any,
     ) -> None:
+        if not path:
+            raise ConfigError("--model lightpeft needs --model_args path=RESULT")
         source = BaseModelSource(name=base, revision=revision, dtype=dtype)
         model, name = _load(Path(path), source)
+        if not model.can_generate():
+            raise ModelError(f"{path} is a {type(model).__name__}, which computes no next token")
         target = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         options = {"tokenizer": tokenizer or name, "revision": revision or "main"} | options
         super().__init__(pretrained=model.to(target), **options)

@@ -11,13 +11,13 @@ import pytest
 from helpers.choice_workspace import draw_questions, make_tiny_decoder
 from helpers.stage_workspace import WORDS, make_word_tokenizer, save_base
 from helpers.task_files import write_rows
-from helpers.tiny_models import draw_random_scores
+from helpers.tiny_models import draw_random_scores, make_tiny_model, make_uneven_plan
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import lightpeft
 from lightpeft.cli import run
-from lightpeft.core.errors import CheckpointError
+from lightpeft.core.errors import CheckpointError, ConfigError, ModelError
 from pipeline.tasks.inference import enter_inference_mode
 from pipeline.tasks.multiple_choice_lm import score_choices, tokenize_choices
 
@@ -108,6 +108,19 @@ def test_harness_computes_what_the_pipeline_does(folder: Path):
         for these, those in zip(found, expected, strict=True):
             assert these == pytest.approx(those, abs=1e-4)
         assert metrics["acc,none"] == pytest.approx(np.mean(right))
+
+
+def test_path_is_required_and_a_classifier_is_refused(tmp_path: Path):
+    from lightpeft.harness import LightPeftLM
+
+    with pytest.raises(ConfigError, match="needs --model_args path=RESULT"):
+        LightPeftLM()
+    make_tiny_model().save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    scores = draw_random_scores(base)
+    lightpeft.save(lightpeft.prune(base, make_uneven_plan(scores), scores), tmp_path / "out")
+    with pytest.raises(ModelError, match="out is a BertForSequenceClassification, which computes"):
+        LightPeftLM(path=str(tmp_path / "out"), device="cpu")
 
 
 def test_base_model_of_another_result_is_refused(folder: Path, tmp_path: Path):
