@@ -256,8 +256,8 @@ def test_fully_fine_tuned_model_predicts(rows, capsys):
 
 @pytest.mark.parametrize("missing", [False, True])
 def test_lightpeft_finds_the_command_where_the_package_is_installed(tmp_path, missing):
-    """A stand-in for the metadata that pip installs."""
-    group = "lightpeft.commands"
+    """A stand-in for the metadata that pip installs; where that is installed, both are found."""
+    group, name = "lightpeft.commands", "guess" if missing else "predict"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     entry = project["entry-points"][group]["predict"].replace(
         "pipeline", "nowhere" * missing or "pipeline"
@@ -265,16 +265,16 @@ def test_lightpeft_finds_the_command_where_the_package_is_installed(tmp_path, mi
     info = tmp_path / "stand_in-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-in\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\npredict = {entry}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {entry}\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", "lightpeft", "predict", "out", "--text", "good"],
+        [sys.executable, "-m", "lightpeft", name, "out", "--text", "good"],
         capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
 
     assert done.returncode == 1
     assert done.stderr == (
-        "error: lightpeft predict needs nowhere: pip install 'lightpeft[nowhere]'\n"
+        "error: lightpeft guess needs nowhere: pip install 'lightpeft[nowhere]'\n"
         if missing
         else "error: out is not a folder\n"
     )
