@@ -8,6 +8,7 @@ its readers do, and times them in turns on one random batch. Vanilla is beside t
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -42,7 +43,7 @@ _ONE_READER = {
 def main(
     rows: Annotated[int, typer.Option(min=1)] = 32,
     length: Annotated[int, typer.Option(min=1)] = 32,
-    rounds: Annotated[int, typer.Option(min=1)] = 30,
+    rounds: Annotated[int, typer.Option(min=1)] = 60,
 ) -> None:
     """Print a Markdown table of the formats."""
     paths, sizes, steps = Paths(), dict[str, int](), dict[str, Callable[[], Any]]()
@@ -51,6 +52,8 @@ def main(
     batch = make_random_batch(light, batch_size=rows, length=length)
     del batch["labels"]
     steps["vanilla"] = _make_step(vanilla, batch)
+    merged = copy.deepcopy(vanilla).merge_and_unload()
+    steps["vanilla, merged"] = _make_step(merged, batch)
     with tempfile.TemporaryDirectory() as parent:
         for name in FORMATS:
             folder, base = Path(parent) / name, None
@@ -86,7 +89,10 @@ def _load_step(name: str, folder: Path, paths: Paths, batch: dict[str, Any]) -> 
     if name == "onnx":
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(folder / ONNX_FILE)
+        options = onnxruntime.SessionOptions()
+        # Its threads would spin on after a step, and slow down the next one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(folder / ONNX_FILE, options)
         arrays = {x.name: batch[x.name].numpy() for x in session.get_inputs()}
         return lambda: session.run(None, arrays)
     if name == "compact":

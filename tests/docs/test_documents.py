@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.exports import reload_here
 from helpers.import_graph import ROOT
+from helpers.stage_workspace import make_tokenizer
 from helpers.tiny_models import make_tiny_batches, make_tiny_model
 from ruamel.yaml import YAML
 
@@ -89,7 +90,7 @@ def test_the_readme_counts_the_architectures():
     assert f"[{len(FAMILIES)} architectures]" in README.read_text(encoding="utf-8")
 
 
-def test_the_library_example_of_the_readme_runs(tmp_path: Path, monkeypatch):
+def test_the_library_example_of_the_readme_runs(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "run_reload", reload_here)
     text = README.read_text(encoding="utf-8").split("## Quick start: library")[1]
@@ -103,8 +104,10 @@ def test_the_library_example_of_the_readme_runs(tmp_path: Path, monkeypatch):
             "base_model": make_tiny_model(),
             "batches": list(make_tiny_batches()),
             "train": trained.append,
+            "tokenizer": make_tokenizer(),
         },
     )
 
     assert {path.name for path in Path("out").iterdir()} >= {"plan.json", "adapter_config.json"}
     assert isinstance(trained[0], torch.nn.Module)
+    assert "LABEL_" in capsys.readouterr().out.splitlines()[-1]
