@@ -90,6 +90,17 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
         int, _make_integer_option("Rounds before the measured ones.")
     ] = _DEFAULTS.warmup,
     rounds: Annotated[int, _make_integer_option("Rounds measured.")] = _DEFAULTS.rounds,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="In training, compute layers twice."),
+    ] = False,
+    optimizer: Annotated[
+        Literal["adamw", "adamw_8bit"],
+        typer.Option(help="In training; adamw_8bit needs bitsandbytes."),
+    ] = "adamw",
+    masters: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Type of the trained weights.")
+    ] = "float32",
     out: Annotated[Path | None, _make_text_option("JSON file to write.", "FILE")] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from peft import LoraConfig, PeftModel
+from pydantic import Field
 
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.random_models import (
@@ -28,7 +29,7 @@ from lightpeft.planning.make_plan import make_plan
 from lightpeft.profiling.compare import compare
 from lightpeft.profiling.memory import can_measure_memory, measure_peak_memory, run_in_subprocess
 from lightpeft.profiling.random_batches import find_max_batch_length
-from lightpeft.profiling.settings import ProfilingSettings
+from lightpeft.profiling.settings import ProfilingSettings, TrainingSettings
 from lightpeft.profiling.speedup import BASELINE
 from lightpeft.pruning.prune import prune
 
@@ -49,6 +50,7 @@ class BenchmarkConfig(Config):
         length: tokens per row; None for the model's default.
         warmup: rounds that are run but not counted.
         rounds: rounds that are counted.
+        gradient_checkpointing, optimizer, masters: see `TrainingSettings`.
     """
 
     shape: str = "roberta-large"
@@ -63,6 +65,9 @@ class BenchmarkConfig(Config):
     length: int | None = None
     warmup: int = 3
     rounds: int = 15
+    gradient_checkpointing: Annotated[bool, Field(description="true or false")] = False
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    masters: Literal["float32", "bfloat16"] = "float32"
 
     def model_post_init(self, context: object) -> None:
         """Check the shape, and what is measured of it.
@@ -80,6 +85,8 @@ class BenchmarkConfig(Config):
             )
         if limit is not None and length > limit:
             raise ConfigError(f"length must be at most {limit} for {self.shape}, got {length}")
+        if self.masters == "bfloat16" != self.dtype:
+            raise ConfigError(f"masters must be float32 with dtype {self.dtype}, got bfloat16")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -95,6 +102,11 @@ class BenchmarkConfig(Config):
             length=MODEL_SIZES[self.shape].length if self.length is None else self.length,
             warmup=self.warmup,
             rounds=self.rounds,
+            training=TrainingSettings(
+                gradient_checkpointing=self.gradient_checkpointing,
+                optimizer=self.optimizer,
+                masters=self.masters,
+            ),
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lightpeft.core.benchmark_result import BenchmarkResult, MethodResult
 from lightpeft.core.text_table import align_columns
+from lightpeft.profiling.settings import TrainingSettings
 
 _COLUMNS = (
     "method", "phase", "batch", "ms", "tokens/s", "speed-up", "quartiles", "FLOP bound",
@@ -20,7 +21,18 @@ def format_table(result: BenchmarkResult) -> str:
     for method, measured in result.methods.items():
         rows += [*_list_phase_rows(method, measured), *_list_cache_rows(method, measured)]
     title = f"{result.device}, {result.dtype}, {result.length} tokens a row"
+    if changed := _describe_training(result.training):
+        title += f"; training with {changed}"
     return "\n".join([title, *align_columns(rows, left=_LEFT), ""])
+
+
+def _describe_training(settings: Mapping[str, bool | str]) -> str:
+    """Name the settings of the training steps that differ from the defaults."""
+    defaults = TrainingSettings().model_dump()
+    changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
+    return ", ".join(
+        name if value is True else f"{name} {value}" for name, value in changed.items()
+    )
 
 
 def _list_phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:

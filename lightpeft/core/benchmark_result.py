@@ -130,6 +130,7 @@ class BenchmarkResult(_Record):
         dtype: of the frozen weights.
         length: tokens a row.
         rounds: measured rounds.
+        training: settings of the training steps; empty in a file of an earlier version.
         methods: method -> its measurements; all have the same phases and batch sizes.
         estimation: None where no scores were estimated.
     """
@@ -140,6 +141,7 @@ class BenchmarkResult(_Record):
     dtype: str
     length: int
     rounds: int
+    training: dict[str, bool | str] = {}
     methods: dict[str, MethodResult]
     estimation: EstimationCost | None = None
 

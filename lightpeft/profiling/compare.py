@@ -66,6 +66,7 @@ def compare(
         dtype=str(first.dtype).removeprefix("torch."),
         length=settings.length,
         rounds=settings.rounds,
+        training=settings.training.model_dump(),
         methods={
             method: _make_method_result(method, model, seconds, workloads, memory)
             for method, model in models.items()

@@ -20,9 +20,9 @@ from peft import PeftModel
 from lightpeft.core.benchmark_result import PeakMemory, Phase
 from lightpeft.core.errors import LightPeftError
 from lightpeft.core.library_warnings import ignore_peft_deprecation
-from lightpeft.profiling.random_batches import list_phases, make_random_batch
+from lightpeft.profiling.random_batches import list_phases
 from lightpeft.profiling.settings import ProfilingSettings
-from lightpeft.profiling.timing import STEP_FACTORIES
+from lightpeft.profiling.timing import make_step
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ def measure_peak_memory(
         Bytes of the weights and peak bytes of each phase.
     """
     tracker = CudaMemoryTracker(device) if device.type == "cuda" else ProcessMemoryTracker()
-    _measure_peak(make_model(), "training", tracker, batch_size=1, length=settings.length)
+    _measure_peak(make_model(), "training", tracker, batch_size=1, settings=settings)
     gc.collect()
     baseline = tracker.read_current()
     model = make_model()
@@ -121,7 +121,7 @@ def measure_peak_memory(
     batch_size = max(settings.batch_sizes)
     peaks: dict[Phase, int] = {}
     for phase in reversed(list_phases(model)):  # training last: it makes optimizer states
-        peak = _measure_peak(model, phase, tracker, batch_size=batch_size, length=settings.length)
+        peak = _measure_peak(model, phase, tracker, batch_size=batch_size, settings=settings)
         peaks[phase] = peak - baseline
     return PeakMemory(
         model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -178,11 +178,15 @@ def run_in_subprocess(function: Callable[[], T]) -> T:
 
 
 def _measure_peak(
-    model: PeftModel, phase: Phase, tracker: MemoryTracker, *, batch_size: int, length: int
+    model: PeftModel,
+    phase: Phase,
+    tracker: MemoryTracker,
+    *,
+    batch_size: int,
+    settings: ProfilingSettings,
 ) -> int:
     """Return the most bytes in use during three steps."""
-    batch = make_random_batch(model, batch_size=batch_size, length=length)
-    step = STEP_FACTORIES[phase](model, batch)
+    step = make_step(phase, model, batch_size=batch_size, settings=settings)
     tracker.reset_peak()  # filling its cache takes more than a decode step
     for _ in range(3):
         step()

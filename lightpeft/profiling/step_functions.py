@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.profiling.random_batches import drop_labels, find_model_kind
+from lightpeft.profiling.settings import TrainingSettings
 
 Step = Callable[[], Any]
 
 
-def make_training_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
+def make_training_step(
+    model: PeftModel,
+    batch: Mapping[str, Tensor],
+    settings: TrainingSettings = TrainingSettings(),  # noqa: B008  # frozen
+) -> Step:
     """Return a function that runs forward, backward and AdamW; sets training mode.
 
-    Trainable weights are cast to float32, as in fine-tuning.
+    Trainable weights are cast to float32, as in fine-tuning, unless `settings.masters` says
+    bfloat16; then there is no autocast either, since frozen and trained weights have one dtype.
     """
     trainable = cast_trainable_to_float32(model)
-    # lr 0 leaves the weights as they are; a step takes the same time as with any other.
-    optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
+    in_bfloat16 = settings.masters == "bfloat16"
+    for weight in trainable if in_bfloat16 else ():
+        weight.data = weight.data.bfloat16()
+    optimizer = _make_optimizer(trainable, settings.optimizer)
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     # Generative models would fill a KV cache that training never reads.
     options = {"use_cache": False} if find_model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()
 
     def step() -> None:
-        with make_autocast(model):
+        with contextlib.nullcontext() if in_bfloat16 else make_autocast(model):
             loss = model(**batch, **options).loss
         loss.backward()
         optimizer.step()
@@ -48,6 +59,16 @@ def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
             model(**inputs)
 
     return step
+
+
+def _make_optimizer(weights: Iterable[nn.Parameter], name: str) -> torch.optim.Optimizer:
+    """Return AdamW that leaves the weights as they are; a step takes the same time as any other."""
+    if name == "adamw":
+        return torch.optim.AdamW(weights, lr=0.0, fused=True)
+    optimizer: torch.optim.Optimizer = import_module("bitsandbytes.optim").AdamW8bit(
+        weights, lr=0.0
+    )
+    return optimizer
 
 
 def make_autocast(model: PeftModel) -> contextlib.AbstractContextManager[object]:

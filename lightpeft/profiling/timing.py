@@ -18,12 +18,21 @@ from lightpeft.profiling.step_functions import Step, make_inference_step, make_t
 # Phase -> batch size -> model -> seconds of each round.
 PhaseSeconds = dict[Phase, dict[int, dict[str, list[float]]]]
 
-STEP_FACTORIES: dict[Phase, Callable[[PeftModel, dict[str, torch.Tensor]], Step]] = {
-    "training": make_training_step,
+_STEP_FACTORIES: dict[Phase, Callable[[PeftModel, dict[str, torch.Tensor]], Step]] = {
     "inference": make_inference_step,
     "prefill": make_prefill_step,
     "decode": make_decode_step,
 }
+
+
+def make_step(
+    phase: Phase, model: PeftModel, *, batch_size: int, settings: ProfilingSettings
+) -> Step:
+    """Return the step of a phase, on a random batch."""
+    batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
+    if phase == "training":
+        return make_training_step(model, batch, settings.training)
+    return _STEP_FACTORIES[phase](model, batch)
 
 
 def time_interleaved(
@@ -79,10 +88,10 @@ def time_phases(
         seconds[phase] = {}
         for batch_size in settings.batch_sizes:
             progress(f"{phase}, batches of {batch_size}")
-            steps = {}
-            for name, model in models.items():
-                batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
-                steps[name] = STEP_FACTORIES[phase](model, batch)
+            steps = {
+                name: make_step(phase, model, batch_size=batch_size, settings=settings)
+                for name, model in models.items()
+            }
             seconds[phase][batch_size] = time_interleaved(
                 steps,
                 warmup=settings.warmup,

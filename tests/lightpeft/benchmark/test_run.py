@@ -12,6 +12,7 @@ from lightpeft.benchmark.__main__ import main
 from lightpeft.benchmark.model_sizes import MODEL_SIZES, ModelSize
 from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
 from lightpeft.core.errors import ConfigError, LightPeftError
+from lightpeft.profiling import settings
 from lightpeft.profiling.random_batches import PHASES
 
 TINY = {
@@ -111,6 +112,24 @@ def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch,
         assert lines[-1].split()[:4] == ["pruned", "KV", "cache", "3"]
 
 
+def test_what_saves_memory_in_training_is_measured_and_named(
+    tiny_bert, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(run, "can_measure_memory", lambda device: False)
+    argv = ["--device", "cpu", "--dtype", "bfloat16", "--masters", "bfloat16"]
+
+    main([*tiny_bert, *argv, "--gradient-checkpointing", "--out", str(tmp_path / "result.json")])
+
+    training = BenchmarkResult.load(tmp_path / "result.json").training
+    assert training == {
+        "gradient_checkpointing": True,
+        "optimizer": "adamw",
+        "masters": "bfloat16",
+    }
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.endswith("a row; training with gradient_checkpointing, masters bfloat16")
+
+
 def test_default_length_is_128_tokens_or_that_of_the_images():
     assert {MODEL_SIZES[name].length for name in MODEL_SIZES if name != "vit-base"} == {128}
     assert MODEL_SIZES["vit-base"].length == 197
@@ -174,6 +193,10 @@ def test_another_failure_is_not_called_out_of_memory(monkeypatch):
             ["--dtype", "int8"],
             r"'--dtype': .*'int8' is not one of 'float32', 'bfloat16', 'float16'",
         ),
+        (
+            ["--masters", "bfloat16"],
+            r"^--masters must be float32 with dtype float32, got bfloat16$",
+        ),
         (["--ratoi", "0.3"], r"No such option: --ratoi .*--ratio"),
     ],
 )
@@ -181,6 +204,12 @@ def test_a_wrong_argument_is_one_line(argv, message):
     with pytest.raises(LightPeftError, match=message) as raised:
         main(argv)
     assert "\n" not in str(raised.value)
+
+
+def test_an_optimizer_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^--optimizer adamw_8bit needs bitsandbytes, which is"):
+        main(["--shape", "minilm", "--optimizer", "adamw_8bit"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

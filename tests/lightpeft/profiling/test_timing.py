@@ -16,6 +16,7 @@ from lightpeft.profiling.random_batches import (
     list_phases,
     make_random_batch,
 )
+from lightpeft.profiling.settings import TrainingSettings
 from lightpeft.profiling.step_functions import make_inference_step, make_training_step
 from lightpeft.profiling.timing import time_interleaved
 
@@ -69,6 +70,50 @@ def test_trainable_weights_are_cast_to_float32_and_frozen_ones_are_not():
 
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_masters_in_bfloat16_train_without_autocast():
+    model = make_pruned_model().to(torch.bfloat16)
+    batch = make_random_batch(model, batch_size=2, length=8)
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+
+    make_training_step(model, batch, TrainingSettings(masters="bfloat16"))()
+
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert seen == [False]
+
+
+def test_gradient_checkpointing_runs_the_trained_layers_twice():
+    model = make_pruned_model()
+    batch = make_random_batch(model, batch_size=2, length=8)
+    runs = []
+    layers = model.get_base_model().bert.encoder.layer
+    for layer in layers:
+        layer.attention.register_forward_hook(lambda *_: runs.append(1))
+
+    make_training_step(model, batch)()
+    assert len(runs) == len(layers)
+    make_training_step(model, batch, TrainingSettings(gradient_checkpointing=True))()
+    assert len(runs) == 3 * len(layers)
+
+
+def test_moments_are_kept_in_8_bits():
+    optimizers = pytest.importorskip("bitsandbytes.optim")
+    model = make_pruned_model()
+    made = []
+
+    class Recorded(optimizers.AdamW8bit):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers, "AdamW8bit", Recorded)
+        settings = TrainingSettings(optimizer="adamw_8bit")
+        make_training_step(model, make_random_batch(model, batch_size=2, length=8), settings)()
+    assert len(made) == 1
+    assert made[0].state
 
 
 @pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38), ("distilbert", 40)])
