@@ -68,7 +68,9 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option(help="compact, lifted, merged, stock, padded or onnx; see docs/export.md."),
+        typer.Option(
+            help="compact, lifted, merged, stock, padded, onnx or deci; see docs/export.md."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Created, or replaced if it holds an export.")

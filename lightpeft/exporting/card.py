@@ -58,6 +58,7 @@ _WHAT: dict[ExportFormat, str] = {
     "stock": "A pruned model with its LoRA adapter folded in, for its stock class.",
     "padded": "A pruned model with its LoRA adapter folded in, and zeros where units were pruned.",
     "onnx": "A pruned model with its LoRA adapter folded in, as an ONNX graph in float32.",
+    "deci": "A pruned model with its LoRA adapter folded in, in the layout of DeciLM.",
 }
 _STOCK_CODE = 'from transformers import {model_class}\nmodel = {model_class}.from_pretrained("DIR")'
 _CODE: dict[ExportFormat, str] = {
@@ -75,6 +76,10 @@ _CODE: dict[ExportFormat, str] = {
     "stock": _STOCK_CODE,
     "padded": _STOCK_CODE,
     "onnx": 'import onnxruntime\nsession = onnxruntime.InferenceSession("DIR/model.onnx")',
+    "deci": (
+        "import vllm  # or llama.cpp: python convert_hf_to_gguf.py DIR\n"
+        'model = vllm.LLM("DIR", trust_remote_code=True)  # of configuration_decilm.py'
+    ),
 }
 
 
@@ -162,6 +167,7 @@ def _describe_facts(
     ]
     if record.compression:
         lines.append(f"- {record.compression}; metrics may be those from before")
+    lines += [f"- {note}" for note in record.notes]
     if details.data:
         lines.append(f"- trained on: {details.data}")
     if details.metrics:

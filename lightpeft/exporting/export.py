@@ -18,6 +18,7 @@ from lightpeft.core.serialization import replace_whole_directory, write_digests
 from lightpeft.exporting.card import ExportDetails, write_card
 from lightpeft.exporting.check import Expected, check_export
 from lightpeft.exporting.compressing import write_compressed
+from lightpeft.exporting.deci import check_deci, make_deci, write_deci
 from lightpeft.exporting.lifting import make_lifted_model
 from lightpeft.exporting.merging import check_stock_config, merge_adapter, pad_merged
 from lightpeft.exporting.onnx_graph import write_onnx
@@ -57,10 +58,10 @@ def export(
 ) -> ExportRecord:
     """Write a pruned model for others to load, and check that it loads and computes the same.
 
-    A fresh process loads what was written and computes its outputs for one batch; for the formats
-    lifted, stock, padded and onnx one in which lightpeft can't be imported. Only then `folder` is
-    replaced, as a whole: after a failure it is what it was. The result is kept in `exported.json`,
-    and README.md is a model card.
+    A fresh process loads what was written and computes its outputs for one batch; for all formats
+    but compact and merged one in which lightpeft can't be imported. Only then `folder` is replaced,
+    as a whole: after a failure it is what it was. The result is kept in `exported.json`, and
+    README.md is a model card.
 
     Formats:
         - compact: adapter and plan, as `save` writes them, for `load`.
@@ -72,6 +73,9 @@ def export(
           plan keeps.
         - padded: for transformers' `from_pretrained`, with zeros where heads and neurons were.
         - onnx: a graph for onnxruntime, without pruned heads and neurons as well.
+        - deci: for vLLM and llama.cpp, which read a feed-forward width per layer of a Llama; zeros
+          stand for pruned heads, and fill widths up to multiples of 256. The check loads it by
+          their formulas into transformers' layers.
 
     Args:
         model: from `prune` or `load`; left as it is.
@@ -93,7 +97,8 @@ def export(
         ConfigError: `format` is unknown, `base` is missing, or `compress` is not allowed.
         ModelError: the model has no plan, is quantized, can't run on the batch, or has bottleneck
             adapters, for which only compact is, not compressed.
-        PlanError: the config can't say what the plan keeps (stock), or `base` is another model.
+        PlanError: the config can't say what the plan keeps (stock, deci), or `base` is another
+            model.
         CheckpointError: `folder` holds something else than an export, or the fresh process can't
             load what was written, or it computes something else.
         OSError: `folder` can't be written.
@@ -109,8 +114,9 @@ def export(
     _check_request(model, format, base, compress)
     with replace_whole_directory(Path(folder), RECORD) as temporary:
         batch = dict(details.batch or _make_batch(model))
+        notes: tuple[str, ...] = ()
         if compress is None:
-            _write_format(model, temporary, format, batch, base)
+            notes = _write_format(model, temporary, format, batch, base)
         expected, compression = _compute_expected(model, format, base, batch), None
         if compress is not None:
             with_loss = "labels" in (details.batch or {})
@@ -128,6 +134,7 @@ def export(
             without_lightpeft=format in STOCK_FORMATS,
             versions=difference.versions,
             compression=compression,
+            notes=notes,
         )
         record.write(temporary)
         if details.processor is not None:
@@ -149,6 +156,8 @@ def _check_request(
             f"format {to}: bottleneck adapters can't be merged, and peft alone can't load "
             f"them; take format compact"
         )
+    if to == "deci":
+        check_deci(type(model.get_base_model()).__name__, get_config_of_full_widths(model))
     if compress is not None:
         check_fraction(compress)
         if to != "compact":
@@ -165,20 +174,21 @@ def _write_format(
     to: ExportFormat,
     batch: Mapping[str, Tensor],
     base: PreTrainedModel | None,
-) -> None:
-    """Write the files of a format, and their digests."""
-    plan = get_plan(model)
+) -> tuple[str, ...]:
+    """Write the files of a format, and their digests; return the notes of its record."""
+    plan, notes = get_plan(model), tuple[str, ...]()
     if to == "compact":
         save(model, folder)
-        return
+        return notes
     if to == "lifted":
         compact = folder.with_name("compact")
         save(model, compact)
         expand_adapter(compact, folder, model=base)
     else:
-        _write_merged(merge_adapter(model), model, folder, to, batch)
+        notes = _write_merged(merge_adapter(model), model, folder, to, batch)
         plan.save(folder / PLAN)
     write_digests(folder)
+    return notes
 
 
 def _write_merged(
@@ -187,16 +197,21 @@ def _write_merged(
     folder: Path,
     to: ExportFormat,
     batch: Mapping[str, Tensor],
-) -> None:
+) -> tuple[str, ...]:
     plan, weights = get_plan(model), None
     if to == "onnx":
         write_onnx(merged, folder, batch)
-        return
+        return ()
+    if to == "deci":
+        deci = make_deci(merged, plan, get_config_of_full_widths(model))
+        write_deci(deci, folder, max_shard=_MAX_SHARD)
+        return deci.notes
     if to == "stock":
         check_stock_config(merged, plan)
     if to == "padded":
         merged, weights = pad_merged(merged, plan, get_config_of_full_widths(model))
     merged.save_pretrained(folder, state_dict=weights, max_shard_size=_MAX_SHARD)
+    return ()
 
 
 def _compute_expected(

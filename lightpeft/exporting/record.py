@@ -12,12 +12,12 @@ from lightpeft.core.errors import CheckpointError
 from lightpeft.core.reading import check_format, parse_as, read_json
 from lightpeft.core.serialization import write_json
 
-ExportFormat = Literal["compact", "lifted", "merged", "stock", "padded", "onnx"]
+ExportFormat = Literal["compact", "lifted", "merged", "stock", "padded", "onnx", "deci"]
 FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 # Those that an adapter is in, for the unpruned base model.
 ADAPTER_FORMATS = ("compact", "lifted")
 # Those that are read without lightpeft, and so checked where it can't be imported.
-STOCK_FORMATS = ("lifted", "stock", "padded", "onnx")
+STOCK_FORMATS = ("lifted", "stock", "padded", "onnx", "deci")
 RECORD = "exported.json"
 _FORMAT = "lightpeft-export-1"
 _REMEDY = "export again"
@@ -68,6 +68,7 @@ class ExportRecord:
         without_lightpeft: whether it was loaded in a process that can't import lightpeft.
         versions: of the packages that loaded it.
         compression: of the adapter; None: it is as it was. What is checked is what was compressed.
+        notes: what the format has that the model has not, such as zeros.
     """
 
     to: ExportFormat
@@ -79,13 +80,15 @@ class ExportRecord:
     without_lightpeft: bool
     versions: dict[str, str]
     compression: Compression | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = " without lightpeft" if self.without_lightpeft else ""
         return (
             f"{self.to}: loaded in a fresh process{where}; largest difference of an output "
             f"{self.max_difference:.2g}, of outputs up to {self.largest_output:.3g}; allowed "
-            f"{self.tolerance:g} of that" + (f"; {self.compression}" if self.compression else "")
+            f"{self.tolerance:g} of that"
+            + "".join(f"; {x}" for x in (self.compression, *self.notes) if x)
         )
 
     def write(self, folder: Path) -> None:

@@ -63,6 +63,48 @@ def load_stock(folder: str, attention: str) -> Any:
     return model
 
 
+def load_deci(folder: str, attention: str) -> Any:
+    """Load a Llama with a width per layer by the formulas of DeciLM's readers, in float32.
+
+    As vllm/model_executor/models/nemotron_nas.py does, and conversion/deci.py of llama.cpp; their
+    layers are those of Llama, here transformers'.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama import modeling_llama as llama
+
+    raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    blocks = raw.pop("block_configs")
+    foreign = ("architectures", "auto_map", "model_type", "num_key_value_heads")
+    options = {name: value for name, value in raw.items() if name not in foreign}
+    config = LlamaConfig(**options, attn_implementation=attention)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+        for index, (layer, block) in enumerate(zip(model.model.layers, blocks, strict=True)):
+            width = int(2 * block["ffn"]["ffn_mult"] * config.hidden_size / 3)
+            config.intermediate_size = width + -width % 256
+            layer.mlp = llama.LlamaMLP(config)
+            if block["attention"]["no_op"]:
+                layer.input_layernorm, layer.self_attn = torch.nn.Identity(), torch.nn.Module()
+                layer.self_attn.forward = lambda hidden_states, **_: (
+                    torch.zeros_like(hidden_states),
+                    None,
+                )
+                continue
+            group = block["attention"]["n_heads_in_group"]
+            config.num_key_value_heads = config.num_attention_heads // group
+            layer.self_attn = llama.LlamaAttention(config, index)
+    model.model.rotary_emb = llama.LlamaRotaryEmbedding(config)
+    weights: dict[str, Any] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        weights |= {name: weight.float() for name, weight in load_file(path).items()}
+    if config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
 def run_export(request: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an export computes, run as its readers do."""
     if request["format"] != "onnx":
@@ -84,6 +126,8 @@ def load_export(request: Mapping[str, Any]) -> Any:
         from lightpeft import from_pretrained
 
         return from_pretrained(folder, dtype="float32", attn_implementation=attention)
+    if request["format"] == "deci":
+        return load_deci(folder, attention)
     if request["format"] not in ("compact", "lifted"):
         return load_stock(folder, attention)
     base = load_stock(request["base"], attention)

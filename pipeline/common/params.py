@@ -239,7 +239,9 @@ class ExportSection(Section):
         method: one of `methods`.
     """
 
-    format: Literal["none", "compact", "lifted", "merged", "stock", "padded", "onnx"] = "none"
+    format: Literal["none", "compact", "lifted", "merged", "stock", "padded", "onnx", "deci"] = (
+        "none"
+    )
     method: Name = "light"
 
 
