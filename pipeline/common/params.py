@@ -167,6 +167,7 @@ class FinetuneSection(Section):
         steps: batches that every method is trained on, the estimation's included.
         gradient_accumulation: batches per optimizer step.
         lora_plus_ratio: learning rate of LoRA B divided by that of LoRA A.
+        optimizer: `adamw_8bit` keeps the moments of large weights in 8 bits.
         warmup: fraction of the steps.
         warm_start: start from the estimation's weights.
         evaluate_every, save_every: steps between validations, and between checkpoints.
@@ -179,6 +180,7 @@ class FinetuneSection(Section):
     gradient_accumulation: Count = 1
     lr: Positive = 5e-4
     lora_plus_ratio: Positive = 1.0
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: Ratio = 0.06
     weight_decay: NonNegative = 0.0

@@ -16,20 +16,19 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
-from pipeline.common.console import find_device, log
+from pipeline.common.console import log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
 from pipeline.common.text import join_lines
-from pipeline.metrics.definitions import is_higher_better
 from pipeline.metrics.scoring import score
 from pipeline.tasks import method_models
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.method_models import Model
+from pipeline.training.arguments import make_arguments
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
 from pipeline.training.checkpoints import find_latest_checkpoint
 
-_LOG_EVERY = 10  # batches
 Loader = DataLoader[dict[str, Any]]
 
 
@@ -119,9 +118,7 @@ def train(
         args=TrainingArguments(
             output_dir=str(folder),
             seed=seed,
-            **_choose_precision(dtype),
-            **_make_schedule(settings, budget, metric),
-            **_make_optimization(settings),
+            **make_arguments(settings, budget, metric=metric, dtype=dtype),
         ),
         callbacks=[monitor, *make_callbacks(model)],
     )
@@ -230,61 +227,6 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def _load_best_model(self) -> None:
         method_models.restore(self.model, Path(self.state.best_model_checkpoint))
-
-
-def _choose_precision(dtype: torch.dtype) -> dict[str, Any]:
-    """Return the Trainer's arguments for the device and the dtype of the base model.
-
-    Raises:
-        ConfigError: float16 without a GPU.
-    """
-    on_cpu = find_device().type == "cpu"
-    if dtype == torch.float16 and on_cpu:
-        raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")
-    return {
-        "use_cpu": on_cpu,
-        "bf16": dtype == torch.bfloat16,
-        "fp16": dtype == torch.float16,
-    }
-
-
-def _make_schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -> dict[str, Any]:
-    """Return the Trainer's arguments for when to log, validate and save."""
-    best = settings.best_checkpoint
-    # The best validation's weights must have been saved, so then validations decide when to save.
-    save_every = settings.evaluate_every if best else settings.save_every
-    return {
-        "num_train_epochs": 1,
-        "eval_strategy": "steps",
-        "eval_steps": budget.to_optimizer_steps(settings.evaluate_every),
-        "save_strategy": "steps",
-        "save_steps": budget.to_optimizer_steps(save_every),
-        "save_total_limit": 2,
-        "load_best_model_at_end": best,
-        "metric_for_best_model": metric if best else None,
-        "greater_is_better": is_higher_better(metric),
-        "logging_steps": budget.to_optimizer_steps(_LOG_EVERY),
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-
-
-def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
-    """Return the Trainer's arguments for batches, optimizer and gradients."""
-    return {
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation,
-        "learning_rate": settings.lr,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup,  # below 1: a fraction of all steps
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "activation_checkpointing": settings.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "label_names": ["labels"],
-    }
 
 
 def _make_train_loader(

@@ -25,6 +25,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.tasks.registry import make_task
+from pipeline.training import arguments
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
@@ -135,6 +136,22 @@ def test_bfloat16_trains_float32_adapters(space, tmp_path):
 def test_float16_is_refused_without_a_gpu(space, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.dtype: float16 needs a GPU"):
         train(space, tmp_path, dtype=torch.float16)
+
+
+def test_an_optimizer_that_is_not_installed_is_refused(space, tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^finetune\.optimizer: adamw_8bit needs bitsandbytes, "):
+        train(space, tmp_path, optimizer="adamw_8bit")
+
+
+def test_adamw_in_8_bits_trains_nearly_the_same(space, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    plain, _ = train(space, tmp_path / "a", dropout=0.0)
+    packed, _ = train(space, tmp_path / "b", dropout=0.0, optimizer="adamw_8bit")
+    losses = [result.curve[-1]["validation_loss"] for result in (plain, packed)]
+
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+    assert plain.curve != packed.curve
 
 
 def test_the_rate_decays_along_the_chosen_curve_after_warmup(space, tmp_path):
