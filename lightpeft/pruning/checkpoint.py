@@ -37,6 +37,7 @@ from lightpeft.pruning.several_adapters import (
     add_adapter,
     check_adapter_name,
     check_has_adapter,
+    check_same_plan,
 )
 
 _REMEDY = "prune and fine-tune again"
@@ -119,9 +120,13 @@ def load(
         >>> both.set_adapter("second")
     """
     source = Path(folder)
-    plan, config, weights = _read(source)
+    plan, config, stored = _read_files(source)
     check_adapter_name(adapter_name, config)
     try:
+        if find_adapter_file(source) == COMPRESSED:
+            # A small file can stand for many values, but not for more than the model has room for.
+            _check_is_for(model, plan, config)
+        weights = _unpack(source, plan, stored)
         config = make_pruned_config(config, plan)
         # peft would warn of a base model in another folder; its fingerprint is checked instead.
         config.base_model_name_or_path = None
@@ -231,8 +236,35 @@ def compress_result(folder: Path | str, out: Path | str, fraction: float) -> Non
         write_digests(temporary)
 
 
+def _check_is_for(
+    model: PreTrainedModel | PeftModel, plan: PruningPlan, config: PeftConfig
+) -> None:
+    """Check that a plan is that of a pruned model, or was made for an unpruned one."""
+    if isinstance(model, PeftModel):
+        check_same_plan(plan, get_plan(model))
+    else:
+        check_plan_matches_model(plan, model, config)
+
+
 def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
-    """Read what `save` or `compress_result` wrote, and check that the files belong together."""
+    """Read what `save` or `compress_result` wrote, and unpack what is compressed."""
+    plan, config, stored = _read_files(folder)
+    return plan, config, _unpack(folder, plan, stored)
+
+
+def _unpack(folder: Path, plan: PruningPlan, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that a folder's tensors stand for, of the shapes of its plan."""
+    try:
+        is_packed = find_adapter_file(folder) == COMPRESSED
+        weights = decompress_adapter(stored, plan) if is_packed else stored
+        check_adapter_shapes(weights, plan)
+    except PlanError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return weights
+
+
+def _read_files(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
+    """Read the files of a folder as they are, and check that they belong together."""
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder on this machine; if it is an id on the hub, pass what "
@@ -253,10 +285,4 @@ def _read(folder: Path) -> tuple[PruningPlan, PeftConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{folder}: rank r {config.r!r} is not that of {PLAN}")
     if (kind := get_peft_type(config)) != plan.peft_type:
         raise CheckpointError(f"{folder}: the PEFT method {kind} is not that of {PLAN}")
-    try:
-        if name == COMPRESSED:
-            weights = decompress_adapter(weights, plan)
-        check_adapter_shapes(weights, plan)
-    except PlanError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
     return plan, config, weights

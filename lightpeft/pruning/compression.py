@@ -23,8 +23,9 @@ _DTYPES = {f"{COMPRESSED_PREFIX}{x}": torch.uint8 for x in ("high", "low", "sign
 _DTYPES[f"{COMPRESSED_PREFIX}scales"] = torch.float32
 _BITS = 4  # of a value of A: an integer from -_TOP to _TOP, times the scale of its row
 _TOP = 2 ** (_BITS - 1) - 1
-# A small file can stand for any number of zeros, of which 8 GB are allocated at most.
-_MAX_VALUES = 2**31
+# A small file can stand for any number of zeros. An adapter has fewer values than the linears that
+# it changes, unless they are tiny, and takes 8 GB at most where no model says how large they are.
+_FEW_VALUES, _MAX_VALUES = 2**24, 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +128,30 @@ def decompress_adapter(stored: Mapping[str, Tensor], plan: PruningPlan) -> dict[
         raise PlanError(f"a compressed adapter must be LoRA, got peft_type {plan.peft_type}")
     modules = _list_modules(plan)
     total = sum(x.rank * (x.inputs + x.outputs) for x in modules)
-    if total > _MAX_VALUES:
-        raise PlanError(f"the plan's PEFT modules have {total:,} values, more than {_MAX_VALUES:,}")
+    size = sum(x.inputs * x.outputs for x in plan.shape.linears.values())
+    limit = min(max(size, _FEW_VALUES), _MAX_VALUES)
+    if total > limit:
+        raise PlanError(f"the plan's PEFT modules have {total:,} values, more than {limit:,}")
     try:
+        _check_lengths(packed, modules)
         weights = _unpack(packed, modules)
     except ValueError as error:
         raise PlanError(f"the compressed adapter is not that of the plan: {error}") from error
     return weights | {name: x for name, x in stored.items() if name not in packed}
+
+
+def _check_lengths(packed: Mapping[str, Tensor], modules: Sequence[_Module]) -> None:
+    """Refuse longer tensors than any signs of these modules need: unpacking takes 64 times as much.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    size = sum(x.outputs * x.rank for x in modules)
+    inputs, ranks = sum(x.inputs * x.rank for x in modules), sum(x.rank for x in modules)
+    limits = (size // 4 + 1, size // 8 + 1, size // 8 + 1, inputs // 2 + 1, ranks)
+    for name, limit in zip(_DTYPES, limits, strict=True):
+        if len(packed[name]) > limit:
+            raise ValueError(f"{name} has {len(packed[name]):,} values, more than {limit:,}")
 
 
 def _unpack(packed: Mapping[str, Tensor], modules: Sequence[_Module]) -> dict[str, Tensor]:

@@ -88,11 +88,7 @@ def add_adapter(
     own, name = get_plan(model), adapter.name
     if quantize is not None:
         raise ModelError("quantize is for a base model; this one is pruned and has an adapter")
-    if own.digest != adapter.plan.digest:
-        raise PlanError(
-            f"the model was pruned by another plan, {own.digest}, than the adapter, "
-            f"{adapter.plan.digest}: {_describe_difference(adapter.plan, own)}"
-        )
+    check_same_plan(adapter.plan, own)
     active = model.peft_config.get(model.active_adapter) if model.peft_config else None
     if active is None:
         raise ModelError("the model has no adapter left; load onto the unpruned base model")
@@ -108,6 +104,19 @@ def add_adapter(
             weight.requires_grad_(flags.get(id(weight), trainable))
     load_adapter_state_dict(model, adapter.weights, adapter_name=name)
     return model
+
+
+def check_same_plan(plan: PruningPlan, own: PruningPlan) -> None:
+    """Refuse an adapter's plan that is not the one of a model.
+
+    Raises:
+        PlanError: names the first difference.
+    """
+    if own.digest != plan.digest:
+        raise PlanError(
+            f"the model was pruned by another plan, {own.digest}, than the adapter, "
+            f"{plan.digest}: {_describe_difference(plan, own)}"
+        )
 
 
 def _check_settings(config: PeftConfig, adapter: Adapter) -> None:

@@ -28,8 +28,10 @@ from torch import Tensor
 import lightpeft
 from lightpeft import LightPeftError, PruningPlan
 from lightpeft.core.adapter_layout import parse_adapter_key
+from lightpeft.core.kept_units import KeptUnits
 from lightpeft.exporting.compressing import make_compressed_model
 from lightpeft.modeling.adapters import get_adapter_state_dict
+from lightpeft.pruning import checkpoint
 from lightpeft.pruning.checkpoint import compress_result
 from lightpeft.pruning.compression import compress_adapter, decompress_adapter
 
@@ -221,7 +223,11 @@ def put(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], None]:
         (put("scales", torch.zeros(2, 2)), "each of one dimension"),
         (put("scales", torch.zeros(4, dtype=torch.float64)), "compressed tensors must be"),
         (put("scales", torch.tensor([float("nan")])), "holds NaN or infinity"),
-        (put("high", torch.full((10_000,), 255, dtype=torch.uint8)), "not that of the plan: "),
+        (
+            put("high", torch.full((10_000,), 255, dtype=torch.uint8)),
+            "high has 10,000 values, more",
+        ),
+        (put("levels", torch.zeros(10_000, dtype=torch.uint8)), "levels has 10,000 values, more"),
         (cut("high"), "not that of the plan: "),
         (cut("low"), r"values of \d bits are not"),
         (cut("signs"), "values of 1 bits are not"),
@@ -242,6 +248,29 @@ def test_other_tensors_with_right_digests_are_refused(
     with check_unchanged(base), pytest.raises(LightPeftError, match=message) as caught:
         lightpeft.load(base, folder)
     assert "\n" not in str(caught.value)
+
+
+def test_adapter_of_another_model_is_refused_before_it_is_unpacked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def unpack(*_: object) -> None:
+        raise AssertionError
+
+    other = make_pruned_model(seed=1)
+    monkeypatch.setattr(checkpoint, "decompress_adapter", unpack)
+    with pytest.raises(LightPeftError, match="the plan was made for base weights"):
+        lightpeft.load(make_tiny_model(seed=1), folder)
+    with pytest.raises(LightPeftError, match="the model was pruned by another plan"):
+        lightpeft.load(other, folder, adapter_name="small")
+
+
+def test_adapter_larger_than_the_linears_that_it_changes_is_refused(model: PeftModel):
+    plan = lightpeft.get_plan(model)
+    packed = compress_adapter(get_adapter_state_dict(model), plan, 0.1)
+    ranks = KeptUnits(total=2**19, kept=tuple(range(2**19)), reason="test")
+    huge = replace(plan, ranks={x: ranks if y.kept else y for x, y in plan.ranks.items()})
+    with pytest.raises(LightPeftError, match="values, more than 16,777,216"):
+        decompress_adapter(packed, huge)
 
 
 def test_sizes_of_the_plan_are_checked_before_anything_is_allocated(model: PeftModel):
