@@ -158,7 +158,7 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     """
     base = build_random_model(config.shape, dtype=config.torch_dtype, device=device)
     shape, factor = inspect_model(base), float(method != BASELINE)
-    lora = _make_lora_config(config)
+    lora = make_lora_config(config)
     scores = Scores(
         shape=shape,
         fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
@@ -207,7 +207,8 @@ def _explain_out_of_memory(config: BenchmarkConfig, device: torch.device) -> Ite
         ) from error
 
 
-def _make_lora_config(config: BenchmarkConfig) -> LoraConfig:
+def make_lora_config(config: BenchmarkConfig) -> LoraConfig:
+    """Return LoRA for a listed model, with a fresh head where it has one."""
     kind = MODEL_SIZES[config.shape].kind
     return LoraConfig(
         r=config.rank,

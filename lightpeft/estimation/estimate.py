@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from peft import PeftConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.config import EstimationConfig
-from lightpeft.core.errors import ScoresError
-from lightpeft.core.scores import CURVE_COLUMNS, Scores
+from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.energy import InputSquares, score_energy
 from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.estimation.layer_changes import LayerChanges
-from lightpeft.estimation.token_sums import TokenSums
+from lightpeft.estimation.training import Batch, EstimationTrainer
 from lightpeft.modeling.adapters import (
     cast_trainable_to_float32,
     get_adapter_state_dict,
@@ -36,11 +31,6 @@ from lightpeft.modeling.masks import Masks
 from lightpeft.modeling.peft_targets import list_saved_modules
 from lightpeft.modeling.units import sum_per_unit
 from lightpeft.peft_methods.registry import resolve_config
-
-Batch = Mapping[str, Any]
-_CURVE_ROWS = 50
-_WARMUP = 0.06
-_16_BIT = (torch.bfloat16, torch.float16)
 
 
 def estimate(
@@ -99,8 +89,10 @@ def estimate(
             InputSquares(model, shape) as squares,
             LayerChanges(model, shape) as changes,
         ):
-            run = _Run(config, compute_loss or _get_loss, progress)
-            curve = _train(peft_model, tracker, (squares, changes), batches, run)
+            trainer = EstimationTrainer(
+                peft_model, masks, (tracker, squares, changes), config, compute_loss=compute_loss
+            )
+            curve = trainer.train(batches, progress)
         modules, ranks, taylor = tracker.compute_importances()
         adapter = {
             name: weight.cpu().clone()
@@ -135,114 +127,6 @@ def estimate(
         curve=curve,
         steps=config.steps,
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What `estimate` was asked for."""
-
-    config: EstimationConfig
-    compute_loss: Callable[[Any, Batch], Tensor]
-    progress: Callable[..., None] | None
-
-
-def _get_loss(output: Any, batch: Batch) -> Tensor:
-    loss: Tensor | None = getattr(output, "loss", None)
-    if loss is None:
-        raise ScoresError(f"the batches must hold labels, got {', '.join(batch)}")
-    return loss
-
-
-def _train(
-    model: PeftModel,
-    tracker: ImportanceTracker,
-    sums: Sequence[TokenSums],
-    batches: Iterable[Batch],
-    run: _Run,
-) -> list[dict[str, float]]:
-    masks, steps = tracker.masks, run.config.steps
-    optimizer = _make_optimizer(model, masks, run.config)
-    warmup = max(1, round(_WARMUP * steps))
-    ramp = LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / warmup))
-    # peft's own forward differs by task type, and wants input_ids of models that have none.
-    base = model.get_base_model()
-    device = base.device
-    every = max(1, steps // _CURVE_ROWS)
-    curve: list[dict[str, float]] = []
-    step = 0
-    model.train()
-    for step, batch in zip(range(1, steps + 1), _cycle(batches), strict=False):
-        inputs = send_to_device(dict(batch), device)
-        tracker.start_step(inputs)
-        for each in sums:
-            each.start_step(inputs)
-        with torch.autocast(device.type, base.dtype, enabled=base.dtype in _16_BIT):
-            task_loss: Any = run.compute_loss(base(**inputs), inputs)  # torch types no backward
-        (task_loss + masks.compute_l1_penalty().to(task_loss.device)).backward()
-        tracker.finish_step(step, count=step > steps // 2)
-        for each in sums:
-            each.finish_step(step, count=step > steps // 2)
-        optimizer.step()
-        ramp.step()
-        optimizer.zero_grad()
-        if step % every == 0 or step == steps:
-            tracker.raise_if_not_finite()
-            for each in sums:
-                each.raise_if_not_finite()
-            curve.append(_make_curve_row(step, task_loss, masks))
-            if run.progress:
-                run.progress(step, loss=curve[-1]["task_loss"], heads=curve[-1]["head_movement"])
-    if step < steps:
-        raise ScoresError(
-            f"the batches ran out after {step} of {steps} steps; "
-            f"pass a list or a DataLoader, which can be started again"
-        )
-    return curve
-
-
-def _make_curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
-    """Return a row of the curve, with a single transfer from the device."""
-    loss = task_loss.detach().float()
-    displacements = [
-        _compute_mask_displacement([*group.values()], loss)
-        for group in (masks.heads, masks.neurons)
-    ]
-    values = torch.stack(
-        [loss, *(m for row in displacements for m in (row.mean(), row.max()))]
-    ).tolist()
-    if not all(map(math.isfinite, values)):
-        raise ScoresError(
-            f"step {step}: the loss is not a number; lower lr, or load the model in float32"
-        )
-    return {"step": step, **dict(zip(CURVE_COLUMNS[1:], values, strict=True))}
-
-
-def _compute_mask_displacement(masks: list[Tensor], like: Tensor) -> Tensor:
-    """Return the distance of each mask from 1, on the device of `like`; 0 if there is none."""
-    rows = [mask.detach().to(like.device) for mask in masks] or [like.new_ones(1)]
-    return (torch.cat(rows) - 1).abs()
-
-
-def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
-    while True:
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            return
-
-
-def _make_optimizer(
-    model: PeftModel, masks: Masks, config: EstimationConfig
-) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    mask_lr = config.lr if config.mask_lr is None else config.mask_lr
-    groups = [
-        {"params": trained, "lr": config.lr},
-        {"params": masks.parameters(), "lr": mask_lr},
-    ]
-    return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
 def _unload(model: PeftModel) -> None:

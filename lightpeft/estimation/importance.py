@@ -53,7 +53,8 @@ def score_module(delta: Tensor, base: Tensor, attention_mask: Tensor | None) -> 
     and of ``|delta(x)| / |x|`` of a bottleneck adapter.
 
     Args:
-        delta: output of the module, scaling included, shape ``(..., out_features)``.
+        delta: output of the module, shape ``(..., out_features)``; the score of a scaled one is the
+            scaling times its score.
         base: output of the frozen linear, or what the adapter reads; same shape.
         attention_mask: 1 for real tokens, 0 for padding; ignored if ``delta`` has another number of
             vectors, none of which is padding then (patches of an image, positions).
@@ -181,8 +182,8 @@ class ImportanceTracker(ExitStack):
         # What the last linear returns: in bfloat16 the difference of two sums would lose it. A
         # layer that runs several times per step gets the mean. Activation checkpointing runs
         # this twice, with the same result.
-        delta, base = call[-1].detach() * scaling, self._references.pop(index)
-        ratio = score_module(delta, base, self._batch.get(mask_name))
+        delta, base = call[-1].detach(), self._references.pop(index)
+        ratio = scaling * score_module(delta, base, self._batch.get(mask_name))
         self._calls[index] += 1
         difference = ratio.to(self._current.device) - self._current[index]
         self._current[index] += difference / self._calls[index]

@@ -57,6 +57,7 @@ class LayerChanges(TokenSums):
         after = (output if isinstance(output, Tensor) else output[0]).detach()
         changes = 1 - cosine_similarity(before.float(), after.float(), dim=-1)
         real = self.find_real(mask_name, before)
+        tokens: Tensor | int = changes.numel()
         if real is not None:
-            changes = changes[real]
-        self.add(index, changes.sum(), changes.numel())
+            changes, tokens = changes * real, real.sum()  # indexing would wait for the device
+        self.add(index, changes.sum(), tokens)
