@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lightpeft.modeling.adapters import cast_trainable_to_float32
+from lightpeft.modeling.checkpointing import enable_checkpointing
 from lightpeft.profiling.random_batches import drop_labels, find_model_kind
 from lightpeft.profiling.settings import TrainingSettings
 
@@ -34,7 +35,7 @@ def make_training_step(
         weight.data = weight.data.bfloat16()
     optimizer = _make_optimizer(trainable, settings.optimizer)
     if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
     # Generative models would fill a KV cache that training never reads.
     options = {"use_cache": False} if find_model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()

@@ -97,7 +97,5 @@ def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
         "warmup_steps": settings.warmup,  # below 1: a fraction of all steps
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "activation_checkpointing": settings.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
         "label_names": ["labels"],
     }

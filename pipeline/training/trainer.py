@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
+from lightpeft.modeling.checkpointing import enable_checkpointing
 from pipeline.common.console import log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
@@ -100,6 +101,8 @@ def train(
     # peft casts its adapters when it creates them, but not a task head, and not after a model
     # was cast as a whole.
     cast_trainable_to_float32(model)
+    if settings.gradient_checkpointing:
+        enable_checkpointing(model)
     budget = StepBudget(
         estimation_steps=data.estimation_steps,
         batches=batches,
