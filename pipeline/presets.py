@@ -95,7 +95,10 @@ def list_presets() -> list[str]:
         ConfigError: the folder presets/ is missing.
     """
     if not _FOLDER.is_dir():
-        raise ConfigError(f"{_FOLDER} does not exist; run from the folder that holds it")
+        raise ConfigError(
+            f"{_FOLDER} does not exist; run from a clone of the repository, since an installed "
+            f"package does not hold it"
+        )
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 

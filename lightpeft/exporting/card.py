@@ -110,12 +110,19 @@ class ExportDetails:
     metrics: Mapping[str, float | str] = field(default_factory=dict)
 
 
+def find_base(model: PeftModel, details: ExportDetails) -> tuple[str, str]:
+    """Return id on the hub and commit of the base model; empty where they are not known."""
+    name = str(model.config._name_or_path or "")
+    commit = details.revision or getattr(model.config, "_commit_hash", None) or ""
+    return details.base or ("" if Path(name).is_dir() else name), commit
+
+
 def write_card(
     folder: Path, title: str, model: PeftModel, record: ExportRecord, details: ExportDetails
 ) -> None:
     """Write README.md, with the metadata that the hub reads."""
     plan, name = get_plan(model), str(model.config._name_or_path or "")
-    base = details.base or ("" if Path(name).is_dir() else name)
+    base, commit = find_base(model, details)
     is_adapter = record.to in ADAPTER_FORMATS
     data = ModelCardData(
         base_model=base or None,
@@ -135,7 +142,7 @@ def write_card(
         ),
         cut=_describe_cut(plan),
         summary=plan.summary(),
-        facts=_describe_facts(model, details, data, record),
+        facts=_describe_facts(commit, details, data, record),
         where=" that can't import lightpeft" if record.without_lightpeft else "",
         difference=record.max_difference,
         scale=record.largest_output,
@@ -156,10 +163,9 @@ def _describe_cut(plan: PruningPlan) -> str:
 
 
 def _describe_facts(
-    model: PeftModel, details: ExportDetails, data: ModelCardData, record: ExportRecord
+    commit: str, details: ExportDetails, data: ModelCardData, record: ExportRecord
 ) -> str:
     """Return base model, licence and data as a list, and metrics as a table."""
-    commit = details.revision or getattr(model.config, "_commit_hash", None)
     at = f" at commit {commit}" if commit else ""
     lines = [
         f"- base model: {data.base_model or 'a local folder, here BASE'}{at}",

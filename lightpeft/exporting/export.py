@@ -12,10 +12,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import ConfigError, ModelError
-from lightpeft.core.names import BOTTLENECK, PLAN
-from lightpeft.core.serialization import replace_whole_directory, write_digests
-from lightpeft.exporting.card import ExportDetails, write_card
+from lightpeft.core.errors import CheckpointError, ConfigError, ModelError
+from lightpeft.core.names import BOTTLENECK, CONFIG, DIGESTS, PLAN
+from lightpeft.core.reading import read_json
+from lightpeft.core.serialization import replace_whole_directory, write_digests, write_json
+from lightpeft.exporting.card import ExportDetails, find_base, write_card
 from lightpeft.exporting.check import Expected, check_export
 from lightpeft.exporting.compressing import write_compressed
 from lightpeft.exporting.deci import check_deci, make_deci, write_deci
@@ -123,6 +124,8 @@ def export(
             expected, compression = write_compressed(
                 model, temporary, compress, expected, with_loss=with_loss
             )
+        if format in ADAPTER_FORMATS:
+            _name_base(temporary, *find_base(model, details))
         difference = check_export(temporary, format, expected)
         record = ExportRecord(
             to=format,
@@ -189,6 +192,16 @@ def _write_format(
         plan.save(folder / PLAN)
     write_digests(folder)
     return notes
+
+
+def _name_base(folder: Path, base: str, revision: str) -> None:
+    """Let adapter_config.json name the base model on the hub, where it has an id there."""
+    if base:
+        path = folder / CONFIG
+        changes = {"base_model_name_or_path": base, "revision": revision or None}
+        (folder / DIGESTS).unlink()
+        write_json(path, read_json(path, CheckpointError) | changes)
+        write_digests(folder)
 
 
 def _write_merged(

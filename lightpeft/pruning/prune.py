@@ -277,8 +277,13 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
         )
     weights = compute_fingerprint(model, shape, list_saved_modules(config), like=plan.fingerprint)
     if weights != plan.fingerprint:
-        raise PlanError(
-            f"the plan was made for base weights {plan.fingerprint}, but these are {weights}; "
+        remedy = (
             f"weights that a checkpoint lacks, such as added tokens or a new head, must be in "
             f"{type(config).__name__}.modules_to_save or the same ones as then"
+        )
+        if model.dtype == torch.float16:
+            remedy = "a checkpoint of another dtype than float16 is rounded by it; take bfloat16"
+        raise PlanError(
+            f"the plan was made for base weights {plan.fingerprint}, but these are {weights}; "
+            f"{remedy}"
         )

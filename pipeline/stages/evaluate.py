@@ -9,6 +9,7 @@ from pathlib import Path
 import transformers
 from peft import PeftModel
 
+from lightpeft.core.errors import CheckpointError
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import Evaluation
 from pipeline.common.console import find_device, log
@@ -119,5 +120,8 @@ def load_expanded_model(section: ModelSection, task: Task, folder: Path, *, seed
     """Load the unpruned base with the expanded adapter, by stock peft."""
     base, _ = load_model(section, task, seed)
     with tempfile.TemporaryDirectory() as full:
-        checkpoint.expand_adapter(folder, full, model=base)
+        try:
+            checkpoint.expand_adapter(folder, full, model=base)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or set evaluate.lifted: false") from error
         return PeftModel.from_pretrained(base, full)

@@ -30,6 +30,7 @@ from transformers import BertTokenizer
 
 import lightpeft
 from lightpeft import ExportDetails, LightPeftError, PruningConfig
+from lightpeft.contents.recognize import read_contents
 from lightpeft.exporting import check, reload
 from lightpeft.exporting.record import RECORD, ExportRecord
 
@@ -254,6 +255,25 @@ def test_model_card_says_what_was_cut_and_how_to_load(tmp_path: Path):
     ):
         assert text in card.text
     assert (tmp_path / "out/tokenizer.json").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("to", "options"), [("compact", {}), ("compact", {"compress": 0.1}), ("lifted", {})]
+)
+def test_adapter_names_its_base_model_on_the_hub(
+    to: str, options: dict[str, float], tmp_path: Path
+):
+    model = make_pruned_model()
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    details = ExportDetails(base="owner/base", revision="abc123")
+
+    out = tmp_path / "out"
+    lightpeft.export(model, out, format=to, base=make_tiny_model(), details=details, **options)
+
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "abc123")
+    assert "adapter_config.json" in read_contents(out).checked
 
 
 @pytest.mark.usefixtures("in_process")

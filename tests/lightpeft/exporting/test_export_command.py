@@ -62,6 +62,10 @@ def test_tokenizer_and_dtype_go_with_it(result: Path):
     [
         (["--to", "gguf"], "format must be one of compact, .*, got 'gguf'"),
         (["--to", "merged", "--base", "./nowhere"], "base model ./nowhere can't be loaded: .*"),
+        (
+            ["--to", "merged", "--dtype", "float16"],
+            ".* base weights .* than float16 .*take bfloat16",
+        ),
         (["--to", "merged", "--class", "BertModel"], "BertModel has no head like .* as --class"),
         (["--to", "merged", "--class", "os"], "--class must be a model class .*, got 'os'"),
         (

@@ -17,6 +17,7 @@ from helpers.stage_workspace import (
 
 import lightpeft
 from lightpeft.core.errors import CheckpointError
+from lightpeft.pruning import checkpoint
 from pipeline.common.paths import Paths
 from pipeline.stages import evaluate, finetune
 from pipeline.tasks.registry import make_task
@@ -47,6 +48,18 @@ def kind(space: Path) -> str:
 def result(space: Path, method: str) -> tuple[dict, pd.DataFrame]:
     folder = space / "results" / "eval" / method
     return json.loads((folder / "eval.json").read_text()), pd.read_csv(folder / "predictions.csv")
+
+
+def test_adapter_that_can_not_be_expanded_names_the_setting(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise CheckpointError("out can't be expanded")
+
+    monkeypatch.setattr(checkpoint, "expand_adapter", refuse)
+    monkeypatch.setattr(evaluate, "load_model", lambda *_: (None, None))
+    with pytest.raises(
+        CheckpointError, match=r"^out can't be expanded; or set evaluate\.lifted: fal"
+    ):
+        evaluate.load_expanded_model(None, None, Path(), seed=0)
 
 
 def test_metrics_and_predictions_are_of_the_same_rows(space):
