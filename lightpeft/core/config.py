@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lightpeft.core.errors import ConfigError
 
@@ -15,7 +15,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, description="an integer >= 0")]
 Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="in [0, 1)")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
+OptionalSpeedup = Annotated[
+    Annotated[float, Field(gt=1, allow_inf_nan=False)] | None,
+    Field(description="None or a number > 1"),
+]
+OptionalFraction = Annotated[
+    Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None,
+    Field(description="None or in (0, 1)"),
+]
 Criterion = Literal["mask", "taylor", "magnitude", "energy", "random"]
+
+SEARCHED = ("layers", "heads", "neurons", "modules")  # fractions that a target can decide
+_QUANTITIES = ("training_speedup", "inference_speedup", "parameters", "memory", "flops")
 
 # Former names, which are refused with the new one named.
 RENAMED = {"head_unit": "head_granularity", "module_order": "module_criterion"}
@@ -85,6 +96,64 @@ class EstimationConfig(Config):
     reduction: Literal["sum", "mean"] = "sum"
 
 
+class PruningTarget(Config):
+    """What pruning is to reach, instead of fractions; exactly one is set.
+
+    Attributes:
+        training_speedup: seconds of a training step, unpruned divided by pruned; > 1. Unpruned is
+            the model with all PEFT modules, here and below.
+        inference_speedup: the same of a forward pass; of a decoder, of reading a prompt.
+        parameters: fraction of all parameters that is left, PEFT modules and task head included.
+        memory: fraction that is left of the peak memory of a training step.
+        flops: fraction that is left of the FLOPs of a training step.
+
+    Example:
+        >>> lightpeft.PruningConfig(target={"training_speedup": 2.0}).target.quantity
+        'training_speedup'
+        >>> lightpeft.PruningConfig(target={"parameters": 1.5})
+        Traceback (most recent call last):
+        lightpeft.core.errors.ConfigError: target: parameters must be None or in (0, 1), got 1.5
+    """
+
+    training_speedup: OptionalSpeedup = None
+    inference_speedup: OptionalSpeedup = None
+    parameters: OptionalFraction = None
+    memory: OptionalFraction = None
+    flops: OptionalFraction = None
+
+    @model_validator(mode="after")
+    def _check_single(self) -> Self:
+        chosen = self.model_dump(exclude_none=True)
+        if len(chosen) != 1:
+            raise ConfigError(f"one of {', '.join(_QUANTITIES)} must be set, got {chosen or None}")
+        return self
+
+    @property
+    def quantity(self) -> str:
+        """Name of what is set."""
+        return next(iter(self.model_dump(exclude_none=True)))
+
+    @property
+    def value(self) -> float:
+        """What it is set to."""
+        return float(getattr(self, self.quantity))
+
+    @property
+    def is_speedup(self) -> bool:
+        """Whether the value is a speed-up, not a fraction that is left."""
+        return self.quantity.endswith("speedup")
+
+
+def _parse_target(value: object) -> object:
+    """Make a target of a dict, whose error names the key."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return value
+    try:
+        return PruningTarget(**value)
+    except ConfigError as error:
+        raise ConfigError(f"target: {error}") from error
+
+
 class PruningConfig(Config):
     """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline's params.yaml.
 
@@ -116,6 +185,8 @@ class PruningConfig(Config):
             (the paper's), or by `depth` those nearest to the embeddings, so that the backward
             pass stops above them.
         seed: of the criterion `random`.
+        target: what pruning is to reach; see `PruningTarget`. Then those of layers, heads, neurons
+            and modules are searched that are not given; see `make_plan`.
 
     Example:
         >>> lightpeft.PruningConfig(heads=1 / 3, neurons=1 / 3).criterion
@@ -138,3 +209,8 @@ class PruningConfig(Config):
     uniform: Annotated[bool, Field(description="true or false")] = False
     module_criterion: Literal["importance", "depth"] = "depth"
     seed: Seed = 0
+    target: Annotated[
+        PruningTarget | None,
+        BeforeValidator(_parse_target),
+        Field(description="None, a PruningTarget or its arguments as a dict"),
+    ] = None

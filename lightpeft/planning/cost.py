@@ -25,8 +25,13 @@ class PartCost:
 
     def __add__(self, other: PartCost) -> PartCost:
         """Return the cost of both parts."""
-        left, right = asdict(self), asdict(other)
-        return PartCost(**{name: left[name] + right[name] for name in left})
+        return PartCost(
+            parameters=self.parameters + other.parameters,
+            trainable=self.trainable + other.trainable,
+            training_flops_per_token=self.training_flops_per_token + other.training_flops_per_token,
+            inference_flops_per_token=self.inference_flops_per_token
+            + other.inference_flops_per_token,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def compute_cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostT
     # The embeddings' input gradient is never computed.
     parts["embeddings"] += _count_matmul(shape.matmul_weights.get("embeddings", 0), backward=0)
     needs_input_grad = False
-    for block in _list_block_passes(shape):
+    for block in list_block_passes(shape):
         for name, part in _count_block_flops(block, counts, length, needs_input_grad).items():
             parts[name] += part
         needs_input_grad = needs_input_grad or any(map(counts.ranks.get, block.linears))
@@ -99,7 +104,7 @@ def compute_cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostT
     return CostTable(parts=parts)
 
 
-def _list_block_passes(shape: ModelShape) -> Iterator[Block]:
+def list_block_passes(shape: ModelShape) -> Iterator[Block]:
     """Yield each block as often as it runs, in execution order."""
 
     def find_repeated_module(block: Block) -> str:

@@ -174,6 +174,8 @@ class MethodSummary(_WithMetrics):
         train_speedup: against vanilla at the largest batch size; likewise for the other phases.
         train_memory_ratio: peak memory divided by vanilla's; likewise for the other phases.
         estimate_fraction: time of the estimation as a fraction of the training time.
+        target: what `prune.target` asked for; with what the plan was predicted to reach, and what
+            the benchmark measured of it.
     """
 
     metrics: dict[str, Rounded]
@@ -188,6 +190,9 @@ class MethodSummary(_WithMetrics):
     decode_speedup: Rounded | None = None
     decode_memory_ratio: Rounded | None = None
     estimate_fraction: Rounded | None = None
+    target: Rounded | None = None
+    target_predicted: Rounded | None = None
+    target_measured: Rounded | None = None
 
 
 class RunSummary(_Artefact):

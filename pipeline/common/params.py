@@ -27,6 +27,7 @@ from pipeline.common.task_kinds import TASK_KINDS, check_task_kind
 from pipeline.common.validation import select_keys, validate
 
 AUTO = "auto"
+NONE = "none"
 
 
 def parse_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -34,6 +35,13 @@ def parse_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if value is None:
         raise ValueError("blank")
     return None if value == AUTO else validate(value)
+
+
+def parse_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Read `none` as None, and refuse the None of a blank value."""
+    if value is None:
+        raise ValueError("blank")
+    return None if value == NONE else validate(value)
 
 
 # A description says which values are allowed, as errors do: "peft.r must be an integer >= 1".
@@ -223,12 +231,17 @@ class RowLengthSection(Section):
     length: Annotated[int, Field(ge=4, description="an integer >= 4")] = 32
 
 
-class BenchmarkSection(RowLengthSection):
-    """Speed and memory, by batch size, over rounds in which every method takes a turn."""
+class BatchSection(RowLengthSection):
+    """Sizes of the benchmark's batches."""
 
     batch_sizes: Annotated[
         list[Count], Field(min_length=1, description="a list of integers >= 1")
     ] = [1, 32]
+
+
+class BenchmarkSection(BatchSection):
+    """Speed and memory, by batch size, over rounds in which every method takes a turn."""
+
     warmup: NonNegativeInt = 3
     rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15
 

@@ -10,7 +10,14 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import Field, WrapValidator, model_validator
 
-from lightpeft.core.config import Criterion, EstimationConfig, PruningConfig
+from lightpeft.core.config import (
+    SEARCHED,
+    Criterion,
+    EstimationConfig,
+    OptionalFraction,
+    OptionalSpeedup,
+    PruningConfig,
+)
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import read_yaml
 from pipeline.common.methods import (
@@ -22,8 +29,10 @@ from pipeline.common.methods import (
 )
 from pipeline.common.params import (
     AUTO,
+    NONE,
     AutoPositive,
     AutoRatio,
+    BatchSection,
     BenchmarkSection,
     Count,
     DataSection,
@@ -32,8 +41,10 @@ from pipeline.common.params import (
     FinetuneSection,
     Flag,
     ModelSection,
+    Section,
     StageParams,
     parse_auto,
+    parse_none,
 )
 from pipeline.common.peft_params import PeftSection
 from pipeline.common.validation import validate
@@ -72,12 +83,38 @@ _DECODER = {
 }
 
 
+NoneOrSpeedup = Annotated[
+    OptionalSpeedup, WrapValidator(parse_none), Field(description="none or a number > 1")
+]
+NoneOrFraction = Annotated[
+    OptionalFraction, WrapValidator(parse_none), Field(description="none or in (0, 1)")
+]
+
+
+class TargetSection(Section):
+    """What pruning is to reach, see `PruningTarget`; all None: prune the fractions that are set."""
+
+    training_speedup: NoneOrSpeedup = None
+    inference_speedup: NoneOrSpeedup = None
+    parameters: NoneOrFraction = None
+    memory: NoneOrFraction = None
+    flops: NoneOrFraction = None
+
+    @model_validator(mode="after")
+    def _check_single(self) -> Self:
+        if len(chosen := self.model_dump(exclude_none=True)) > 1:
+            given = ", ".join(f"{key}: {value:g}" for key, value in chosen.items())
+            raise ConfigError(f"prune.target must set one key at most, got {given}")
+        return self
+
+
 class PruneSection(PruningConfig):
     """Phase 2. The seed is that of params.yaml.
 
     Attributes:
         ratio: fraction of heads and of neurons to prune, where they are not set themselves; auto:
             each has its own.
+        target: what to reach; what is `auto` of layers, heads, neurons and modules is searched.
         verify: compare the pruned model with the masked one on validation rows.
     """
 
@@ -88,6 +125,7 @@ class PruneSection(PruningConfig):
     modules: AutoRatio = None  # type: ignore[assignment]
     ranks: AutoRatio = None  # type: ignore[assignment]
     criterion: AutoCriterion = None  # type: ignore[assignment]
+    target: TargetSection = TargetSection()  # type: ignore[assignment]
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
@@ -102,10 +140,14 @@ class PruneSection(PruningConfig):
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
             return PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0, seed=seed)
         usual: dict[str, Any] = dict(_DECODER if decoder else _ENCODER)
+        target = self.target.model_dump(exclude_none=True) or None
+        if target:  # searched, unless set
+            usual = {key: value for key, value in usual.items() if key not in SEARCHED}
         if self.ratio is not None:
             usual |= {"heads": self.ratio, "neurons": self.ratio}
-        settings = self.model_dump(exclude={"ratio", "verify"})
-        settings |= {key: value for key, value in usual.items() if settings[key] is None}
+        excluded = {"ratio", "verify", "target"}
+        settings = usual | self.model_dump(exclude=excluded, exclude_none=True)
+        settings["target"] = target
         if method in ("random", "magnitude"):
             settings["criterion"] = method
         return PruningConfig(**settings, seed=seed)
@@ -120,11 +162,12 @@ class EstimateParams(StageParams):
 
 
 class PruneParams(StageParams):
-    """Settings of the stage prune."""
+    """Settings of the stage prune; the benchmark's batches are those that a target is for."""
 
     model: ModelSection = ModelSection()
     prune: PruneSection = PruneSection()
     baselines: Baselines = Field(default_factory=lambda: dict(DEFAULT_BASELINES))
+    benchmark: BatchSection = BatchSection()
 
 
 class Params(StageParams):
@@ -196,9 +239,14 @@ def check_params(raw: dict[str, Any], source: str) -> Params:
 
 
 def to_yaml_values(params: Params) -> dict[str, Any]:
-    """Return all settings as params.yaml writes them, with `auto` for None."""
+    """Return all settings as params.yaml writes them: None as `auto`, in a target as `none`."""
     sections = params.model_dump()
     for section in sections.values():
         if isinstance(section, dict):
-            section |= {key: AUTO for key, value in section.items() if value is None}
+            _replace_none(section, AUTO)
+    _replace_none(sections["prune"]["target"], NONE)
     return sections
+
+
+def _replace_none(section: dict[str, Any], word: str) -> None:
+    section |= {key: word for key, value in section.items() if value is None}

@@ -54,10 +54,11 @@ def find_section_class(kind: type[BaseModel], key: str) -> type[BaseModel] | Non
 def _explain(kind: type[BaseModel], error: Any) -> str:
     """Turn one error of pydantic into one line."""
     location = [str(part) for part in error["loc"] if isinstance(part, int | str)]
-    section = find_section_class(kind, location[0]) if len(location) > 1 else None
-    depth = 0 if section is None else 1
+    section, depth = kind, 0
+    while depth < len(location) - 1 and (inner := find_section_class(section, location[depth])):
+        section, depth = inner, depth + 1
     key, name = ".".join(location[: depth + 1]), location[depth]
-    fields = (section or kind).model_fields
+    fields = section.model_fields
     if error["type"] in _UNKNOWN and key in _RENAMED:
         return f"{key} is now {_RENAMED[key]}"
     if error["type"] in _UNKNOWN:
@@ -65,7 +66,7 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
         return f"unknown key {key}; {suggest_name(name, fields, prefix=prefix)}"
     field = fields[name]
     choices = getattr(field.annotation, "__args__", ())
-    nested = find_section_class(section or kind, name)
+    nested = find_section_class(section, name)
     if nested is not None:
         allowed = f"a section with the keys {', '.join(nested.model_fields)}"
     else:

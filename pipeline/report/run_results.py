@@ -130,7 +130,36 @@ class RunResults:
             values[f"{name}_memory_ratio"] = self.get_memory_ratio(method.name, phase)
         if estimation and method.follows_estimation:
             values["estimate_fraction"] = estimation.training_fraction
-        return MethodSummary.model_validate(values)
+        return MethodSummary.model_validate(values | self._summarize_target(method))
+
+    def _summarize_target(self, method: MethodResults) -> dict[str, float | None]:
+        """Return what the plan was to reach, is predicted to, and was measured to; or nothing."""
+        target = method.plan.settings.get("target") if method.plan else None
+        if target is None:
+            return {}
+        return {
+            "target": target["value"],
+            "target_predicted": target["predicted"],
+            "target_measured": self.measure_target(method.name, target["quantity"]),
+        }
+
+    def measure_target(self, method: str, quantity: str) -> float | None:
+        """Return what the benchmark says of a key of `prune.target`; None: it did not measure it.
+
+        FLOPs are counted there, too, not measured.
+        """
+        measured, vanilla = self.benchmark.methods[method], self.benchmark.methods["vanilla"]
+        if quantity == "parameters":
+            return measured.total_parameters / vanilla.total_parameters
+        if quantity == "memory":
+            return self.get_memory_ratio(method, "training")
+        if quantity == "inference_speedup":
+            phase: Phase = "inference" if "inference" in self.benchmark.phases else "prefill"
+            return self.get_speedup(method, phase).median
+        training = self.get_speedup(method, "training")
+        if quantity == "training_speedup":
+            return training.median
+        return 1 / training.flop_bound if training.flop_bound else None
 
     def _find_selected_validation(self, curve: pd.DataFrame) -> float | None:
         """Return the validation metric of the weights that were kept: the best or the last."""

@@ -97,6 +97,7 @@ def write_summary(results: RunResults) -> list[str]:
     return [
         _write_size_sentence(results),
         _write_speed_sentence(results),
+        *(f"Target of {line}." for line in write_target_lines(results)[:1]),
         _write_quality_sentence(results),
         *_write_random_sentence(results),
         *_write_estimation_sentence(results),
@@ -131,6 +132,32 @@ def write_selection_paragraph(results: RunResults) -> str:
         f"{masks}{layers} Each head was then ranked {heads}, each neuron {neurons}; "
         f"those with the lowest importance ({criterion}) were pruned."
     )
+
+
+def write_target_lines(results: RunResults) -> list[str]:
+    """Return a line for each method whose plan was made for a target, the described one first.
+
+    It states target, prediction and measurement.
+    """
+    first = results.highlighted.name
+    summaries = results.summarize().methods
+    lines = []
+    for name in sorted(summaries, key=lambda name: name != first):
+        summary, plan = summaries[name], results.methods[name].plan
+        if plan is None or summary.target is None:
+            continue
+        quantity, source = (plan.settings["target"][key] for key in ("quantity", "source"))
+        form = format_factor if quantity.endswith("speedup") else _format_fraction
+        lines.append(
+            f"{name}: {quantity.replace('_', ' ')} {form(summary.target)}, "
+            f"predicted {form(summary.target_predicted)} by {source}, "
+            f"measured {form(summary.target_measured)}"
+        )
+    return lines
+
+
+def _format_fraction(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.3f}"
 
 
 def _write_size_sentence(results: RunResults) -> str:

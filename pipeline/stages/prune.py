@@ -10,12 +10,14 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.planning.cost import compute_cost
+from lightpeft.planning.cost_model import CostModel
 from lightpeft.planning.fixed_plans import (
     keep_query_and_value,
     keep_upper_modules,
     match_budget,
 )
 from lightpeft.planning.make_plan import make_plan
+from lightpeft.planning.target import find_fractions
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.artefacts import PartCost, PlanCost, UnprunedMethod
@@ -34,19 +36,24 @@ _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
-def make_method_plan(method: str, scores: Scores, config: PruningConfig) -> PruningPlan:
+def make_method_plan(
+    method: str, scores: Scores, config: PruningConfig, cost_model: CostModel | None = None
+) -> PruningPlan:
     """Return the plan of one method; nothing after this distinguishes methods.
 
     Args:
         method: of params.yaml.
         scores: from `estimate`.
         config: that of the method, from `PruneSection.make_config`.
+        cost_model: predicts what a target is set on; None: that of `make_plan`.
     """
     if method == "qv":
         return keep_query_and_value(scores)
     if method == "freeze":
+        if config.target:
+            config = find_fractions(scores, config, cost_model or CostModel()).config
         return keep_upper_modules(scores, config.modules)
-    plan = make_plan(scores, config)
+    plan = make_plan(scores, config, cost_model=cost_model)
     return match_budget(scores, plan) if method == "small" else plan
 
 
@@ -112,7 +119,9 @@ def main(method: str, paths: Paths) -> None:
     scores = Scores.load(paths.scores)
     decoder = is_decoder(load_config(params.model))
     config = params.prune.make_config(method, seed=params.seed, decoder=decoder)
-    plan = make_method_plan(method, scores, config)
+    batches = params.benchmark
+    cost_model = CostModel(rows=max(batches.batch_sizes), length=batches.length)
+    plan = make_method_plan(method, scores, config, cost_model)
     if params.prune.verify and not plan.keeps_base_intact:
         difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")

@@ -14,6 +14,7 @@ from pipeline.report.curves import draw_all
 from pipeline.report.html import render_page
 from pipeline.report.plot_data import write_plot_data
 from pipeline.report.run_results import load_run_results
+from pipeline.report.summary_text import write_target_lines
 from pipeline.report.table import format_comparison
 
 
@@ -34,5 +35,7 @@ def main(paths: Paths) -> None:
     write_text(paths.report, page)
     results.summarize().write(paths.metrics)
     for line in results.card.describe_newer_commits():
+        log("report", line)
+    for line in write_target_lines(results):
         log("report", line)
     log("report", f"wrote {paths.report}\n{format_comparison(paths)}")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import modify_yaml
 from helpers.import_graph import ROOT
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from lightpeft.core.config import SEARCHED
 from pipeline.common.errors import ConfigError
 from pipeline.common.pruning_params import Params, load_params
 from pipeline.common.validation import find_section_class
@@ -168,6 +170,17 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
             "prune.head_granularity must be one of kv_group, query_h",
         ),
         ("prune/criterion", "best", "prune.criterion must be one of auto, mask, .*, got 'best'"),
+        ("prune/target", 2.0, "prune.target must be a section with the keys training_speedup, .*"),
+        (
+            "prune/target/training_speedup",
+            1.0,
+            "prune.target.training_speedup must be none or a number > 1, got 1.0",
+        ),
+        (
+            "prune/target/parameters",
+            "auto",
+            r"prune.target.parameters must be none or in \(0, 1\), got 'auto'",
+        ),
         ("finetune/schedule", "flat", "finetune.schedule must be one of linear, cosine, got 'fla"),
         ("evaluate/bootstrap", 0, "evaluate.bootstrap must be an integer >= 10, got 0"),
         ("benchmark/batch_sizes", [0], "benchmark.batch_sizes must be a list of .*, got 0"),
@@ -206,6 +219,10 @@ def test_wrong_value_names_key_value_and_what_is_allowed(
             r"prune\.head_unit is now prune\.head_granularity: kv_group \(was group",
         ),
         ("prune/module_order", r"prune\.module_order is now prune\.module_criterion$"),
+        (
+            "prune/target/speedup",
+            r"unknown key prune\.target\.speedup; .*prune\.target\.training_s",
+        ),
         ("prune/seed", r"unknown key prune\.seed"),
         ("sed", r"unknown key sed; did you mean seed\?"),
     ],
@@ -214,7 +231,27 @@ def test_unknown_key_names_the_nearest_right_one(tmp_path: Path, path: str, mess
     assert re.search(message, error_of(written(tmp_path, {path: 1})))
 
 
-@pytest.mark.parametrize("path", ["prune/ratio", "prune", "model/revision"])
+def test_a_target_has_one_key(tmp_path: Path):
+    changes = {"prune/target/flops": 0.5, "prune/target/memory": 0.7}
+    message = error_of(written(tmp_path, changes))
+
+    assert message.endswith("prune.target must set one key at most, got memory: 0.7, flops: 0.5")
+
+
+def test_dvc_sets_a_target_as_an_experiment_does(tmp_path: Path):
+    file = tmp_path / "params.yaml"
+    file.write_text(SHIPPED.read_text())
+    apply_overrides(file, ["prune.target.training_speedup=2.0", "prune.heads=0.25"])
+
+    params = load_params(file)
+
+    assert params.prune.target.training_speedup == 2.0
+    config = params.prune.make_config("light", seed=0, decoder=False)
+    assert (config.target.quantity, config.target.value) == ("training_speedup", 2.0)
+    assert config.model_fields_set & {*SEARCHED} == {"heads"}
+
+
+@pytest.mark.parametrize("path", ["prune/ratio", "prune", "model/revision", "prune/target/flops"])
 def test_a_missing_key_takes_its_default(tmp_path: Path, path: str):
     assert load_params(written(tmp_path, {path: ...})) == Params()
 

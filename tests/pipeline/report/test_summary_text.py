@@ -43,3 +43,17 @@ def test_a_lower_perplexity_than_of_random_pruning_is_a_gain(tmp_path):
 
     assert "reaches 9.000: selection by importance gains 1.000." in page
     assert "exact_match" not in page  # nothing was generated
+
+
+def test_target_prediction_and_measurement_are_stated(tmp_path):
+    target = {"training_speedup": 1.7, "inference_speedup": "none", "parameters": "none"}
+    paths = write_run(
+        tmp_path, prune={"target": target | {"memory": "none", "flops": "none"}, "modules": "auto"}
+    )
+    page = write_report(paths)
+    light = json.loads(paths.metrics.read_text())["light"]
+
+    assert (light["target"], light["target_measured"]) == (1.7, 1.7432)
+    predicted = f"{light['target_predicted']:.2f}x"
+    expected = f"training speedup 1.70x, predicted {predicted} by FLOPs, measured 1.74x"
+    assert f"Target of light: {expected}." in page

@@ -2,12 +2,17 @@
 
 import pytest
 from helpers.import_graph import ROOT
-from helpers.tiny_models import estimate_tiny_scores, make_scores, make_tiny_model
+from helpers.tiny_models import (
+    draw_random_scores,
+    estimate_tiny_scores,
+    make_scores,
+    make_tiny_model,
+)
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
 from pipeline.common.pruning_params import PruneSection, load_params
-from pipeline.stages.prune import count_plan_cost
+from pipeline.stages.prune import count_plan_cost, make_method_plan
 
 
 @pytest.fixture
@@ -74,3 +79,26 @@ def test_what_is_auto_goes_by_the_kind_of_model(section):
     for is_decoder in (False, True):
         config = changed.make_config("light", seed=0, decoder=is_decoder)
         assert (config.layers, config.modules) == (0.1, 0.2)
+
+
+def test_a_target_decides_what_is_auto_for_every_method_that_prunes(section):
+    target = section.target.model_copy(update={"training_speedup": 1.3})
+    changed = section.model_copy(update={"target": target, "modules": 0.25})
+    scores = draw_random_scores(make_tiny_model())
+
+    plans = {
+        method: make_method_plan(method, scores, changed.make_config(method, seed=0, decoder=False))
+        for method in ("light", "random", "vanilla", "small", "freeze")
+    }
+
+    light, random = plans["light"].settings, plans["random"].settings
+    assert light["target"]["predicted"] >= 1.3
+    assert light["modules"] == 0.25
+    assert (light["heads"], light["neurons"]) == (random["heads"], random["neurons"]) != (0, 0)
+    assert plans["vanilla"].is_identity
+    for method in ("vanilla", "small", "freeze"):
+        assert "target" not in plans[method].settings
+    modules = [
+        sum(bool(x.kept) for x in plans[name].ranks.values()) for name in ("light", "freeze")
+    ]
+    assert modules[0] == modules[1]
