@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -11,12 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightpeft.core.command_line import describe_os_error, exit_on_signals, raise_hidden_exit
+from pipeline.common.ranks import (
+    count_processes,
+    is_launched,
+    leave_with_error,
+    read_requested_processes,
+)
 
 if __name__ == "__main__":  # before the other imports, which take a moment
     exit_on_signals(
         "the same command goes on from here"
         if sys.argv[1:2] == ["predict"]
-        else "dvc repro goes on from here, and finetune from its last checkpoint"
+        else "dvc repro goes on from here, and finetune from its last checkpoint",
+        quiet=is_launched(),
     )
 
 import typer
@@ -31,6 +39,7 @@ from pipeline.common.pruning_params import load_params
 from pipeline.common.text import join_lines
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report", "export")
+SHARED_STAGES = ("estimate", "finetune")  # these run in several processes
 DEBUG = "LIGHTPEFT_DEBUG"
 _EXPECTED = (PipelineError, LightPeftError)
 
@@ -203,6 +212,14 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
     if method and method not in methods:
         raise ConfigError(f"METHOD must be one of {', '.join(methods)}, got {method!r}")
     arguments: tuple[Any, ...] = (method,) if method else ()
+    requested, running = read_requested_processes(), count_processes()
+    if stage in SHARED_STAGES and requested > 1 and running == 1 and not is_launched():
+        import_module("pipeline.common.launcher").launch(requested, (stage, *arguments))
+        return
+    if stage not in SHARED_STAGES and running > 1:
+        raise ConfigError(
+            f"{running} processes can run {' or '.join(SHARED_STAGES)}, got {stage}; run it in one"
+        )
     paths = Paths()
     outputs = {
         "prepare": paths.prepared,
@@ -214,8 +231,12 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
         "report": paths.report,
         "export": paths.export,
     }
-    main = import_module(f"pipeline.stages.{stage}").main
-    call_in_one_line(partial(main, paths=paths, **options), *arguments, writes=outputs[stage])
+    main = partial(import_module(f"pipeline.stages.{stage}").main, paths=paths, **options)
+    if running == 1:
+        call_in_one_line(main, *arguments, writes=outputs[stage])
+        return
+    with import_module("pipeline.common.processes").join_processes():
+        call_in_one_line(main, *arguments, writes=outputs[stage])
 
 
 def call_in_one_line(function: Callable[..., None], *arguments: Any, writes: Path) -> None:
@@ -262,9 +283,11 @@ def run(*arguments: str, program: str = "python -m pipeline") -> None:
         raise_hidden_exit(error)
         is_expected = isinstance(error, _EXPECTED)
         line = str(error) if is_expected else describe_os_error(error, Path("standard output"))
-        if os.environ.get(DEBUG) or line is None:
+        if not os.environ.get(DEBUG) and line is not None:
+            leave_with_error(f"error: {line}")
+        if not is_launched():
             raise
-        sys.exit(f"error: {line}")
+        leave_with_error(traceback.format_exc())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def raise_hidden_exit(error: BaseException) -> None:
         hidden = hidden.__context__
 
 
-def exit_on_signals(advice: str) -> None:
+def exit_on_signals(advice: str, *, quiet: bool = False) -> None:
     """Leave by SystemExit on SIGINT, SIGTERM and SIGHUP, so that temporary files are removed.
 
     The exit code is 128 and the signal's number. A process forked off later, such as one that
@@ -74,6 +74,7 @@ def exit_on_signals(advice: str) -> None:
 
     Args:
         advice: how to go on, for the line on standard error.
+        quiet: leave without that line.
     """
     main_process = os.getpid()
 
@@ -83,7 +84,8 @@ def exit_on_signals(advice: str) -> None:
             tqdm = sys.modules.get("tqdm")
             if tqdm is not None and tqdm.tqdm._instances:  # a progress bar has no end of line yet
                 line = f"\n{line}"
-            os.write(sys.stderr.fileno(), line.encode())  # print may be what was interrupted
+            if not quiet:
+                os.write(sys.stderr.fileno(), line.encode())  # print may be what was interrupted
             if not threading.main_thread().is_alive():  # atexit would report SystemExit as an error
                 sys.stdout.flush()
                 os._exit(128 + number)

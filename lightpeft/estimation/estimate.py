@@ -19,6 +19,7 @@ from lightpeft.core.shape import ModelShape
 from lightpeft.estimation.energy import InputSquares, score_energy
 from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.estimation.layer_changes import LayerChanges
+from lightpeft.estimation.processes import share_weights
 from lightpeft.estimation.training import Batch, EstimationTrainer
 from lightpeft.modeling.adapters import (
     cast_trainable_to_float32,
@@ -46,6 +47,11 @@ def estimate(
 
     Phase 1 of Light-PEFT (arXiv:2406.03792): the base is frozen; loss = task loss +
     ``l1`` * (sum |m_A| + sum |m_F|). Scores are means over the second half of the steps.
+
+    Where torch.distributed is initialized, each process calls this with its part of every batch,
+    and all get the same scores. As in DistributedDataParallel, gradients are means over processes,
+    and so the loss of each counts equally: if it is a mean over tokens, or parts have different
+    numbers of rows, `compute_loss` has to weight it.
 
     Args:
         model: a plain transformers model; afterwards its weights are frozen, and as before.
@@ -81,7 +87,7 @@ def estimate(
     weights_fingerprint = compute_fingerprint(model, shape, list_saved_modules(full_config))
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, full_config)
-    cast_trainable_to_float32(peft_model)
+    share_weights(cast_trainable_to_float32(peft_model))
     try:
         with (
             Masks(model, shape, l1=config.l1) as masks,

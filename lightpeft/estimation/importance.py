@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.names import PEFT_PREFIX
+from lightpeft.estimation.processes import count_processes, sum_over_processes
 from lightpeft.modeling.families import find_attention_mask_name
 from lightpeft.modeling.masks import Masks
 from lightpeft.peft_methods.registry import find_method
@@ -81,7 +82,8 @@ class ImportanceTracker(ExitStack):
 
     The sums are on the device of the first layer; masks' scores on those of the masks. No step
     waits for a transfer to the CPU. Call `start_step` before a forward pass and `finish_step` after
-    its backward pass, before gradients are clipped and the optimizer steps.
+    its backward pass, before gradients are clipped and the optimizer steps. Of several processes,
+    the gradients must be averaged by then; module scores are averaged here, over their tokens.
     """
 
     def __init__(self, model: PeftModel, masks: Masks, *, reduction: str) -> None:
@@ -101,6 +103,7 @@ class ImportanceTracker(ExitStack):
         sizes = [parts.rank for parts in self._layers.values()]
         device = next(iter(self._layers.values())).weight.device
         self._current = torch.zeros(len(sizes), device=device)  # of modules, in this step
+        self._tokens = torch.zeros_like(self._current)  # real ones; counted in several processes
         self._modules = torch.zeros(len(sizes), device=device)
         self._ranks = torch.zeros(len(sizes), max(sizes), device=device)
         # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
@@ -123,10 +126,15 @@ class ImportanceTracker(ExitStack):
         self._references.clear()  # activation checkpointing may stop between a layer's two hooks
         self._calls = [0] * len(self._layers)
         self._current = torch.zeros_like(self._current)
+        self._tokens.zero_()
 
     @torch.no_grad()
     def finish_step(self, step: int, *, count: bool) -> None:
         """Read the gradients of a step, and add its scores to the sums if `count` is set."""
+        if count_processes() > 1:
+            sums = torch.stack([self._current * self._tokens, self._tokens])
+            weighted, tokens = sum_over_processes(sums)
+            self._current = weighted / tokens.clamp_min(1)
         ranks = torch.zeros_like(self._ranks)
         for row, parts in enumerate(self._layers.values()):
             rows = parts.get_rows()
@@ -183,7 +191,11 @@ class ImportanceTracker(ExitStack):
         # layer that runs several times per step gets the mean. Activation checkpointing runs
         # this twice, with the same result.
         delta, base = call[-1].detach(), self._references.pop(index)
-        ratio = scaling * score_module(delta, base, self._batch.get(mask_name))
+        mask = self._batch.get(mask_name)
+        ratio = scaling * score_module(delta, base, mask)
+        if count_processes() > 1:
+            real = find_real_tokens(mask, delta)
+            self._tokens[index] += delta.shape[:-1].numel() if real is None else real.sum()
         self._calls[index] += 1
         difference = ratio.to(self._current.device) - self._current[index]
         self._current[index] += difference / self._calls[index]

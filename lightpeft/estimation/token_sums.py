@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.importance import find_real_tokens
+from lightpeft.estimation.processes import sum_over_processes
 
 
 class TokenSums(ExitStack):
@@ -64,10 +65,11 @@ class TokenSums(ExitStack):
             )
 
     def compute_means(self) -> dict[str, Tensor]:
-        """Return path of a module -> means over tokens; 0 if no token reached it."""
+        """Return path of a module -> means over the tokens of all processes; 0 without tokens."""
+        totals = map(sum_over_processes, self._total)
         return {
             path: total[:-1] / total[-1].clamp_min(1)
-            for path, total in zip(self._paths, self._total, strict=True)
+            for path, total in zip(self._paths, totals, strict=True)
         }
 
     def find_real(self, mask_name: str, vectors: Tensor) -> Tensor | None:

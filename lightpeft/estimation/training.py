@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ScoresError
 from lightpeft.core.scores import CURVE_COLUMNS
+from lightpeft.estimation.processes import average_gradients, average_over_processes
 from lightpeft.modeling.masks import Masks
 
 Batch = Mapping[str, Any]
@@ -105,6 +106,7 @@ class EstimationTrainer:
             task_loss: Any = self._compute_loss(self._base(**inputs), inputs)
         penalty = self._masks.compute_l1_penalty().to(task_loss.device)
         (task_loss + penalty).backward()
+        average_gradients(w for group in self._optimizer.param_groups for w in group["params"])
         for recorder in self._recorders:
             recorder.finish_step(step, count=count)
         self._optimizer.step()
@@ -135,7 +137,7 @@ def _make_optimizer(
 
 def _make_curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, float]:
     """Return a row of the curve, with a single transfer from the device."""
-    loss = task_loss.detach().float()
+    loss = average_over_processes(task_loss.detach().float())
     displacements = [
         _compute_mask_displacement([*group.values()], loss)
         for group in (masks.heads, masks.neurons)

@@ -13,6 +13,8 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from pipeline.common.ranks import is_main_process
+
 _LOGGER = logging.getLogger("pipeline")
 _Item = TypeVar("_Item")
 
@@ -31,8 +33,12 @@ if not _LOGGER.handlers:
 
 
 def log(stage: str, text: str) -> None:
-    """Log a line of a stage; it is seen at once, also through a pipe."""
-    _LOGGER.info("[%s] %s", stage, text)
+    """Log a line of a stage; it is seen at once, also through a pipe.
+
+    Of several processes of a stage, one logs.
+    """
+    if is_main_process():
+        _LOGGER.info("[%s] %s", stage, text)
 
 
 def note(text: str) -> None:
@@ -76,6 +82,8 @@ class Progress:
 
     def __call__(self, step: int, **values: float) -> None:
         """Show the step that has been reached, with what was measured and the time left."""
+        if not is_main_process():
+            return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if sys.stdout.isatty():
             self._show(step, shown)

@@ -14,9 +14,12 @@ from pipeline.common.console import Progress, find_device, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.peft_params import PeftSection
+from pipeline.common.processes import split_batch_size
 from pipeline.common.pruning_params import EstimateParams
+from pipeline.common.ranks import get_rank, is_main_process
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
+from pipeline.tasks.loss_parts import make_loss
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
 
@@ -47,26 +50,34 @@ def make_peft_config(section: PeftSection, task: Task, head: list[str]) -> PeftC
 
 
 def main(paths: Paths) -> None:
-    """Write scores and trained weights, and to a file of its own the duration."""
+    """Write scores and trained weights, and to a file of its own the duration.
+
+    Of several processes, each trains on its part of every batch, and one writes.
+    """
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
+    split_batch_size("estimate.batch_size", section.batch_size)
     task = make_task(DataCard.read(data))
     model, head = load_model(params.model, task, params.seed)
     rows = read_rows(data, "train")
     order = shuffle_batches(
         count_tokens(rows), batch_size=section.batch_size, seed=params.seed, grouped=True
     )
-    batches = build_dataloader(rows, task, load_processor(params.model, task), order)
+    processor = load_processor(params.model, task)
+    batches = build_dataloader(rows, task, processor, order, split=True)
     start = time.monotonic()
-    seed_everything(params.seed)
+    # Each process draws a dropout of its own; all start from the PEFT weights of the first.
+    seed_everything(params.seed + get_rank())
     scores = estimate(
         model.to(find_device()),
         make_peft_config(params.peft, task, head),
         batches,
         section,
-        compute_loss=task.compute_loss,
+        compute_loss=make_loss(task),
         progress=Progress("estimate", section.steps),
     )
+    if not is_main_process():
+        return
     seconds = time.monotonic() - start
     scores.save(paths.scores)
     timing = EstimationTiming(

@@ -21,6 +21,8 @@ from pipeline.common.files import write_text
 from pipeline.common.methods import has_plan
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
+from pipeline.common.processes import split_batch_size
+from pipeline.common.ranks import is_main_process
 from pipeline.common.text import quantify
 from pipeline.tasks import method_models
 from pipeline.tasks.model_loading import load_model, load_processor
@@ -82,9 +84,13 @@ class _Start:
 
 
 def main(method: str, paths: Paths) -> None:
-    """Prune, fine-tune and save one method; a killed training resumes from its checkpoint."""
+    """Prune, fine-tune and save one method; a killed training resumes from its checkpoint.
+
+    Of several processes, each trains on its part of every batch, and one validates and writes.
+    """
     transformers.logging.set_verbosity_error()
     params, data = FinetuneParams.load(paths.params), paths.prepared
+    split_batch_size("finetune.batch_size", params.finetune.batch_size)
     start = _Start.read(paths, method)
     inputs = [data / "card.json", data / "train", data / "validation", start.path]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]
@@ -111,6 +117,8 @@ def main(method: str, paths: Paths) -> None:
             model = prune(model, start.method, start.scores, warm_start=warm)
         settings = params.finetune.model_copy(update=start.settings)
         trained = train(model, training_data, settings, seed=params.seed, folder=folder)
+        if not is_main_process():
+            return
         method_models.save(model, paths.locate_model(method))
         curve = pd.DataFrame(trained.curve, columns=COLUMNS)
         write_text(paths.locate_curve(method), curve.to_csv(index=False, lineterminator="\n"))

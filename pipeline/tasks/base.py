@@ -87,6 +87,7 @@ class Task(ABC):
         task_type: peft's name.
         fixed_length: whether all rows have the same length, as images have.
         new_head: whether the model gets a new head, which is trained and saved completely.
+        loss_tokens: the positions whose labels the loss is a mean over; None: a mean over rows.
         inputs: columns of the prepared rows that a batch is made from, if they exist.
         token_columns: columns of the prepared rows that hold token ids of texts.
         metrics: all metrics, the default main one first.
@@ -106,6 +107,7 @@ class Task(ABC):
     task_type: ClassVar[str | None]
     fixed_length: ClassVar[bool] = False
     new_head: ClassVar[bool] = True
+    loss_tokens: ClassVar[slice | None] = None
     inputs: ClassVar[tuple[str, ...]]
     token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
     metrics: ClassVar[tuple[str, ...]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from pipeline.common.ranks import count_processes, get_rank
 from pipeline.tasks.base import Batch, Processor, Task
+from pipeline.tasks.schema import Row
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.
@@ -18,17 +21,38 @@ _WINDOW = 50
 
 
 def build_dataloader(
-    dataset: Dataset, task: Task, processor: Processor, rows: Iterable[list[int]]
+    dataset: Dataset,
+    task: Task,
+    processor: Processor,
+    rows: Iterable[list[int]],
+    *,
+    split: bool = False,
 ) -> DataLoader[Batch]:
-    """Return batches of the given rows, each padded to its longest row, with `labels`."""
+    """Return batches of the given rows, each padded to its longest row, with `labels`.
+
+    With `split`, each process of a stage gets its part of every batch, padded as the batch is.
+    """
     names = [name for name in task.inputs if name in dataset.column_names]
+    collate = task.make_collator(processor)
+    if split and count_processes() > 1:
+        collate = partial(_collate_part, collate, padded=not task.fixed_length)
     return DataLoader(
         dataset.select_columns(names),
         batch_sampler=rows,
-        collate_fn=task.make_collator(processor),
+        collate_fn=collate,
         # A separate generator, because creating an iterator draws from the global one otherwise.
         generator=torch.Generator(),
     )
+
+
+def _collate_part(collate: Callable[[list[Row]], Batch], rows: list[Row], *, padded: bool) -> Batch:
+    """Return the part of a batch that this process takes: as many rows as the others do."""
+    size = len(rows) // count_processes()
+    part = slice(get_rank() * size, (get_rank() + 1) * size)
+    if not padded:
+        return collate(rows[part])
+    # Not only for equal sums: padding to the most choices of the batch changes its loss.
+    return {name: values[part] for name, values in collate(rows).items()}
 
 
 def pad_rows(

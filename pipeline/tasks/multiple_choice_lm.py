@@ -47,6 +47,7 @@ class MultipleChoiceLM(ChoiceTask):
     name = "multiple-choice-lm"
     variant = "by decoders"
     model_class = AutoModelForCausalLM
+    loss_tokens = slice(1, None)
     task_type = "CAUSAL_LM"
     new_head = False
     supports_neutral_prompt = True

@@ -54,7 +54,6 @@ class _Generation(Task):
     """
 
     schema = SCHEMA
-
     new_head = False
     inputs = ("input_ids", "labels", "position_ids")
     selection_metric = "perplexity"
@@ -184,6 +183,7 @@ class CausalLM(_Generation):
     metrics = ("perplexity", "exact_match")
     optional = TEXT_METRICS
     supports_packing = True
+    loss_tokens = slice(1, None)
 
     @classmethod
     def supports(cls, classes: Sequence[str], config: PretrainedConfig) -> bool:
@@ -222,6 +222,7 @@ class Seq2SeqLM(_Generation):
     model_class = AutoModelForSeq2SeqLM
     task_type = "SEQ_2_SEQ_LM"
     token_columns = ("input_ids", "labels")
+    loss_tokens = slice(None)
     metrics = ("rougeL", "rouge1", "rouge2", "exact_match", "perplexity")
     optional = ("final_number",)
 

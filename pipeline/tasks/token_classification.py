@@ -147,6 +147,7 @@ class TokenClassification(Task):
     model_class = AutoModelForTokenClassification
     task_type = "TOKEN_CLS"
     supports_class_weights = True
+    loss_tokens = slice(None)
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
     metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
     optional = ("f1_macro", "balanced_accuracy")

@@ -10,6 +10,7 @@ import torch
 from pipeline.common.console import find_device
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
+from pipeline.common.processes import split_batch_size
 from pipeline.metrics.definitions import is_higher_better
 from pipeline.training.callbacks import StepBudget
 
@@ -89,7 +90,7 @@ def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
         )
     return {
         **({"optim": "adamw_bnb_8bit"} if in_8_bits else {}),
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": split_batch_size("finetune.batch_size", settings.batch_size),
         "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "learning_rate": settings.lr,
@@ -98,4 +99,5 @@ def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "label_names": ["labels"],
+        "ddp_find_unused_parameters": True,
     }

@@ -14,6 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pipeline.common.console import Progress, log
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import TrainingError
+from pipeline.common.processes import wait_for_others
+from pipeline.common.ranks import is_main_process
 from pipeline.metrics.definitions import find_best_value
 from pipeline.training.checkpoints import mark_complete
 
@@ -151,7 +153,9 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
     ) -> None:
         """Mark the checkpoint just written as complete."""
         self._update_seconds()
-        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds)
+        wait_for_others()  # each has written the state of its random numbers
+        if is_main_process():
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

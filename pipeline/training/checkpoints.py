@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.common.errors import TrainingError
 from pipeline.common.files import hash_file, write_json
+from pipeline.common.ranks import is_main_process
 
 _MARKER = "complete.json"
 
@@ -45,11 +46,15 @@ def find_checkpoint_folder(name: str, inputs: Iterable[Path], settings: Any) -> 
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which the operating system frees when the process ends or is killed.
 
-    On leaving, incomplete checkpoints are removed, and the folder if it holds no other.
+    On leaving, incomplete checkpoints are removed, and the folder if it holds no other. Of several
+    processes of a stage, the main one holds the lock.
 
     Raises:
         TrainingError: another process holds the lock.
     """
+    if not is_main_process():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / "pid"
     lock = FileLock(folder / "lock", timeout=0)

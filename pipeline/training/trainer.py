@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
@@ -20,11 +21,14 @@ from lightpeft.modeling.checkpointing import enable_checkpointing
 from pipeline.common.console import log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
+from pipeline.common.processes import compute_once, wait_for_others
+from pipeline.common.ranks import get_rank, is_main_process
 from pipeline.common.text import join_lines
 from pipeline.metrics.scoring import score
 from pipeline.tasks import method_models
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
+from pipeline.tasks.loss_parts import make_loss
 from pipeline.tasks.method_models import Model
 from pipeline.training.arguments import make_arguments
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
@@ -108,7 +112,7 @@ def train(
         batches=batches,
         accumulation=settings.gradient_accumulation,
     )
-    checkpoint, seconds = find_latest_checkpoint(folder)
+    checkpoint, seconds = compute_once(lambda: find_latest_checkpoint(folder))
     metric = data.task.card.selection_metric
     monitor = TrainingMonitor(
         data.name, data.task.card, budget=budget, patience=settings.early_stopping, seconds=seconds
@@ -120,7 +124,7 @@ def train(
         lora_plus_ratio=settings.lora_plus_ratio,
         args=TrainingArguments(
             output_dir=str(folder),
-            seed=seed,
+            seed=seed + get_rank(),  # for a dropout of its own; weights are those of the first
             **make_arguments(settings, budget, metric=metric, dtype=dtype),
         ),
         callbacks=[monitor, *make_callbacks(model)],
@@ -153,6 +157,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         **settings: Any,
     ) -> None:
         self.data, self.train_loader, self.lora_plus_ratio = data, train_loader, lora_plus_ratio
+        self.compute_task_loss = make_loss(data.task)
         self.validation_task = data.task.keep_selection_metric()
         super().__init__(
             model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
@@ -164,7 +169,14 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Loader:
-        prepared: Loader = self.accelerator.prepare(self.train_loader)
+        """Return the loader, which has this process's part of each batch already."""
+        prepared: Loader = prepare_data_loader(
+            self.train_loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+        )
         return prepared
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -191,10 +203,18 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self, model: Model, inputs: dict[str, Any], *_: Any, **__: Any
     ) -> torch.Tensor:
         """Return the task's loss of a batch, the same as in the estimation."""
-        return self.data.task.compute_loss(model(**inputs), inputs)
+        return self.compute_task_loss(model(**inputs), inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
+        metrics = compute_once(self._measure_validation)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _measure_validation(self) -> dict[str, float]:
         predictions = self.validation_task.predict(
             self.model,
             self.data.validation,
@@ -202,12 +222,7 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
             batch_size=self.args.per_device_eval_batch_size,
         )
         values = {"loss": predictions.loss} | score(self.validation_task.card, predictions)
-        metrics = {f"eval_{name}": value for name, value in values.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return {f"eval_{name}": value for name, value in values.items()}
 
     def _save_checkpoint(self, *arguments: Any) -> None:
         try:
@@ -222,7 +237,9 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # peft's own save asks the hub about embeddings, and transformers adds a pickle.
-        method_models.save(self.model, Path(output_dir or self.args.output_dir))
+        if is_main_process():
+            method_models.save(self.model, Path(output_dir or self.args.output_dir))
+        wait_for_others()  # they add files to the folder
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # peft's own `load_adapter` refuses to train virtual tokens any further.
@@ -242,4 +259,5 @@ def _make_train_loader(
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    return build_dataloader(data.train, data.task, data.processor, list(islice(order, batches)))
+    rows = list(islice(order, batches))
+    return build_dataloader(data.train, data.task, data.processor, rows, split=True)

@@ -16,8 +16,8 @@ from lightpeft.core.command_line import exit_on_signals
 from pipeline.__main__ import STAGES, run
 from pipeline.stages import benchmark
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([f"pipeline.stages.{stage}" for stage in STAGES])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([f"pipeline.stages.{stage}" for stage in STAGES])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def run_stage(arguments: tuple[str, ...], trouble: Trouble) -> tuple[int | None,
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as lines:
         out, err = Path(lines) / "out", Path(lines) / "err"
-        process = _FORKS.Process(target=_run, args=(here, out, err, arguments, trouble))
+        process = FORKS.Process(target=_run, args=(here, out, err, arguments, trouble))
         process.start()
         process.join(timeout=60)
         return process.exitcode, out.read_text(), err.read_text()

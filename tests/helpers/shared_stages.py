@@ -1,0 +1,38 @@
+"""A workspace for stages that several processes share, and what they wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers.stage_workspace import set_params, write_workspace
+
+from pipeline.common.paths import Paths
+
+PATHS = Paths()
+WEIGHTS = "adapter_model.safetensors"
+
+
+def write_quiet_workspace(folder: Path, **training: Any) -> None:
+    """A workspace for `finetune` without dropout, which each process draws for itself."""
+    write_workspace(folder)
+    config = folder / "base" / "config.json"
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config.write_text(json.dumps(json.loads(config.read_text()) | without))
+    set_params(
+        folder,
+        peft={"dropout": 0.0},
+        estimate={"steps": 4, "batch_size": 8},
+        finetune={"batch_size": 8} | training,
+    )
+
+
+def read_curve() -> list[dict[str, float]]:
+    """The curve that `finetune light` wrote."""
+    with (PATHS.locate_model("light") / "curve.csv").open(newline="") as file:
+        return [
+            {name: float(cell) for name, cell in row.items() if cell}
+            for row in csv.DictReader(file)
+        ]
