@@ -53,6 +53,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a numb
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
 Flag = Annotated[bool, Field(description="true or false")]
 Name = Annotated[str, Field(min_length=1, description="a name")]
+CompileScope = Literal["off", "blocks", "whole"]
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="an integer from 0 to 2147483647")]
 AutoRatio = Annotated[
     Ratio | None, WrapValidator(parse_auto), Field(description="auto or in [0, 1)")
@@ -181,6 +182,7 @@ class FinetuneSection(Section):
         evaluate_every, save_every: steps between validations, and between checkpoints.
         best_checkpoint: keep the weights of the best validation.
         early_stopping: validations without improvement after which training stops; 0 for never.
+        compile: what torch.compile compiles of the model for its training steps.
     """
 
     steps: Count = 520
@@ -200,6 +202,7 @@ class FinetuneSection(Section):
     save_every: Count = 130
     best_checkpoint: Flag = False
     early_stopping: NonNegativeInt = 0
+    compile: CompileScope = "off"
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:

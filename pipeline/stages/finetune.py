@@ -28,11 +28,13 @@ from pipeline.tasks import method_models
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
 from pipeline.training.checkpoints import delete_checkpoints, find_checkpoint_folder, lock_folder
-from pipeline.training.trainer import TrainingData, train
+from pipeline.training.trainer import train
+from pipeline.training.training_data import TrainingData
 
 COLUMNS = ("step", "loss", "lr", "validation_loss", "validation_metric")
 # The packages that this stage imports from; a test compares them with its real imports.
 CODE_PACKAGES = (
+    "lightpeft.acceleration",
     "lightpeft.core",
     "lightpeft.modeling",
     "lightpeft.peft_methods",

@@ -8,16 +8,18 @@ from functools import partial
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from pipeline.common.ranks import count_processes, get_rank
-from pipeline.tasks.base import Batch, Processor, Task
+from pipeline.tasks.base import IGNORED, Batch, Processor, Task
 from pipeline.tasks.schema import Row
 
 # Rows are sorted by length among this many batches: enough to save nearly all of the padding,
 # few enough that batches go on differing from one pass over the data to the next.
 _WINDOW = 50
+_LENGTHS, _MULTIPLE = 4, 8  # of compiled training: how many lengths, and of what multiples
 
 
 def build_dataloader(
@@ -27,13 +29,22 @@ def build_dataloader(
     rows: Iterable[list[int]],
     *,
     split: bool = False,
+    lengths: Sequence[int] = (),
 ) -> DataLoader[Batch]:
     """Return batches of the given rows, each padded to its longest row, with `labels`.
 
-    With `split`, each process of a stage gets its part of every batch, padded as the batch is.
+    Args:
+        dataset: encoded rows.
+        task: that they are of.
+        processor: its tokenizer or image processor.
+        rows: row numbers of each batch.
+        split: each process of a stage gets its part of every batch, padded as the batch is.
+        lengths: pad a batch further, to the smallest of these lengths that holds it.
     """
     names = [name for name in task.inputs if name in dataset.column_names]
     collate = task.make_collator(processor)
+    if lengths:
+        collate = partial(_collate_to_length, collate, processor, lengths)
     if split and count_processes() > 1:
         collate = partial(_collate_part, collate, padded=not task.fixed_length)
     return DataLoader(
@@ -91,6 +102,51 @@ def shuffle_batches(
         starts = torch.arange(0, size, batch_size)
         for start in starts[torch.randperm(len(starts), generator=generator)].tolist():
             yield window[start : start + batch_size]
+
+
+def choose_lengths(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> list[int]:
+    """Return few lengths to pad batches to, ascending: quantiles of their longest rows.
+
+    torch.compile makes a graph or a kernel for each length that it sees.
+
+    Args:
+        lengths: tokens of each row.
+        batches: row numbers of each batch.
+
+    Returns:
+        At most four multiples of 8, the last one as it is: a model may have no further positions.
+    """
+    longest = sorted(max(lengths[row] for row in batch) for batch in batches)
+    parts = range(1, _LENGTHS + 1)
+    chosen = [longest[len(longest) * part // _LENGTHS - 1] for part in parts]
+    rounded = {min(-(-length // _MULTIPLE) * _MULTIPLE, longest[-1]) for length in chosen}
+    return sorted(rounded)
+
+
+def _collate_to_length(
+    collate: Callable[[list[Row]], Batch],
+    processor: Processor,
+    lengths: Sequence[int],
+    rows: list[Row],
+) -> Batch:
+    """Collate rows and pad their tokens to the next of these lengths."""
+    batch = collate(rows)
+    ids = batch["input_ids"]
+    missing = min(length for length in lengths if length >= ids.shape[-1]) - ids.shape[-1]
+    values = {"input_ids": processor.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+    labels = batch.get("labels", ids.new_zeros(()))
+    if labels.shape == ids.shape and not labels.is_floating_point():  # one a token
+        values["labels"] = IGNORED
+    padded = {
+        name: pad(batch[name], (0, missing), value=value)
+        for name, value in values.items()
+        if name in batch
+    }
+    if "position_ids" in batch:  # of packed rows: padding continues the last one, after its end
+        positions = batch["position_ids"]
+        added = torch.arange(1, missing + 1).expand(len(positions), -1)
+        padded["position_ids"] = torch.cat([positions, positions[:, -1:] + added], dim=1)
+    return {**batch, **padded}
 
 
 def sort_batches_by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
-from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
+from lightpeft.acceleration.compile import CompileScope, compiled
 from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.modeling.checkpointing import enable_checkpointing
@@ -26,37 +24,12 @@ from pipeline.common.ranks import get_rank, is_main_process
 from pipeline.common.text import join_lines
 from pipeline.metrics.scoring import score
 from pipeline.tasks import method_models
-from pipeline.tasks.base import Task
-from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.loss_parts import make_loss
 from pipeline.tasks.method_models import Model
 from pipeline.training.arguments import make_arguments
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
 from pipeline.training.checkpoints import find_latest_checkpoint
-
-Loader = DataLoader[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """What to train on.
-
-    Attributes:
-        name: stage and method, for progress lines.
-        task: with its data card.
-        processor: the tokenizer or image processor.
-        train: encoded rows.
-        validation: encoded rows.
-        estimation_steps: batches that the estimation has trained these weights on; they count
-            towards `finetune.steps`.
-    """
-
-    name: str
-    task: Task
-    processor: Any
-    train: Dataset
-    validation: Dataset
-    estimation_steps: int
+from pipeline.training.training_data import Loader, TrainingData, make_train_loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +93,7 @@ def train(
     trainer = _BatchTrainer(
         model,
         data,
-        _make_train_loader(data, settings, batches=batches, seed=seed),
+        make_train_loader(data, settings, batches=batches, seed=seed),
         lora_plus_ratio=settings.lora_plus_ratio,
         args=TrainingArguments(
             output_dir=str(folder),
@@ -129,9 +102,7 @@ def train(
         ),
         callbacks=[monitor, *make_callbacks(model)],
     )
-    if checkpoint is not None:
-        log(data.name, f"resuming from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.run(checkpoint, settings.compile)
     curve = monitor.make_curve(trainer.state.log_history)
     steps = int(curve[-1]["step"]) - data.estimation_steps
     return TrainingResult(curve=curve, steps=steps, seconds=monitor.seconds)
@@ -167,6 +138,17 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         # it scales its loss by `num_items_in_batch`. It returns the batch's mean all the same,
         # so accumulated gradients would be too large.
         self.model_accepts_loss_kwargs = False
+
+    def run(self, checkpoint: Path | None, scope: CompileScope) -> None:
+        """Train, from a checkpoint if there is one, and log what was compiled."""
+        if checkpoint is not None:
+            log(self.data.name, f"resuming from {checkpoint}")
+        # One graph for all lengths, where rows have several.
+        dynamic = None if self.data.task.fixed_length else True
+        with compiled(self.model, scope, dynamic=dynamic) as counts:
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if scope != "off":
+            log(self.data.name, counts.describe())
 
     def get_train_dataloader(self) -> Loader:
         """Return the loader, which has this process's part of each batch already."""
@@ -207,13 +189,15 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
-        metrics = compute_once(self._measure_validation)
+        metrics: dict[str, float] = compute_once(self._measure_validation)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
+    # Graphs for other lengths, and without gradients, would take longer than they save.
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
     def _measure_validation(self) -> dict[str, float]:
         predictions = self.validation_task.predict(
             self.model,
@@ -247,17 +231,3 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def _load_best_model(self) -> None:
         method_models.restore(self.model, Path(self.state.best_model_checkpoint))
-
-
-def _make_train_loader(
-    data: TrainingData, settings: FinetuneSection, *, batches: int, seed: int
-) -> Loader:
-    """Return a loader of exactly `batches` full, shuffled batches."""
-    order = shuffle_batches(
-        count_tokens(data.train),
-        batch_size=settings.batch_size,
-        seed=seed + 1,
-        grouped=settings.group_by_length,
-    )
-    rows = list(islice(order, batches))
-    return build_dataloader(data.train, data.task, data.processor, rows, split=True)

@@ -1,9 +1,15 @@
 from itertools import islice
 
+import pytest
 import torch
 from helpers.stage_workspace import draw_rows, make_card, make_tokenizer
 
-from pipeline.tasks.batching import build_dataloader, shuffle_batches, sort_batches_by_length
+from pipeline.tasks.batching import (
+    build_dataloader,
+    choose_lengths,
+    shuffle_batches,
+    sort_batches_by_length,
+)
 from pipeline.tasks.registry import make_task
 
 KIND = make_task(make_card())
@@ -87,3 +93,28 @@ def test_drawing_batches_leaves_the_training_s_random_state_alone():
 
     assert seen == [4] * 12
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_lengths_to_pad_to_are_few_and_hold_every_batch():
+    lengths = [*range(1, 102)]
+    chosen = choose_lengths(lengths, [[row, row // 2] for row in range(101)])
+
+    assert chosen == [32, 56, 80, 101]
+    assert choose_lengths([7, 7], [[0], [1]]) == [7]
+    assert choose_lengths([20, 30], [[0, 1]]) == [30]
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [([16], 16), ([2, 12, 40], 12)])
+def test_a_batch_is_padded_to_the_next_of_the_lengths(lengths, expected):
+    data, words = draw_rows(20, seed=0), make_tokenizer()
+    rows = [[row for row in range(20) if 9 < len(data[row]["input_ids"]) < 12][:2]]
+    (plain,), (batch,) = (
+        list(build_dataloader(data, KIND, words, rows, lengths=x)) for x in ((), lengths)
+    )
+
+    own = plain["input_ids"].shape[1]
+    assert {len(batch[name][0]) for name in ("input_ids", "attention_mask")} == {expected}
+    assert torch.equal(batch["input_ids"][:, :own], plain["input_ids"])
+    assert batch["input_ids"][:, own:].eq(words.pad_token_id).all()
+    assert not batch["attention_mask"][:, own:].any()
+    assert torch.equal(batch["labels"], plain["labels"])

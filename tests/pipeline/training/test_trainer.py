@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import lightpeft
+from lightpeft.acceleration.compile import CompileCounts
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import get_adapter_state_dict
@@ -197,3 +200,43 @@ def test_a_training_ends_with_a_validation(space, tmp_path):
 
     assert [row["step"] for row in trained.curve if "validation_metric" in row] == [20]
     assert (tmp_path / "checkpoint-16" / "complete.json").is_file()
+
+
+def test_a_compiled_training_pads_to_few_lengths_and_logs_what_was_compiled(
+    space, tmp_path, monkeypatch, capsys
+):
+    settings = {"steps": 10, "dropout": 0.0, "evaluate_every": 3}
+    _, plain = train(space, tmp_path / "a", **settings)
+    asked, lengths = {}, set()
+
+    @contextmanager
+    def compile_nothing(model, scope, **options):
+        asked[scope] = options
+        hook = model.get_base_model().bert.encoder.register_forward_pre_hook(
+            lambda module, args: lengths.add(args[0].shape[1])
+        )
+        yield CompileCounts(scope=scope, modules=3, distinct=2, graphs=4, seconds=5.0)
+        hook.remove()
+
+    monkeypatch.setattr(training, "compiled", compile_nothing)
+    monkeypatch.setattr(training._BatchTrainer, "evaluate", lambda self, *_, **__: {})
+    _, other = train(space, tmp_path / "b", **settings, compile="blocks")
+
+    assert asked == {"blocks": {"dynamic": True}}
+    assert lengths == {8, 13}  # 13 tokens is the longest row
+    line = "compiled 3 blocks of 2 distinct shapes in 5 s: 4 graphs, 0 recompilations, no graph"
+    assert line in capsys.readouterr().out
+    for name, weight in weights_of(other).items():
+        torch.testing.assert_close(weight, weights_of(plain)[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scope", ["blocks", "whole"])
+def test_a_training_compiled_by_inductor_learns_the_same_weights(space, tmp_path, capsys, scope):
+    settings = {"steps": 10, "dropout": 0.0, "evaluate_every": 3}
+    _, plain = train(space, tmp_path / "a", **settings)
+    _, other = train(space, tmp_path / "b", **settings, compile=scope)
+
+    assert re.search(r"compiled .* graphs, \d recompilations, no graph br", capsys.readouterr().out)
+    for name, weight in weights_of(other).items():
+        torch.testing.assert_close(weight, weights_of(plain)[name], atol=1e-4, rtol=1e-3)
