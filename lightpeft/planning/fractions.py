@@ -172,7 +172,8 @@ def _count_winners(rows: Mapping[str, Tensor], keep: int) -> dict[str, int]:
     """Return how many of the `keep` highest scores over all rows each row has."""
     sizes = torch.tensor([len(row) for row in rows.values()])
     owner = torch.repeat_interleave(torch.arange(len(rows)), sizes)
-    winners = owner[list(_find_top_k(torch.cat([*rows.values()]), keep))]
+    order = torch.sort(torch.cat([*rows.values()]), descending=True, stable=True).indices
+    winners = owner[order[:keep]]
     return dict(zip(rows, winners.bincount(minlength=len(rows)).tolist(), strict=True))
 
 
@@ -202,15 +203,17 @@ def prune_neurons(scores: Scores, config: PruningConfig, notes: list[str]) -> di
     compared = {
         block: scores.neurons[_COMPARED_BY.get(criterion, criterion)][block] for block in rows
     }
-    counts = _count_neurons(compared, config, notes) if rows and config.neurons else totals
+    counts = count_neurons(compared, config, notes)
     return {block: _keep_highest(row, counts[block], criterion) for block, row in rows.items()}
 
 
-def _count_neurons(
+def count_neurons(
     rows: dict[str, Tensor], config: PruningConfig, notes: list[str]
 ) -> dict[str, int]:
     """Return how many neurons each layer keeps, by their scores and aligned."""
     totals, align = {block: len(row) for block, row in rows.items()}, config.align
+    if not (rows and config.neurons):
+        return totals
     if config.neuron_scope == "layer":
         wanted = {b: _keep_count(config.neurons, total, minimum=0) for b, total in totals.items()}
         target = sum(round(count / align) for count in wanted.values())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.kept_units import KeptUnits
 from lightpeft.core.layers import drop_layers, find_new_path
 from lightpeft.core.scores import Scores
-from lightpeft.planning.fractions import prune_heads, prune_neurons, prune_ranks
+from lightpeft.planning.fractions import count_neurons, prune_heads, prune_ranks
 from lightpeft.planning.layers import prune_layers, select_layers
 
 
@@ -37,24 +38,41 @@ class LayerLevel:
         )
         self.shape = drop_layers(scores.shape, self._gone) if self._gone else scores.shape
         self.kept_scores = sum_kept(scores.layers, layers)
+        # Of each feed-forward block: the sum of its so many highest scores.
+        self._highest = {
+            path: pad(row.double().sort(descending=True).values.cumsum(0), (1, 0))
+            for path, row in self.scores.neurons["taylor"].items()
+        }
         self._cache: dict[tuple[str, float], Kept] = {}
 
     def keep(self, kind: str, fraction: float) -> Kept:
         """Return what stays of heads, neurons or modules."""
         if (kind, fraction) not in self._cache:
-            prune: Callable[..., dict[str, KeptUnits]]
-            prune, scored = {
-                "heads": (prune_heads, self.scores.heads["taylor"]),
-                "neurons": (prune_neurons, self.scores.neurons["taylor"]),
-                "modules": (prune_ranks, self.scores.ranks),
-            }[kind]
-            units = prune(self.scores, self.config.model_copy(update={kind: fraction}), [])
-            self._cache[kind, fraction] = Kept(
-                counts={self._rename(path): len(x.kept) for path, x in units.items()},
-                kv_groups=self._count_kv_groups(units) if kind == "heads" else {},
-                scores=sum_kept(scored, units),
-            )
+            config = self.config.model_copy(update={kind: fraction})
+            keep = self._keep_neurons if kind == "neurons" else self._keep_units
+            self._cache[kind, fraction] = keep(kind, config)
         return self._cache[kind, fraction]
+
+    def _keep_units(self, kind: str, config: PruningConfig) -> Kept:
+        prune, scored = {
+            "heads": (prune_heads, self.scores.heads["taylor"]),
+            "modules": (prune_ranks, self.scores.ranks),
+        }[kind]
+        units = prune(self.scores, config, [])
+        return Kept(
+            counts={self._rename(path): len(x.kept) for path, x in units.items()},
+            kv_groups=self._count_kv_groups(units) if kind == "heads" else {},
+            scores=sum_kept(scored, units),
+        )
+
+    def _keep_neurons(self, kind: str, config: PruningConfig) -> Kept:
+        """Count without naming the neurons, which takes long where there are many."""
+        counts = count_neurons(self.scores.neurons["taylor"], config, [])
+        return Kept(
+            counts={self._rename(path): count for path, count in counts.items()},
+            kv_groups={},
+            scores=sum(float(self._highest[path][count]) for path, count in counts.items()),
+        )
 
     def _count_kv_groups(self, units: Mapping[str, KeptUnits]) -> dict[str, int]:
         sizes = {block.path: block.heads_per_kv_group for block in self.scores.shape.blocks}
