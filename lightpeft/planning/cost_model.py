@@ -8,6 +8,7 @@ from lightpeft.core.config import PruningTarget
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.planning.cost import compute_cost
+from lightpeft.planning.latency_table import LatencyTable
 from lightpeft.planning.training_memory import count_training_numbers
 
 
@@ -15,20 +16,24 @@ from lightpeft.planning.training_memory import count_training_numbers
 class CostModel:
     """Predicts what a target is set on, of a model that keeps so many units.
 
-    By FLOPs a step takes time in proportion to its matrix products: what a device reaches is less,
-    and depends on widths and batch size.
+    Without a latency table, a step takes time in proportion to its matrix products. What a device
+    reaches is less, and depends on widths and batch size.
 
     Attributes:
         rows: of a batch.
         length: tokens a row.
+        latency: of the machine, for such batches; None: speed is predicted by FLOPs.
     """
 
     rows: int = 32
     length: int = 64
+    latency: LatencyTable | None = None
 
     def name_source(self, quantity: str) -> str:
         """Return what a quantity is predicted from, for a reader."""
         sources = {"parameters": "their number", "memory": "the numbers that a step keeps"}
+        if self.latency and quantity.endswith("speedup"):
+            return f"a latency table of {self.latency.device}"
         return sources.get(quantity, "FLOPs")
 
     def compute(self, quantity: str, shape: ModelShape, counts: UnitCounts) -> float:
@@ -41,6 +46,9 @@ class CostModel:
         """
         if quantity == "memory":
             return count_training_numbers(shape, counts, rows=self.rows, length=self.length)
+        if self.latency and quantity.endswith("speedup"):
+            training = quantity == "training_speedup"
+            return self.latency.predict(shape, counts, training=training)
         total = compute_cost(shape, counts, length=self.length).total
         if quantity == "parameters":
             return total.parameters

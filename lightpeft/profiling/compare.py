@@ -60,7 +60,7 @@ def compare(
     seconds = time_phases(models, settings, progress)
     first = next(iter(models.values()))
     return BenchmarkResult(
-        device=_read_device_name(first.device),
+        device=read_device_name(first.device),
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
         dtype=str(first.dtype).removeprefix("torch."),
@@ -167,7 +167,7 @@ def _compute_memory_ratio(
     return memory.phase_bytes[phase] / baseline.phase_bytes[phase]
 
 
-def _read_device_name(device: torch.device) -> str:
+def read_device_name(device: torch.device) -> str:
     """Return the name of a GPU, or of the processor with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

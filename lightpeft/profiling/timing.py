@@ -96,12 +96,12 @@ def time_phases(
                 steps,
                 warmup=settings.warmup,
                 rounds=settings.rounds,
-                synchronize=_synchronize_fn(first.device),
+                synchronize=synchronize_fn(first.device),
             )
     return seconds
 
 
-def _synchronize_fn(device: torch.device) -> Callable[[], None]:
+def synchronize_fn(device: torch.device) -> Callable[[], None]:
     """Return a function that waits until the device has finished; on a CPU it does nothing."""
     if device.type == "cpu":
         return lambda: None

@@ -50,6 +50,10 @@ class Paths:
         """Return the parameters and FLOPs of a method's plan."""
         return self._locate_plans(method) / "cost.json"
 
+    def locate_latency(self, method: str) -> Path:
+        """Return the latency table that a method's plan was made by, if it was."""
+        return self._locate_plans(method) / "latency.json"
+
     def locate_model(self, method: str) -> Path:
         """Return the folder of a method's trained adapter and training curve."""
         return self.root / "artifacts" / "models" / method

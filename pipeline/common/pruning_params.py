@@ -6,7 +6,7 @@ The sections are lightpeft's own configs, so that a range is declared and checke
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, WrapValidator, model_validator
 
@@ -115,6 +115,7 @@ class PruneSection(PruningConfig):
         ratio: fraction of heads and of neurons to prune, where they are not set themselves; auto:
             each has its own.
         target: what to reach; what is `auto` of layers, heads, neurons and modules is searched.
+        cost: what the speed of a target is predicted from: FLOPs, or a latency table.
         verify: compare the pruned model with the masked one on validation rows.
     """
 
@@ -126,6 +127,7 @@ class PruneSection(PruningConfig):
     ranks: AutoRatio = None  # type: ignore[assignment]
     criterion: AutoCriterion = None  # type: ignore[assignment]
     target: TargetSection = TargetSection()  # type: ignore[assignment]
+    cost: Literal["flops", "measured"] = "flops"
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
@@ -145,7 +147,7 @@ class PruneSection(PruningConfig):
             usual = {key: value for key, value in usual.items() if key not in SEARCHED}
         if self.ratio is not None:
             usual |= {"heads": self.ratio, "neurons": self.ratio}
-        excluded = {"ratio", "verify", "target"}
+        excluded = {"ratio", "verify", "target", "cost"}
         settings = usual | self.model_dump(exclude=excluded, exclude_none=True)
         settings["target"] = target
         if method in ("random", "magnitude"):

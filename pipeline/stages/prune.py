@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from lightpeft.core.adapter_layout import parse_adapter_key
@@ -16,8 +18,11 @@ from lightpeft.planning.fixed_plans import (
     keep_upper_modules,
     match_budget,
 )
+from lightpeft.planning.latency_table import LatencyTable
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.planning.target import find_fractions
+from lightpeft.profiling.compare import read_device_name
+from lightpeft.profiling.latency import LatencySettings, measure_latency
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.artefacts import PartCost, PlanCost, UnprunedMethod
@@ -29,11 +34,42 @@ from pipeline.common.pruning_params import PruneParams
 from pipeline.tasks.base import is_decoder
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.method_models import attach, count_parameters
-from pipeline.tasks.model_loading import load_config, load_model, load_processor
+from pipeline.tasks.model_loading import (
+    choose_dtype,
+    load_config,
+    load_model,
+    load_processor,
+)
 from pipeline.tasks.registry import make_task
 
 _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
+
+
+def make_cost_model(params: PruneParams, scores: Scores) -> CostModel:
+    """Return what predicts the speed of a target, on the largest batch of the benchmark.
+
+    With `prune.cost: measured`, its latency table is measured once for a machine, model and batch,
+    and kept beside the checkpoints: all methods, and later runs, go by the same one.
+    """
+    rows, length = max(params.benchmark.batch_sizes), params.benchmark.length
+    if params.prune.cost == "flops" or not params.prune.target.model_dump(exclude_none=True):
+        return CostModel(rows=rows, length=length)
+    settings = LatencySettings(
+        rows=rows,
+        length=length,
+        rank=scores.peft.r,
+        dtype=choose_dtype(params.model.dtype),
+        device=find_device(),
+    )
+    identity = f"{scores.shape.blocks} {settings} {read_device_name(settings.device)}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    path = Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints" / f"latency-{digest}.json"
+    if not path.exists():
+        log("prune", "measuring the latency of the model's blocks")
+        path.parent.mkdir(exist_ok=True)
+        measure_latency(scores.shape, settings).save(path)
+    return CostModel(rows=rows, length=length, latency=LatencyTable.load(path))
 
 
 def make_method_plan(
@@ -119,8 +155,9 @@ def main(method: str, paths: Paths) -> None:
     scores = Scores.load(paths.scores)
     decoder = is_decoder(load_config(params.model))
     config = params.prune.make_config(method, seed=params.seed, decoder=decoder)
-    batches = params.benchmark
-    cost_model = CostModel(rows=max(batches.batch_sizes), length=batches.length)
+    cost_model = make_cost_model(params, scores)
+    if config.target and cost_model.latency:
+        cost_model.latency.save(paths.locate_latency(method))
     plan = make_method_plan(method, scores, config, cost_model)
     if params.prune.verify and not plan.keeps_base_intact:
         difference = verify_pruning(params, plan, scores, paths.prepared)

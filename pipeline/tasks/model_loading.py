@@ -104,7 +104,7 @@ def load_model(section: ModelSection, task: Task, seed: int) -> tuple[PreTrained
             task.model_class,
             section.name,
             _find_revision(section, task),
-            dtype=_choose_dtype(section.dtype),
+            dtype=choose_dtype(section.dtype),
             ignore_mismatched_sizes=True,  # of a head for another number of classes
             use_safetensors=True,
             output_loading_info=True,
@@ -212,7 +212,12 @@ def _shorten_errors(name: str) -> Iterator[None]:
             raise ConfigError(f"model.name {name} can't be loaded: {join_lines(error)}") from error
 
 
-def _choose_dtype(name: str) -> torch.dtype:
+def choose_dtype(name: str) -> torch.dtype:
+    """Return the type of weights that `model.dtype` stands for on this machine.
+
+    Raises:
+        ConfigError: float16 without a GPU.
+    """
     has_gpu = torch.cuda.is_available()
     if name == "float16" and not has_gpu:
         raise ConfigError("model.dtype: float16 needs a GPU; take float32 or bfloat16")

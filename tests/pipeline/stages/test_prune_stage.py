@@ -11,8 +11,9 @@ from helpers.tiny_models import (
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
-from pipeline.common.pruning_params import PruneSection, load_params
-from pipeline.stages.prune import count_plan_cost, make_method_plan
+from pipeline.common.params import BatchSection
+from pipeline.common.pruning_params import PruneParams, PruneSection, load_params
+from pipeline.stages.prune import count_plan_cost, make_cost_model, make_method_plan
 
 
 @pytest.fixture
@@ -102,3 +103,20 @@ def test_a_target_decides_what_is_auto_for_every_method_that_prunes(section):
         sum(bool(x.kept) for x in plans[name].ranks.values()) for name in ("light", "freeze")
     ]
     assert modules[0] == modules[1]
+
+
+def test_a_measured_target_goes_by_one_table_for_all_methods(section, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    target = section.target.model_copy(update={"inference_speedup": 1.2})
+    prune = section.model_copy(update={"target": target, "cost": "measured"})
+    params = PruneParams(prune=prune, benchmark=BatchSection(batch_sizes=[2, 4], length=8))
+    scores = draw_random_scores(make_tiny_model(num_hidden_layers=2))
+
+    first, second = (make_cost_model(params, scores) for _ in range(2))
+
+    assert first == second
+    assert first.latency is not None
+    assert (first.rows, first.latency.rows, first.latency.length) == (4, 4, 8)
+    assert len([*tmp_path.glob("checkpoints/latency-*.json")]) == 1
+    flops = params.model_copy(update={"prune": prune.model_copy(update={"cost": "flops"})})
+    assert make_cost_model(flops, scores).latency is None
