@@ -10,7 +10,7 @@ run: install  ## environment, all stages, comparison table
 	python -m pipeline table
 
 test: install check $(VENV)/torchao  ## style, types, tests: under 12 minutes on two cores
-	pytest -n 2
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=$(VENV)/torchao pytest tests/lightpeft/pruning/test_quantized.py
 
 check: install

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import subprocess
-import sys
+import runpy
 from typing import Any
 
 import pytest
@@ -52,12 +51,10 @@ def test_docs_have_the_table_of_the_registry():
     assert text.split(start)[1].split(end)[0].strip() == format_table().strip()
 
 
-def test_the_command_prints_the_table():
-    command = [sys.executable, "-m", "docs.architecture_table"]
+def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]):
+    runpy.run_path(str(ROOT / "docs/architecture_table.py"), run_name="__main__")
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-
-    assert done.stdout == format_table()
+    assert capsys.readouterr().out == format_table()
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from helpers.import_graph import ROOT
 from helpers.params_file import write_params
 from helpers.task_files import write_rows
 
 from lightpeft.core.benchmark_result import BenchmarkResult
+from pipeline.__main__ import run
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
@@ -93,6 +96,14 @@ def _format_prediction(row: dict[str, Any]) -> set[str]:
 def read(path: str) -> Any:
     """A JSON file that a stage wrote in the current folder."""
     return json.loads(Path(path).read_text())
+
+
+def check_error_here(folder: Path, *words: str, message: str) -> None:
+    """Check that a command of the pipeline, in this process, ends with one line."""
+    with chdir(folder), pytest.raises(SystemExit) as caught:
+        run(*words)
+    assert str(caught.value).startswith(f"error: {message}")
+    assert "\n" not in str(caught.value)
 
 
 def check_error(folder: Path, *words: str, message: str) -> None:

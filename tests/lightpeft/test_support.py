@@ -82,12 +82,18 @@ def test_what_cannot_be_pruned_is_one_line(name: str, message: str):
 def test_command_ends_with_one_line_and_without_a_traceback(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
 
-    for arguments in ([str(tmp_path)], [], ["a", "b"], ["--colour"]):
-        done = run(*arguments)
+    done = run(str(tmp_path))
 
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--colour"]])
+def test_wrong_arguments_are_one_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformers.logging, "set_verbosity_error", lambda: None)
+    with pytest.raises(ModelError, match=r"^[^\n]+$"):
+        support.main(arguments)
 
 
 def test_settings_replace_those_of_the_default_config():

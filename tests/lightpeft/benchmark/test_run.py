@@ -232,14 +232,17 @@ def test_the_command_ends_with_one_line_and_code_1():
     assert "Traceback" not in done.stderr
 
 
-def test_debug_shows_the_traceback_and_help_the_options():
+def test_debug_shows_the_traceback():
     done = _run("--shape", "huge", "--debug")
 
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    done = _run("--help")
-    assert done.returncode == 0
-    assert "--batch-sizes INTEGER,..." in done.stdout
+
+
+def test_help_shows_the_options(capsys):
+    main(["--help"])
+
+    assert "--batch-sizes INTEGER,..." in capsys.readouterr().out
 
 
 def test_the_benchmark_needs_neither_dvc_nor_datasets():

@@ -59,7 +59,8 @@ def test_lifted_adapter_is_loaded_by_a_fresh_process_without_lightpeft(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_stock_model_is_loaded_by_a_fresh_process_without_lightpeft(tmp_path: Path):
+@pytest.mark.usefixtures("in_process")
+def test_config_of_a_stock_model_says_what_is_kept(tmp_path: Path):
     record = lightpeft.export(make_llama(), tmp_path / "out", format="stock")
 
     assert record.max_difference < 1e-4

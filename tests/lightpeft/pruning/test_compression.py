@@ -19,7 +19,7 @@ from helpers.tiny_models import (
     make_tiny_model,
     make_uneven_plan,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -141,6 +141,7 @@ def test_every_sign_is_kept_and_a_change_of_signs_is_exact_but_for_the_bits_of_a
         torch.testing.assert_close(change, expected, rtol=0, atol=float(limit) * 1.01)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.0, 1.0, exclude_min=True))
 def test_any_plan_and_fraction_gives_the_shapes_of_the_plan(seed: int, fraction: float):
     scores = SCORES[seed % 3]
