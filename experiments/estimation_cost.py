@@ -74,12 +74,10 @@ def _make_step(stack: ExitStack, shape: str, batch: Any, *, count: bool) -> Call
     model, units = _build_model(shape)
     base, config = model.get_base_model(), EstimationConfig()
     masks = stack.enter_context(Masks(base, units, l1=config.l1))
-    recorders = [
-        stack.enter_context(ImportanceTracker(model, masks, reduction=config.reduction)),
-        stack.enter_context(InputSquares(base, units)),
-        stack.enter_context(LayerChanges(base, units)),
-    ]
-    trainer = EstimationTrainer(model, masks, recorders, config)
+    tracker = stack.enter_context(ImportanceTracker(model, masks, reduction=config.reduction))
+    squares = stack.enter_context(InputSquares(base, units))
+    changes = stack.enter_context(LayerChanges(base, units))
+    trainer = EstimationTrainer(model, tracker, (squares, changes), config)
     return lambda: trainer.run_step(1, batch, count=count)
 
 

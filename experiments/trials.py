@@ -182,7 +182,7 @@ def calibrate(texts: Path, batches: int) -> None:
             inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
             squares.start_step(inputs)
             base(**inputs)
-            squares.finish_step(step, count=True)
+            squares.finish_step(step)
     weights = estimation._square_weights(base, scores.shape)
     energy = score_energy(scores.shape, squares.compute_means(), weights)
     neurons = {path: energy[path] for path in scores.shape.neurons}

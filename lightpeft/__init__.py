@@ -37,6 +37,7 @@ from lightpeft.registration import register_with_peft
 if TYPE_CHECKING:
     from lightpeft.core.config import EstimationConfig as EstimationConfig
     from lightpeft.core.config import PruningConfig as PruningConfig
+    from lightpeft.core.config import StopConfig as StopConfig
     from lightpeft.core.errors import LightPeftError as LightPeftError
     from lightpeft.core.plan import PruningPlan as PruningPlan
     from lightpeft.core.scores import Scores as Scores
@@ -67,6 +68,7 @@ _MODULES = {
     "PruningConfig": "core.config",
     "PruningPlan": "core.plan",
     "Scores": "core.scores",
+    "StopConfig": "core.config",
     "estimate": "estimation.estimate",
     "expand_adapter": "pruning.checkpoint",
     "export": "exporting.export",

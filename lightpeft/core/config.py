@@ -70,20 +70,40 @@ class Config(BaseModel):
         return f"{name} must be {allowed}, got {details['input']!r}"
 
 
+class StopConfig(Config):
+    """When the estimation stops before its last step.
+
+    Every 10 steps it compares the units that would be pruned, a third of the heads of each layer
+    and of all neurons by Taylor scores, with those of the check before.
+
+    Attributes:
+        stable: fraction of these heads, and of these neurons, that must be the same.
+        patience: number of checks in a row that must find them so; 0: never stop early.
+
+    Example:
+        >>> lightpeft.StopConfig(patience=3)
+        StopConfig(stable=0.98, patience=3)
+    """
+
+    stable: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, description="in (0, 1]")] = 0.98
+    patience: Annotated[int, Field(ge=0, description="an integer >= 0")] = 0
+
+
 class EstimationConfig(Config):
     """Settings of `lightpeft.estimate`; the defaults are those of the pipeline's params.yaml.
 
     Attributes:
-        steps: optimizer steps, one batch each.
-        lr: peak learning rate of the PEFT modules and the task head (AdamW, 6 % warmup, then
-            constant).
+        steps: optimizer steps, one batch each; with `stop`, at most.
+        lr: peak learning rate of the PEFT modules and the task head (AdamW, 6 % of `steps` warmup,
+            then constant).
         mask_lr: learning rate of the masks; None for `lr`.
         l1: weight of the masks' L1 term in the loss.
         reduction: of rank scores over the weights of a rank: `sum`, or `mean` (the authors').
+        stop: when to stop before `steps`.
 
     Example:
-        >>> lightpeft.EstimationConfig(steps=200, lr=1e-3)
-        EstimationConfig(steps=200, lr=0.001, mask_lr=None, l1=0.0001, reduction='sum')
+        >>> lightpeft.EstimationConfig(steps=200, lr=1e-3).steps
+        200
         >>> lightpeft.EstimationConfig(steps=1)
         Traceback (most recent call last):
         lightpeft.core.errors.ConfigError: steps must be an integer >= 2, got 1
@@ -94,6 +114,7 @@ class EstimationConfig(Config):
     mask_lr: Annotated[Positive | None, Field(description="None or a number > 0")] = None
     l1: NonNegative = 1e-4
     reduction: Literal["sum", "mean"] = "sum"
+    stop: Annotated[StopConfig, Field(description="a StopConfig")] = StopConfig()
 
 
 class PruningTarget(Config):

@@ -32,6 +32,7 @@ CURVE_COLUMNS = (
     "neuron_movement",
     "neuron_movement_max",
 )
+OVERLAP_COLUMNS = ("heads_overlap", "neurons_overlap")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -50,8 +51,10 @@ class Scores:
         ranks: the same paths -> float32 scores, shape `(r,)`.
         adapter: PEFT weights and task head as the estimation trained them, under peft's names.
         curve: a row per measured step, with the columns of `CURVE_COLUMNS`: the loss, and mean and
-            largest distance of the masks from 1.
-        steps: optimizer steps, one batch each.
+            largest distance of the masks from 1. If the estimation could stop early, with those of
+            `OVERLAP_COLUMNS` where it was checked: the fraction of the units to prune that were so
+            at the check before, NaN in other rows once the scores are loaded.
+        steps: optimizer steps that were done, one batch each.
 
     Example:
         >>> scores
@@ -131,7 +134,8 @@ class Scores:
             write_tensors(temporary / WEIGHTS, self.adapter)
             self.peft.save_pretrained(temporary)
             with (temporary / "curve.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, CURVE_COLUMNS, restval=math.nan, lineterminator="\n")
+                columns = _list_curve_columns(self.curve)
+                writer = csv.DictWriter(file, columns, restval=math.nan, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(self.curve)
             write_json(temporary / SCORES, meta)
@@ -180,13 +184,19 @@ class Scores:
         return tensors
 
 
+def _list_curve_columns(curve: list[dict[str, float]]) -> tuple[str, ...]:
+    """Return the columns of a curve; those of overlaps only if there are any."""
+    has_overlaps = any(OVERLAP_COLUMNS[0] in row for row in curve)
+    return CURVE_COLUMNS + OVERLAP_COLUMNS if has_overlaps else CURVE_COLUMNS
+
+
 def _read_curve(path: Path) -> list[dict[str, float]]:
     text = io.StringIO(read_bytes(path, ScoresError).decode(errors="replace"), newline="")
     try:
-        rows = csv.DictReader(text, CURVE_COLUMNS, strict=True)
-        header, *values = [{str(key): cell for key, cell in row.items()} for row in rows]
-        if list(header.values()) != list(CURVE_COLUMNS):
+        rows = csv.DictReader(text, strict=True)
+        columns = tuple(rows.fieldnames or ())
+        if columns not in (CURVE_COLUMNS, CURVE_COLUMNS + OVERLAP_COLUMNS):
             raise ValueError("its columns are others")
-        return [{key: float(cell) for key, cell in row.items()} for row in values]
+        return [{str(key): float(cell) for key, cell in row.items()} for row in rows]
     except (ValueError, TypeError, csv.Error) as error:  # an empty file, a cell too few or too many
         raise ScoresError(f"{path.name} is damaged: {error}") from error

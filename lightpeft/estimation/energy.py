@@ -40,6 +40,8 @@ class InputSquares(TokenSums):
     def _accumulate(
         self, index: int, mask_name: str, module: nn.Module, args: tuple[Tensor, ...]
     ) -> None:
+        if not self.is_counting:
+            return
         inputs = args[0].detach()
         squares = inputs.to(torch.promote_types(inputs.dtype, torch.float32)).square()
         real = self.find_real(mask_name, inputs)

@@ -46,7 +46,8 @@ def estimate(
     """Train PEFT modules and masks for a few steps, and score all units by importance.
 
     Phase 1 of Light-PEFT (arXiv:2406.03792): the base is frozen; loss = task loss +
-    ``l1`` * (sum |m_A| + sum |m_F|). Scores are means over the second half of the steps.
+    ``l1`` * (sum |m_A| + sum |m_F|). Scores are means over the second half of the steps, of which
+    there are fewer if `config.stop` says so.
 
     Where torch.distributed is initialized, each process calls this with its part of every batch,
     and all get the same scores. As in DistributedDataParallel, gradients are means over processes,
@@ -96,7 +97,7 @@ def estimate(
             LayerChanges(model, shape) as changes,
         ):
             trainer = EstimationTrainer(
-                peft_model, masks, (tracker, squares, changes), config, compute_loss=compute_loss
+                peft_model, tracker, (squares, changes), config, compute_loss=compute_loss
             )
             curve = trainer.train(batches, progress)
         modules, ranks, taylor = tracker.compute_importances()
@@ -131,7 +132,7 @@ def estimate(
         ranks=ranks,
         adapter=adapter,
         curve=curve,
-        steps=config.steps,
+        steps=trainer.steps,
     )
 
 

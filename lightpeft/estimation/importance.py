@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.names import PEFT_PREFIX
+from lightpeft.estimation.block_sums import BlockSums
 from lightpeft.estimation.processes import count_processes, sum_over_processes
 from lightpeft.modeling.families import find_attention_mask_name
 from lightpeft.modeling.masks import Masks
@@ -84,6 +85,10 @@ class ImportanceTracker(ExitStack):
     waits for a transfer to the CPU. Call `start_step` before a forward pass and `finish_step` after
     its backward pass, before gradients are clipped and the optimizer steps. Of several processes,
     the gradients must be averaged by then; module scores are averaged here, over their tokens.
+
+    Attributes:
+        masks: of heads and neurons, as they were given.
+        sums: of the counted steps.
     """
 
     def __init__(self, model: PeftModel, masks: Masks, *, reduction: str) -> None:
@@ -98,14 +103,14 @@ class ImportanceTracker(ExitStack):
         self._batch: Mapping[str, Any] = {}
         self._references: dict[int, Tensor] = {}
         self._calls = [0] * len(self._layers)
-        self._counted = 0
-        self._taylor = [torch.zeros_like(mask) for mask in masks.parameters()]
         sizes = [parts.rank for parts in self._layers.values()]
         device = next(iter(self._layers.values())).weight.device
         self._current = torch.zeros(len(sizes), device=device)  # of modules, in this step
         self._tokens = torch.zeros_like(self._current)  # real ones; counted in several processes
-        self._modules = torch.zeros(len(sizes), device=device)
-        self._ranks = torch.zeros(len(sizes), max(sizes), device=device)
+        self._max_rank = max(sizes)
+        rank_sums = torch.zeros(len(sizes), self._max_rank, device=device)
+        taylor_sums = [torch.zeros_like(mask) for mask in masks.parameters()]
+        self.sums = BlockSums([torch.zeros_like(self._current), rank_sums, *taylor_sums])
         # The first step with a score that is not finite. Row 0: in the forward pass, where NaN
         # appears first in the module that causes it; row 1: in gradients, where it is everywhere.
         self._first_bad = torch.full((2, len(sizes)), -1, dtype=torch.long, device=device)
@@ -135,7 +140,7 @@ class ImportanceTracker(ExitStack):
             sums = torch.stack([self._current * self._tokens, self._tokens])
             weighted, tokens = sum_over_processes(sums)
             self._current = weighted / tokens.clamp_min(1)
-        ranks = torch.zeros_like(self._ranks)
+        ranks = self._current.new_zeros(len(self._layers), self._max_rank)
         for row, parts in enumerate(self._layers.values()):
             rows = parts.get_rows()
             if rows is None:  # the batch did not use this layer
@@ -147,11 +152,7 @@ class ImportanceTracker(ExitStack):
         is_finite = torch.stack([self._current.isfinite(), ranks.isfinite().all(dim=1)])
         self._first_bad = torch.where(~is_finite & (self._first_bad < 0), step, self._first_bad)
         if count:
-            self._counted += 1
-            self._modules += self._current
-            self._ranks += ranks
-            for total, score in zip(self._taylor, self.masks.compute_taylor_scores(), strict=True):
-                total += score
+            self.sums.add([self._current, ranks, *self.masks.compute_taylor_scores()])
 
     def raise_if_not_finite(self) -> None:
         """Check all scores so far; this is the only transfer to the CPU, so call it rarely.
@@ -170,16 +171,19 @@ class ImportanceTracker(ExitStack):
 
     def compute_importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
         """Return means over the counted steps: of modules, ranks, and the masks' Taylor scores."""
-        modules = (self._modules / self._counted).tolist()
-        ranks = (self._ranks / self._counted).cpu()
+        modules, ranks = (total / self.sums.steps for total in self.sums.compute_totals()[:2])
         return (
-            dict(zip(self._layers, modules, strict=True)),
+            dict(zip(self._layers, modules.tolist(), strict=True)),
             {
                 name: row[: parts.rank].clone()
-                for (name, parts), row in zip(self._layers.items(), ranks, strict=True)
+                for (name, parts), row in zip(self._layers.items(), ranks.cpu(), strict=True)
             },
-            [(total / self._counted).cpu() for total in self._taylor],
+            [row.cpu() for row in self.compute_taylor()],
         )
+
+    def compute_taylor(self) -> list[Tensor]:
+        """Return the means of the masks' Taylor scores over the counted steps so far."""
+        return [total / self.sums.steps for total in self.sums.compute_totals()[2:]]
 
     def _record_reference(
         self, index: int, takes_input: bool, module: nn.Module, args: Any, output: Tensor

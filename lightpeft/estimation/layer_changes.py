@@ -53,6 +53,8 @@ class LayerChanges(TokenSums):
     def _accumulate(
         self, index: int, mask_name: str, layer: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
+        if not self.is_counting:
+            return
         before = get_hidden_states(args, kwargs).detach()
         after = (output if isinstance(output, Tensor) else output[0]).detach()
         changes = 1 - cosine_similarity(before.float(), after.float(), dim=-1)

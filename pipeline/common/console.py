@@ -121,6 +121,11 @@ class Progress:
             self.last = now
             log(self.stage, f"{done:,} {unit}")
 
+    def close(self) -> None:
+        """Leave the bar as it is, also before the last step."""
+        if self.bar is not None:
+            self.bar.close()
+
     def _show(self, done: int, text: str) -> None:
         if self.bar is None:
             self.bar = tqdm(

@@ -10,13 +10,14 @@ from peft import LoraConfig, PeftConfig
 from lightpeft.estimation.estimate import estimate
 from lightpeft.peft_methods.bottleneck_config import BottleneckConfig
 from pipeline.common.artefacts import EstimationTiming
-from pipeline.common.console import Progress, find_device, seed_everything
+from pipeline.common.console import Progress, find_device, log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.peft_params import PeftSection
 from pipeline.common.processes import split_batch_size
 from pipeline.common.pruning_params import EstimateParams
 from pipeline.common.ranks import get_rank, is_main_process
+from pipeline.common.text import quantify
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.loss_parts import make_loss
@@ -65,7 +66,7 @@ def main(paths: Paths) -> None:
     )
     processor = load_processor(params.model, task)
     batches = build_dataloader(rows, task, processor, order, split=True)
-    start = time.monotonic()
+    start, progress = time.monotonic(), Progress("estimate", section.steps)
     # Each process draws a dropout of its own; all start from the PEFT weights of the first.
     seed_everything(params.seed + get_rank())
     scores = estimate(
@@ -74,15 +75,22 @@ def main(paths: Paths) -> None:
         batches,
         section,
         compute_loss=make_loss(task),
-        progress=Progress("estimate", section.steps),
+        progress=progress,
     )
     if not is_main_process():
         return
     seconds = time.monotonic() - start
+    progress.close()
     scores.save(paths.scores)
+    if scores.steps < section.steps:
+        log(
+            "estimate",
+            f"stopped after {scores.steps} of {section.steps} steps: the units to prune stayed "
+            f"the same in {quantify(section.stop.patience, 'check')}",
+        )
     timing = EstimationTiming(
         seconds=round(seconds, 3),
-        steps=section.steps,
-        steps_per_second=round(section.steps / seconds, 3),
+        steps=scores.steps,
+        steps_per_second=round(scores.steps / seconds, 3),
     )
     timing.write(paths.estimate_timing)

@@ -31,11 +31,13 @@ def sum_squares(
     """Return the sums over batches; those before `first` are not counted."""
     with InputSquares(model, inspect_model(model)) as squares:
         for step, batch in enumerate(batches):
-            squares.start_step(batch)
+            if step >= first:
+                squares.start_step(batch)
             loss = model(**batch).loss
             if backward:
                 loss.backward()
-            squares.finish_step(step, count=step >= first)
+            if step >= first:
+                squares.finish_step(step)
     return squares
 
 
@@ -156,7 +158,7 @@ def test_input_that_is_not_a_number_names_the_step_and_the_first_module():
                 bias[3] = torch.inf
             squares.start_step(make_tiny_batch())
             model(**make_tiny_batch())
-            squares.finish_step(step, count=True)
+            squares.finish_step(step)
 
     with pytest.raises(ScoresError, match=rf"^step 2: the input of {DOWN} is not a number; lower"):
         squares.raise_if_not_finite()

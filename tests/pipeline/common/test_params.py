@@ -94,6 +94,22 @@ def test_file_reads_the_same_after_dvc_rewrote_it(tmp_path: Path):
     assert params.prune == shipped.prune
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["estimate.stop={stable: 0.9, patience: 3}"],
+        ["estimate.stop.stable=0.9", "estimate.stop.patience=3"],
+    ],
+)
+def test_dvc_can_set_the_stop_whole_or_by_key(tmp_path: Path, overrides: list[str]):
+    file = written(tmp_path, {})
+
+    apply_overrides(file, overrides)
+
+    stop = load_params(file).estimate.stop
+    assert (stop.stable, stop.patience) == (0.9, 3)
+
+
 @pytest.mark.parametrize("key", ["ratio", "heads", "neurons", "modules", "ranks"])
 @pytest.mark.parametrize("value", [1, 1.2, -0.1, float("nan"), float("inf"), True, "abc", None])
 def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value: object):
@@ -163,6 +179,8 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("estimate/lr", "1e-3", "estimate.lr must be a number > 0, got '1e-3'"),
         ("estimate/mask_lr", -1, "estimate.mask_lr must be auto or a number > 0, got -1"),
         ("estimate/l1", float("nan"), "estimate.l1 must be a number >= 0, got nan"),
+        ("estimate/stop/stable", 1.2, r"estimate.stop.stable must be in \(0, 1\], got 1.2"),
+        ("estimate/stop", 3, "estimate.stop must be a section with the keys stable, patience, got"),
         ("prune/align", 8.0, "prune.align must be an integer >= 1, got 8.0"),
         (
             "prune/head_granularity",
@@ -224,6 +242,10 @@ def test_wrong_value_names_key_value_and_what_is_allowed(
             r"unknown key prune\.target\.speedup; .*prune\.target\.training_s",
         ),
         ("prune/seed", r"unknown key prune\.seed"),
+        (
+            "estimate/stop/patient",
+            r"unknown key estimate\.stop\.patient; did you mean estimate\.stop\.patience\?",
+        ),
         ("sed", r"unknown key sed; did you mean seed\?"),
     ],
 )
