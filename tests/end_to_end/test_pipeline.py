@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dvc.repo import Repo
 from helpers.import_graph import ROOT
 from helpers.params_file import change_params, override_params
 from helpers.stage_workspace import make_tokenizer
 from helpers.tiny_models import make_tiny_model
+
+from lightpeft.core.benchmark_result import BenchmarkResult
+from lightpeft.profiling.memory import can_measure_memory
+from pipeline.common.paths import Paths
 
 SETTINGS: dict[str, Any] = {
     "methods": ["light", "vanilla"],
@@ -95,6 +100,14 @@ def test_metrics_name_every_method_and_what_it_gained(clone):
     assert metrics["light"]["base_parameters"] < metrics["vanilla"]["base_parameters"]
     assert metrics["light"]["trainable_parameters"] < metrics["vanilla"]["trainable_parameters"]
     assert metrics["vanilla"]["train_speedup"] == 1.0
+
+
+@pytest.mark.skipif(not can_measure_memory(torch.device("cpu")), reason="Linux only")
+def test_memory_is_measured_in_a_process_for_each_method(clone):
+    methods = BenchmarkResult.load(Paths(clone).benchmark).methods
+
+    assert methods["light"].memory.model_bytes < methods["vanilla"].memory.model_bytes
+    assert methods["light"].memory.batch_size == 2
 
 
 @pytest.mark.parametrize(

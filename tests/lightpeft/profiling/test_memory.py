@@ -48,20 +48,18 @@ def test_the_fresh_process_has_the_settings_of_the_allocator_and_this_one_keeps_
     assert dict(os.environ) == before
 
 
-def _refuse():
-    raise ModelError("no such model")
-
-
-def _fail():
-    raise ZeroDivisionError("division\nby zero")
+def _run_code(text):
+    """Return a call that imports no more in the process than it needs."""
+    return partial(exec, text)
 
 
 def test_a_failure_in_the_fresh_process_is_passed_on_as_one_line(monkeypatch):
+    refuse = "from lightpeft.core.errors import ModelError; raise ModelError('no such model')"
     with pytest.raises(ModelError, match=r"^no such model$"):
-        run_in_subprocess(_refuse)
+        run_in_subprocess(_run_code(refuse))
     failed = r"^the memory measurement failed: ZeroDivisionError: division by zero$"
     with pytest.raises(LightPeftError, match=failed):
-        run_in_subprocess(_fail)
+        run_in_subprocess(_run_code(r"raise ZeroDivisionError('division\nby zero')"))
     killed = r"^the memory measurement process was killed \(out of memory\?\)$"
     with pytest.raises(LightPeftError, match=killed):
         run_in_subprocess(partial(signal.raise_signal, signal.SIGKILL))

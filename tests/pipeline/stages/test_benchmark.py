@@ -7,7 +7,6 @@ import lightpeft
 from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, PeakMemory
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from lightpeft.profiling.memory import can_measure_memory
 from pipeline.common.artefacts import EstimationTiming, Timing
 from pipeline.common.paths import Paths
 from pipeline.stages import benchmark
@@ -63,14 +62,3 @@ def _peak(make_model, settings, *, device):
         batch_size=max(settings.batch_sizes),
         how="test",
     )
-
-
-@pytest.mark.skipif(not can_measure_memory(torch.device("cpu")), reason="Linux only")
-def test_memory_on_a_cpu_is_measured_in_a_process_for_each_method(run, monkeypatch):
-    monkeypatch.setattr(benchmark, "find_device", lambda: torch.device("cpu"))
-
-    benchmark.main(paths=Paths())
-
-    light, vanilla = BenchmarkResult.load(Paths().benchmark).methods.values()
-    assert light.memory.model_bytes < vanilla.memory.model_bytes
-    assert light.memory.batch_size == 32
