@@ -74,7 +74,7 @@ def exit_on_signals(advice: str, *, quiet: bool = False) -> None:
 
     Args:
         advice: how to go on, for the line on standard error.
-        quiet: leave without that line.
+        quiet: leave without that line, and without what comes after it.
     """
     main_process = os.getpid()
 
@@ -84,7 +84,9 @@ def exit_on_signals(advice: str, *, quiet: bool = False) -> None:
             tqdm = sys.modules.get("tqdm")
             if tqdm is not None and tqdm.tqdm._instances:  # a progress bar has no end of line yet
                 line = f"\n{line}"
-            if not quiet:
+            if quiet:  # nor with what objects say that are in the middle of something
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            else:
                 os.write(sys.stderr.fileno(), line.encode())  # print may be what was interrupted
             if not threading.main_thread().is_alive():  # atexit would report SystemExit as an error
                 sys.stdout.flush()

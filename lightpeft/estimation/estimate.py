@@ -42,6 +42,7 @@ def estimate(
     *,
     compute_loss: Callable[[Any, Batch], Tensor] | None = None,
     progress: Callable[..., None] | None = None,
+    shard: Callable[[PeftModel], None] | None = None,
 ) -> Scores:
     """Train PEFT modules and masks for a few steps, and score all units by importance.
 
@@ -64,6 +65,8 @@ def estimate(
         compute_loss: the model's output and its batch -> the task loss; None: the model's own.
         progress: called at up to 50 steps as `progress(step, loss=..., heads=...)`, with the task
             loss and the mean distance of the head masks from 1.
+        shard: called with the model once PEFT modules are attached, to share its frozen weights
+            among processes (FSDP2) and move it to a device; the model stays sharded.
 
     Returns:
         Scores of layers, of heads and neurons by mask, Taylor, magnitude and energy, of PEFT
@@ -86,9 +89,13 @@ def estimate(
     shape = inspect_model(model)
     full_config = resolve_config(peft_config, model, shape)
     weights_fingerprint = compute_fingerprint(model, shape, list_saved_modules(full_config))
+    weight_squares = _square_weights(model, shape)
     was_training = model.training
     peft_model = get_peft_model_unmapped(model, full_config)
-    share_weights(cast_trainable_to_float32(peft_model))
+    trained = cast_trainable_to_float32(peft_model)
+    if shard is not None:
+        shard(peft_model)
+    share_weights(trained)
     try:
         with (
             Masks(model, shape, l1=config.l1) as masks,
@@ -110,7 +117,6 @@ def estimate(
         model.train(was_training)
     blocks = [*masks.heads, *masks.neurons]
     movement = [mask.detach().abs().cpu() for mask in masks.parameters()]
-    weight_squares = _square_weights(model, shape)
     by_criterion = {
         "mask": dict(zip(blocks, movement, strict=True)),
         "taylor": dict(zip(blocks, taylor, strict=True)),

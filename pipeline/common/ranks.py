@@ -12,6 +12,7 @@ from typing import NoReturn
 from pipeline.common.errors import ConfigError
 
 PROCESSES = "LIGHTPEFT_PROCESSES"
+SHARD = "LIGHTPEFT_SHARD"
 LAUNCHED = "LIGHTPEFT_LAUNCHED"  # set in processes that LIGHTPEFT_PROCESSES started
 
 
@@ -45,6 +46,20 @@ def read_requested_processes() -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{PROCESSES} must be an integer >= 1, got {text}")
     return int(text)
+
+
+def is_base_sharded() -> bool:
+    """Return whether LIGHTPEFT_SHARD asks to share the base among the processes.
+
+    Raises:
+        ConfigError: it is neither 0 nor 1, or there is one process.
+    """
+    text = os.environ.get(SHARD, "0")
+    if text not in ("0", "1"):
+        raise ConfigError(f"{SHARD} must be 0 or 1, got {text}")
+    if text == "1" and count_processes() == 1:
+        raise ConfigError(f"{SHARD}=1 needs several processes; set {PROCESSES} too")
+    return text == "1"
 
 
 def is_launched() -> bool:

@@ -16,13 +16,14 @@ from pipeline.common.paths import Paths
 from pipeline.common.peft_params import PeftSection
 from pipeline.common.processes import split_batch_size
 from pipeline.common.pruning_params import EstimateParams
-from pipeline.common.ranks import get_rank, is_main_process
+from pipeline.common.ranks import get_rank, is_base_sharded, is_main_process
 from pipeline.common.text import quantify
 from pipeline.tasks.base import Task
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.loss_parts import make_loss
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
+from pipeline.tasks.sharding import shard_base
 
 
 def make_peft_config(section: PeftSection, task: Task, head: list[str]) -> PeftConfig:
@@ -69,13 +70,15 @@ def main(paths: Paths) -> None:
     start, progress = time.monotonic(), Progress("estimate", section.steps)
     # Each process draws a dropout of its own; all start from the PEFT weights of the first.
     seed_everything(params.seed + get_rank())
+    sharded = is_base_sharded()
     scores = estimate(
-        model.to(find_device()),
+        model if sharded else model.to(find_device()),
         make_peft_config(params.peft, task, head),
         batches,
         section,
         compute_loss=make_loss(task),
         progress=progress,
+        shard=shard_base if sharded else None,
     )
     if not is_main_process():
         return

@@ -20,12 +20,13 @@ from pipeline.common.console import log
 from pipeline.common.errors import ConfigError, TrainingError
 from pipeline.common.params import FinetuneSection
 from pipeline.common.processes import compute_once, wait_for_others
-from pipeline.common.ranks import get_rank, is_main_process
+from pipeline.common.ranks import get_rank, is_base_sharded, is_main_process
 from pipeline.common.text import join_lines
 from pipeline.metrics.scoring import score
 from pipeline.tasks import method_models
 from pipeline.tasks.loss_parts import make_loss
 from pipeline.tasks.method_models import Model
+from pipeline.tasks.sharding import shard_base
 from pipeline.training.arguments import make_arguments
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
 from pipeline.training.checkpoints import find_latest_checkpoint
@@ -80,6 +81,8 @@ def train(
     cast_trainable_to_float32(model)
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
+    if is_base_sharded():
+        shard_base(model)
     budget = StepBudget(
         estimation_steps=data.estimation_steps,
         batches=batches,
@@ -189,7 +192,12 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
-        metrics: dict[str, float] = compute_once(self._measure_validation)
+        metrics: dict[str, float]
+        if is_base_sharded():  # each has a part of the base, so all are needed
+            own_metrics = self._measure_validation()
+            metrics = compute_once(lambda: own_metrics)
+        else:
+            metrics = compute_once(self._measure_validation)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

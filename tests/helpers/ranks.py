@@ -49,7 +49,7 @@ def _call(
 
 
 def run_stage_in_processes(
-    count: int, *arguments: str, watch: Callable[[int], None] | None = None
+    count: int, *arguments: str, watch: Callable[[int], None] | None = None, **variables: str
 ) -> list[int | None]:
     """Run `python -m pipeline ARGUMENTS` in so many processes, as torchrun starts them.
 
@@ -57,12 +57,13 @@ def run_stage_in_processes(
         count: of processes.
         arguments: stage and method.
         watch: called first in each process, with its number.
+        variables: of the environment.
 
     Returns:
         The exit code of each.
     """
     processes = [
-        FORKS.Process(target=_run, args=(Path.cwd(), environment, arguments, watch))
+        FORKS.Process(target=_run, args=(Path.cwd(), environment | variables, arguments, watch))
         for environment in make_rank_environment(count)
     ]
     for process in processes:

@@ -9,14 +9,21 @@ from typing import Any
 
 from helpers.stage_workspace import set_params, write_workspace
 
+import lightpeft
+from lightpeft import PruningConfig
+from lightpeft.core.scores import Scores
 from pipeline.common.paths import Paths
+from pipeline.stages import estimate
 
 PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
 
 
 def write_quiet_workspace(folder: Path, **training: Any) -> None:
-    """A workspace for `finetune` without dropout, which each process draws for itself."""
+    """A workspace for `finetune`, as the current folder, without dropout.
+
+    Each process would draw one of its own.
+    """
     write_workspace(folder)
     config = folder / "base" / "config.json"
     without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -27,6 +34,9 @@ def write_quiet_workspace(folder: Path, **training: Any) -> None:
         estimate={"steps": 4, "batch_size": 8},
         finetune={"batch_size": 8} | training,
     )
+    estimate.main(PATHS)
+    config = PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
+    lightpeft.make_plan(Scores.load(PATHS.scores), config).save(PATHS.locate_plan("light"))
 
 
 def read_curve() -> list[dict[str, float]]:

@@ -33,7 +33,7 @@ def estimate_part(rank: int, folder: Path, family: str) -> None:
     lightpeft.estimate(model, make_lora(), batches, CONFIG).save(folder / str(rank))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.long)])
 def test_two_processes_score_as_one_does(tmp_path: Path, family: str):
     run_in_processes(2, estimate_part, tmp_path, family)
     first, second = (Scores.load(tmp_path / str(rank)) for rank in range(2))

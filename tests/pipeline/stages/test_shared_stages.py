@@ -12,15 +12,13 @@ from helpers.ranks import make_rank_environment, run_stage_in_processes
 from helpers.shared_stages import PATHS, WEIGHTS, read_curve, write_quiet_workspace
 from safetensors.torch import load_file
 
-import lightpeft
-from lightpeft import PruningConfig
 from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import get_adapter_state_dict
 from pipeline.__main__ import run
 from pipeline.common import processes
 from pipeline.common.errors import ConfigError
 from pipeline.common.launcher import launch
-from pipeline.stages import estimate, finetune
+from pipeline.stages import finetune
 
 
 @pytest.fixture
@@ -29,10 +27,6 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     write_quiet_workspace(tmp_path, steps=12, evaluate_every=6, save_every=6)
-    estimate.main(PATHS)
-    scores = Scores.load(PATHS.scores)
-    config = PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
-    lightpeft.make_plan(scores, config).save(PATHS.locate_plan("light"))
     return tmp_path
 
 

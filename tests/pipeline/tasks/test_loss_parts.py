@@ -49,8 +49,9 @@ def run(model: Any, task_name: str, batch: dict[str, Any], file: Path) -> None:
     torch.save([loss.detach(), *gradients], file)
 
 
-@pytest.mark.parametrize("untrained_rows", [0, 2])
-@pytest.mark.parametrize("task_name", ["causal-lm", "token-classification"])
+@pytest.mark.parametrize(
+    ("task_name", "untrained_rows"), [("causal-lm", 0), ("token-classification", 2)]
+)
 def test_a_loss_over_tokens_is_weighted_by_tokens(tmp_path: Path, task_name, untrained_rows):
     run_in_processes(2, run_part, tmp_path, task_name, untrained_rows)
     model, batch = make_model_and_batch(task_name, untrained_rows)
