@@ -44,7 +44,9 @@ def launch(processes: int, command: Sequence[str]) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ[LAUNCHED] = "1"
     logging.disable()  # torch's lines about processes that ended
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = {n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP")}
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    heeded = [n.name for n, handler in handlers.items() if handler is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -55,6 +57,7 @@ def launch(processes: int, command: Sequence[str]) -> None:
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=0,
+            signals_to_handle=",".join(heeded),
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from pipeline.common.console import find_device
 from pipeline.common.errors import ConfigError
 from pipeline.common.ranks import count_processes, get_local_rank, is_main_process
 
@@ -23,21 +24,23 @@ def join_processes() -> Iterator[None]:
     """Let the processes of a stage communicate: by NCCL if each has a GPU, else by gloo.
 
     Raises:
-        ConfigError: this machine has fewer GPUs than processes.
+        ConfigError: this machine has fewer GPUs than processes, or GPUs of another kind.
     """
     if count_processes() == 1:
         yield
         return
     gpus, number = torch.cuda.device_count(), get_local_rank()
+    if (kind := find_device().type) not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"several processes need GPUs with CUDA, or none; this machine has {kind}"
+        )
     if 0 < gpus <= number:
         raise ConfigError(f"{number + 1} processes need as many GPUs, this machine has {gpus}")
     if gpus:
         torch.cuda.set_device(number)
     dist.init_process_group("nccl" if gpus else "gloo", timeout=_TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # not after an error: it may wait for processes that wait for this
 
 
 def wait_for_others() -> None:
