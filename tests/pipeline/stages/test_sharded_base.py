@@ -16,8 +16,14 @@ from lightpeft.core.scores import Scores
 from pipeline.__main__ import run
 from pipeline.stages import estimate, finetune, prepare, prune
 
-# The best checkpoint is loaded again at the end.
-TRAINING = {"steps": 12, "batch_size": 8, "evaluate_every": 4, "best_checkpoint": True}
+TRAINING = {
+    "steps": 13,
+    "batch_size": 8,
+    "gradient_accumulation": 2,
+    "gradient_checkpointing": True,
+    "evaluate_every": 4,
+    "best_checkpoint": True,  # it is loaded again at the end
+}
 
 
 def record_sizes(rank: int) -> None:

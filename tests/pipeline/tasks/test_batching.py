@@ -118,3 +118,20 @@ def test_a_batch_is_padded_to_the_next_of_the_lengths(lengths, expected):
     assert batch["input_ids"][:, own:].eq(words.pad_token_id).all()
     assert not batch["attention_mask"][:, own:].any()
     assert torch.equal(batch["labels"], plain["labels"])
+
+
+@pytest.mark.parametrize("fixed_length", [False, True])
+def test_the_parts_of_two_processes_are_the_batch_padded_as_a_whole(monkeypatch, fixed_length):
+    data, words = draw_rows(20, seed=0), make_tokenizer()
+    if fixed_length:  # as of images, each process then makes tensors of its own rows only
+        monkeypatch.setattr(type(KIND), "fixed_length", True)
+        data = data.filter(lambda row: row["length"] == max(data["length"]))
+    (whole,) = build_dataloader(data, KIND, words, [[*range(4)]])
+    parts = []
+    for rank in ("0", "1"):
+        for name, value in {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        parts += build_dataloader(data, KIND, words, [[*range(4)]], split=True)
+
+    for name, rows in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), rows)
