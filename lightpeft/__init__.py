@@ -35,6 +35,9 @@ from typing import TYPE_CHECKING
 from lightpeft.registration import register_with_peft
 
 if TYPE_CHECKING:
+    from lightpeft.acceleration.accelerate import AccelerationReport as AccelerationReport
+    from lightpeft.acceleration.accelerate import accelerate as accelerate
+    from lightpeft.acceleration.accelerate import undo_acceleration as undo_acceleration
     from lightpeft.core.config import EstimationConfig as EstimationConfig
     from lightpeft.core.config import PruningConfig as PruningConfig
     from lightpeft.core.config import StopConfig as StopConfig
@@ -60,6 +63,7 @@ __version__ = "0.1.0"
 
 # Name -> module: imported on first use, since torch and transformers take seconds.
 _MODULES = {
+    "AccelerationReport": "acceleration.accelerate",
     "BottleneckConfig": "peft_methods.bottleneck_config",
     "EstimationConfig": "core.config",
     "ExportDetails": "exporting.card",
@@ -69,6 +73,7 @@ _MODULES = {
     "PruningPlan": "core.plan",
     "Scores": "core.scores",
     "StopConfig": "core.config",
+    "accelerate": "acceleration.accelerate",
     "estimate": "estimation.estimate",
     "expand_adapter": "pruning.checkpoint",
     "export": "exporting.export",
@@ -80,6 +85,7 @@ _MODULES = {
     "prune": "pruning.prune",
     "register_family": "modeling.families",
     "save": "pruning.checkpoint",
+    "undo_acceleration": "acceleration.accelerate",
 }
 __all__ = ["__version__", *_MODULES]
 

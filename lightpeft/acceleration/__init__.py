@@ -1,0 +1,1 @@
+"""The same computation in less time."""

@@ -101,6 +101,9 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
     masters: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Type of the trained weights.")
     ] = "float32",
+    accelerate: Annotated[
+        bool, typer.Option("--accelerate", help="LoRA layers with fewer kernels, of both models.")
+    ] = False,
     out: Annotated[Path | None, _make_text_option("JSON file to write.", "FILE")] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from pydantic import Field
 
+from lightpeft.acceleration.accelerate import accelerate
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.benchmark.random_models import (
     MODEL_CLASSES,
@@ -51,6 +52,7 @@ class BenchmarkConfig(Config):
         warmup: rounds that are run but not counted.
         rounds: rounds that are counted.
         gradient_checkpointing, optimizer, masters: see `TrainingSettings`.
+        accelerate: run LoRA layers with fewer kernels (`lightpeft.accelerate`).
     """
 
     shape: str = "roberta-large"
@@ -68,6 +70,7 @@ class BenchmarkConfig(Config):
     gradient_checkpointing: Annotated[bool, Field(description="true or false")] = False
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     masters: Literal["float32", "bfloat16"] = "float32"
+    accelerate: Annotated[bool, Field(description="true or false")] = False
 
     def model_post_init(self, context: object) -> None:
         """Check the shape, and what is measured of it.
@@ -182,7 +185,10 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
         head_granularity=config.head_granularity,
         neuron_scope="layer",
     )
-    return prune(base, make_plan(scores, pruning), scores, warm_start=False)
+    model = prune(base, make_plan(scores, pruning), scores, warm_start=False)
+    if config.accelerate:
+        accelerate(model)
+    return model
 
 
 def _measure_memory(config: BenchmarkConfig, method: str, device: torch.device) -> PeakMemory:

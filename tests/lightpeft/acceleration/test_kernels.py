@@ -1,0 +1,48 @@
+"""How many kernels a training step takes, so that the number can't grow unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.architecture_matrix import build_parts, draw_plan, make_batch
+from helpers.architectures import LLAMA
+
+import lightpeft
+from lightpeft import PruningConfig
+from lightpeft.profiling.kernels import count_kernels
+from lightpeft.profiling.step_functions import make_training_step
+
+NOTHING = PruningConfig(heads=0, neurons=0, modules=0, ranks=0)
+
+
+def count(name: str, *, pruned: bool, dtype: torch.dtype, accelerated: bool) -> int:
+    """Return the kernels of a step of a model with four layers."""
+    base, scores = build_parts(name, attention="sdpa", layers=4)
+    plan = draw_plan(scores) if pruned else lightpeft.make_plan(scores, NOTHING)
+    model = lightpeft.prune(base, plan, scores).to(dtype)
+    if accelerated:
+        lightpeft.accelerate(model)
+    step = make_training_step(model, make_batch(name, labels=True))
+    for _ in range(2):  # the optimizer makes its state
+        step()
+    return count_kernels(step).total()
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["unpruned", "pruned"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"),
+    [
+        ("bert", torch.bfloat16, 0.60),
+        (LLAMA, torch.bfloat16, 0.75),
+        ("bert", torch.float32, 0.97),
+        (LLAMA, torch.float32, 0.97),
+    ],
+)
+def test_a_training_step_takes_few_kernels(
+    name: str, dtype: torch.dtype, most: float, pruned: bool
+):
+    stock, accelerated = (
+        count(name, pruned=pruned, dtype=dtype, accelerated=x) for x in (False, True)
+    )
+
+    assert accelerated <= most * stock
