@@ -41,6 +41,8 @@ class AccelerationReport:
     def __str__(self) -> str:
         """Return one line: how many layers, and the reasons with their numbers."""
         total = len(self.layers) + len(self.left)
+        if not total:
+            return "no LoRA layers to accelerate"
         parts = [f"{len(self.layers)} of {total} LoRA layers accelerated"]
         parts += [f"{count} left: {why}" for why, count in Counter(self.left.values()).items()]
         parts += [f"{path} stays under autocast: {why}" for path, why in self.autocast.items()]

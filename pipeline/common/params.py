@@ -182,6 +182,7 @@ class FinetuneSection(Section):
         evaluate_every, save_every: steps between validations, and between checkpoints.
         best_checkpoint: keep the weights of the best validation.
         early_stopping: validations without improvement after which training stops; 0 for never.
+        accelerate: run LoRA layers with fewer kernels; see `lightpeft.accelerate`.
         compile: what torch.compile compiles of the model for its training steps.
     """
 
@@ -202,6 +203,7 @@ class FinetuneSection(Section):
     save_every: Count = 130
     best_checkpoint: Flag = False
     early_stopping: NonNegativeInt = 0
+    accelerate: Flag = True
     compile: CompileScope = "off"
 
     @model_validator(mode="after")

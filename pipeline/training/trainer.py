@@ -12,6 +12,7 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
+from lightpeft.acceleration.accelerate import accelerate
 from lightpeft.acceleration.compile import CompileScope, compiled
 from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
@@ -83,6 +84,8 @@ def train(
         enable_checkpointing(model)
     if is_base_sharded():
         shard_base(model)
+    elif settings.accelerate:
+        log(data.name, str(accelerate(model)))
     budget = StepBudget(
         estimation_steps=data.estimation_steps,
         batches=batches,
