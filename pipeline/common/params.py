@@ -176,7 +176,6 @@ class FinetuneSection(Section):
         steps: batches that every method is trained on, the estimation's included.
         gradient_accumulation: batches per optimizer step.
         lora_plus_ratio: learning rate of LoRA B divided by that of LoRA A.
-        optimizer: `adamw_8bit` keeps the moments of large weights in 8 bits.
         warmup: fraction of the steps.
         warm_start: start from the estimation's weights.
         evaluate_every, save_every: steps between validations, and between checkpoints.
@@ -199,6 +198,7 @@ class FinetuneSection(Section):
     warm_start: Flag = True
     group_by_length: Flag = True
     gradient_checkpointing: Flag = False
+    cache_frozen: Flag = False
     evaluate_every: Count = 130
     save_every: Count = 130
     best_checkpoint: Flag = False

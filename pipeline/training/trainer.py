@@ -31,6 +31,7 @@ from pipeline.tasks.sharding import shard_base
 from pipeline.training.arguments import make_arguments
 from pipeline.training.callbacks import Rows, StepBudget, TrainingMonitor, make_callbacks
 from pipeline.training.checkpoints import find_latest_checkpoint
+from pipeline.training.frozen_cache import FrozenCache, make_frozen_cache, number_rows
 from pipeline.training.training_data import Loader, TrainingData, make_train_loader
 
 
@@ -96,10 +97,13 @@ def train(
     monitor = TrainingMonitor(
         data.name, data.task.card, budget=budget, patience=settings.early_stopping, seconds=seconds
     )
+    loader = make_train_loader(data, settings, batches=batches, seed=seed)
+    cache = make_frozen_cache(model, data, settings, loader, folder=folder)
     trainer = _BatchTrainer(
         model,
         data,
-        make_train_loader(data, settings, batches=batches, seed=seed),
+        number_rows(loader) if cache else loader,
+        cache=cache,
         lora_plus_ratio=settings.lora_plus_ratio,
         args=TrainingArguments(
             output_dir=str(folder),
@@ -131,10 +135,11 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         train_loader: Loader,
         *,
         lora_plus_ratio: float,
+        cache: FrozenCache | None,
         **settings: Any,
     ) -> None:
         self.data, self.train_loader, self.lora_plus_ratio = data, train_loader, lora_plus_ratio
-        self.compute_task_loss = make_loss(data.task)
+        self.compute_task_loss, self.cache = make_loss(data.task), cache
         self.validation_task = data.task.keep_selection_metric()
         super().__init__(
             model, train_dataset=train_loader.dataset, eval_dataset=data.validation, **settings
@@ -191,7 +196,11 @@ class _BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped f
         self, model: Model, inputs: dict[str, Any], *_: Any, **__: Any
     ) -> torch.Tensor:
         """Return the task's loss of a batch, the same as in the estimation."""
-        return self.compute_task_loss(model(**inputs), inputs)
+
+        def compute() -> torch.Tensor:
+            return self.compute_task_loss(model(**inputs), inputs)
+
+        return compute() if self.cache is None else self.cache.compute_loss(compute, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation rows as the stage `evaluate` measures those of the test split."""
