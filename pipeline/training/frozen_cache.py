@@ -24,7 +24,7 @@ from pipeline.tasks.method_models import Model
 from pipeline.training.row_states import RowStates
 from pipeline.training.training_data import Loader, TrainingData
 
-_NUMBERS = "row_numbers"
+NUMBERS = "row_numbers"
 
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
@@ -71,7 +71,7 @@ class FrozenCache:
         Raises:
             ConfigError: the model or the task does not allow a cache, or the disk is too small.
         """
-        rows = batch.pop(_NUMBERS)
+        rows = batch.pop(NUMBERS)
         if self._states is None or not self._states.has(rows):
             self._check_padding(rows, batch.get("attention_mask"))
         if self._states is None:
@@ -198,7 +198,7 @@ def number_rows(loader: Loader) -> Loader:
 
     def collate_numbered(pairs: list[tuple[int, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = collate([row for _, row in pairs])
-        return {**batch, _NUMBERS: [number for number, _ in pairs]}
+        return {**batch, NUMBERS: [number for number, _ in pairs]}
 
     return DataLoader(
         _NumberedRows(loader.dataset),
