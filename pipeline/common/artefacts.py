@@ -87,7 +87,7 @@ class Timing(_Artefact):
     """Duration of a method's fine-tuning.
 
     Attributes:
-        seconds: wall time.
+        seconds: wall time, without validations.
         steps: batches trained.
         warm: whether training started from the weights of the estimation.
     """
@@ -173,6 +173,8 @@ class MethodSummary(_WithMetrics):
         trainable_parameters: of PEFT modules and task head.
         train_speedup: against vanilla at the largest batch size; likewise for the other phases.
         train_memory_ratio: peak memory divided by vanilla's; likewise for the other phases.
+        end_to_end_speedup: against vanilla, of the whole training, the estimation counted; of
+            methods with a plan.
         estimate_fraction: time of the estimation as a fraction of the training time.
         target: what `prune.target` asked for; with what the plan was predicted to reach, and what
             the benchmark measured of it.
@@ -182,6 +184,7 @@ class MethodSummary(_WithMetrics):
     base_parameters: int
     trainable_parameters: int
     train_speedup: Rounded
+    end_to_end_speedup: Rounded | None = None
     train_memory_ratio: Rounded | None = None
     inference_speedup: Rounded | None = None
     inference_memory_ratio: Rounded | None = None

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import matplotlib as mpl
 import numpy as np
 
+from lightpeft.core.scores import OVERLAP_COLUMNS
 from pipeline.report import heatmaps, plot_data
 from pipeline.report.plot_style import (
     COLOURS,
+    PRUNED_COLOUR,
     STYLE,
     Grid,
     Picture,
@@ -32,6 +34,7 @@ def draw_all(results: RunResults) -> dict[str, Picture]:
         "training": _draw_training,
         "validation": _draw_validation,
         "masks": _draw_masks,
+        "stability": _draw_stability,
     }
     with mpl.rc_context(STYLE):
         pictures = {name: draw_figure(results) for name, draw_figure in draw.items()}
@@ -108,6 +111,30 @@ def _draw_masks(results: RunResults) -> Picture:
         f"{last['neuron_movement']:.3g}."
     )
     return render_picture(figure, "Distance of the masks from their start", alt)
+
+
+def _draw_stability(results: RunResults) -> Picture | None:
+    """Draw the overlaps of the estimation's checks; None where it could not stop early."""
+    heads, neurons = OVERLAP_COLUMNS
+    rows = [row for row in results.scores.curve if np.isfinite(row.get(heads, np.nan))]
+    if not rows:
+        return None
+    figure, axes = create_figure(2.4)
+    for column, colour in ((heads, COLOURS["light"]), (neurons, COLOURS["random"])):
+        values = [row[column] for row in rows]
+        label = column.removesuffix("_overlap")
+        axes.plot([row["step"] for row in rows], values, "o-", color=colour, label=label)
+    stable = results.params.estimate.stop.stable
+    axes.axhline(stable, color=PRUNED_COLOUR, linestyle="--", label="stable")
+    axes.set(xlabel="step of the estimation", ylabel="overlap with the check before")
+    axes.grid(True, axis="y")
+    axes.legend()
+    last = rows[-1]
+    alt = (
+        f"At step {last['step']:.0f}, {last[heads]:.1%} of the heads to prune and "
+        f"{last[neurons]:.1%} of the neurons were those of the check before."
+    )
+    return render_picture(figure, "Stability of the units to prune", alt)
 
 
 def _smooth(values: Grid) -> Grid:

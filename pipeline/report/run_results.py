@@ -10,7 +10,14 @@ import pandas as pd
 from lightpeft.core.benchmark_result import BenchmarkResult, Phase, Speedup
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
-from pipeline.common.artefacts import Evaluation, MethodSummary, PlanCost, RunSummary, Timing
+from pipeline.common.artefacts import (
+    EstimationTiming,
+    Evaluation,
+    MethodSummary,
+    PlanCost,
+    RunSummary,
+    Timing,
+)
 from pipeline.common.data_card import DataCard
 from pipeline.common.errors import PipelineError
 from pipeline.common.methods import has_plan
@@ -29,7 +36,7 @@ class MethodResults:
         cost: parameters and FLOPs, before and after pruning; None without a plan.
         curve: of its fine-tuning; columns `step`, `loss`, `lr`, `validation_loss` and
             `validation_metric`, NaN where a column was not measured at a step.
-        seconds: wall time of its fine-tuning.
+        timing: of its fine-tuning.
         evaluation: metrics on the test split.
     """
 
@@ -37,7 +44,7 @@ class MethodResults:
     plan: PruningPlan | None
     cost: PlanCost | None
     curve: pd.DataFrame
-    seconds: float
+    timing: Timing
     evaluation: Evaluation
 
     @property
@@ -58,6 +65,7 @@ class RunResults:
     params: Params
     card: DataCard
     scores: Scores
+    estimation: EstimationTiming
     benchmark: BenchmarkResult
     methods: dict[str, MethodResults]
 
@@ -106,6 +114,24 @@ class RunResults:
         """Return peak memory divided by vanilla's, or None where it was not measured."""
         return self.benchmark.methods[method].memory_ratios.get(phase)
 
+    def compute_end_to_end_speedup(self, method: MethodResults) -> float:
+        """Return how many times faster a method's whole training is than vanilla's.
+
+        It is counted in steps of vanilla: vanilla's batches, divided by the method's batches over
+        its training speed-up plus the batches of the estimation that it continues, times what such
+        a batch takes. The speed-up is the benchmark's, where methods take turns, at the batch size
+        nearest to `finetune.batch_size` (as a ratio). A batch of the estimation takes its seconds
+        per step, over those of vanilla's fine-tuning, both without validations.
+        """
+        trained, wanted = self.benchmark.batch_sizes, self.params.finetune.batch_size
+        nearest = min(trained, key=lambda size: max(size, wanted) / min(size, wanted))
+        speedup = self.benchmark.methods[method.name].speedups["training"][nearest].median
+        steps = method.timing.steps / speedup
+        if method.follows_estimation:
+            vanilla_step = self.vanilla.timing.seconds / self.vanilla.timing.steps
+            steps += self.estimation.seconds / vanilla_step
+        return self.vanilla.timing.steps / steps
+
     def summarize(self) -> RunSummary:
         """Return the contents of metrics.json."""
         return RunSummary(methods={name: self._summarize(m) for name, m in self.methods.items()})
@@ -128,6 +154,8 @@ class RunResults:
             name = "train" if phase == "training" else phase
             values[f"{name}_speedup"] = self.get_speedup(method.name, phase).median
             values[f"{name}_memory_ratio"] = self.get_memory_ratio(method.name, phase)
+        if method.plan is not None:
+            values["end_to_end_speedup"] = self.compute_end_to_end_speedup(method)
         if estimation and method.follows_estimation:
             values["estimate_fraction"] = estimation.training_fraction
         return MethodSummary.model_validate(values | self._summarize_target(method))
@@ -182,6 +210,7 @@ def load_run_results(paths: Paths, params: Params) -> RunResults:
         params=params,
         card=DataCard.read(paths.prepared, PipelineError),
         scores=Scores.load(paths.scores),
+        estimation=EstimationTiming.read(paths.estimate_timing),
         benchmark=BenchmarkResult.load(paths.benchmark),
         methods={name: _load_method(paths, name) for name in params.methods},
     )
@@ -193,7 +222,7 @@ def _load_method(paths: Paths, name: str) -> MethodResults:
         plan=PruningPlan.load(paths.locate_plan(name)) if has_plan(name) else None,
         cost=PlanCost.read(paths.locate_cost(name)) if has_plan(name) else None,
         curve=_read_curve(paths.locate_curve(name)),
-        seconds=Timing.read(paths.locate_timing(name)).seconds,
+        timing=Timing.read(paths.locate_timing(name)),
         evaluation=Evaluation.read(paths.locate_evaluation(name)),
     )
 

@@ -86,8 +86,12 @@ def write_headline(results: RunResults) -> str:
     if results.plan.is_identity:
         return f"Nothing was pruned: {results.metric_title} {format_value(metric, method.quality)}"
     speed = format_factor(results.get_speedup(method.name, "training").median)
+    whole = format_factor(results.compute_end_to_end_speedup(method))
     change = format_change(metric, method.quality - results.vanilla.quality)
-    return f"{speed} the training speed, {results.metric_title} {change}"
+    return (
+        f"{speed} the training speed ({whole} with the estimation counted), "
+        f"{results.metric_title} {change}"
+    )
 
 
 def write_summary(results: RunResults) -> list[str]:
@@ -109,9 +113,16 @@ def write_summary(results: RunResults) -> list[str]:
 def write_selection_paragraph(results: RunResults) -> str:
     """Return how the pruned units were selected."""
     plan = results.plan
+    estimation = results.params.estimate
+    early = (
+        f" It stopped before its limit of {estimation.steps} steps, because the units to prune "
+        f"stayed the same in {quantify(estimation.stop.patience, 'check')}."
+        if results.scores.steps < estimation.steps
+        else ""
+    )
     masks = (
         f"During the {results.scores.steps} steps of the estimation, every head and every neuron "
-        f"had a trainable mask."
+        f"had a trainable mask.{early}"
     )
     criterion = plan.settings["criterion"]
     if plan.is_identity:

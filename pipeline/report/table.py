@@ -12,6 +12,7 @@ from pipeline.common.text import describe_metric
 _COLUMNS = (
     ("base_parameters", "base\nparams", "{:,}"),
     ("trainable_parameters", "trainable", "{:,}"),
+    ("end_to_end_speedup", "end-to-end\nspeed-up", "{:.2f}x"),
     *(
         (f"{phase}_{quantity}", f"{phase}\n{title}", "{:.2f}x")
         for quantity, title in (("speedup", "speed-up"), ("memory_ratio", "memory"))

@@ -70,7 +70,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
     """Report progress, stop a diverged or converged training, and mark complete checkpoints.
 
     Attributes:
-        seconds: wall time of the training so far, interrupted runs included.
+        seconds: wall time of the training so far, without validations, interrupted runs included.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the clock; stop at once if the resumed training had already converged."""
-        self.start_time = time.monotonic()
+        self.start_time = self.step_end = time.monotonic()
         self.first_batch = self.budget.to_batches(state.global_step)
         self.progress = Progress(self.name, self.budget.batches - self.first_batch)
         control.should_training_stop = self._has_converged(state.log_history)
@@ -103,6 +103,7 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Validate after the last step, and log whenever a checkpoint is saved."""
+        self.step_end = time.monotonic()
         if state.global_step == state.max_steps:
             # The curve must end with a validation of the weights that are kept; if the best
             # weights are kept, those of the last validation must have been saved to compete.
@@ -142,7 +143,11 @@ class TrainingMonitor(TrainerCallback):  # type: ignore[misc]  # transformers is
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        """Print the validation metric, and stop the training if it no longer improves."""
+        """Print the validation metric, and stop the training if it no longer improves.
+
+        The clock goes on from the step that was validated.
+        """
+        self.start_time += time.monotonic() - self.step_end
         batch = self.budget.to_batches(state.global_step) - self.first_batch
         value = metrics[f"eval_{self.metric}"]
         log(self.name, f"step {batch}: validation {self.metric_title} {value:.4f}")

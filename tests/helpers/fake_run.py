@@ -24,7 +24,7 @@ from lightpeft.core.benchmark_result import (
 from lightpeft.core.block_shape import AttentionBlock, Block, FeedForwardBlock, LinearShape
 from lightpeft.core.scores import CRITERIA, Scores
 from lightpeft.core.shape import ModelShape
-from pipeline.common.artefacts import Evaluation, Timing
+from pipeline.common.artefacts import EstimationTiming, Evaluation, Timing
 from pipeline.common.data_card import DataCard
 from pipeline.common.methods import METHODS, has_plan
 from pipeline.common.paths import Paths
@@ -61,6 +61,7 @@ def write_run(root: Path, *, labels: tuple[str, ...] = ("no", "yes"), **sizes: A
     _make_card(params, labels, metric).write(paths.prepared)
     scores = _make_scores(*shape)
     scores.save(paths.scores)
+    EstimationTiming(seconds=16.2, steps=100, steps_per_second=6.173).write(paths.estimate_timing)
     for method in params.methods:
         _write_training(paths, method)
         quality = _make_evaluation(labels, metric, QUALITY[method], light=method != "vanilla")

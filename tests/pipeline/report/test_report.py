@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,13 @@ from dvc_render.vega import VegaRenderer
 from helpers.fake_run import edit_json, write_report, write_reported_run, write_run
 from helpers.import_graph import ROOT
 
+from lightpeft.core.benchmark_result import BenchmarkResult
 from lightpeft.core.errors import LightPeftError
+from lightpeft.core.scores import OVERLAP_COLUMNS, Scores
 from pipeline.common.errors import PipelineError
+from pipeline.common.paths import Paths
+from pipeline.common.pruning_params import load_params
+from pipeline.report.run_results import load_run_results
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -29,12 +35,15 @@ def test_metrics_are_flat_and_rounded_to_four_digits(usual):
         "trainable_parameters": 890_000,
         "train_speedup": 1.7432,
         "inference_speedup": 1.7432,
+        # 100 batches of 0.162 s, 300 at the speed-up; vanilla's 400 took 61.5 s.
+        "end_to_end_speedup": round(400 / (300 / 1.74321 + 16.2 / (61.5 / 400)), 4),
         "train_memory_ratio": 0.7123,
         "inference_memory_ratio": 0.81,
         "estimate_fraction": 0.2088,
     }
     assert list(metrics) == ["light", "vanilla", "random"]
     assert "estimate_fraction" not in metrics["vanilla"]
+    assert metrics["vanilla"]["end_to_end_speedup"] == 1
     assert all(isinstance(metrics[name]["base_parameters"], int) for name in metrics)
 
 
@@ -57,8 +66,45 @@ def test_what_was_not_measured_is_left_out_and_not_null(tmp_path):
         "trainable_parameters",
         "train_speedup",
         "inference_speedup",
+        "end_to_end_speedup",
     }
     assert "not measured" in (tmp_path / "results" / "report.html").read_text()
+
+
+def test_a_stopped_estimation_is_told_with_the_overlaps_of_its_checks(tmp_path):
+    paths = write_run(tmp_path, estimate={"stop": {"stable": 0.9, "patience": 2}})
+    scores = Scores.load(paths.scores)
+    overlaps = [
+        {},
+        *(dict(zip(OVERLAP_COLUMNS, pair, strict=True)) for pair in [(0.5, 0.93), (1, 1)]),
+    ]
+    rows = zip(scores.curve, overlaps, strict=False)
+    stopped = replace(scores, steps=30, curve=[row | overlap for row, overlap in rows])
+    stopped.save(paths.scores)
+
+    text = write_report(paths)
+
+    assert (
+        "stopped before its limit of 130 steps, because the units to prune stayed the same in 2"
+        in text
+    )
+    assert "100.0% of the heads to prune" in text
+    assert (paths.plots / "stability.png").exists()
+
+
+def test_speeds_are_those_of_the_batch_size_nearest_to_the_one_trained_with(usual):
+    paths, benchmark = Paths(usual), json.loads((usual / "results/benchmark.json").read_text())
+    benchmark["methods"]["light"]["speedups"]["training"]["1"]["median"] = 1.1
+    results = load_run_results(paths, load_params(paths.params))
+    changed = replace(results, benchmark=BenchmarkResult.model_validate(benchmark))
+
+    light = results.methods["light"]
+    assert changed.compute_end_to_end_speedup(light) == results.compute_end_to_end_speedup(light)
+    small = results.params.finetune.model_copy(update={"batch_size": 2})
+    changed = replace(changed, params=results.params.model_copy(update={"finetune": small}))
+    assert changed.compute_end_to_end_speedup(light) == pytest.approx(
+        400 / (300 / 1.1 + 16.2 / (61.5 / 400))
+    )
 
 
 def test_pruned_modules_have_no_ranks_in_the_plots(tmp_path):

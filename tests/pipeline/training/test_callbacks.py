@@ -1,6 +1,11 @@
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
-from pipeline.training.callbacks import StepBudget
+import pytest
+from helpers.data_cards import make_data_card
+
+from pipeline.training import callbacks
+from pipeline.training.callbacks import StepBudget, TrainingMonitor
 
 
 @pytest.mark.parametrize(
@@ -17,3 +22,26 @@ def test_intervals_are_rounded_to_at_least_one_optimizer_step(batches, optimizer
     budget = StepBudget(estimation_steps=4, batches=100, accumulation=8)
 
     assert budget.to_optimizer_steps(batches) == optimizer_steps
+
+
+def test_the_clock_stands_still_during_a_validation(monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(callbacks, "time", clock)
+    budget = StepBudget(estimation_steps=0, batches=9, accumulation=1)
+    card = make_data_card(metric="accuracy")
+    monitor = TrainingMonitor("x", card, budget=budget, patience=0, seconds=100.0)
+    state: Any = SimpleNamespace(global_step=1, max_steps=9, log_history=[])
+    control: Any = SimpleNamespace(should_log=False, should_save=False, should_training_stop=False)
+    settings: Any = SimpleNamespace()
+
+    now = 5.0
+    monitor.on_train_begin(settings, state, control)
+    now = 8.0
+    monitor.on_step_end(settings, state, control)
+    now = 20.0
+    monitor.on_evaluate(settings, state, control, {"eval_accuracy": 0.5})
+    now = 21.0
+    monitor.on_step_end(settings, state, control)
+    monitor.on_train_end(settings, state, control)
+
+    assert monitor.seconds == 100 + 3 + 1
