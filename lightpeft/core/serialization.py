@@ -53,7 +53,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         yield temporary
         temporary.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -73,7 +73,7 @@ def replace_directory(out: Path) -> Iterator[Path]:
         OSError: it names `out`.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(out)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
             folder = Path(parent) / "files"
             folder.mkdir()
@@ -99,7 +99,7 @@ def replace_whole_directory(out: Path, marker: str) -> Iterator[Path]:
             not replaced.
 
     Raises:
-        CheckpointError: `out` is no such folder.
+        CheckpointError: `out` is no such folder, or can't be one.
         OSError: it names `out`.
     """
     out = out.resolve()
@@ -109,7 +109,7 @@ def replace_whole_directory(out: Path, marker: str) -> Iterator[Path]:
             f"choose another folder"
         )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(out)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parent:
             new, old = Path(parent) / "new", Path(parent) / "old"
             new.mkdir()
@@ -124,6 +124,18 @@ def replace_whole_directory(out: Path, marker: str) -> Iterator[Path]:
                 raise
     except (OSError, safetensors.SafetensorError) as error:
         _raise_with_path(error, out)
+
+
+def _make_parent(path: Path) -> None:
+    """Make the folder that a path is in.
+
+    Raises:
+        CheckpointError: there can't be such a folder, as under /proc.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} can't be written: there can be no {path.parent}") from error
 
 
 def _is_empty(folder: Path) -> bool:

@@ -24,6 +24,9 @@ METHODS = (
 )
 # Settings of peft's configs that the pipeline decides.
 _FIXED = ("inference_mode", "peft_type", "task_type")
+# What peft reads from the model for methods with virtual tokens; any other value fails in training.
+_OF_THE_MODEL = ("num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules")
+_VIRTUAL_TOKENS = ("prefix_tuning", "prompt_tuning")
 # The others change the base model, some by chance, or need data: the saved adapter is not enough.
 _INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 DEFAULT_METHODS = ("light", "vanilla", "random")
@@ -69,6 +72,8 @@ def _check_baselines(baselines: dict[str, dict[str, Any]]) -> dict[str, dict[str
             raise ConfigError(f"unknown key baselines.full.{unknown[0]}; known: lr")
         if fixed := sorted(settings.keys() & set(_FIXED)):
             raise ConfigError(f"baselines.{name}.{fixed[0]} is set by the pipeline; remove it")
+        if name in _VIRTUAL_TOKENS and (known := sorted(settings.keys() & set(_OF_THE_MODEL))):
+            raise ConfigError(f"baselines.{name}.{known[0]} is that of model.name; remove it")
         method = settings.get("init_lora_weights", True)
         if method not in _INITIALIZATIONS:
             raise ConfigError(

@@ -55,15 +55,15 @@ def restore_row_order(order: Sequence[int], values: Values) -> Values:
 def check_finite(outputs: Values, numbers: Sequence[int] | None = None) -> None:
     """Check that no output of a row is infinite or NaN.
 
-    `numbers` are the numbers of the rows; without them, rows are numbered from 0.
+    `numbers` are the indices of the rows; without them, the rows are the first ones.
 
     Raises:
-        PipelineError: names the row.
+        PipelineError: names the row, counted from 1.
     """
     bad = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
     if len(bad):
         row = bad[0] if numbers is None else numbers[bad[0]]
         raise PipelineError(
-            f"the model's output for row {row} is not a number; lower finetune.lr, "
+            f"the model's output for row {row + 1:,} is not a number; lower finetune.lr, "
             "or set model.dtype: float32"
         )

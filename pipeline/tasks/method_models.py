@@ -31,6 +31,7 @@ from pipeline.common.artefacts import UnprunedMethod
 from pipeline.common.errors import ConfigError
 from pipeline.common.text import join_lines
 from pipeline.tasks.base import Task
+from pipeline.tasks.positions import find_max_positions
 
 Model: TypeAlias = PeftModel | PreTrainedModel
 _ALL_WEIGHTS = "model.safetensors"
@@ -61,6 +62,7 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
             )
         if config.is_prompt_learning:
             _check_prompt_learning(config, task, head)
+            _check_virtual_tokens(config, task, find_max_positions(base.config, base))
         return get_peft_model(base, config)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"params.yaml: baselines.{name}: {join_lines(error)}") from error
@@ -94,6 +96,21 @@ def _check_prompt_learning(config: PeftConfig, task: Task, head: list[str]) -> N
     if untrained := sorted(set(head) - _PROMPT_HEADS):
         raise ConfigError(
             f"methods: peft:{name} would not train {untrained[0]}, a new module of model.name"
+        )
+
+
+def _check_virtual_tokens(config: PeftConfig, task: Task, limit: int | None) -> None:
+    """Check that the model has positions for virtual tokens before the longest row.
+
+    Raises:
+        ConfigError: it has fewer; names the setting.
+    """
+    longest = max((split.max_tokens for split in task.card.splits.values()), default=0)
+    if limit is not None and config.num_virtual_tokens + longest > limit:
+        raise ConfigError(
+            f"baselines.{config.peft_type.lower()}.num_virtual_tokens must be at most "
+            f"{limit - longest}, because model.name has {limit} positions and the longest row "
+            f"{longest} tokens, got {config.num_virtual_tokens}"
         )
 
 

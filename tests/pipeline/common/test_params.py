@@ -63,7 +63,8 @@ def test_every_key_is_explained_on_its_line():
         section = find_section_class(Params, name)
         start = next(n for n, line in enumerate(lines) if line.startswith(f"{name}:"))
         if section is None:
-            assert "#" in lines[start], f"{name} has no comment"
+            # Above a list: on its line, dvc's -S name=[] would break the file.
+            assert "#" in lines[start] or lines[start - 1][:1] == "#", f"{name} has no comment"
             continue
         for key in section.model_fields:
             line = next(line for line in lines[start:] if re.match(rf"  {key}:", line))
@@ -108,6 +109,15 @@ def test_dvc_can_set_the_stop_whole_or_by_key(tmp_path: Path, overrides: list[st
 
     stop = load_params(file).estimate.stop
     assert (stop.stable, stop.patience) == (0.9, 3)
+
+
+def test_an_empty_list_set_by_dvc_names_its_key(tmp_path: Path):
+    file = tmp_path / "params.yaml"
+    file.write_text(SHIPPED.read_text())
+
+    apply_overrides(file, ["methods=[]"])
+
+    assert error_of(file).startswith("params.yaml: methods must be a list of light, vanilla, ")
 
 
 @pytest.mark.parametrize("key", ["ratio", "heads", "neurons", "modules", "ranks"])
@@ -179,6 +189,11 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("estimate/lr", "1e-3", "estimate.lr must be a number > 0, got '1e-3'"),
         ("estimate/mask_lr", -1, "estimate.mask_lr must be auto or a number > 0, got -1"),
         ("estimate/l1", float("nan"), "estimate.l1 must be a number >= 0, got nan"),
+        (
+            "baselines/prefix_tuning",
+            {"num_layers": 3},
+            "baselines.prefix_tuning.num_layers is that of model.name; remove it",
+        ),
         ("estimate/stop/stable", 1.2, r"estimate.stop.stable must be in \(0, 1\], got 1.2"),
         ("estimate/stop", 3, "estimate.stop must be a section with the keys stable, patience, got"),
         ("prune/align", 8.0, "prune.align must be an integer >= 1, got 8.0"),

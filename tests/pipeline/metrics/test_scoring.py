@@ -68,7 +68,7 @@ def test_confusion_has_true_classes_in_rows_also_those_that_never_occur():
 def test_an_output_that_is_not_a_number_names_its_row():
     logits = np.array([[0.0, 1.0], [0.0, np.nan]])
 
-    with pytest.raises(PipelineError, match=r"row 1 is not a number; lower finetune\.lr"):
+    with pytest.raises(PipelineError, match=r"row 2 is not a number; lower finetune\.lr"):
         check_finite(logits)
 
 

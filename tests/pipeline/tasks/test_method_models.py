@@ -162,6 +162,19 @@ def test_settings_that_peft_refuses_are_one_line():
         attach(make_method("vera", r=-1))
 
 
+def test_more_virtual_tokens_than_positions_are_one_line():
+    positions = make_tiny_model().config.max_position_embeddings
+    row = {"rows": 9, "mean_tokens": 8.0, "p50_tokens": 8, "p95_tokens": 9, "max_tokens": 10}
+    splits = {"train": row | {"truncated": 0, "tokens_lost": 0, "most_lost": 0, "labels": {}}}
+    method = make_method("prompt_tuning", num_virtual_tokens=positions - 9)
+
+    with pytest.raises(
+        ConfigError, match=rf"num_virtual_tokens must be at most {positions - 10}, "
+    ):
+        attach(method, splits=splits)
+    attach(make_method("prompt_tuning", num_virtual_tokens=positions - 10), splits=splits)
+
+
 def test_adalora_is_refused_where_its_own_loss_would_be_lost():
     task = {"class_weights": (0.5, 1.5)}
     with pytest.raises(ConfigError, match=r"^methods: peft:adalora adds .*class_weights: balanced"):
