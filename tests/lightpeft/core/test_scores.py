@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.made_up_scores import make_scores
 from helpers.sealing import seal
 from helpers.tiny_models import (
     draw_random_scores,
     estimate_tiny_scores,
-    make_scores,
     make_tiny_batch,
     make_tiny_model,
 )

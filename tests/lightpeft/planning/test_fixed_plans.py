@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.architecture_matrix import build_parts
-from helpers.tiny_models import (
-    draw_random_scores,
-    make_lora,
-    make_scores,
-    make_tiny_batch,
-    make_tiny_model,
-)
+from helpers.made_up_scores import make_scores
+from helpers.tiny_models import draw_random_scores, make_lora, make_tiny_batch, make_tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import lightpeft

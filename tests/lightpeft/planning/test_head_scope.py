@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.architecture_matrix import build_parts, make_batch
 from helpers.architectures import LLAMA
-from helpers.tiny_models import make_scores, sharing_scores
+from helpers.made_up_scores import make_scores, sharing_scores
 
 import lightpeft
 from lightpeft.core.config import PruningConfig

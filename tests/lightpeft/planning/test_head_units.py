@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from helpers.tiny_models import sharing_scores
+from helpers.made_up_scores import sharing_scores
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.errors import PlanError

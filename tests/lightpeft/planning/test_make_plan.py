@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.architecture_matrix import build, draw_scores
-from helpers.tiny_models import make_scores
+from helpers.made_up_scores import make_scores
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.core.plan import PruningPlan

@@ -2,12 +2,8 @@
 
 import pytest
 from helpers.import_graph import ROOT
-from helpers.tiny_models import (
-    draw_random_scores,
-    estimate_tiny_scores,
-    make_scores,
-    make_tiny_model,
-)
+from helpers.made_up_scores import make_scores
+from helpers.tiny_models import draw_random_scores, estimate_tiny_scores, make_tiny_model
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
