@@ -195,6 +195,11 @@ class Params(StageParams):
             )
         if len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods must not repeat, got {self.methods}")
+        if "freeze" in self.methods and self.prune.modules == 0:
+            raise ConfigError(
+                "prune.modules must be more than 0 with the method freeze, which prunes nothing "
+                "else, got 0"
+            )
         exported = self.export.method
         if self.export.format != "none" and not (exported in self.methods and has_plan(exported)):
             raise ConfigError(

@@ -221,6 +221,7 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("benchmark/rounds", 2, "benchmark.rounds must be an integer >= 3, got 2"),
         ("methods", ["light"], r"methods must include vanilla, .*, got \['light'\]"),
         ("methods", ["vanilla", "vanilla"], "methods must not repeat"),
+        ("prune/modules", 0.0, "prune.modules must be more than 0 with the method freeze, which"),
         ("data/task", "files", "data.train must be a file's path when data.task is files, got"),
         (
             "data/train",
@@ -238,7 +239,10 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
 def test_wrong_value_names_key_value_and_what_is_allowed(
     tmp_path: Path, path: str, value: object, message: str
 ):
-    assert re.search(f"^params.yaml: {message}", error_of(written(tmp_path, {path: value})))
+    methods = {} if path == "methods" else {"methods": ["light", "vanilla", "freeze"]}
+    file = written(tmp_path, methods | {path: value})
+
+    assert re.search(f"^params.yaml: {message}", error_of(file))
 
 
 @pytest.mark.parametrize(
