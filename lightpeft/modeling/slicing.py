@@ -13,6 +13,7 @@ from lightpeft.modeling.families import PER_HEAD_COLUMNS
 from lightpeft.modeling.fingerprint import get_in_out_features
 from lightpeft.modeling.head_counts import update_head_counts
 from lightpeft.modeling.layer_removal import remove_layers
+from lightpeft.modeling.skipping import skip_emptied_blocks
 from lightpeft.modeling.units import find_kept_indices
 
 
@@ -20,7 +21,8 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     """Remove the layers, heads and neurons that the plan does not keep; the model is the plan's.
 
     A block that the plan empties keeps one unit, which its projection no longer reads: no code
-    path of the model changes, and the KV cache keeps counting.
+    path of the model changes, and the KV cache keeps counting. A feed-forward block then runs no
+    matrix product, see `skip_emptied_blocks`.
 
     Raises:
         PlanError: the model's class can't have the layers that are left.
@@ -41,6 +43,7 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
                 setattr(owner, name, index_parameter(weight, dim, of_head[list(units)].flatten()))
         if not plan.units[block.path].kept:
             model.get_submodule(block.output_projection).weight.detach().zero_()
+    skip_emptied_blocks(model, plan)
     update_head_counts(model, plan)
 
 

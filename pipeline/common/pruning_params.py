@@ -49,6 +49,11 @@ from pipeline.common.params import (
 from pipeline.common.peft_params import PeftSection
 from pipeline.common.validation import validate
 
+AutoAlign = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    WrapValidator(parse_auto),
+    Field(description="auto or an integer >= 1"),
+]
 AutoCriterion = Annotated[
     Criterion | None,
     WrapValidator(parse_auto),
@@ -125,23 +130,27 @@ class PruneSection(PruningConfig):
     neurons: AutoRatio = None  # type: ignore[assignment]
     modules: AutoRatio = None  # type: ignore[assignment]
     ranks: AutoRatio = None  # type: ignore[assignment]
+    align: AutoAlign = None  # type: ignore[assignment]
     criterion: AutoCriterion = None  # type: ignore[assignment]
     target: TargetSection = TargetSection()  # type: ignore[assignment]
     cost: Literal["flops", "measured"] = "flops"
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section
 
-    def make_config(self, method: str, *, seed: int, decoder: bool) -> PruningConfig:
+    def make_config(
+        self, method: str, *, seed: int, decoder: bool, align: int = 8
+    ) -> PruningConfig:
         """Return the pruning of one method, or of light, whose settings the others use.
 
         Args:
             method: of params.yaml.
             seed: of params.yaml.
             decoder: whether the model is one; what is `auto` goes by it.
+            align: what `align: auto` stands for; see `choose_align`.
         """
         if method == "vanilla":  # no other setting may change a plan that prunes nothing
             return PruningConfig(layers=0, heads=0, neurons=0, modules=0, ranks=0, seed=seed)
-        usual: dict[str, Any] = dict(_DECODER if decoder else _ENCODER)
+        usual: dict[str, Any] = {**(_DECODER if decoder else _ENCODER), "align": align}
         target = self.target.model_dump(exclude_none=True) or None
         if target:  # searched, unless set
             usual = {key: value for key, value in usual.items() if key not in SEARCHED}

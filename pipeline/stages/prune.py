@@ -21,6 +21,7 @@ from lightpeft.planning.fixed_plans import (
 from lightpeft.planning.latency_table import LatencyTable
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.planning.target import find_fractions
+from lightpeft.planning.widths import choose_align
 from lightpeft.profiling.compare import read_device_name
 from lightpeft.profiling.latency import LatencySettings, measure_latency
 from lightpeft.pruning.prune import check_plan_matches_model
@@ -154,7 +155,8 @@ def main(method: str, paths: Paths) -> None:
         return
     scores = Scores.load(paths.scores)
     decoder = is_decoder(load_config(params.model))
-    config = params.prune.make_config(method, seed=params.seed, decoder=decoder)
+    align = choose_align(choose_dtype(params.model.dtype), find_device())
+    config = params.prune.make_config(method, seed=params.seed, decoder=decoder, align=align)
     cost_model = make_cost_model(params, scores)
     if config.target and cost_model.latency:
         cost_model.latency.save(paths.locate_latency(method))

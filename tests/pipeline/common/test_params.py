@@ -196,7 +196,7 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ),
         ("estimate/stop/stable", 1.2, r"estimate.stop.stable must be in \(0, 1\], got 1.2"),
         ("estimate/stop", 3, "estimate.stop must be a section with the keys stable, patience, got"),
-        ("prune/align", 8.0, "prune.align must be an integer >= 1, got 8.0"),
+        ("prune/align", 8.0, "prune.align must be auto or an integer >= 1, got 8.0"),
         (
             "prune/head_granularity",
             "head",

@@ -1,12 +1,14 @@
 """What each method asks of `make_plan`."""
 
 import pytest
+import torch
 from helpers.import_graph import ROOT
 from helpers.made_up_scores import make_scores
 from helpers.tiny_models import draw_random_scores, estimate_tiny_scores, make_tiny_model
 
 from lightpeft.core.config import PruningConfig
 from lightpeft.planning.make_plan import make_plan
+from lightpeft.planning.widths import choose_align
 from pipeline.common.params import BatchSection
 from pipeline.common.pruning_params import PruneParams, PruneSection, load_params
 from pipeline.stages.prune import count_plan_cost, make_cost_model, make_method_plan
@@ -116,3 +118,25 @@ def test_a_measured_target_goes_by_one_table_for_all_methods(section, tmp_path, 
     assert len([*tmp_path.glob("checkpoints/latency-*.json")]) == 1
     flops = params.model_copy(update={"prune": prune.model_copy(update={"cost": "flops"})})
     assert make_cost_model(flops, scores).latency is None
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cpu", torch.float32, 8),
+        ("cpu", torch.bfloat16, 8),
+        ("cuda", torch.float32, 8),
+        ("cuda", torch.bfloat16, 64),
+        ("cuda", torch.float16, 64),
+    ],
+)
+def test_widths_go_by_the_device_unless_they_are_set(section, device, dtype, expected):
+    align = choose_align(dtype, torch.device(device))
+    config = section.make_config("light", seed=0, decoder=False, align=align)
+    set_config = section.model_copy(update={"align": 32}).make_config(
+        "light", seed=0, decoder=False, align=align
+    )
+
+    assert (config.align, set_config.align) == (expected, 32)
+    plan = make_plan(make_scores(neurons=256), config)
+    assert {len(x.kept) % expected for x in plan.neurons.values()} == {0}

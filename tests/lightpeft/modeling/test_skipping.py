@@ -1,0 +1,89 @@
+"""Feed-forward blocks without neurons: exact, and without a matrix product."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from helpers.architecture_matrix import (
+    build_parts,
+    compute_outputs,
+    draw_plan,
+    generate_greedily,
+    gradients,
+    make_batch,
+    mask_model,
+    slice_model,
+)
+from helpers.tiny_models import make_masked_model
+from torch.utils.flop_counter import FlopCounterMode
+
+import lightpeft
+from lightpeft.core.kept_units import KeptUnits
+from lightpeft.core.plan import PruningPlan
+from lightpeft.core.scores import Scores
+from lightpeft.pruning.adapter_slicing import slice_adapter
+
+NAMES = ["bert", "gpt2", "llama, shared keys and values", "phi3", "t5"]
+GENERATING = NAMES[1:]
+
+
+def empty_first_block(scores: Scores) -> tuple[PruningPlan, list[str]]:
+    """A random plan whose first feed-forward block has no neuron and no PEFT module."""
+    plan = draw_plan(scores)
+    block = next(x for x in scores.shape.blocks if x.kind == "feed_forward")
+    cut = {block.path: KeptUnits(total=block.units, kept=(), reason="test")}
+    gone = {path: dataclasses.replace(plan.ranks[path], kept=()) for path in block.linears}
+    changed = dataclasses.replace(plan, neurons=plan.neurons | cut, ranks=plan.ranks | gone)
+    return changed, list(block.linears)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_without_neurons_adds_its_bias_and_multiplies_nothing(name: str):
+    model, scores = build_parts(name)
+    plan, linears = empty_first_block(scores)
+    sliced = slice_model(model, plan)
+
+    expected = compute_outputs(mask_model(model, plan), name)
+    with FlopCounterMode(display=False) as counter:
+        outputs = compute_outputs(sliced, name)
+
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+    counted = {path.partition(".")[2]: flops for path, flops in counter.get_flop_counts().items()}
+    assert any(counted.values())
+    assert [path for path in linears if counted.get(path)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_and_saved_files_are_those_of_the_masked_model(name: str, tmp_path):
+    model, scores = build_parts(name)
+    plan, _ = empty_first_block(scores)
+    reference = make_masked_model(model, scores, plan)
+    expected = slice_adapter(gradients(reference, name), plan)
+
+    pruned = lightpeft.prune(copy.deepcopy(model), plan, scores, verify_batch=make_batch(name))
+    actual = gradients(pruned, name)
+
+    assert actual.keys() == expected.keys()
+    for path, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[path], rtol=1e-3, atol=1e-4)
+    lightpeft.save(pruned, tmp_path / "out")
+    loaded = lightpeft.load(copy.deepcopy(model), tmp_path / "out")
+    torch.testing.assert_close(
+        compute_outputs(loaded, name), compute_outputs(pruned.eval(), name), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_generation_with_the_cache_is_that_of_the_masked_model(name: str):
+    model, scores = build_parts(name)
+    plan, _ = empty_first_block(scores)
+
+    (tokens, logits), (wanted, expected) = (
+        generate_greedily(x, name) for x in (slice_model(model, plan), mask_model(model, plan))
+    )
+
+    assert torch.equal(tokens, wanted)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
