@@ -65,6 +65,7 @@ def _add_outcome(
     fractions = ", ".join(f"{kind} {getattr(choice.config, kind):.3g}" for kind in SEARCHED)
     note = (
         f"target {target.quantity} {target.value:g}: predicted {outcome['predicted']:.3g} by "
-        f"{outcome['source']}; {fractions}; {choice.importance:.0%} of the importance is kept"
+        f"{outcome['source']}; {fractions}, which keep {choice.importance:.0%} of "
+        f"the importance by taylor"
     )
     return replace(plan, settings=plan.settings | {"target": outcome}, notes=(note, *plan.notes))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -91,8 +91,9 @@ def _time(modules: dict[int, nn.Module], hidden: int, settings: LatencySettings)
     seconds = time_interleaved(
         steps, warmup=_WARMUP, rounds=_ROUNDS, synchronize=synchronize_fn(settings.device)
     )
+    # The least disturbed round; and no width takes longer than a larger one.
     forward, training = (
-        tuple(statistics.median(seconds[f"{name} {units}"]) for units in modules)
+        tuple(accumulate((min(seconds[f"{name} {units}"]) for units in modules), max))
         for name in ("forward", "training")
     )
     return BlockLatency(units=tuple(modules), forward=forward, training=training)
