@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -20,9 +20,9 @@ from torch.fx.experimental import _config
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lightpeft.core.benchmark_result import CompileScope
 from lightpeft.core.errors import LightPeftError, ModelError
 
-CompileScope = Literal["off", "blocks", "whole"]
 # Of torch._dynamo: graphs of one piece of code before it gives up. Layers share their code, so
 # each distinct layer needs as many as torch grants a model without distinct layers.
 _GRAPHS_PER_LAYER = 8
@@ -104,6 +104,26 @@ def compiled(
         LightPeftError: torch.compile failed, as without a C++ compiler, or made more graphs than
             the limit.
     """
+    with compiling(
+        model, scope, backend=backend, dynamic=dynamic, cuda_graphs=cuda_graphs
+    ) as counts:
+        with counting(counts):
+            yield counts
+
+
+@contextmanager
+def compiling(
+    model: PeftModel | PreTrainedModel,
+    scope: CompileScope,
+    *,
+    backend: str | Callable[..., Any] = "inductor",
+    dynamic: bool | None = None,
+    cuda_graphs: bool = False,
+) -> Iterator[CompileCounts]:
+    """Run a model compiled, as `compiled`, but count only what runs within `counting`.
+
+    So that each of several models that are compiled at the same time has counts of its own.
+    """
     counts = CompileCounts(scope=scope)
     if scope == "off":
         yield counts
@@ -112,23 +132,54 @@ def compiled(
     counts.modules = len(modules)
     counts.distinct = len({_describe_weights(module) for module in modules})
     use_graphs = cuda_graphs and next(model.parameters()).device.type == "cuda"
-    with _configured(_GRAPHS_PER_LAYER * counts.distinct), _counting(counts), ExitStack() as end:
+    with _configured(_GRAPHS_PER_LAYER * counts.distinct), ExitStack() as end:
         for module in modules:
             module.compile(
-                backend=backend,
-                dynamic=dynamic,
-                mode="reduce-overhead" if use_graphs else None,
+                backend=backend, dynamic=dynamic, mode="reduce-overhead" if use_graphs else None
             )
             end.callback(setattr, module, "_compiled_call_impl", None)
-        try:
-            yield counts
-        except FailOnRecompileLimitHit as error:
-            raise LightPeftError(
-                f"torch.compile made {_GRAPHS_PER_LAYER * counts.distinct} graphs of one piece of "
-                f"code, which is the limit; TORCH_LOGS=recompiles shows why"
-            ) from error
-        except TorchDynamoException as error:
-            raise LightPeftError(f"torch.compile failed: {_get_reason(error)}") from error
+        yield counts
+
+
+@contextmanager
+def counting(counts: CompileCounts) -> Iterator[None]:
+    """Add graphs, breaks and time of a context; torch's own counters count for the whole process.
+
+    Raises:
+        LightPeftError: torch.compile failed, as without a C++ compiler, or made more graphs than
+            the limit.
+    """
+    graphs, breaks = counters["stats"]["unique_graphs"], Counter(counters["graph_break"])
+    started = 0.0
+
+    def start(args: CallbackArgs) -> None:
+        nonlocal started
+        started = perf_counter()
+        if args.callback_trigger.name == "DYNAMO":
+            # "3/1" is the second compilation of the fourth piece of code.
+            counts.compilations[args.compile_id.rpartition("/")[0]] += 1
+
+    def end(args: CallbackArgs) -> None:
+        counts.seconds += perf_counter() - started
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        raise LightPeftError(
+            f"torch.compile made {torch._dynamo.config.recompile_limit} graphs of one piece of "
+            f"code, which is the limit; TORCH_LOGS=recompiles shows why"
+        ) from error
+    except TorchDynamoException as error:
+        raise LightPeftError(f"torch.compile failed: {_get_reason(error)}") from error
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)
+        counts.graphs += counters["stats"]["unique_graphs"] - graphs
+        # A reason is counted again each time that torch analyses the code again.
+        new = Counter(counters["graph_break"]) - breaks
+        counts.graph_breaks += [reason.partition("\n")[0] for reason in new]
 
 
 def list_layers(model: nn.Module) -> list[nn.Module]:
@@ -166,16 +217,17 @@ def _describe_weights(module: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
 
 @contextmanager
 def _configured(graphs: int) -> Iterator[None]:
-    """Let torch compile a piece of code this often, and stop with an error after that.
+    """Let torch compile a piece of code this much more often, and stop with an error after that.
 
-    Otherwise torch goes on uncompiled, and says so only in its log.
+    Otherwise torch goes on uncompiled, and says so only in its log. Models of one class share
+    their code, so that contexts of several models add up.
     """
     config, shapes_config = torch._dynamo.config, cast(Any, _config)
     with (
         warnings.catch_warnings(),
         config.patch(
-            recompile_limit=max(graphs, config.recompile_limit),
-            accumulated_recompile_limit=max(graphs, config.accumulated_recompile_limit),
+            recompile_limit=config.recompile_limit + graphs,
+            accumulated_recompile_limit=config.accumulated_recompile_limit + graphs,
             fail_on_recompile_limit_hit=True,
         ),
         # Or a graph made of 8 rows of 8 tokens would serve no other sizes than equal ones.
@@ -185,35 +237,6 @@ def _configured(graphs: int) -> Iterator[None]:
         # (torch/_dynamo/variables/builder.py), and warns of it.
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
         yield
-
-
-@contextmanager
-def _counting(counts: CompileCounts) -> Iterator[None]:
-    """Count graphs, breaks and time; torch's own counters count for the whole process."""
-    graphs, breaks = counters["stats"]["unique_graphs"], Counter(counters["graph_break"])
-    started = 0.0
-
-    def start(args: CallbackArgs) -> None:
-        nonlocal started
-        started = perf_counter()
-        if args.callback_trigger.name == "DYNAMO":
-            # "3/1" is the second compilation of the fourth piece of code.
-            counts.compilations[args.compile_id.rpartition("/")[0]] += 1
-
-    def end(args: CallbackArgs) -> None:
-        counts.seconds += perf_counter() - started
-
-    callback_handler.register_start_callback(start)
-    callback_handler.register_end_callback(end)
-    try:
-        yield
-    finally:
-        callback_handler.remove_start_callback(start)
-        callback_handler.remove_end_callback(end)
-        counts.graphs = counters["stats"]["unique_graphs"] - graphs
-        # A reason is counted again each time that torch analyses the code again.
-        new = Counter(counters["graph_break"]) - breaks
-        counts.graph_breaks = [reason.partition("\n")[0] for reason in new]
 
 
 def _get_reason(error: Exception) -> str:

@@ -104,6 +104,10 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
     accelerate: Annotated[
         bool, typer.Option("--accelerate", help="LoRA layers with fewer kernels, of both models.")
     ] = False,
+    compile: Annotated[
+        Literal["off", "blocks", "whole"],
+        typer.Option(help="Measure also compiled: each layer, or the whole model."),
+    ] = "off",
     out: Annotated[Path | None, _make_text_option("JSON file to write.", "FILE")] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
@@ -113,7 +117,8 @@ def benchmark(  # typer reads options from the parameters, hence so many; contex
 
     Both have LoRA adapters and take turns: training and inference of encoders and of image
     models; training, prefill (a prompt of --length tokens into the KV cache) and decode (one
-    more token per row) of decoders and encoder-decoders.
+    more token per row) of decoders and encoder-decoders. Inference is measured with the adapters
+    merged as well; a merged decoder decodes with a KV cache of fixed size.
     """
     options = {name: context.params[name] for name in BenchmarkConfig.model_fields}
     options["batch_sizes"] = _parse_batch_sizes(batch_sizes)

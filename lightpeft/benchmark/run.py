@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 from peft import LoraConfig, PeftModel
 from pydantic import Field
+from transformers import PreTrainedModel
 
 from lightpeft.acceleration.accelerate import accelerate
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
@@ -19,7 +20,7 @@ from lightpeft.benchmark.random_models import (
     check_free_memory,
     make_config,
 )
-from lightpeft.core.benchmark_result import BenchmarkResult, PeakMemory
+from lightpeft.core.benchmark_result import BenchmarkResult, CompileScope, PeakMemory
 from lightpeft.core.config import Config, Count, PruningConfig, Ratio
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
@@ -53,6 +54,7 @@ class BenchmarkConfig(Config):
         rounds: rounds that are counted.
         gradient_checkpointing, optimizer, masters: see `TrainingSettings`.
         accelerate: run LoRA layers with fewer kernels (`lightpeft.accelerate`).
+        compile: measure also compiled: off, blocks (each layer) or whole (the model).
     """
 
     shape: str = "roberta-large"
@@ -71,6 +73,7 @@ class BenchmarkConfig(Config):
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     masters: Literal["float32", "bfloat16"] = "float32"
     accelerate: Annotated[bool, Field(description="true or false")] = False
+    compile: CompileScope = "off"
 
     def model_post_init(self, context: object) -> None:
         """Check the shape, and what is measured of it.
@@ -110,6 +113,7 @@ class BenchmarkConfig(Config):
                 optimizer=self.optimizer,
                 masters=self.masters,
             ),
+            compile=self.compile,
         )
 
 
@@ -160,21 +164,7 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     The plan is one that `make_plan` makes, but it draws the pruned units at random.
     """
     base = build_random_model(config.shape, dtype=config.torch_dtype, device=device)
-    shape, factor = inspect_model(base), float(method != BASELINE)
-    lora = make_lora_config(config)
-    scores = Scores(
-        shape=shape,
-        fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
-        peft=lora,
-        layers={x.path: torch.zeros(x.layers) for x in shape.stacks if x.prunable},
-        heads=_zero_scores(shape.heads),
-        neurons=_zero_scores(shape.neurons),
-        modules=dict.fromkeys(shape.linears, 0.0),
-        ranks={path: torch.zeros(config.rank) for path in shape.linears},
-        adapter={},
-        curve=[],
-        steps=0,
-    )
+    scores, factor = make_equal_scores(config, base), float(method != BASELINE)
     pruning = PruningConfig(
         layers=config.layers * factor,
         heads=config.ratio * factor,
@@ -189,6 +179,24 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     if config.accelerate:
         accelerate(model)
     return model
+
+
+def make_equal_scores(config: BenchmarkConfig, base: PreTrainedModel) -> Scores:
+    """Return scores of a model as if LoRA had been estimated on all linears: all are zero."""
+    shape, lora = inspect_model(base), make_lora_config(config)
+    return Scores(
+        shape=shape,
+        fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
+        peft=lora,
+        layers={x.path: torch.zeros(x.layers) for x in shape.stacks if x.prunable},
+        heads=_zero_scores(shape.heads),
+        neurons=_zero_scores(shape.neurons),
+        modules=dict.fromkeys(shape.linears, 0.0),
+        ranks={path: torch.zeros(config.rank) for path in shape.linears},
+        adapter={},
+        curve=[],
+        steps=0,
+    )
 
 
 def _measure_memory(config: BenchmarkConfig, method: str, device: torch.device) -> PeakMemory:

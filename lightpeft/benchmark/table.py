@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lightpeft.core.benchmark_result import BenchmarkResult, MethodResult
+from lightpeft.core.benchmark_result import (
+    BenchmarkResult,
+    MethodResult,
+    Speedup,
+    StepTiming,
+    Variant,
+    VariantResult,
+)
 from lightpeft.core.text_table import align_columns
 from lightpeft.profiling.settings import TrainingSettings
 
@@ -19,7 +26,10 @@ def format_table(result: BenchmarkResult) -> str:
     """Return a line for each method, phase and batch size, and one for each KV cache."""
     rows = [list(_COLUMNS)]
     for method, measured in result.methods.items():
-        rows += [*_list_phase_rows(method, measured), *_list_cache_rows(method, measured)]
+        rows += _list_phase_rows(method, measured)
+        for variant, steps in measured.variants.items():
+            rows += _list_variant_rows(method, variant, steps)
+        rows += _list_cache_rows(method, measured)
     title = f"{result.device}, {result.dtype}, {result.length} tokens a row"
     if changed := _describe_training(result.training):
         title += f"; training with {changed}"
@@ -38,25 +48,35 @@ def _describe_training(settings: Mapping[str, bool | str]) -> str:
 def _list_phase_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:
     for phase, timings in measured.timings.items():
         for batch_size, timing in timings.items():
-            speedup = measured.speedups[phase][batch_size]
-            row = [
-                method,
-                phase,
-                str(batch_size),
-                f"{timing.median_s * 1e3:.2f}",
-                f"{timing.tokens_per_s:,.0f}",
-                f"{speedup.median:.2f}x",
-                f"{speedup.q1:.2f}-{speedup.q3:.2f}",
-                *(
-                    "-" if bound is None else f"{bound:.2f}x"
-                    for bound in (speedup.flop_bound, speedup.byte_bound)
-                ),
-            ]
+            row = _make_row(method, phase, batch_size, timing, measured.speedups[phase][batch_size])
             memory, ratio = measured.memory, measured.memory_ratios[phase]
             if memory and memory.batch_size == batch_size:
                 row.append(f"{memory.phase_bytes[phase] / 2**20:.0f} MB")
                 row.append("-" if ratio is None else f"{ratio:.2f}")
             yield row
+
+
+def _list_variant_rows(method: str, variant: Variant, result: VariantResult) -> Iterator[list[str]]:
+    for phase, timings in result.timings.items():
+        name = f"{phase}, {variant.replace('_', ', ')}"
+        for batch_size, timing in timings.items():
+            yield _make_row(method, name, batch_size, timing, result.speedups[phase][batch_size])
+
+
+def _make_row(
+    method: str, name: str, batch_size: int, timing: StepTiming, speedup: Speedup
+) -> list[str]:
+    bounds = (speedup.flop_bound, speedup.byte_bound)
+    return [
+        method,
+        name,
+        str(batch_size),
+        f"{timing.median_s * 1e3:.2f}",
+        f"{timing.tokens_per_s:,.0f}",
+        f"{speedup.median:.2f}x",
+        f"{speedup.q1:.2f}-{speedup.q3:.2f}",
+        *("-" if bound is None else f"{bound:.2f}x" for bound in bounds),
+    ]
 
 
 def _list_cache_rows(method: str, measured: MethodResult) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,6 +13,10 @@ from lightpeft.core.reading import read_json
 from lightpeft.core.serialization import write_json
 
 Phase = Literal["training", "inference", "prefill", "decode"]
+CompileScope = Literal["off", "blocks", "whole"]
+# How else than eagerly and with the adapter beside its base: a compiled training step; the adapter
+# merged into its base, as models are deployed, eagerly and compiled.
+Variant = Literal["compiled", "merged", "merged_compiled"]
 
 
 class _Record(BaseModel):
@@ -60,6 +65,39 @@ class Speedup(_Record):
     fraction_of_byte_bound: float | None = None
 
 
+class CompileCost(_Record):
+    """What compiling one model took.
+
+    Attributes:
+        graphs: how many were made.
+        recompilations: graphs beyond one for each distinct layer.
+        graph_breaks: reasons for which a graph was interrupted.
+        seconds: of compiling.
+    """
+
+    graphs: int
+    recompilations: int
+    graph_breaks: list[str]
+    seconds: float
+
+
+class VariantResult(_Record):
+    """Steps of one method in another form, and their ratios to vanilla's in the same form.
+
+    Attributes:
+        timings: phase -> batch size -> seconds.
+        speedups: phase -> batch size -> speed-up over vanilla.
+        compile: None where nothing is compiled.
+    """
+
+    timings: dict[Phase, dict[int, StepTiming]]
+    speedups: dict[Phase, dict[int, Speedup]]
+    compile: CompileCost | None = None
+
+
+Measured = tuple[dict[int, StepTiming], dict[int, Speedup]]  # by batch size
+
+
 class PeakMemory(_Record):
     """Peak memory of one model, in bytes over what was in use before the model was built.
 
@@ -85,6 +123,8 @@ class MethodResult(_Record):
         total_parameters: all.
         timings: phase -> batch size -> seconds.
         speedups: phase -> batch size -> speed-up over vanilla.
+        variants: the same steps compiled, or with the adapter merged; without a method's own where
+            vanilla has none, or where peft can't merge the method.
         memory: None where it was not measured.
         memory_ratios: phase -> peak memory divided by vanilla's; None where one of them was not
             measured or is less than the weights alone.
@@ -98,6 +138,7 @@ class MethodResult(_Record):
     total_parameters: int
     timings: dict[Phase, dict[int, StepTiming]]
     speedups: dict[Phase, dict[int, Speedup]]
+    variants: dict[Variant, VariantResult] = {}
     memory: PeakMemory | None = None
     memory_ratios: dict[Phase, float | None]
     decode_weight_bytes: int | None = None
@@ -131,6 +172,7 @@ class BenchmarkResult(_Record):
         length: tokens a row.
         rounds: measured rounds.
         training: settings of the training steps; empty in a file of an earlier version.
+        compile: what was compiled for the variants `compiled` and `merged_compiled`.
         methods: method -> its measurements; all have the same phases and batch sizes.
         estimation: None where no scores were estimated.
     """
@@ -142,6 +184,7 @@ class BenchmarkResult(_Record):
     length: int
     rounds: int
     training: dict[str, bool | str] = {}
+    compile: CompileScope = "off"
     methods: dict[str, MethodResult]
     estimation: EstimationCost | None = None
 
@@ -154,6 +197,21 @@ class BenchmarkResult(_Record):
     def batch_sizes(self) -> list[int]:
         """Measured batch sizes, ascending."""
         return sorted(next(iter(self.methods.values())).timings["training"])
+
+    def list_measured(self) -> Iterator[tuple[str, dict[str, Measured]]]:
+        """Yield the name of each phase, also of variants (`decode, merged`), and its measurements.
+
+        They are by method; a method whose adapter can't be merged is missing in the merged ones.
+        """
+        for phase in self.phases:
+            yield phase, {n: (m.timings[phase], m.speedups[phase]) for n, m in self.methods.items()}
+        for variant, first in self.methods["vanilla"].variants.items():
+            for phase in first.timings:
+                results = {n: m.variants.get(variant) for n, m in self.methods.items()}
+                yield (
+                    f"{phase}, {variant.replace('_', ', ')}",
+                    {n: (r.timings[phase], r.speedups[phase]) for n, r in results.items() if r},
+                )
 
     def save(self, path: Path) -> None:
         """Write indented JSON."""

@@ -18,10 +18,13 @@ from lightpeft.core.benchmark_result import (
     Phase,
     Speedup,
     StepTiming,
+    Variant,
+    VariantResult,
 )
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE, compute_quartiles, compute_speedup
 from lightpeft.profiling.timing import PhaseSeconds, time_phases
+from lightpeft.profiling.variants import time_variants
 from lightpeft.profiling.workload import Workload, compute_plan_cost
 
 _PACKAGES = ("torch", "transformers", "peft")
@@ -59,19 +62,49 @@ def compare(
     workloads = {method: Workload.from_model(model, settings) for method, model in models.items()}
     seconds = time_phases(models, settings, progress)
     first = next(iter(models.values()))
+    dtype = str(first.dtype).removeprefix("torch.")
+    methods = {
+        method: _make_method_result(method, model, seconds, workloads, memory)
+        for method, model in models.items()
+    }
+    variants = _measure_variants(models, workloads, settings, progress)
     return BenchmarkResult(
         device=read_device_name(first.device),
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
-        dtype=str(first.dtype).removeprefix("torch."),
+        dtype=dtype,
         length=settings.length,
         rounds=settings.rounds,
         training=settings.training.model_dump(),
+        compile=settings.compile,
         methods={
-            method: _make_method_result(method, model, seconds, workloads, memory)
-            for method, model in models.items()
+            method: result.model_copy(update={"variants": variants[method]})
+            for method, result in methods.items()
         },
     )
+
+
+def _measure_variants(
+    models: Mapping[str, PeftModel],
+    workloads: Mapping[str, Workload],
+    settings: ProfilingSettings,
+    progress: Callable[[str], None],
+) -> dict[str, dict[Variant, VariantResult]]:
+    """Measure models compiled and merged, in place; return the variants of each method."""
+    results: dict[str, dict[Variant, VariantResult]] = {method: {} for method in models}
+    for variant, timed in time_variants(models, settings, progress).items():
+        works = workloads
+        if variant != "compiled":
+            works = {
+                method: Workload.from_model(model, settings, merged=workloads[method].plan)
+                for method, model in timed.models.items()
+            }
+        for method in timed.models:
+            timings, speedups = _make_timings(method, timed.seconds, works)
+            results[method][variant] = VariantResult(
+                timings=timings, speedups=speedups, compile=timed.compile.get(method)
+            )
+    return results
 
 
 def _make_method_result(
@@ -84,21 +117,7 @@ def _make_method_result(
     workload, baseline = workloads[method], workloads[BASELINE]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total, base = _count_parameters(model, workload, trainable)
-    timings: dict[Phase, dict[int, StepTiming]] = {}
-    speedups: dict[Phase, dict[int, Speedup]] = {}
-    for phase, batches in seconds.items():
-        timings[phase], speedups[phase] = {}, {}
-        for batch_size, rounds in batches.items():
-            tokens = batch_size * (1 if phase == "decode" else workload.length)
-            timings[phase][batch_size] = _make_step_timing(rounds[method], tokens)
-            speedups[phase][batch_size] = _compute_speedup(
-                rounds[BASELINE],
-                rounds[method],
-                flop_bound=workload.compute_flop_bound(phase, baseline),
-                byte_bound=workload.compute_byte_bound(batch_size, baseline)
-                if phase == "decode"
-                else None,
-            )
+    timings, speedups = _make_timings(method, seconds, workloads)
     return MethodResult(
         base_parameters=base,
         trainable_parameters=trainable,
@@ -114,6 +133,29 @@ def _make_method_result(
         kv_cache_bytes=workload.kv_cache_bytes,
         kv_cache_ratios=workload.compute_kv_cache_ratios(baseline),
     )
+
+
+def _make_timings(
+    method: str, seconds: PhaseSeconds, workloads: Mapping[str, Workload]
+) -> tuple[dict[Phase, dict[int, StepTiming]], dict[Phase, dict[int, Speedup]]]:
+    """Return times, and speed-ups over vanilla, by phase and batch size."""
+    workload, baseline = workloads[method], workloads[BASELINE]
+    timings: dict[Phase, dict[int, StepTiming]] = {}
+    speedups: dict[Phase, dict[int, Speedup]] = {}
+    for phase, batches in seconds.items():
+        timings[phase], speedups[phase] = {}, {}
+        for batch_size, rounds in batches.items():
+            tokens = batch_size * (1 if phase == "decode" else workload.length)
+            timings[phase][batch_size] = _make_step_timing(rounds[method], tokens)
+            speedups[phase][batch_size] = _compute_speedup(
+                rounds[BASELINE],
+                rounds[method],
+                flop_bound=workload.compute_flop_bound(phase, baseline),
+                byte_bound=workload.compute_byte_bound(batch_size, baseline)
+                if phase == "decode"
+                else None,
+            )
+    return timings, speedups
 
 
 def _count_parameters(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightpeft.profiling.random_batches import find_model_kind, get_base_model
-from lightpeft.profiling.step_functions import Step, make_autocast
+from lightpeft.profiling.step_functions import Step, choose_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,10 @@ def _make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> tuple[St
 
 def _make_forward(model: PeftModel, inputs: Mapping[str, Any]) -> Step:
     model.eval()
+    autocast = choose_autocast(model)
 
     def step() -> Any:
-        with torch.inference_mode(), make_autocast(model):
+        with torch.inference_mode(), autocast():
             return model(**inputs, use_cache=True)
 
     return step

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lightpeft.core.benchmark_result import CompileScope
 from lightpeft.core.config import Config, Count
 from lightpeft.core.errors import ConfigError
 
@@ -49,6 +50,7 @@ class ProfilingSettings(Config):
         warmup: rounds that are run but not counted.
         rounds: rounds that are counted.
         training: how a training step saves memory.
+        compile: what is compiled of the models for a second measurement, beside the eager one.
     """
 
     batch_sizes: Annotated[Sequence[Count], Field(min_length=1, description="integers >= 1")]
@@ -56,3 +58,4 @@ class ProfilingSettings(Config):
     warmup: Annotated[int, Field(ge=0, description="an integer >= 0")] = 3
     rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15
     training: TrainingSettings = TrainingSettings()
+    compile: CompileScope = "off"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -39,9 +40,10 @@ def make_training_step(
     # Generative models would fill a KV cache that training never reads.
     options = {"use_cache": False} if find_model_kind(model) in ("decoder", "seq2seq") else {}
     model.train()
+    autocast = choose_autocast(model)
 
     def step() -> None:
-        with contextlib.nullcontext() if in_bfloat16 else make_autocast(model):
+        with autocast():
             loss = model(**batch, **options).loss
         loss.backward()
         optimizer.step()
@@ -54,9 +56,10 @@ def make_inference_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
     """Return a function that runs forward without gradients and labels; sets evaluation mode."""
     inputs = drop_labels(batch)
     model.eval()
+    autocast = choose_autocast(model)
 
     def step() -> None:
-        with torch.inference_mode(), make_autocast(model):
+        with torch.inference_mode(), autocast():
             model(**inputs)
 
     return step
@@ -72,9 +75,15 @@ def _make_optimizer(weights: Iterable[nn.Parameter], name: str) -> torch.optim.O
     return optimizer
 
 
-def make_autocast(model: PeftModel) -> contextlib.AbstractContextManager[object]:
-    """Return autocast for 16-bit weights, as in fine-tuning: adapters are float32 there."""
-    dtype = next(model.parameters()).dtype
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(model.device.type, dtype=dtype)
+def choose_autocast(
+    model: nn.Module,
+) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """Return what makes autocast, as in fine-tuning, where 16-bit weights have float32 adapters.
+
+    A model of one dtype, such as a merged one, needs none.
+    """
+    weights = list(model.parameters())
+    dtype, device = weights[0].dtype, weights[0].device
+    if {weight.dtype for weight in weights} == {dtype} or dtype == torch.float32:
+        return contextlib.nullcontext
+    return partial(torch.autocast, device.type, dtype=dtype)

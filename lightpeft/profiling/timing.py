@@ -18,7 +18,7 @@ from lightpeft.profiling.step_functions import Step, make_inference_step, make_t
 # Phase -> batch size -> model -> seconds of each round.
 PhaseSeconds = dict[Phase, dict[int, dict[str, list[float]]]]
 
-_STEP_FACTORIES: dict[Phase, Callable[[PeftModel, dict[str, torch.Tensor]], Step]] = {
+STEP_FACTORIES: dict[Phase, Callable[[PeftModel, dict[str, torch.Tensor]], Step]] = {
     "inference": make_inference_step,
     "prefill": make_prefill_step,
     "decode": make_decode_step,
@@ -32,7 +32,7 @@ def make_step(
     batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
     if phase == "training":
         return make_training_step(model, batch, settings.training)
-    return _STEP_FACTORIES[phase](model, batch)
+    return STEP_FACTORIES[phase](model, batch)
 
 
 def time_interleaved(
@@ -92,13 +92,20 @@ def time_phases(
                 name: make_step(phase, model, batch_size=batch_size, settings=settings)
                 for name, model in models.items()
             }
-            seconds[phase][batch_size] = time_interleaved(
-                steps,
-                warmup=settings.warmup,
-                rounds=settings.rounds,
-                synchronize=synchronize_fn(first.device),
-            )
+            seconds[phase][batch_size] = time_steps(steps, settings, first.device)
     return seconds
+
+
+def time_steps(
+    steps: Mapping[str, Step], settings: ProfilingSettings, device: torch.device
+) -> dict[str, list[float]]:
+    """Time steps on a device in turns; return name -> seconds of each round."""
+    return time_interleaved(
+        steps,
+        warmup=settings.warmup,
+        rounds=settings.rounds,
+        synchronize=synchronize_fn(device),
+    )
 
 
 def synchronize_fn(device: torch.device) -> Callable[[], None]:

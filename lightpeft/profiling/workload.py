@@ -29,26 +29,38 @@ class Workload:
         last_logits_only: whether prefill computes the logits of the last token alone.
         decode_traffic: batch size -> what a decode step reads; empty where the model does not
             generate.
+        merged: whether the adapter takes no FLOPs of its own.
     """
 
     plan: PruningPlan | None
     length: int
     last_logits_only: bool
     decode_traffic: Mapping[int, DecodeTraffic]
+    merged: bool = False
 
     @classmethod
-    def from_model(cls, model: PeftModel, settings: ProfilingSettings) -> Workload:
-        """Inspect a model that `prune` or `load` made; runs decode steps."""
+    def from_model(
+        cls,
+        model: PeftModel,
+        settings: ProfilingSettings,
+        *,
+        merged: PruningPlan | None = None,
+    ) -> Workload:
+        """Inspect a model that `prune` or `load` made; runs decode steps.
+
+        With `merged` it is a model whose adapter is merged, which was pruned by that plan.
+        """
         traffic: dict[int, DecodeTraffic] = {}
         if "decode" in list_phases(model):
             for batch_size in settings.batch_sizes:
                 batch = make_random_batch(model, batch_size=batch_size, length=settings.length)
                 traffic[batch_size] = measure_decode_traffic(model, batch)
         return cls(
-            plan=getattr(model, "lightpeft_plan", None),
+            plan=merged or getattr(model, "lightpeft_plan", None),
             length=settings.length,
             last_logits_only=supports_logits_to_keep(model),
             decode_traffic=traffic,
+            merged=merged is not None,
         )
 
     def count_flops(self, phase: Phase) -> int | None:
@@ -64,6 +76,8 @@ class Workload:
             return compute_plan_cost(self.plan, length=self.length).total.training_flops_per_token
         plan = self.plan.without_layers
         shape, length, counts = plan.shape, self.length, plan.counts
+        if self.merged:
+            counts = replace(counts, ranks={})
         if phase == "prefill" and self.last_logits_only:
             head = {"lm": shape.matmul_weights.get("lm", 0) // length}
             shape = replace(shape, matmul_weights=shape.matmul_weights | head)

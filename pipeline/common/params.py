@@ -245,10 +245,14 @@ class BatchSection(RowLengthSection):
 
 
 class BenchmarkSection(BatchSection):
-    """Speed and memory, by batch size, over rounds in which every method takes a turn."""
+    """Speed and memory, by batch size, over rounds in which every method takes a turn.
+
+    `compile` says what torch.compile compiles for a second measurement beside the eager one.
+    """
 
     warmup: NonNegativeInt = 3
     rounds: Annotated[int, Field(ge=3, description="an integer >= 3")] = 15
+    compile: CompileScope = "off"
 
 
 class ExportSection(Section):

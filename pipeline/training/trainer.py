@@ -13,7 +13,8 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
 from lightpeft.acceleration.accelerate import accelerate
-from lightpeft.acceleration.compile import CompileScope, compiled
+from lightpeft.acceleration.compile import compiled
+from lightpeft.core.benchmark_result import CompileScope
 from lightpeft.core.names import LORA
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 from lightpeft.modeling.checkpointing import enable_checkpointing

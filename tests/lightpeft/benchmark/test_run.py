@@ -77,7 +77,8 @@ def test_memory_without_a_ratio_is_shown(tiny_bert, monkeypatch, capsys):
 
     main([*tiny_bert, "--device", "cpu"])
 
-    assert capsys.readouterr().out.splitlines()[-1].endswith("MB      -")
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "pruned  inference  " in x]
+    assert line.endswith("MB      -")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -101,7 +102,9 @@ def test_every_kind_of_model_is_measured_in_its_phases(name, dtype, monkeypatch,
             assert timing.tokens_per_s == batch_size * tokens / timing.median_s
             assert pruned.speedups[phase][batch_size].flop_bound > 1.1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 * 2 * (len(phases) + ("decode" in phases))
+    merged = pruned.variants["merged"]
+    assert list(merged.timings) == [*phases[1:]]
+    assert len(lines) == 2 + 2 * 2 * (len(phases) + len(merged.timings) + ("decode" in phases))
     if "decode" in phases:
         assert pruned.kv_cache_ratios == {1: 0.5, 3: 0.5}
         speedup = pruned.speedups["decode"][3]
