@@ -37,6 +37,7 @@ from pipeline.common.files import write_text
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.common.text import join_lines
+from pipeline.common.training_checks import check_training
 
 STAGES = ("prepare", "estimate", "prune", "finetune", "evaluate", "benchmark", "report", "export")
 SHARED_STAGES = ("estimate", "finetune")  # these run in several processes
@@ -208,11 +209,13 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
         ConfigError: a setting is wrong, or `methods` lacks the method.
         PipelineError: the operating system refuses a file or folder, as on a full disk.
     """
-    methods = load_params().methods
-    if method and method not in methods:
-        raise ConfigError(f"METHOD must be one of {', '.join(methods)}, got {method!r}")
+    params = load_params()
+    if method and method not in params.methods:
+        raise ConfigError(f"METHOD must be one of {', '.join(params.methods)}, got {method!r}")
     arguments: tuple[Any, ...] = (method,) if method else ()
     requested, running = read_requested_processes(), count_processes()
+    if stage in SHARED_STAGES:
+        check_training(params, running if is_launched() else max(requested, running))
     if stage in SHARED_STAGES and requested > 1 and running == 1 and not is_launched():
         import_module("pipeline.common.launcher").launch(requested, (stage, *arguments))
         return

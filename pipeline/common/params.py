@@ -213,6 +213,10 @@ class FinetuneSection(Section):
                 f"finetune.early_stopping needs finetune.best_checkpoint: true, "
                 f"got {self.early_stopping} with false"
             )
+        if self.cache_frozen and self.compile != "off":
+            raise ConfigError(
+                f"finetune.cache_frozen: true needs finetune.compile: off, got {self.compile}"
+            )
         return self
 
 

@@ -59,21 +59,6 @@ def compute_once(compute: Callable[[], _Value]) -> _Value:
     return value
 
 
-def split_batch_size(setting: str, batch_size: int) -> int:
-    """Return how many rows of each batch a process takes.
-
-    Raises:
-        ConfigError: they are not the same number for each.
-    """
-    processes = count_processes()
-    if batch_size % processes:
-        raise ConfigError(
-            f"{setting} must be a multiple of the number of processes, {processes}, "
-            f"got {batch_size}"
-        )
-    return batch_size // processes
-
-
 def sum_over_processes(number: float, device: torch.device) -> float:
     """Return the sum of the numbers that all processes have."""
     total = torch.tensor(float(number), dtype=torch.float64, device=device)

@@ -52,14 +52,26 @@ def is_base_sharded() -> bool:
     """Return whether LIGHTPEFT_SHARD asks to share the base among the processes.
 
     Raises:
-        ConfigError: it is neither 0 nor 1, or there is one process.
+        ConfigError: it is neither 0 nor 1.
     """
     text = os.environ.get(SHARD, "0")
     if text not in ("0", "1"):
         raise ConfigError(f"{SHARD} must be 0 or 1, got {text}")
-    if text == "1" and count_processes() == 1:
-        raise ConfigError(f"{SHARD}=1 needs several processes; set {PROCESSES} too")
     return text == "1"
+
+
+def split_batch_size(setting: str, batch_size: int, processes: int) -> int:
+    """Return how many rows of each batch a process takes.
+
+    Raises:
+        ConfigError: they are not the same number for each.
+    """
+    if batch_size % processes:
+        raise ConfigError(
+            f"{setting} must be a multiple of the number of processes, {processes}, "
+            f"got {batch_size}"
+        )
+    return batch_size // processes
 
 
 def is_launched() -> bool:

@@ -14,7 +14,6 @@ from pipeline.common.console import Progress, find_device, log, seed_everything
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.paths import Paths
 from pipeline.common.peft_params import PeftSection
-from pipeline.common.processes import split_batch_size
 from pipeline.common.pruning_params import EstimateParams
 from pipeline.common.ranks import get_rank, is_base_sharded, is_main_process
 from pipeline.common.text import quantify
@@ -58,7 +57,6 @@ def main(paths: Paths) -> None:
     """
     params = EstimateParams.load(paths.params)
     section, data = params.estimate, paths.prepared
-    split_batch_size("estimate.batch_size", section.batch_size)
     task = make_task(DataCard.read(data))
     model, head = load_model(params.model, task, params.seed)
     rows = read_rows(data, "train")

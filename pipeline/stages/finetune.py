@@ -21,7 +21,6 @@ from pipeline.common.files import write_text
 from pipeline.common.methods import has_plan
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
-from pipeline.common.processes import split_batch_size
 from pipeline.common.ranks import is_main_process
 from pipeline.common.text import quantify
 from pipeline.tasks import method_models
@@ -92,7 +91,6 @@ def main(method: str, paths: Paths) -> None:
     """
     transformers.logging.set_verbosity_error()
     params, data = FinetuneParams.load(paths.params), paths.prepared
-    split_batch_size("finetune.batch_size", params.finetune.batch_size)
     start = _Start.read(paths, method)
     inputs = [data / "card.json", data / "train", data / "validation", start.path]
     inputs += [paths.scores / "scores.json", *sorted(paths.scores.glob("*.safetensors"))]

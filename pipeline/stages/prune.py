@@ -6,8 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
+
 from lightpeft.core.adapter_layout import parse_adapter_key
-from lightpeft.core.config import PruningConfig
+from lightpeft.core.config import PruningConfig, PruningTarget
+from lightpeft.core.errors import PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape, UnitCounts
@@ -29,6 +32,7 @@ from lightpeft.pruning.verification import slice_and_verify
 from pipeline.common.artefacts import PartCost, PlanCost, UnprunedMethod
 from pipeline.common.console import find_device, log
 from pipeline.common.data_card import DataCard, read_rows
+from pipeline.common.errors import ConfigError
 from pipeline.common.methods import find_peft_type, find_settings, has_plan
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams
@@ -47,14 +51,15 @@ _VERIFIED_ROWS = 8
 COST_LENGTH = 64  # tokens a row, for the quadratic term of attention
 
 
-def make_cost_model(params: PruneParams, scores: Scores) -> CostModel:
-    """Return what predicts the speed of a target, on the largest batch of the benchmark.
+def make_cost_model(params: PruneParams, scores: Scores, target: PruningTarget | None) -> CostModel:
+    """Return what predicts a target, on the largest batch of the benchmark.
 
-    With `prune.cost: measured`, its latency table is measured once for a machine, model and batch,
-    and kept beside the checkpoints: all methods, and later runs, go by the same one.
+    With `prune.cost: measured`, a speed-up goes by a latency table that is measured once for a
+    machine, model and batch, and kept beside the checkpoints: all methods, and later runs, go by
+    the same one.
     """
     rows, length = max(params.benchmark.batch_sizes), params.benchmark.length
-    if params.prune.cost == "flops" or not params.prune.target.model_dump(exclude_none=True):
+    if params.prune.cost == "flops" or target is None or not target.is_speedup:
         return CostModel(rows=rows, length=length)
     settings = LatencySettings(
         rows=rows,
@@ -63,8 +68,14 @@ def make_cost_model(params: PruneParams, scores: Scores) -> CostModel:
         dtype=choose_dtype(params.model.dtype),
         device=find_device(),
     )
-    identity = f"{scores.shape.blocks} {settings} {read_device_name(settings.device)}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    identity = (
+        scores.shape.blocks,
+        scores.shape.matmul_weights,
+        settings,
+        read_device_name(settings.device),
+        torch.__version__,
+    )
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     path = Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints" / f"latency-{digest}.json"
     if not path.exists():
         log("prune", "measuring the latency of the model's blocks")
@@ -83,12 +94,21 @@ def make_method_plan(
         scores: from `estimate`.
         config: that of the method, from `PruneSection.make_config`.
         cost_model: predicts what a target is set on; None: that of `make_plan`.
+
+    Raises:
+        ConfigError: a target leaves nothing to do for the method freeze.
+        PlanError: as `make_plan`.
     """
     if method == "qv":
         return keep_query_and_value(scores)
     if method == "freeze":
         if config.target:
             config = find_fractions(scores, config, cost_model or CostModel()).config
+            if not config.modules:
+                raise ConfigError(
+                    "the method freeze leaves out as many PEFT modules as prune.target does, which "
+                    "is none here; set prune.modules, or take freeze off methods"
+                )
         return keep_upper_modules(scores, config.modules)
     plan = make_plan(scores, config, cost_model=cost_model)
     return match_budget(scores, plan) if method == "small" else plan
@@ -157,10 +177,15 @@ def main(method: str, paths: Paths) -> None:
     decoder = is_decoder(load_config(params.model))
     align = choose_align(choose_dtype(params.model.dtype), find_device())
     config = params.prune.make_config(method, seed=params.seed, decoder=decoder, align=align)
-    cost_model = make_cost_model(params, scores)
-    if config.target and cost_model.latency:
+    cost_model = make_cost_model(params, scores, config.target)
+    if cost_model.latency:
         cost_model.latency.save(paths.locate_latency(method))
-    plan = make_method_plan(method, scores, config, cost_model)
+    try:
+        plan = make_method_plan(method, scores, config, cost_model)
+    except PlanError as error:
+        if str(error).startswith("target."):
+            raise ConfigError(f"prune.{error}") from error  # as params.yaml names it
+        raise
     if params.prune.verify and not plan.keeps_base_intact:
         difference = verify_pruning(params, plan, scores, paths.prepared)
         log(f"prune {method}", f"pruned and masked outputs differ by {difference:.1g}")

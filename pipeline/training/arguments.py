@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from pipeline.common.console import find_device
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
-from pipeline.common.processes import split_batch_size
+from pipeline.common.ranks import count_processes, split_batch_size
 from pipeline.metrics.definitions import is_higher_better
 from pipeline.training.callbacks import StepBudget
 
@@ -29,7 +28,7 @@ def make_arguments(
         dtype: of the base model.
 
     Raises:
-        ConfigError: float16 without a GPU, or an optimizer that is not installed.
+        ConfigError: float16 without a GPU.
     """
     return {
         **_choose_precision(dtype),
@@ -77,20 +76,12 @@ def _make_schedule(settings: FinetuneSection, budget: StepBudget, metric: str) -
 
 
 def _make_optimization(settings: FinetuneSection) -> dict[str, Any]:
-    """Return the Trainer's arguments for batches, optimizer and gradients.
-
-    Raises:
-        ConfigError: the optimizer needs bitsandbytes, which is not installed.
-    """
+    """Return the Trainer's arguments for batches, optimizer and gradients."""
     in_8_bits = settings.optimizer == "adamw_8bit"
-    if in_8_bits and find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "finetune.optimizer: adamw_8bit needs bitsandbytes, which is not installed: "
-            "pip install bitsandbytes"
-        )
+    own_rows = split_batch_size("finetune.batch_size", settings.batch_size, count_processes())
     return {
         **({"optim": "adamw_bnb_8bit"} if in_8_bits else {}),
-        "per_device_train_batch_size": split_batch_size("finetune.batch_size", settings.batch_size),
+        "per_device_train_batch_size": own_rows,
         "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "learning_rate": settings.lr,

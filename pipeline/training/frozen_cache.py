@@ -18,7 +18,6 @@ from lightpeft.modeling.frozen_layers import FrozenLayers, find_frozen_layers
 from pipeline.common.console import log
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
-from pipeline.common.ranks import count_processes
 from pipeline.tasks.batching import count_tokens
 from pipeline.tasks.method_models import Model
 from pipeline.training.row_states import RowStates
@@ -159,19 +158,10 @@ def make_frozen_cache(
         folder: on the disk that the states are to be on.
 
     Raises:
-        ConfigError: the model has frozen layers in one of several stacks, or the training is
-            compiled or on several processes.
+        ConfigError: the model has frozen layers in one of several stacks.
     """
     if not settings.cache_frozen:
         return None
-    if settings.compile != "off":
-        raise ConfigError(
-            f"finetune.cache_frozen: true needs finetune.compile: off, got {settings.compile}"
-        )
-    if count_processes() > 1:
-        raise ConfigError(
-            f"finetune.cache_frozen must be false with {count_processes()} processes, got true"
-        )
     plan = getattr(model, "lightpeft_plan", None)
     try:
         layers = None if plan is None else find_frozen_layers(model.get_base_model(), plan)

@@ -272,6 +272,13 @@ def test_unknown_key_names_the_nearest_right_one(tmp_path: Path, path: str, mess
     assert re.search(message, error_of(written(tmp_path, {path: 1})))
 
 
+def test_a_compiled_training_has_no_cache(tmp_path: Path):
+    changes = {"finetune/cache_frozen": True, "finetune/compile": "blocks"}
+    message = error_of(written(tmp_path, changes))
+
+    assert message.endswith("finetune.cache_frozen: true needs finetune.compile: off, got blocks")
+
+
 def test_a_target_has_one_key(tmp_path: Path):
     changes = {"prune/target/flops": 0.5, "prune/target/memory": 0.7}
     message = error_of(written(tmp_path, changes))

@@ -1,17 +1,22 @@
 """What each method asks of `make_plan`."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.import_graph import ROOT
 from helpers.made_up_scores import make_scores
+from helpers.params_file import override_params
 from helpers.tiny_models import draw_random_scores, estimate_tiny_scores, make_tiny_model
 
-from lightpeft.core.config import PruningConfig
+from lightpeft.core.config import PruningConfig, PruningTarget
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.planning.widths import choose_align
+from pipeline.common.errors import ConfigError
 from pipeline.common.params import BatchSection
+from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import PruneParams, PruneSection, load_params
-from pipeline.stages.prune import count_plan_cost, make_cost_model, make_method_plan
+from pipeline.stages.prune import count_plan_cost, main, make_cost_model, make_method_plan
 
 
 @pytest.fixture
@@ -103,21 +108,56 @@ def test_a_target_decides_what_is_auto_for_every_method_that_prunes(section):
     assert modules[0] == modules[1]
 
 
+def test_freeze_says_that_a_target_prunes_no_module(section):
+    target = section.target.model_copy(update={"parameters": 0.9})
+    config = section.model_copy(update={"target": target}).make_config(
+        "freeze", seed=0, decoder=False
+    )
+
+    with pytest.raises(ConfigError, match=r"freeze .* none here; set prune\.modules, or"):
+        make_method_plan("freeze", draw_random_scores(make_tiny_model()), config)
+
+
+def test_an_unreachable_target_is_named_as_in_params(space, in_space):
+    with override_params(space, prune={"target": {"training_speedup": 1000.0}}):
+        with pytest.raises(ConfigError, match=r"^prune\.target\.training_speedup must be at most"):
+            main("light", Paths())
+
+
 def test_a_measured_target_goes_by_one_table_for_all_methods(section, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    target = section.target.model_copy(update={"inference_speedup": 1.2})
-    prune = section.model_copy(update={"target": target, "cost": "measured"})
+    target = PruningTarget(inference_speedup=1.2)
+    prune = section.model_copy(update={"cost": "measured"})
     params = PruneParams(prune=prune, benchmark=BatchSection(batch_sizes=[2, 4], length=8))
     scores = draw_random_scores(make_tiny_model(num_hidden_layers=2))
 
-    first, second = (make_cost_model(params, scores) for _ in range(2))
+    first, second = (make_cost_model(params, scores, target) for _ in range(2))
 
     assert first == second
     assert first.latency is not None
     assert (first.rows, first.latency.rows, first.latency.length) == (4, 4, 8)
     assert len([*tmp_path.glob("checkpoints/latency-*.json")]) == 1
     flops = params.model_copy(update={"prune": prune.model_copy(update={"cost": "flops"})})
-    assert make_cost_model(flops, scores).latency is None
+    assert make_cost_model(flops, scores, target).latency is None
+
+
+def test_a_table_is_measured_only_for_a_speedup_and_for_one_head(section, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    prune = section.model_copy(update={"cost": "measured"})
+    params = PruneParams(prune=prune, benchmark=BatchSection(batch_sizes=[2], length=8))
+    scores = draw_random_scores(make_tiny_model(num_hidden_layers=1))
+    for target in (None, PruningTarget(parameters=0.5)):
+        assert make_cost_model(params, scores, target).latency is None
+    assert not (tmp_path / "checkpoints").exists()
+
+    heads = []
+    for vocabulary in (0, 500):
+        shape = replace(scores.shape, matmul_weights={"lm": vocabulary * 32})
+        changed = replace(scores, shape=shape)
+        model = make_cost_model(params, changed, PruningTarget(training_speedup=1.2))
+        heads.append(model.latency.head[1])
+
+    assert heads[0] == 0 < heads[1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from lightpeft.core.scores import Scores
-from pipeline.__main__ import run
 from pipeline.stages import estimate, finetune, prepare, prune
 
 TRAINING = {
@@ -73,17 +72,3 @@ def test_a_shared_base_is_estimated_pruned_trained_and_saved_as_in_one_process(
     for rank in range(2):
         total, own = torch.load(f"{rank}.pt")
         assert own < 0.6 * total
-
-
-@pytest.mark.parametrize(
-    ("value", "line"),
-    [
-        ("1", "LIGHTPEFT_SHARD=1 needs several processes; set LIGHTPEFT_PROCESSES too"),
-        ("yes", "LIGHTPEFT_SHARD must be 0 or 1, got yes"),
-    ],
-)
-def test_a_base_that_can_not_be_shared_is_one_line(in_space, monkeypatch, value, line):
-    monkeypatch.setenv("LIGHTPEFT_SHARD", value)
-
-    with pytest.raises(SystemExit, match=f"^error: {line}$"):
-        run("estimate")

@@ -30,7 +30,7 @@ from pipeline.common.params import FinetuneSection
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.tasks.registry import make_task
-from pipeline.training import frozen_cache, row_states
+from pipeline.training import row_states
 from pipeline.training import trainer as training
 from pipeline.training.frozen_cache import FrozenCache, make_frozen_cache
 from pipeline.training.row_states import RowStates
@@ -183,15 +183,6 @@ def test_where_a_cache_saves_nothing_there_is_none(tmp_path, caplog, modules, or
 
     assert make_cache(model, tmp_path, order=order) is None
     assert f"finetune.cache_frozen: {reason}, so nothing is kept" in caplog.text
-
-
-def test_compiled_training_and_several_processes_are_refused(tmp_path, monkeypatch):
-    model = cut_decoder("qwen3", torch.float32)
-    with pytest.raises(ConfigError, match=r"true needs finetune\.compile: off, got blocks$"):
-        make_cache(model, tmp_path, compile="blocks")
-    monkeypatch.setattr(frozen_cache, "count_processes", lambda: 2)
-    with pytest.raises(ConfigError, match="must be false with 2 processes, got true"):
-        make_cache(model, tmp_path)
 
 
 def test_rows_padded_on_the_left_are_refused(tmp_path):

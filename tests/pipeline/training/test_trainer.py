@@ -28,7 +28,6 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.tasks.registry import make_task
-from pipeline.training import arguments
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
@@ -139,12 +138,6 @@ def test_bfloat16_trains_float32_adapters(space, tmp_path):
 def test_float16_is_refused_without_a_gpu(space, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.dtype: float16 needs a GPU"):
         train(space, tmp_path, dtype=torch.float16)
-
-
-def test_an_optimizer_that_is_not_installed_is_refused(space, tmp_path, monkeypatch):
-    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^finetune\.optimizer: adamw_8bit needs bitsandbytes, "):
-        train(space, tmp_path, optimizer="adamw_8bit")
 
 
 def test_adamw_in_8_bits_trains_nearly_the_same(space, tmp_path):
