@@ -19,7 +19,7 @@ import typer
 from torch import nn
 
 from lightpeft.core.serialization import write_json
-from lightpeft.profiling.compare import read_device_name
+from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.timing import synchronize_fn, time_interleaved
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -21,6 +19,7 @@ from lightpeft.core.benchmark_result import (
     Variant,
     VariantResult,
 )
+from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.settings import ProfilingSettings
 from lightpeft.profiling.speedup import BASELINE, compute_quartiles, compute_speedup
 from lightpeft.profiling.timing import PhaseSeconds, time_phases
@@ -207,21 +206,3 @@ def _compute_memory_ratio(
     if any(peak.phase_bytes[phase] < peak.model_bytes for peak in (memory, baseline)):
         return None
     return memory.phase_bytes[phase] / baseline.phase_bytes[phase]
-
-
-def read_device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the processor with the number of torch's threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"{_read_processor_name()}, {torch.get_num_threads()} threads"
-    return device.type
-
-
-def _read_processor_name() -> str:
-    """Return the processor's name on Linux, elsewhere its architecture (neither psutil nor
-    platform knows more)."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

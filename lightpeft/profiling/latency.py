@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightpeft.core.block_shape import Block
 from lightpeft.core.shape import ModelShape
 from lightpeft.planning.latency_table import BlockLatency, LatencyTable, describe_block
-from lightpeft.profiling.compare import read_device_name
+from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.timing import synchronize_fn, time_interleaved
 
 _WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)  # fractions of a block's units

@@ -25,7 +25,7 @@ from lightpeft.planning.latency_table import LatencyTable
 from lightpeft.planning.make_plan import make_plan
 from lightpeft.planning.target import find_fractions
 from lightpeft.planning.widths import choose_align
-from lightpeft.profiling.compare import read_device_name
+from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.latency import LatencySettings, measure_latency
 from lightpeft.pruning.prune import check_plan_matches_model
 from lightpeft.pruning.verification import slice_and_verify
