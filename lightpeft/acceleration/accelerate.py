@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from peft import PeftModel
@@ -60,7 +61,8 @@ def accelerate(model: nn.Module) -> AccelerationReport:
 
     In a 16-bit model that is trained under autocast with float32 adapters, as transformers'
     `Trainer` does with ``bf16=True``, the model below the head no longer runs under autocast: it
-    computes in its own dtype, and its adapters are cast all at once.
+    computes in its own dtype, and its adapters are cast all at once. Under autocast to another
+    dtype, such as that of a float32 model to bfloat16, layers compute as in stock peft.
 
     Call it once the model is on its device and in its dtype, and has its adapter. Calling it again
     does the same anew.
@@ -130,11 +132,15 @@ def _accelerate_layer(layer: Linear) -> AcceleratedLinear:
 def _find_bodies(model: nn.Module) -> dict[str, nn.Module]:
     """Return what is below the head, by path: the body by transformers' name, or all submodules.
 
-    Of a model without a head, or of an encoder and a decoder side by side, these are its children.
+    Of a model without a head, or of an encoder and a decoder side by side, these are its children,
+    or their own where a child is a list of layers, whose `forward` nothing calls.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     body = getattr(base, "base_model", base)
-    found = list(base.children()) if body is base else [body]
+    found = [body]
+    if body is base:
+        lists = (x if isinstance(x, nn.ModuleList) else [x] for x in base.children())
+        found = [*chain.from_iterable(lists)]
     return {path: module for path, module in model.named_modules() if module in found}
 
 

@@ -64,13 +64,19 @@ class _FoldFunction(torch.autograd.Function):
         """Return `scalings[i] * weights[i]` in another dtype, then in one block of memory."""
         ctx.set_materialize_grads(False)
         ctx.scalings, ctx.dtype = scalings, weights[0].dtype
-        return _cast(torch._foreach_mul(weights, scalings), dtype)
+        folded = _cast(torch._foreach_mul(weights, scalings), dtype)
+        # Layers below the lowest trained adapter keep no graph, as without this function.
+        pairs = zip(folded, ctx.needs_input_grad[2:], strict=True)
+        ctx.mark_non_differentiable(*(tensor for tensor, is_trained in pairs if not is_trained))
+        return folded
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the weights in their dtype; None where there is none."""
         needed = [gradient for gradient in gradients if gradient is not None]
+        if not needed:
+            return None, None, *gradients
         pairs = zip(ctx.scalings, gradients, strict=True)
         scalings = [scaling for scaling, gradient in pairs if gradient is not None]
         scaled = iter(torch._foreach_mul(_cast(needed, ctx.dtype), scalings))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from lightpeft.acceleration.adapters import fold_adapters
 from lightpeft.acceleration.layer import AcceleratedLinear, Operands
@@ -22,6 +23,8 @@ class Body:
     and after. Without it norms and softmax still compute in float32 inside, but round their
     output, as the products that read it would. What is above the body stays under the caller's
     autocast: the head, which may be trained in float32, and the loss.
+
+    Under autocast to another dtype than the model's, all of it computes as in stock peft.
 
     It is an attribute `forward` of the module, which hides that of its class, as those that the
     package accelerate makes.
@@ -57,11 +60,14 @@ class Body:
         """Return what the module returns."""
         weight = self.layers[0].base_layer.weight
         dtype, device = weight.dtype, weight.device.type
-        disables = torch.is_autocast_enabled(device) and not self.keeps_autocast
+        has_autocast = torch.is_autocast_enabled(device)
+        is_accelerated = not has_autocast or torch.get_autocast_dtype(device) == dtype
+        disables = has_autocast and is_accelerated and not self.keeps_autocast
         if disables:
             arguments, options = _cast_floats(arguments, dtype), _cast_floats(options, dtype)
         with torch.autocast(device, enabled=False) if disables else nullcontext():
-            if not torch.compiler.is_compiling():  # a compiler fuses the casts with what reads them
+            # A compiler fuses the casts with what reads them.
+            if is_accelerated and not torch.compiler.is_compiling():
                 self._operands.update(fold_adapters(self.layers))
             try:
                 return self._forward(*arguments, **options)
@@ -89,11 +95,13 @@ def _run(body: Body, *arguments: Any, **options: Any) -> Any:
 
 
 def _cast_floats(value: Any, dtype: torch.dtype) -> Any:
-    """Return a value whose float32 tensors have another dtype, also those in tuples and dicts."""
+    """Return a value whose float32 tensors have another dtype, also those in containers."""
     if isinstance(value, Tensor):
         return value.to(dtype) if value.dtype == torch.float32 else value
     if type(value) in (tuple, list):
         return type(value)(_cast_floats(item, dtype) for item in value)
     if type(value) is dict:
         return {name: _cast_floats(item, dtype) for name, item in value.items()}
+    if isinstance(value, ModelOutput):  # of an encoder that ran before, as in `generate`
+        return type(value)(**{name: _cast_floats(item, dtype) for name, item in value.items()})
     return value

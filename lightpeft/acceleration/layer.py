@@ -55,13 +55,14 @@ class AcceleratedLinear(Linear):  # type: ignore[misc]  # peft is untyped for my
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Return the output of the layer, as peft computes it where there is an obstacle."""
         # Of a layer that is compiled, scaling and casts become part of the kernels that read them.
-        operands = None if torch.compiler.is_compiling() else self.operands.get(self)
+        folded = None if torch.compiler.is_compiling() else self.operands.get(self)
+        operands = folded
         if operands is None and find_obstacle(self) is None:
-            operands = _fold_adapter(read_operands(self))
+            operands = read_operands(self)
         if operands is None or arguments or options or not _can_take(x, operands.weight.dtype):
             output: Tensor = super().forward(x, *arguments, **options)
             return output
-        return _compute(x, operands)
+        return _compute(x, folded or _fold_adapter(operands))
 
 
 def read_operands(layer: AcceleratedLinear) -> Operands:
