@@ -193,6 +193,7 @@ def _prune_grouped_heads(rows: Tensor, count: int, total: int, criterion: str) -
 
 
 def prune_neurons(scores: Scores, config: PruningConfig, notes: list[str]) -> dict[str, KeptUnits]:
+    """Choose neurons, over all layers or in each; those of experts are kept."""
     totals, criterion = scores.shape.neurons, config.criterion
     rows = {block: scores.neurons[criterion][block] for block in totals}
     if scores.shape.num_moe_layers and config.neurons:

@@ -157,7 +157,8 @@ class _Search:
         """Return the importance that fractions keep."""
         kept = {kind: level.keep(kind, fractions[kind]).scores for kind in SEARCHED[1:]}
         kept["layers"] = level.kept_scores
-        return sum(kept[kind] / total for kind, total in self._totals.items()) / len(self._totals)
+        parts = [kept[kind] / total for kind, total in self._totals.items()]
+        return sum(parts) / max(len(parts), 1)
 
     def _compute_cost(self, level: LayerLevel, fractions: Fractions) -> float:
         """Return the cost that is left, as a fraction of the unpruned model's.
@@ -190,14 +191,17 @@ class _Search:
     def _list_layer_levels(self) -> Iterator[LayerLevel]:
         """Yield the model without layers pruned first, then with more and more."""
         if "layers" in self._config.model_fields_set:
-            fractions = [self._config.layers]
-        else:
-            prunable = [x for x in self._scores.shape.stacks if x.prunable]
-            depth = max((len(x.prunable) for x in prunable), default=1)
-            total = max((x.layers for x in prunable), default=1)
-            fractions = [n / total for n in _spread(min(depth + 1, total), _LEVELS)]
-        for fraction in fractions:
-            yield LayerLevel(self._scores, self._config, fraction)
+            yield LayerLevel(self._scores, self._config, self._config.layers)
+            return
+        prunable = [x for x in self._scores.shape.stacks if x.prunable]
+        depth = max((len(x.prunable) for x in prunable), default=1)
+        total = max((x.layers for x in prunable), default=1)
+        for n in _spread(min(depth + 1, total), _LEVELS):
+            try:
+                level = LayerLevel(self._scores, self._config, n / total)
+            except PlanError:  # all layers with PEFT modules would be pruned
+                return
+            yield level
 
     def _list_fractions(self, kind: str, level: LayerLevel) -> list[float]:
         """Return the fractions of a kind that are tried, ascending."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,31 @@ def test_a_target_out_of_reach_is_refused_with_the_best(
     assert found, caught.value
 
     assert plan_for(scores, quantity, float(found[1]), layers=0, heads=0.5).settings["target"]
+
+
+def test_layers_stay_if_only_they_have_peft_modules(scores: Scores):
+    bottom = [path for path in scores.ranks if ".layer.0." in path]
+    modules, ranks = ({x: rows[x] for x in bottom} for rows in (scores.modules, scores.ranks))
+
+    plan = plan_for(replace(scores, modules=modules, ranks=ranks), "parameters", 0.5)
+
+    assert 0 in plan.layers["bert.encoder.layer"].kept
+    assert plan.settings["target"]["predicted"] <= 0.5
+
+
+def test_scores_that_are_all_zero_keep_no_importance(scores: Scores):
+    def blank(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {path: torch.zeros_like(row) for path, row in rows.items()}
+
+    heads, neurons = (
+        {name: blank(rows) for name, rows in x.items()} for x in (scores.heads, scores.neurons)
+    )
+    zeros = {"layers": blank(scores.layers), "ranks": blank(scores.ranks)}
+
+    plan = plan_for(replace(scores, heads=heads, neurons=neurons, **zeros), "parameters", 0.5)
+
+    assert plan.settings["target"]["importance"] == 0
+    assert plan.settings["target"]["predicted"] <= 0.5
 
 
 @pytest.mark.parametrize("criterion", ["random", "magnitude", "energy"])
