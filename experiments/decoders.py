@@ -56,7 +56,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "max_truncated": 1.0,
     },
     "boolq": {
-        "kind": "classification",
+        "kind": "text-classification",
         "text": ["question", "passage"],
         "label": "label",
         "max_length": 160,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from experiments import decoders
 from experiments.byte_pairs import BEGIN, train_tokenizer
 from pipeline.common.files import read_json
+from pipeline.common.params import DataSection
 
 ROWS = [
     {"question": f"What is {n} and {n}?", "choices": [str(2 * n), str(n + 1)], "label": n % 2}
@@ -86,3 +87,8 @@ def test_what_was_tried_changes_the_training_alone(folder: Path, option: tuple[s
         for name in ("light", "light-tried")
     ]
     assert curves[0].read_text() != curves[1].read_text()
+
+
+@pytest.mark.parametrize("task", decoders.TASKS)
+def test_the_settings_of_every_task_are_those_of_params_yaml(task: str) -> None:
+    DataSection(task="files", train="train.jsonl", **decoders.TASKS[task])
