@@ -82,6 +82,16 @@ def count_tokens(dataset: Dataset) -> list[int]:
     return counts
 
 
+def count_read_tokens(dataset: Dataset, task: Task) -> list[int]:
+    """Return the number of tokens of each row that are padded together as `input_ids`.
+
+    Of encoder-decoders, whose completions are padded by themselves, it is less than all tokens.
+    """
+    if "labels" in task.token_columns:
+        return [len(ids) for ids in dataset["input_ids"]]
+    return count_tokens(dataset)
+
+
 def shuffle_batches(
     lengths: Sequence[int], *, batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:

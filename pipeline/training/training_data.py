@@ -14,6 +14,7 @@ from pipeline.tasks.base import Task
 from pipeline.tasks.batching import (
     build_dataloader,
     choose_lengths,
+    count_read_tokens,
     count_tokens,
     shuffle_batches,
 )
@@ -53,7 +54,7 @@ def make_train_loader(
         seed=seed + 1,
         grouped=settings.group_by_length,
     )
-    lengths, rows = count_tokens(data.train), list(islice(order, batches))
+    rows = list(islice(order, batches))
     is_padded = settings.compile != "off" and not data.task.fixed_length
     return build_dataloader(
         data.train,
@@ -61,5 +62,5 @@ def make_train_loader(
         data.processor,
         rows,
         split=True,
-        lengths=choose_lengths(lengths, rows) if is_padded else (),
+        lengths=choose_lengths(count_read_tokens(data.train, data.task), rows) if is_padded else (),
     )

@@ -2,15 +2,18 @@ from itertools import islice
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers.stage_workspace import draw_rows, make_card, make_tokenizer
 
 from pipeline.tasks.batching import (
     build_dataloader,
     choose_lengths,
+    count_read_tokens,
     shuffle_batches,
     sort_batches_by_length,
 )
 from pipeline.tasks.registry import make_task
+from pipeline.tasks.text_generation import Seq2SeqLM
 
 KIND = make_task(make_card())
 LENGTHS = [length % 13 + 1 for length in range(200)]
@@ -135,3 +138,10 @@ def test_the_parts_of_two_processes_are_the_batch_padded_as_a_whole(monkeypatch,
 
     for name, rows in whole.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), rows)
+
+
+def test_what_an_encoder_reads_is_counted_without_the_completion():
+    rows = Dataset.from_dict({"input_ids": [[5] * 4, [5] * 6], "length": [9, 8]})
+
+    assert count_read_tokens(rows, Seq2SeqLM) == [4, 6]
+    assert count_read_tokens(rows, KIND) == [9, 8]
