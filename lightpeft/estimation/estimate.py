@@ -63,8 +63,8 @@ def estimate(
             or a DataLoader is repeated when it ends.
         config: number of steps, learning rates, and the reduction of rank scores.
         compute_loss: the model's output and its batch -> the task loss; None: the model's own.
-        progress: called at up to 50 steps as `progress(step, loss=..., heads=...)`, with the task
-            loss and the mean distance of the head masks from 1.
+        progress: called as `progress(step, loss=..., heads=...)`, with the task loss and the mean
+            distance of the head masks from 1, at up to 50 steps and at the checks of `config.stop`.
         shard: called with the model once PEFT modules are attached, to share its frozen weights
             among processes (FSDP2) and move it to a device; the model stays sharded.
 
