@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 _BASES = (nn.Linear, Conv1D, FalconLinear)
-_TENSORS = (nn.Parameter, torch.Tensor)
+_TENSORS = (nn.Parameter, torch.Tensor, FakeTensor)  # fake: without data, else as any other
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

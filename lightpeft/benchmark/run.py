@@ -24,6 +24,7 @@ from lightpeft.core.benchmark_result import BenchmarkResult, CompileScope, PeakM
 from lightpeft.core.config import Config, Count, PruningConfig, Ratio
 from lightpeft.core.errors import ConfigError, LightPeftError
 from lightpeft.core.scores import CRITERIA, Scores
+from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.fingerprint import compute_fingerprint
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.peft_targets import list_saved_modules
@@ -164,30 +165,20 @@ def build_method_model(config: BenchmarkConfig, method: str, device: torch.devic
     The plan is one that `make_plan` makes, but it draws the pruned units at random.
     """
     base = build_random_model(config.shape, dtype=config.torch_dtype, device=device)
-    scores, factor = make_equal_scores(config, base), float(method != BASELINE)
-    pruning = PruningConfig(
-        layers=config.layers * factor,
-        heads=config.ratio * factor,
-        neurons=config.ratio * factor,
-        modules=config.modules * factor,
-        ranks=config.ranks * factor,
-        criterion="random",
-        head_granularity=config.head_granularity,
-        neuron_scope="layer",
-    )
+    scores = make_equal_scores(config, base)
+    pruning = make_pruning_config(config, method)
     model = prune(base, make_plan(scores, pruning), scores, warm_start=False)
     if config.accelerate:
         accelerate(model)
     return model
 
 
-def make_equal_scores(config: BenchmarkConfig, base: PreTrainedModel) -> Scores:
-    """Return scores of a model as if LoRA had been estimated on all linears: all are zero."""
-    shape, lora = inspect_model(base), make_lora_config(config)
+def make_zero_scores(config: BenchmarkConfig, shape: ModelShape, fingerprint: str) -> Scores:
+    """Return scores of a model that nothing was estimated of."""
     return Scores(
         shape=shape,
-        fingerprint=compute_fingerprint(base, shape, list_saved_modules(lora)),
-        peft=lora,
+        fingerprint=fingerprint,
+        peft=make_lora_config(config),
         layers={x.path: torch.zeros(x.layers) for x in shape.stacks if x.prunable},
         heads=_zero_scores(shape.heads),
         neurons=_zero_scores(shape.neurons),
@@ -197,6 +188,27 @@ def make_equal_scores(config: BenchmarkConfig, base: PreTrainedModel) -> Scores:
         curve=[],
         steps=0,
     )
+
+
+def make_pruning_config(config: BenchmarkConfig, method: str) -> PruningConfig:
+    """Return what is pruned at random in the pruned model; nothing in the unpruned one."""
+    factor = float(method != BASELINE)
+    return PruningConfig(
+        layers=config.layers * factor,
+        heads=config.ratio * factor,
+        neurons=config.ratio * factor,
+        modules=config.modules * factor,
+        ranks=config.ranks * factor,
+        criterion="random",
+        head_granularity=config.head_granularity,
+        neuron_scope="layer",
+    )
+
+
+def make_equal_scores(config: BenchmarkConfig, base: PreTrainedModel) -> Scores:
+    """Return scores of a model as if LoRA had been estimated on all linears: all are zero."""
+    shape, saved = inspect_model(base), list_saved_modules(make_lora_config(config))
+    return make_zero_scores(config, shape, compute_fingerprint(base, shape, saved))
 
 
 def _measure_memory(config: BenchmarkConfig, method: str, device: torch.device) -> PeakMemory:

@@ -9,7 +9,7 @@ from lightpeft.core.plan import PruningPlan
 from lightpeft.core.shape import ModelShape, UnitCounts
 from lightpeft.planning.cost import compute_cost
 from lightpeft.planning.latency_table import LatencyTable
-from lightpeft.planning.training_memory import count_training_numbers
+from lightpeft.planning.memory_cost import predict_training_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +22,18 @@ class CostModel:
     Attributes:
         rows: of a batch.
         length: tokens a row.
+        width: bytes of a value of the base model.
         latency: of the machine, for such batches; None: speed is predicted by FLOPs.
     """
 
     rows: int = 32
     length: int = 64
+    width: int = 4
     latency: LatencyTable | None = None
 
     def name_source(self, quantity: str) -> str:
         """Return what a quantity is predicted from, for a reader."""
-        sources = {"parameters": "their number", "memory": "the numbers that a step keeps"}
+        sources = {"parameters": "their number", "memory": "the bytes that a step keeps"}
         if self.latency and quantity.endswith("speedup"):
             return f"a latency table of {self.latency.device}"
         return sources.get(quantity, "FLOPs")
@@ -45,7 +47,8 @@ class CostModel:
             counts: units and ranks that it keeps.
         """
         if quantity == "memory":
-            return count_training_numbers(shape, counts, rows=self.rows, length=self.length)
+            tokens = self.rows * self.length
+            return predict_training_memory(shape, counts, tokens=tokens, width=self.width).peak
         if self.latency and quantity.endswith("speedup"):
             training = quantity == "training_speedup"
             return self.latency.predict(shape, counts, training=training)

@@ -59,13 +59,14 @@ def make_cost_model(params: PruneParams, scores: Scores, target: PruningTarget |
     the same one.
     """
     rows, length = max(params.benchmark.batch_sizes), params.benchmark.length
+    dtype = choose_dtype(params.model.dtype)
     if params.prune.cost == "flops" or target is None or not target.is_speedup:
-        return CostModel(rows=rows, length=length)
+        return CostModel(rows=rows, length=length, width=dtype.itemsize)
     settings = LatencySettings(
         rows=rows,
         length=length,
         rank=scores.peft.r,
-        dtype=choose_dtype(params.model.dtype),
+        dtype=dtype,
         device=find_device(),
     )
     identity = (
@@ -81,7 +82,8 @@ def make_cost_model(params: PruneParams, scores: Scores, target: PruningTarget |
         log("prune", "measuring the latency of the model's blocks")
         path.parent.mkdir(exist_ok=True)
         measure_latency(scores.shape, settings).save(path)
-    return CostModel(rows=rows, length=length, latency=LatencyTable.load(path))
+    table = LatencyTable.load(path)
+    return CostModel(rows=rows, length=length, width=dtype.itemsize, latency=table)
 
 
 def make_method_plan(
