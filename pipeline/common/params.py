@@ -169,7 +169,17 @@ class DataSection(Section):
         return self
 
 
-class FinetuneSection(Section):
+class StepSection(Section):
+    """How a training step is computed.
+
+    Attributes:
+        accelerate: run LoRA layers with fewer kernels; see `lightpeft.accelerate`.
+    """
+
+    accelerate: Flag = True
+
+
+class FinetuneSection(StepSection):
     """Training of the pruned model.
 
     Attributes:
@@ -181,7 +191,6 @@ class FinetuneSection(Section):
         evaluate_every, save_every: steps between validations, and between checkpoints.
         best_checkpoint: keep the weights of the best validation.
         early_stopping: validations without improvement after which training stops; 0 for never.
-        accelerate: run LoRA layers with fewer kernels; see `lightpeft.accelerate`.
         compile: what torch.compile compiles of the model for its training steps.
     """
 
@@ -203,7 +212,6 @@ class FinetuneSection(Section):
     save_every: Count = 130
     best_checkpoint: Flag = False
     early_stopping: NonNegativeInt = 0
-    accelerate: Flag = True
     compile: CompileScope = "off"
 
     @model_validator(mode="after")
@@ -316,6 +324,7 @@ class BenchmarkParams(StageParams):
 
     methods: Methods = Field(default_factory=lambda: list(DEFAULT_METHODS))
     model: ModelSection = ModelSection()
+    finetune: StepSection = StepSection()
     benchmark: BenchmarkSection = BenchmarkSection()
 
 

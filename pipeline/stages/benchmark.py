@@ -11,6 +11,7 @@ from functools import partial
 import torch
 import transformers
 
+from lightpeft.acceleration.accelerate import accelerate
 from lightpeft.core.benchmark_result import PeakMemory
 from lightpeft.core.names import PLAN
 from lightpeft.core.plan import PruningPlan
@@ -66,10 +67,13 @@ def _follows_estimation(paths: Paths, method: str) -> bool:
 
 
 def load_trained_model(paths: Paths, method: str, target: torch.device) -> Model:
-    """Load what fine-tuning saved, what it trained trainable."""
+    """Load what fine-tuning saved, what it trained trainable, accelerated as it was there."""
     params = BenchmarkParams.load(paths.params)
     base, _ = load_model(params.model, make_task(DataCard.read(paths.prepared)), params.seed)
-    return load(base, paths.locate_model(method)).to(target)
+    model = load(base, paths.locate_model(method)).to(target)
+    if params.finetune.accelerate:
+        accelerate(model)
+    return model
 
 
 def _measure_memory(paths: Paths, method: str, target: torch.device) -> PeakMemory:

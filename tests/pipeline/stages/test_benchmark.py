@@ -2,8 +2,10 @@ import pytest
 import torch
 from helpers.params_file import change_params
 from helpers.stage_workspace import load_base_model, write_workspace
+from peft.tuners.lora import Linear as LoraLinear
 
 import lightpeft
+from lightpeft.acceleration.layer import AcceleratedLinear
 from lightpeft.core.benchmark_result import BenchmarkResult, EstimationCost, PeakMemory
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -49,6 +51,15 @@ def test_all_methods_are_measured_and_the_estimation_is_priced(run, monkeypatch)
     # 3 s + (n - 4) 0.25 s <= n 0.6 s from n = 5.7 on.
     cost = EstimationCost(seconds=3.0, training_fraction=3 / 8, break_even_steps=6)
     assert result.estimation == cost
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_models_are_measured_as_they_were_trained(run, accelerated):
+    change_params(run, finetune={"accelerate": accelerated})
+    model = benchmark.load_trained_model(Paths(), "light", torch.device("cpu"))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
+    assert layers
+    assert all(isinstance(layer, AcceleratedLinear) == accelerated for layer in layers)
 
 
 def _peak(make_model, settings, *, device):
