@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.common.errors import ConfigError
-from pipeline.common.params import Count, Flag, Name, Positive, Ratio, Section
+from pipeline.common.section import Count, Flag, Name, Positive, Ratio, Section
 
 # Settings that one PEFT method alone has.
 _KEYS_OF_METHOD = {

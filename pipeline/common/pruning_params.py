@@ -28,25 +28,27 @@ from pipeline.common.methods import (
     has_plan,
 )
 from pipeline.common.params import (
-    AUTO,
-    NONE,
-    AutoPositive,
-    AutoRatio,
     BatchSection,
     BenchmarkSection,
-    Count,
     DataSection,
     EvaluateSection,
     ExportSection,
     FinetuneSection,
-    Flag,
     ModelSection,
-    Section,
     StageParams,
+)
+from pipeline.common.peft_params import PeftSection
+from pipeline.common.section import (
+    AUTO,
+    NONE,
+    AutoPositive,
+    AutoRatio,
+    Count,
+    Flag,
+    Section,
     parse_auto,
     parse_none,
 )
-from pipeline.common.peft_params import PeftSection
 from pipeline.common.validation import validate
 
 AutoAlign = Annotated[

@@ -179,7 +179,7 @@ def test_folder_that_can_not_be_written_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "gguf"}, "format must be one of compact, .*padded, onnx, got 'gguf'"),
+        ({"format": "gguf"}, "format must be one of compact, .*padded, onnx, deci, got 'gguf'"),
         ({"format": "lifted"}, "lifted is checked on the unpruned base model: pass base="),
         ({"format": "stock"}, "a bert config can't say what this plan keeps .*merged or padded"),
     ],
