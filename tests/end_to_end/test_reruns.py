@@ -142,7 +142,7 @@ def _files_of(stage: str, file: str) -> set[str]:
         ("model", {"dtype": "float32"}, {"prepare"}),
         ("evaluate", {"bootstrap": 20}, {*STAGES} - {"evaluate", "report"}),
         ("benchmark", {"rounds": 4}, {*STAGES} - {"benchmark", "report"}),
-        ("benchmark", {"length": 16}, {*STAGES} - {"prepare", "benchmark", "report"}),
+        ("benchmark", {"length": 16}, {*STAGES} - {"prepare", "prune", "benchmark", "report"}),
     ],
 )
 def test_a_setting_makes_only_stages_stale_that_read_it(project, section, values, fresh):
