@@ -53,8 +53,9 @@ def test_masks_lie_on_the_device_of_their_layer_and_sums_on_the_first():
             for path, mask in (masks.heads | masks.neurons).items():
                 device = SECOND if "layers.1" in path else FIRST
                 assert (mask.device, mask.grad.device) == (device, device)
-            assert {tracker._modules.device, tracker._ranks.device} == {FIRST}
-            assert [total.device for total in tracker._taylor] == [FIRST, SECOND] * 2
+            modules, ranks, *taylor = tracker.sums.compute_totals()
+            assert {modules.device, ranks.device} == {FIRST}
+            assert [total.device for total in taylor] == [FIRST, SECOND] * 2
 
 
 def dispatched(model: nn.Module) -> nn.Module:

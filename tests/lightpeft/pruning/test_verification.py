@@ -118,6 +118,8 @@ def test_no_public_function_but_prune_and_load_prunes_its_argument(
         "get_plan": (pruned, lambda: lightpeft.get_plan(pruned)),
         "save": (pruned, lambda: lightpeft.save(pruned, tmp_path / "out")),
         "export": (pruned, lambda: lightpeft.export(pruned, tmp_path / "export")),
+        "accelerate": (pruned, lambda: lightpeft.accelerate(pruned)),
+        "undo_acceleration": (pruned, lambda: lightpeft.undo_acceleration(pruned)),
         "expand_adapter": (
             plain,
             lambda: lightpeft.expand_adapter(tmp_path / "out", tmp_path / "full", model=plain),
