@@ -236,7 +236,7 @@ def test_a_model_that_says_no_number_is_an_error(model):
     broken = np.zeros((4, 5))
     broken[2, 0] = np.nan
 
-    with pytest.raises(PipelineError, match="row 2 is not a number"):
+    with pytest.raises(PipelineError, match="row 3 is not a number"):
         task.to_predictions(rows, broken, 0.0)
 
 
