@@ -44,7 +44,8 @@ def test_two_processes_score_as_one_does(tmp_path: Path, family: str):
     assert first.digest == second.digest
     assert first.curve == second.curve
     for row, expected in zip(first.curve, alone.curve, strict=True):
-        assert row == pytest.approx(expected, rel=1e-6)
+        # How far masks moved from 1 is as exact as a float32 near 1.
+        assert row == pytest.approx(expected, rel=1e-6, abs=1e-7)
     scores, expected = first._collect_tensors(), alone._collect_tensors()
     assert scores.keys() == expected.keys()
     for name, tensor in expected.items():
