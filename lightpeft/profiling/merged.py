@@ -6,7 +6,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lightpeft.acceleration.accelerate import undo_acceleration
-from lightpeft.core.errors import ModelError
+from lightpeft.core.names import BOTTLENECK
 from lightpeft.modeling.fingerprint import is_quantized
 
 
@@ -20,12 +20,16 @@ def merge_in_place(model: PeftModel | PreTrainedModel) -> PreTrainedModel | None
     """
     if not isinstance(model, PeftModel):
         return model
+    if not _can_merge(model):
+        return None
     dtype = model.dtype
-    if not hasattr(model, "merge_and_unload") or any(map(is_quantized, model.parameters())):
-        return None
     undo_acceleration(model)
-    try:
-        merged: PreTrainedModel = model.merge_and_unload()
-    except (ModelError, NotImplementedError, ValueError):
-        return None
+    merged: PreTrainedModel = model.merge_and_unload()
     return merged.to(dtype).requires_grad_(False).eval()
+
+
+def _can_merge(model: PeftModel) -> bool:
+    """Return whether the adapters are changes of weights that can take them."""
+    has_bottleneck = any(config.peft_type == BOTTLENECK for config in model.peft_config.values())
+    is_packed = any(map(is_quantized, model.parameters()))
+    return hasattr(model, "merge_and_unload") and not has_bottleneck and not is_packed

@@ -6,9 +6,15 @@ import pytest
 import torch
 from helpers.architecture_matrix import build
 from helpers.architectures import LLAMA
-from helpers.tiny_models import draw_random_scores, make_pruned_model, make_uneven_plan
+from helpers.bottleneck import attach
+from helpers.tiny_models import (
+    draw_random_scores,
+    make_pruned_model,
+    make_tiny_model,
+    make_uneven_plan,
+)
 from helpers.tiny_shapes import GENERATING, LENGTH, make_tiny_method_model, make_tiny_shape
-from peft import PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraModel, PeftModel, PromptTuningConfig, get_peft_model
 
 import lightpeft
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
@@ -91,6 +97,20 @@ def test_what_peft_cannot_merge_is_left_out_of_the_merged_variants():
     names = dict(result.list_measured())
     assert list(names["prefill"]) == ["vanilla", "prompts"]
     assert list(names["decode, merged"]) == ["vanilla"]
+
+
+def test_bottleneck_adapters_are_not_merged():
+    assert merge_in_place(attach(make_tiny_model())) is None
+
+
+def test_an_error_of_merging_is_not_taken_for_an_adapter_that_cannot_be_merged(monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", fail)
+
+    with pytest.raises(ValueError, match="a bug"):
+        merge_in_place(make_pruned_model())
 
 
 def test_a_merged_adapter_takes_no_flops():
