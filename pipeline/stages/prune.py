@@ -23,7 +23,6 @@ from lightpeft.planning.fixed_plans import (
 )
 from lightpeft.planning.latency_table import LatencyTable
 from lightpeft.planning.make_plan import make_plan
-from lightpeft.planning.target import find_fractions
 from lightpeft.planning.widths import choose_align
 from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.latency import LatencySettings, measure_latency
@@ -60,7 +59,7 @@ def make_cost_model(params: PruneParams, scores: Scores, target: PruningTarget |
     """
     rows, length = max(params.benchmark.batch_sizes), params.benchmark.length
     dtype = choose_dtype(params.model.dtype)
-    if params.prune.cost == "flops" or target is None or not target.is_speedup:
+    if params.prune.cost == "flops" or target is None:
         return CostModel(rows=rows, length=length, width=dtype.itemsize)
     settings = LatencySettings(
         rows=rows,
@@ -98,19 +97,11 @@ def make_method_plan(
         cost_model: predicts what a target is set on; None: that of `make_plan`.
 
     Raises:
-        ConfigError: a target leaves nothing to do for the method freeze.
         PlanError: as `make_plan`.
     """
     if method == "qv":
         return keep_query_and_value(scores)
     if method == "freeze":
-        if config.target:
-            config = find_fractions(scores, config, cost_model or CostModel()).config
-            if not config.modules:
-                raise ConfigError(
-                    "the method freeze leaves out as many PEFT modules as prune.target does, which "
-                    "is none here; set prune.modules, or take freeze off methods"
-                )
         return keep_upper_modules(scores, config.modules)
     plan = make_plan(scores, config, cost_model=cost_model)
     return match_budget(scores, plan) if method == "small" else plan

@@ -222,6 +222,12 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
         ("methods", ["light"], r"methods must include vanilla, .*, got \['light'\]"),
         ("methods", ["vanilla", "vanilla"], "methods must not repeat"),
         ("prune/modules", 0.0, "prune.modules must be more than 0 with the method freeze, which"),
+        (
+            "prune/target/parameters",
+            0.9,
+            "prune.modules must be a number with the method freeze and a prune.target",
+        ),
+        ("prune/cost", "measured", "prune.cost must be flops where prune.target sets no speed-up"),
         ("data/task", "files", "data.train must be a file's path when data.task is files, got"),
         (
             "data/train",

@@ -15,7 +15,8 @@ from lightpeft.planning.widths import choose_align
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import BatchSection
 from pipeline.common.paths import Paths
-from pipeline.common.pruning_params import PruneParams, PruneSection, load_params
+from pipeline.common.prune_section import PruneSection, TargetSection
+from pipeline.common.pruning_params import PruneParams, load_params
 from pipeline.stages.prune import count_plan_cost, main, make_cost_model, make_method_plan
 
 
@@ -23,6 +24,12 @@ from pipeline.stages.prune import count_plan_cost, main, make_cost_model, make_m
 def section() -> PruneSection:
     """The project's own settings."""
     return load_params(ROOT / "params.yaml").prune
+
+
+def go_by_measurements(section: PruneSection) -> PruneSection:
+    """The section with a speed-up that a latency table predicts."""
+    target = TargetSection(inference_speedup=1.2)
+    return section.model_copy(update={"cost": "measured", "target": target})
 
 
 def test_heads_and_neurons_follow_the_ratio_unless_set_themselves(section):
@@ -108,14 +115,12 @@ def test_a_target_decides_what_is_auto_for_every_method_that_prunes(section):
     assert modules[0] == modules[1]
 
 
-def test_freeze_says_that_a_target_prunes_no_module(section):
+def test_freeze_with_a_target_must_be_told_how_many_modules(section):
     target = section.target.model_copy(update={"parameters": 0.9})
-    config = section.model_copy(update={"target": target}).make_config(
-        "freeze", seed=0, decoder=False
-    )
+    changed = section.model_copy(update={"target": target})
 
-    with pytest.raises(ConfigError, match=r"freeze .* none here; set prune\.modules, or"):
-        make_method_plan("freeze", draw_random_scores(make_tiny_model()), config)
+    with pytest.raises(ConfigError, match=r"^prune\.modules must be a number .*, got auto"):
+        changed.make_config("freeze", seed=0, decoder=False)
 
 
 def test_an_unreachable_target_is_named_as_in_params(space, in_space):
@@ -127,7 +132,7 @@ def test_an_unreachable_target_is_named_as_in_params(space, in_space):
 def test_a_measured_target_goes_by_one_table_for_all_methods(section, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     target = PruningTarget(inference_speedup=1.2)
-    prune = section.model_copy(update={"cost": "measured"})
+    prune = go_by_measurements(section)
     params = PruneParams(prune=prune, benchmark=BatchSection(batch_sizes=[2, 4], length=8))
     scores = draw_random_scores(make_tiny_model(num_hidden_layers=2))
 
@@ -141,13 +146,12 @@ def test_a_measured_target_goes_by_one_table_for_all_methods(section, tmp_path, 
     assert make_cost_model(flops, scores, target).latency is None
 
 
-def test_a_table_is_measured_only_for_a_speedup_and_for_one_head(section, tmp_path, monkeypatch):
+def test_a_table_is_measured_only_for_a_target_and_for_one_head(section, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    prune = section.model_copy(update={"cost": "measured"})
+    prune = go_by_measurements(section)
     params = PruneParams(prune=prune, benchmark=BatchSection(batch_sizes=[2], length=8))
     scores = draw_random_scores(make_tiny_model(num_hidden_layers=1))
-    for target in (None, PruningTarget(parameters=0.5)):
-        assert make_cost_model(params, scores, target).latency is None
+    assert make_cost_model(params, scores, None).latency is None
     assert not (tmp_path / "checkpoints").exists()
 
     heads = []
