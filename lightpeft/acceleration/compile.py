@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from peft import PeftModel
@@ -70,14 +70,25 @@ class CompileCounts:
         )
 
 
+class CompileOptions(TypedDict, total=False):
+    """How torch.compile compiles.
+
+    Attributes:
+        backend: of torch.compile; by default inductor.
+        dynamic: as in torch.compile; True: one graph for all lengths and batch sizes, from the
+            first step on; None, the default: once a second size was seen.
+        cuda_graphs: replay kernels as CUDA graphs (torch.compile's mode `reduce-overhead`), for
+            inference on CUDA; on other devices, and by default, it changes nothing.
+    """
+
+    backend: str | Callable[..., Any]
+    dynamic: bool | None
+    cuda_graphs: bool
+
+
 @contextmanager
 def compiled(
-    model: PeftModel | PreTrainedModel,
-    scope: CompileScope,
-    *,
-    backend: str | Callable[..., Any] = "inductor",
-    dynamic: bool | None = None,
-    cuda_graphs: bool = False,
+    model: PeftModel | PreTrainedModel, scope: CompileScope, **options: Unpack[CompileOptions]
 ) -> Iterator[CompileCounts]:
     """Run a model compiled, in place, until the context ends; graphs are made at its first steps.
 
@@ -90,11 +101,7 @@ def compiled(
         model: adapted or plain.
         scope: `blocks`: each layer by itself; `whole`: the transformers model (under peft's) as
             one; `off`: nothing, so that a caller needs no case of its own.
-        backend: of torch.compile.
-        dynamic: as in torch.compile; True: one graph for all lengths and batch sizes, from the
-            first step on; None: once a second size was seen.
-        cuda_graphs: replay kernels as CUDA graphs (torch.compile's mode `reduce-overhead`), for
-            inference on CUDA; on other devices it changes nothing.
+        options: see `CompileOptions`.
 
     Yields:
         Counts, which are complete when the context has ended.
@@ -104,21 +111,13 @@ def compiled(
         LightPeftError: torch.compile failed, as without a C++ compiler, or made more graphs than
             the limit.
     """
-    with compiling(
-        model, scope, backend=backend, dynamic=dynamic, cuda_graphs=cuda_graphs
-    ) as counts:
-        with counting(counts):
-            yield counts
+    with compiling(model, scope, **options) as counts, counting(counts):
+        yield counts
 
 
 @contextmanager
 def compiling(
-    model: PeftModel | PreTrainedModel,
-    scope: CompileScope,
-    *,
-    backend: str | Callable[..., Any] = "inductor",
-    dynamic: bool | None = None,
-    cuda_graphs: bool = False,
+    model: PeftModel | PreTrainedModel, scope: CompileScope, **options: Unpack[CompileOptions]
 ) -> Iterator[CompileCounts]:
     """Run a model compiled, as `compiled`, but count only what runs within `counting`.
 
@@ -131,11 +130,15 @@ def compiling(
     modules = list_layers(model) if scope == "blocks" else [_get_base(model)]
     counts.modules = len(modules)
     counts.distinct = len({_describe_weights(module) for module in modules})
-    use_graphs = cuda_graphs and next(model.parameters()).device.type == "cuda"
+    on_cuda = next(model.parameters()).device.type == "cuda"
+    use_graphs = options.get("cuda_graphs", False) and on_cuda
+    mode = "reduce-overhead" if use_graphs else None
     with _configured(_GRAPHS_PER_LAYER * counts.distinct), ExitStack() as end:
         for module in modules:
             module.compile(
-                backend=backend, dynamic=dynamic, mode="reduce-overhead" if use_graphs else None
+                backend=options.get("backend", "inductor"),
+                dynamic=options.get("dynamic"),
+                mode=mode,
             )
             end.callback(setattr, module, "_compiled_call_impl", None)
         yield counts

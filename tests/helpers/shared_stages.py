@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers.stage_workspace import set_params, write_workspace
 
 import lightpeft
@@ -19,11 +20,13 @@ PATHS = Paths()
 WEIGHTS = "adapter_model.safetensors"
 
 
-def write_quiet_workspace(folder: Path, **training: Any) -> None:
-    """A workspace for `finetune`, as the current folder, without dropout.
+def enter_quiet_workspace(folder: Path, patch: pytest.MonkeyPatch, **training: Any) -> Path:
+    """A workspace for `finetune`, as the current folder, without dropout, and with its estimation.
 
-    Each process would draw one of its own.
+    Each process would draw a dropout of its own.
     """
+    patch.chdir(folder)
+    patch.delenv("DVC_ROOT", raising=False)
     write_workspace(folder)
     config = folder / "base" / "config.json"
     without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -37,6 +40,7 @@ def write_quiet_workspace(folder: Path, **training: Any) -> None:
     estimate.main(PATHS)
     config = PruningConfig(heads=0.5, neurons=0.5, modules=0.25, ranks=0.25)
     lightpeft.make_plan(Scores.load(PATHS.scores), config).save(PATHS.locate_plan("light"))
+    return folder
 
 
 def read_curve() -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.import_graph import ROOT
 from helpers.run_stages import check_error
-from helpers.shared_stages import PATHS, WEIGHTS, read_curve, write_quiet_workspace
+from helpers.shared_stages import PATHS, WEIGHTS, enter_quiet_workspace, read_curve
 from helpers.stage_workspace import set_params
 from safetensors.torch import load_file
 
@@ -26,10 +26,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace without dropout, as the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    write_quiet_workspace(tmp_path, steps=200, save_every=40, evaluate_every=40)
-    return tmp_path
+    return enter_quiet_workspace(tmp_path, monkeypatch, steps=200, save_every=40, evaluate_every=40)
 
 
 def start(*words: str) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.ranks import make_rank_environment, run_stage_in_processes
-from helpers.shared_stages import PATHS, WEIGHTS, read_curve, write_quiet_workspace
+from helpers.shared_stages import PATHS, WEIGHTS, enter_quiet_workspace, read_curve
 from safetensors.torch import load_file
 
 from lightpeft.core.scores import Scores
@@ -24,10 +24,7 @@ from pipeline.stages import finetune
 @pytest.fixture
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace without dropout, of which processes draw their own, with its estimation."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    write_quiet_workspace(tmp_path, steps=12, evaluate_every=6, save_every=6)
-    return tmp_path
+    return enter_quiet_workspace(tmp_path, monkeypatch, steps=12, evaluate_every=6, save_every=6)
 
 
 def record_weights(rank: int) -> None:

@@ -10,9 +10,8 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.architecture_matrix import build, draw_scores
+from helpers.stage_training import get_trained_weights, train_in_space
 from helpers.stage_workspace import (
-    SPLITS,
-    draw_rows,
     load_base_model,
     make_card,
     make_tokenizer,
@@ -28,7 +27,6 @@ from lightpeft.core.scores import Scores
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import FinetuneSection
 from pipeline.common.paths import Paths
-from pipeline.common.pruning_params import load_params
 from pipeline.tasks.registry import make_task
 from pipeline.training import row_states
 from pipeline.training import trainer as training
@@ -58,20 +56,7 @@ def train(
     layers.encoder.layer[0].attention.register_forward_hook(
         lambda module, *_: runs.append(1) if module.training else None
     )
-    data = TrainingData(
-        name="test",
-        task=make_task(make_card()),
-        processor=make_tokenizer(),
-        train=draw_rows(SPLITS["train"], seed=0),
-        validation=draw_rows(SPLITS["validation"], seed=1),
-        estimation_steps=scores.steps,
-    )
-    section = load_params(space / "params.yaml").finetune
-    return training.train(model, data, section, seed=0, folder=folder), model, runs
-
-
-def weights_of(model: PeftModel) -> dict[str, Tensor]:
-    return {name: w.detach() for name, w in model.named_parameters() if w.requires_grad}
+    return train_in_space(space, model, folder), model, runs
 
 
 def test_cached_layers_give_the_same_training_also_when_it_is_resumed(space, tmp_path):
@@ -86,8 +71,8 @@ def test_cached_layers_give_the_same_training_also_when_it_is_resumed(space, tmp
     for result, other, _ in results:
         for row, expected in zip(result.curve, plain.curve, strict=True):
             assert row == pytest.approx(expected, abs=1e-6)
-        for name, weight in weights_of(other).items():
-            torch.testing.assert_close(weight, weights_of(model)[name], rtol=0, atol=1e-6)
+        for name, weight in get_trained_weights(other).items():
+            torch.testing.assert_close(weight, get_trained_weights(model)[name], rtol=0, atol=1e-6)
     assert {path.name for path in (tmp_path / "cached").iterdir()} == {
         path.name for path in (tmp_path / "plain").iterdir()
     }

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.stage_training import get_trained_weights, train_in_space
 from helpers.stage_workspace import (
-    SPLITS,
-    draw_rows,
     load_base_model,
-    make_card,
-    make_tokenizer,
     set_params,
 )
 from peft import PeftModel
@@ -26,8 +23,6 @@ from lightpeft.core.scores import Scores
 from lightpeft.modeling.adapters import get_adapter_state_dict
 from pipeline.common.errors import ConfigError
 from pipeline.common.paths import Paths
-from pipeline.common.pruning_params import load_params
-from pipeline.tasks.registry import make_task
 from pipeline.training import trainer as training
 
 WEIGHTS = "adapter_model.safetensors"
@@ -46,20 +41,7 @@ def train(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    data = training.TrainingData(
-        name="test",
-        task=make_task(make_card()),
-        processor=make_tokenizer(),
-        train=draw_rows(SPLITS["train"], seed=0),
-        validation=draw_rows(SPLITS["validation"], seed=1),
-        estimation_steps=scores.steps,
-    )
-    section = load_params(space / "params.yaml").finetune
-    return training.train(model, data, section, seed=0, folder=folder), model
-
-
-def weights_of(model: PeftModel) -> dict[str, torch.Tensor]:
-    return {name: w.detach() for name, w in model.named_parameters() if w.requires_grad}
+    return train_in_space(space, model, folder), model
 
 
 @pytest.mark.parametrize("damage", ["cut", "unfinished", "none"])
@@ -72,8 +54,8 @@ def test_a_training_resumes_from_its_newest_complete_checkpoint(space, tmp_path,
         (last / "complete.json").unlink()
     trained, model = train(space, tmp_path)
 
-    for name, weight in weights_of(model).items():
-        assert torch.equal(weight, weights_of(uninterrupted)[name])
+    for name, weight in get_trained_weights(model).items():
+        assert torch.equal(weight, get_trained_weights(uninterrupted)[name])
     assert trained.curve[0]["step"] < trained.curve[-1]["step"] == 24
 
 
@@ -87,8 +69,8 @@ def test_accumulated_batches_equal_larger_ones(space, tmp_path):
     # A row has the mean loss since the last one: of 5 and 2 optimizer steps, and of all 7.
     mean = (5 * small.curve[0]["loss"] + 2 * small.curve[1]["loss"]) / 7
     assert mean == pytest.approx(large.curve[-1]["loss"], abs=1e-4)
-    for name, weight in weights_of(one).items():
-        torch.testing.assert_close(weight, weights_of(other)[name], atol=1e-4, rtol=1e-3)
+    for name, weight in get_trained_weights(one).items():
+        torch.testing.assert_close(weight, get_trained_weights(other)[name], atol=1e-4, rtol=1e-3)
 
 
 def test_batches_left_over_by_accumulation_are_trained_on(space, tmp_path):
@@ -102,8 +84,8 @@ def test_gradient_checkpointing_changes_memory_not_weights(space, tmp_path):
     _, plain = train(space, tmp_path / "a")
     _, saving = train(space, tmp_path / "b", gradient_checkpointing=True)
 
-    for name, weight in weights_of(saving).items():
-        torch.testing.assert_close(weight, weights_of(plain)[name])
+    for name, weight in get_trained_weights(saving).items():
+        torch.testing.assert_close(weight, get_trained_weights(plain)[name])
 
 
 def test_the_best_validation_is_kept_and_training_stops_without_gain(space, tmp_path):
@@ -128,7 +110,7 @@ def test_bfloat16_trains_float32_adapters(space, tmp_path):
     trained, model = train(space, tmp_path, dtype=torch.bfloat16)
 
     assert model.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
-    assert {weight.dtype for weight in weights_of(model).values()} == {torch.float32}
+    assert {weight.dtype for weight in get_trained_weights(model).values()} == {torch.float32}
     exact, _ = train(space, tmp_path / "exact")
     losses = [result.curve[-1]["validation_loss"] for result in (trained, exact)]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
@@ -175,10 +157,10 @@ def test_lora_b_learns_at_its_own_rate(space, tmp_path):
     moved = {}
     for ratio in (1.0, 8.0):
         _, model = train(space, tmp_path / str(ratio), **first_step, lora_plus_ratio=ratio)
-        before = weights_of(start)
+        before = get_trained_weights(start)
         moved[ratio] = {
             name: (weight - before[name]).abs().max().item()
-            for name, weight in weights_of(model).items()
+            for name, weight in get_trained_weights(model).items()
         }
 
     # The first step of AdamW moves every weight by the learning rate.
@@ -219,8 +201,8 @@ def test_a_compiled_training_pads_to_few_lengths_and_logs_what_was_compiled(
     assert lengths == {8, 13}  # 13 tokens is the longest row
     line = "compiled 3 blocks of 2 distinct shapes in 5 s: 4 graphs, 0 recompilations, no graph"
     assert line in capsys.readouterr().out
-    for name, weight in weights_of(other).items():
-        torch.testing.assert_close(weight, weights_of(plain)[name], atol=1e-5, rtol=1e-4)
+    for name, weight in get_trained_weights(other).items():
+        torch.testing.assert_close(weight, get_trained_weights(plain)[name], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.long
@@ -231,5 +213,5 @@ def test_a_training_compiled_by_inductor_learns_the_same_weights(space, tmp_path
     _, other = train(space, tmp_path / "b", **settings, compile=scope)
 
     assert re.search(r"compiled .* graphs, \d recompilations, no graph br", capsys.readouterr().out)
-    for name, weight in weights_of(other).items():
-        torch.testing.assert_close(weight, weights_of(plain)[name], atol=1e-4, rtol=1e-3)
+    for name, weight in get_trained_weights(other).items():
+        torch.testing.assert_close(weight, get_trained_weights(plain)[name], atol=1e-4, rtol=1e-3)
