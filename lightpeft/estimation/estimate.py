@@ -115,31 +115,35 @@ def estimate(
     finally:
         _unload(peft_model)
         model.train(was_training)
-    blocks = [*masks.heads, *masks.neurons]
-    movement = [mask.detach().abs().cpu() for mask in masks.parameters()]
     by_criterion = {
-        "mask": dict(zip(blocks, movement, strict=True)),
-        "taylor": dict(zip(blocks, taylor, strict=True)),
+        "mask": masks.compute_sizes(),
+        "taylor": taylor,
         "magnitude": _compute_magnitudes(shape, weight_squares),
         "energy": score_energy(shape, squares.compute_means(), weight_squares),
     }
-    heads, neurons = (
-        {name: {path: scores[path] for path in paths} for name, scores in by_criterion.items()}
-        for paths in (shape.heads, shape.neurons)
-    )
     return Scores(
         shape=shape,
         fingerprint=weights_fingerprint,
         peft=full_config,
         layers=changes.score_layers(),
-        heads=heads,
-        neurons=neurons,
+        heads=_select_blocks(by_criterion, shape.heads),
+        neurons=_select_blocks(by_criterion, shape.neurons),
         modules=modules,
         ranks=ranks,
         adapter=adapter,
         curve=curve,
         steps=trainer.steps,
     )
+
+
+def _select_blocks(
+    by_criterion: Mapping[str, Mapping[str, Tensor]], paths: Iterable[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Return criterion -> path of a block -> scores, of these blocks only."""
+    return {
+        criterion: {path: scores[path] for path in paths}
+        for criterion, scores in by_criterion.items()
+    }
 
 
 def _unload(model: PeftModel) -> None:

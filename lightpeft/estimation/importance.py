@@ -169,8 +169,8 @@ class ImportanceTracker(ExitStack):
                 f"lower lr, or load the model in float32"
             )
 
-    def compute_importances(self) -> tuple[dict[str, float], dict[str, Tensor], list[Tensor]]:
-        """Return means over the counted steps: of modules, ranks, and the masks' Taylor scores."""
+    def compute_importances(self) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:
+        """Return means over the counted steps: of modules, ranks, and of blocks' Taylor scores."""
         modules, ranks = (total / self.sums.steps for total in self.sums.compute_totals()[:2])
         return (
             dict(zip(self._layers, modules.tolist(), strict=True)),
@@ -178,7 +178,10 @@ class ImportanceTracker(ExitStack):
                 name: row[: parts.rank].clone()
                 for (name, parts), row in zip(self._layers.items(), ranks.cpu(), strict=True)
             },
-            [row.cpu() for row in self.compute_taylor()],
+            {
+                block: row.cpu()
+                for block, row in zip(self.masks.by_block, self.compute_taylor(), strict=True)
+            },
         )
 
     def compute_taylor(self) -> list[Tensor]:

@@ -43,9 +43,18 @@ class Masks(ExitStack):
             hook = _make_scale_hook(mask, block.unit_size)
             self.callback(linear.register_forward_pre_hook(hook).remove)
 
+    @property
+    def by_block(self) -> dict[str, nn.Parameter]:
+        """Block path -> mask, those of heads first."""
+        return self.heads | self.neurons
+
     def parameters(self) -> list[nn.Parameter]:
         """Return all masks, those of heads first."""
-        return [*self.heads.values(), *self.neurons.values()]
+        return [*self.by_block.values()]
+
+    def compute_sizes(self) -> dict[str, Tensor]:
+        """Return block path -> |mask|, on the CPU."""
+        return {block: mask.detach().abs().cpu() for block, mask in self.by_block.items()}
 
     def compute_l1_penalty(self) -> Tensor:
         """Return the second term of the loss, a scalar: `l1` times the sum of |mask|."""
