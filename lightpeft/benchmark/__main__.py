@@ -26,6 +26,7 @@ from lightpeft.core.library_warnings import ignore_peft_deprecation
 
 _PROGRAM = "python -m lightpeft.benchmark"
 _DEFAULTS = BenchmarkConfig()
+_DEFAULT_SIZES = ",".join(map(str, _DEFAULTS.batch_sizes))
 _log = partial(typer.echo, err=True)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -58,60 +59,70 @@ def _make_text_option(text: str, metavar: str) -> Any:
     return typer.Option(metavar=metavar, help=text)
 
 
+_Granularity = Annotated[
+    Literal["kv_group", "query_head"],
+    typer.Option(help="Prune whole KV groups, or single query heads within them."),
+]
+_Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
+]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps", "xpu"],
+    typer.Option(help="auto: the accelerator, or the CPU if there is none."),
+]
+_Sizes = Annotated[
+    str, _make_text_option("Rows per batch; several sizes are separated by commas.", "INTEGER,...")
+]
+_Length = Annotated[
+    int | None,
+    _make_integer_option("Tokens per row. [default: 128; for images their patches plus one]"),
+]
+_Warmup = Annotated[int, _make_integer_option("Rounds before the measured ones.")]
+_Checkpointing = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="In training, compute layers twice.")
+]
+_Optimizer = Annotated[
+    Literal["adamw", "adamw_8bit"],
+    typer.Option(help="In training; adamw_8bit needs bitsandbytes."),
+]
+_Masters = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Type of the trained weights.")
+]
+_Accelerate = Annotated[
+    bool, typer.Option("--accelerate", help="LoRA layers with fewer kernels, of both models.")
+]
+_Compile = Annotated[
+    Literal["off", "blocks", "whole"],
+    typer.Option(help="Measure also compiled: each layer, or the whole model."),
+]
+_Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
+]
+
+
 @app.command(epilog=f"Example: {_PROGRAM} --shape roberta-large --ratio 0.333 --dtype bfloat16")
 def benchmark(  # typer reads options from the parameters, hence so many; context.params has all
     context: typer.Context,
     shape: Annotated[str, _make_text_option(", ".join(MODEL_SIZES), "NAME")] = _DEFAULTS.shape,
     ratio: Annotated[float, _make_number_option("heads and neurons")] = _DEFAULTS.ratio,
-    head_granularity: Annotated[
-        Literal["kv_group", "query_head"],
-        typer.Option(help="Prune whole KV groups, or single query heads within them."),
-    ] = "kv_group",
+    head_granularity: _Granularity = "kv_group",
     layers: Annotated[float, _make_number_option("layers")] = _DEFAULTS.layers,
     modules: Annotated[float, _make_number_option("PEFT modules")] = _DEFAULTS.modules,
     ranks: Annotated[float, _make_number_option("PEFT ranks")] = _DEFAULTS.ranks,
     rank: Annotated[int, _make_integer_option("LoRA rank before pruning.")] = _DEFAULTS.rank,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
-    ] = "float32",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps", "xpu"],
-        typer.Option(help="auto: the accelerator, or the CPU if there is none."),
-    ] = "auto",
-    batch_sizes: Annotated[
-        str,
-        _make_text_option("Rows per batch; several sizes are separated by commas.", "INTEGER,..."),
-    ] = ",".join(map(str, _DEFAULTS.batch_sizes)),
-    length: Annotated[
-        int | None,
-        _make_integer_option("Tokens per row. [default: 128; for images their patches plus one]"),
-    ] = None,
-    warmup: Annotated[
-        int, _make_integer_option("Rounds before the measured ones.")
-    ] = _DEFAULTS.warmup,
+    dtype: _Dtype = "float32",
+    device: _Device = "auto",
+    batch_sizes: _Sizes = _DEFAULT_SIZES,
+    length: _Length = None,
+    warmup: _Warmup = _DEFAULTS.warmup,
     rounds: Annotated[int, _make_integer_option("Rounds measured.")] = _DEFAULTS.rounds,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option("--gradient-checkpointing", help="In training, compute layers twice."),
-    ] = False,
-    optimizer: Annotated[
-        Literal["adamw", "adamw_8bit"],
-        typer.Option(help="In training; adamw_8bit needs bitsandbytes."),
-    ] = "adamw",
-    masters: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Type of the trained weights.")
-    ] = "float32",
-    accelerate: Annotated[
-        bool, typer.Option("--accelerate", help="LoRA layers with fewer kernels, of both models.")
-    ] = False,
-    compile: Annotated[
-        Literal["off", "blocks", "whole"],
-        typer.Option(help="Measure also compiled: each layer, or the whole model."),
-    ] = "off",
+    gradient_checkpointing: _Checkpointing = False,
+    optimizer: _Optimizer = "adamw",
+    masters: _Masters = "float32",
+    accelerate: _Accelerate = False,
+    compile: _Compile = "off",
     out: Annotated[Path | None, _make_text_option("JSON file to write.", "FILE")] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (LIGHTPEFT_DEBUG=1).")
-    ] = False,
+    debug: _Debug = False,
 ) -> None:
     """Measure time and memory of an unpruned and a pruned model with random weights.
 
