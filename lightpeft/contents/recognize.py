@@ -129,6 +129,8 @@ def read_contents(path: Path) -> Contents:
 def _read_file(path: Path) -> Contents:
     if path.suffix == ".safetensors":
         return Contents(kind="weights", path=path, weights=(read_header(path, CheckpointError),))
+    if path.exists() and path.suffix != ".json":
+        raise CheckpointError(f"{path} is neither a folder, nor a plan.json, nor safetensors")
     value = read_json(path, CheckpointError)
     if not str(value.get("format")).startswith("lightpeft-plan-"):
         raise CheckpointError(f"{path} is no plan; if it is one file of several, give their folder")

@@ -56,9 +56,19 @@ def find_modules_to_save(model: PreTrainedModel, config: PeftConfig) -> list[str
 
 
 def find_block_targets(
-    shape: ModelShape, targets: Any, *, setting: str = "LoraConfig.target_modules"
+    shape: ModelShape,
+    targets: Any,
+    *,
+    setting: str = "LoraConfig.target_modules",
+    kind: str = "linear",
 ) -> list[str]:
     """Return the block linears that `target_modules` names: a regex, or a list of name endings.
+
+    Args:
+        shape: with the linears that can be named.
+        targets: the value of the setting.
+        setting: its name, for errors.
+        kind: what the linears are, for errors.
 
     Raises:
         ModelError: a name matches no linear of a block; lists the candidates.
@@ -75,7 +85,7 @@ def find_block_targets(
     if missing or not matches:
         endings = sorted({name.rpartition(".")[2] for name in shape.linears})
         raise ModelError(
-            f"{setting}: {missing[0] if missing else targets!r} is no linear "
+            f"{setting}: {missing[0] if missing else targets!r} is no {kind} "
             f"of a {shape.model_type} block; candidates: {', '.join(endings)}"
         )
     return matches

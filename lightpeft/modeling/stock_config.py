@@ -50,18 +50,11 @@ def replace_configs(model: PreTrainedModel, new: Mapping[int, Any]) -> None:
 
 def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
     """Return a copy of the config with the numbers of a uniform cut; None if there is none."""
-    families, config = find_families(old.model_type), copy.deepcopy(old)
-    groups: dict[str, dict[str, KeptUnits]] = {"heads": plan.heads, "neurons": plan.neurons}
-    pruned = {
-        name: {len(plan.list_remaining_units(path)) for path in group}
-        for name, group in groups.items()
-        if not all(units.is_complete for units in group.values())
-    }
-    expressible = [set(family.config_expressible) for family in families]
-    if not pruned or not expressible or not pruned.keys() <= set.intersection(*expressible):
+    pruned, config = _count_pruned(plan), copy.deepcopy(old)
+    if not pruned or find_inexpressible(plan):
         return None
     kv_groups = set(plan.counts.kv_groups.values())
-    if any(len(counts) > 1 for counts in (*pruned.values(), kv_groups)):
+    if len(kv_groups) > 1:
         return None
     values: dict[str, Any] = {}
     if "heads" in pruned:
@@ -76,6 +69,27 @@ def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedC
     for name, value in values.items():
         setattr(config, name, value)
     return config
+
+
+def find_inexpressible(plan: PruningPlan) -> str:
+    """Return what of a plan no stock config of its architecture can say; empty if nothing is."""
+    families = find_families(plan.shape.model_type)
+    for unit, counts in _count_pruned(plan).items():
+        if not all(unit in family.config_expressible for family in families):
+            return f"fewer {unit}"
+        if len(counts) > 1:
+            return f"different numbers of {unit} per layer (uniform: true makes them equal)"
+    return "" if families else "other sizes"
+
+
+def _count_pruned(plan: PruningPlan) -> dict[str, set[int]]:
+    """Return heads and neurons, if any are pruned -> the numbers that blocks keep."""
+    groups: dict[str, dict[str, KeptUnits]] = {"heads": plan.heads, "neurons": plan.neurons}
+    return {
+        name: {len(plan.list_remaining_units(path)) for path in group}
+        for name, group in groups.items()
+        if not all(units.is_complete for units in group.values())
+    }
 
 
 def _builds_same_weights(config: PreTrainedConfig, model: PreTrainedModel) -> bool:

@@ -33,7 +33,10 @@ def resolve_targets(config: BottleneckConfig, shape: ModelShape) -> BottleneckCo
         )
     projections = shape.select_linears({block.output_projection for block in blocks})
     names = find_block_targets(
-        projections, config.target_modules, setting="BottleneckConfig.target_modules"
+        projections,
+        config.target_modules,
+        setting="BottleneckConfig.target_modules",
+        kind="output projection",
     )
     resolved = copy.deepcopy(config)
     resolved.target_modules = make_regex_alternation(names)

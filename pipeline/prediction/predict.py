@@ -70,6 +70,7 @@ def main(config: PredictConfig) -> None:
     transformers.logging.set_verbosity_error()
     card = _read_card(config)
     schema = make_task(card).schema
+    _check_texts(config, card)
     # All rows are checked first: a bad one is found before hours have passed.
     count = sum(1 for _ in complete_rows(config.source, schema, card.labels))
     if config.out is None:
@@ -111,6 +112,20 @@ def _read_card(config: PredictConfig) -> DataCard:
     if config.model is not None:
         changes["model"] = card.model.model_copy(update={"name": config.model, "revision": None})
     return card.model_copy(update=changes)
+
+
+def _check_texts(config: PredictConfig, card: DataCard) -> None:
+    """Refuse two texts of a command line as a pair if the model was trained on single texts.
+
+    Raises:
+        PipelineError: says how to predict several rows.
+    """
+    is_single = "text" in card.columns and "text_pair" not in card.columns
+    if is_single and isinstance(config.source, tuple) and len(config.source) > 1:
+        raise PipelineError(
+            f"--text is given {len(config.source)} times, but this model was trained on single "
+            "texts, not on pairs; for several rows, write a file for --file"
+        )
 
 
 def _make_key(config: PredictConfig, card: DataCard) -> str:

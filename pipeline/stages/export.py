@@ -66,7 +66,8 @@ def _collect_metrics(paths: Paths, task: Task, method: str) -> dict[str, float |
         low, high = evaluation.interval
         value = evaluation.metrics[evaluation.metric]
         title = task.card.describe_metric(evaluation.metric)
-        found[f"test {title}, {name}"] = f"{value:.4f} [{low:.4f}, {high:.4f}]"
+        interval = f"95 % interval {low:.4f} to {high:.4f}"
+        found[f"test {title}, {name}"] = f"{value:.4f} ({interval})"
         for phase in ("train", "inference", "prefill", "decode"):
             speedup = getattr(values, f"{phase}_speedup")
             if name != BASELINE and speedup is not None:

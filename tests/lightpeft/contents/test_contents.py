@@ -261,6 +261,12 @@ def test_names_in_files_cannot_reach_the_terminal(copied: Path, capsys: pytest.C
     assert r"base        name a\x1b[2J\nwhat  me" in lines
 
 
+def test_file_of_another_kind_is_refused(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("text,label")
+    with pytest.raises(LightPeftError, match="is neither a folder, nor a plan"):
+        read_contents(tmp_path / "rows.csv")
+
+
 def test_pickle_is_not_read(copied: Path):
     folder = copied / "stock"
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")

@@ -146,7 +146,10 @@ def test_estimation_scores_all_adapters_and_leaves_the_model_as_it_was(placement
     [
         ({"rank_pattern": {".*": 2}}, r"BottleneckConfig\.rank_pattern is not supported"),
         ({"inference_mode": True}, r"BottleneckConfig\.inference_mode is not supported"),
-        ({"target_modules": ["query"]}, "'query' is no linear of a bert block; candidates: dense"),
+        (
+            {"target_modules": ["query"]},
+            "'query' is no output projection of a bert block; candidates: dense",
+        ),
         ({"modules_to_save": ["output.dense"]}, r"BottleneckConfig\.modules_to_save: .* would"),
     ],
 )

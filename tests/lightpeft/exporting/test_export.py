@@ -178,7 +178,7 @@ def test_folder_that_can_not_be_written_is_named(tmp_path: Path):
     [
         ({"format": "gguf"}, "format must be one of compact, .*padded, onnx, deci, got 'gguf'"),
         ({"format": "lifted"}, "lifted is checked on the unpruned base model: pass base="),
-        ({"format": "stock"}, "a bert config can't say what this plan keeps .*merged or padded"),
+        ({"format": "stock"}, "a bert config can't say what this plan keeps: fewer heads; .*"),
     ],
 )
 def test_what_can_not_be_exported_is_refused(options: dict[str, str], message: str, tmp_path: Path):
@@ -194,6 +194,15 @@ def test_heads_that_share_a_table_or_slopes_have_no_stock_config(name: str, tmp_
     config = UNIFORM.model_copy(update={"neurons": 0.0})
     pruned = lightpeft.prune(model, lightpeft.make_plan(scores, config), scores)
     with pytest.raises(LightPeftError, match=f"a {name} config can't say"):
+        lightpeft.export(pruned, tmp_path / "out", format="stock")
+
+
+def test_uneven_widths_have_no_stock_config(tmp_path: Path):
+    model = make_tiny_model()
+    scores = draw_random_scores(model)
+    config = lightpeft.PruningConfig(heads=0.0, neurons=0.5, align=1)
+    pruned = lightpeft.prune(model, lightpeft.make_plan(scores, config), scores)
+    with pytest.raises(LightPeftError, match="different numbers of neurons per layer"):
         lightpeft.export(pruned, tmp_path / "out", format="stock")
 
 

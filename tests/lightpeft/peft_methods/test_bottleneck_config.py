@@ -25,7 +25,8 @@ def test_targets_choose_among_the_output_projections():
     assert len(ends) == 3
     assert all(name.endswith("attention.output.dense") for name in ends)
     assert [*regex] == [ATTENTION, FFN]
-    with pytest.raises(ModelError, match=r"BottleneckConfig\.target_modules: 'query' is no linear"):
+    message = r"BottleneckConfig\.target_modules: 'query' is no output projection of a bert block"
+    with pytest.raises(ModelError, match=message):
         attach(make_tiny_model(), target_modules=["query"])
 
 

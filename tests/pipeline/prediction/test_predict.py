@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.data_cards import make_data_card
 from helpers.import_graph import ROOT
 from helpers.stage_workspace import (
     draw_rows,
@@ -205,6 +206,13 @@ def test_bad_row_is_one_line_before_the_model_is_loaded(rows, monkeypatch, lines
 def test_mistake_is_one_line(rows, words, message):
     with pytest.raises(SystemExit, match=rf"^error: {message}$"):
         run("predict", *words)
+
+
+def test_two_texts_are_no_pair_for_a_model_of_single_texts(rows, tmp_path):
+    folder = Path(shutil.copytree(RESULT, tmp_path / "light"))
+    make_data_card(columns={"text": ("text",), "label": ("label",)}).write(folder)
+    with pytest.raises(SystemExit, match=r"--text is given 2 times, .* single texts"):
+        run("predict", str(folder), "--text", "good", "--text", "bad")
 
 
 def test_result_is_used_away_from_its_pipeline(rows, space, tmp_path, monkeypatch, capsys):

@@ -78,6 +78,7 @@ def test_merged_model_has_labels_tokenizer_and_what_was_measured(finished: Path)
     text = ModelCard.load(OUT / "README.md").text
     for fact in ("test accuracy, light", "test accuracy, vanilla", "train speed-up over vanilla"):
         assert f"| {fact} | " in text
+    assert "(95 % interval " in text
     assert "- trained on: data.task files" in text
     assert str(finished) not in text
 
