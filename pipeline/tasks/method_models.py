@@ -29,7 +29,7 @@ from lightpeft.core.serialization import replace_directory
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import UnprunedMethod
 from pipeline.common.errors import ConfigError
-from pipeline.common.text import join_lines
+from pipeline.common.text import join_lines, suggest_name
 from pipeline.tasks.base import Task
 from pipeline.tasks.positions import find_max_positions
 
@@ -54,7 +54,7 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
         return base.requires_grad_(True)
     name = method.peft_type.lower()
     try:
-        config = _make_config(method, task, head)
+        config = _make_config(name, method.settings, task, head)
         if config.peft_type == "ADALORA" and task.card.class_weights:
             raise ConfigError(
                 "methods: peft:adalora adds a term to the model's own loss, which "
@@ -68,12 +68,17 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
         raise ConfigError(f"params.yaml: baselines.{name}: {join_lines(error)}") from error
 
 
-def _make_config(method: UnprunedMethod, task: Task, head: list[str]) -> PeftConfig:
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type]
+def _make_config(name: str, settings: dict[str, Any], task: Task, head: list[str]) -> PeftConfig:
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()]
+    known = config_class.__dataclass_fields__
+    if unknown := sorted(settings.keys() - known):
+        prefix = f"baselines.{name}."
+        hint = suggest_name(unknown[0], known, prefix=prefix)
+        raise ConfigError(f"params.yaml: unknown key {prefix}{unknown[0]}; {hint}")
     options: dict[str, Any] = {"task_type": task.task_type}
-    if "modules_to_save" in config_class.__dataclass_fields__:
+    if "modules_to_save" in known:
         options["modules_to_save"] = head or None
-    return config_class(**options | method.settings)
+    return config_class(**options | settings)
 
 
 def _check_prompt_learning(config: PeftConfig, task: Task, head: list[str]) -> None:

@@ -152,8 +152,9 @@ def test_rates_of_lora_plus_are_of_lora_alone(space: Path, tmp_path: Path, name:
 
 
 def test_settings_that_peft_refuses_are_one_line():
-    with pytest.raises(ConfigError, match=r"^params.yaml: baselines.ia3: .*rank[^\n]*$"):
-        attach(make_method("ia3", rank=8))
+    message = r"^params.yaml: unknown key baselines.ia3.target_module; did you mean .*_modules\?$"
+    with pytest.raises(ConfigError, match=message):
+        attach(make_method("ia3", target_module=["query"]))
     with pytest.raises(ConfigError, match=r"^params.yaml: baselines.adalora: [^\n]*total_step"):
         attach(make_method("adalora", total_step=0))
     with pytest.raises(
