@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from lightpeft.acceleration.adapters import fold_adapters
-from lightpeft.acceleration.layer import AcceleratedLinear, Operands
+from lightpeft.acceleration.layer import AcceleratedLinear
+from lightpeft.acceleration.products import Operands
 
 
 class Body:

@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from lightpeft.acceleration.obstacles import find_active_adapter, find_obstacle
+from lightpeft.acceleration.products import Operands, compute, compute_in_steps
 
-
-class Operands(NamedTuple):
-    """What a layer multiplies its input with.
-
-    Attributes:
-        weight: of the base layer, shape ``(out, in)``.
-        bias: of the base layer, shape ``(out,)``, or None.
-        a: LoRA A, shape ``(rank, in)``.
-        b: LoRA B, shape ``(out, rank)``, with its scaling if `scaling` is 1.
-        scaling: factor that `b` still lacks.
-        dropout: of the adapter's input; None where it does nothing.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    a: Tensor
-    b: Tensor
-    scaling: float
-    dropout: nn.Module | None
+if TYPE_CHECKING:
+    from lightpeft.acceleration.siblings import Siblings
 
 
 class AcceleratedLinear(Linear):  # type: ignore[misc]  # peft is untyped for mypy
-    """A `peft.tuners.lora.Linear` with three kernels forwards and six backwards.
+    """A `peft.tuners.lora.Linear` with three kernels forwards and five backwards.
 
-    They are the products that the mathematics needs, and the sum of two gradients of the input:
-    scaling, bias and the other sums are arguments of products. Stock peft takes 5 and 7, and under
-    autocast a cast of most operands and results. Kept for the backward pass are the input and its
-    product with A, which has as many columns as the adapter has ranks.
-
-    Deviation: a differentiable function of our own needs five kernels backwards, but written in
-    Python it takes the host longer than the kernel that it saves.
+    They are the products that the mathematics needs: scaling, bias and sums are arguments of
+    products. Stock peft takes 5 and 7, and under autocast a cast of most operands and results.
+    Kept for the backward pass are the input and its product with A, which has as many columns as
+    the adapter has ranks. Layers that read the same input take fewer together; see `Siblings`.
 
     A layer becomes one by `layer.__class__ = AcceleratedLinear`, and stock again by the reverse.
     It keeps its weights, its submodules, and all that peft does with it.
 
     Attributes:
         operands: layer -> its operands during a forward pass of its body; see `Body`.
+        siblings: layers that may be computed with it.
     """
 
     operands: dict[nn.Module, Operands]
+    siblings: Siblings | None
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Return the output of the layer, as peft computes it where there is an obstacle."""
+        if not (arguments or options):
+            is_compiled = torch.compiler.is_compiling()
+            if not is_compiled and self.siblings:
+                shared = self.siblings.take(self, x)
+                if shared is not None:
+                    return shared
+            if operands := self.find_operands(x):
+                is_one = not is_compiled and operands.dropout is None
+                return compute(x, operands) if is_one else compute_in_steps(x, operands)
+        stock: Tensor = super().forward(x, *arguments, **options)
+        return stock
+
+    def find_operands(self, x: Tensor) -> Operands | None:
+        """Return what to multiply an input with, B scaled; None where there is an obstacle."""
         # Of a layer that is compiled, scaling and casts become part of the kernels that read them.
         folded = None if torch.compiler.is_compiling() else self.operands.get(self)
         operands = folded
         if operands is None and find_obstacle(self) is None:
             operands = read_operands(self)
-        if operands is None or arguments or options or not _can_take(x, operands.weight.dtype):
-            output: Tensor = super().forward(x, *arguments, **options)
-            return output
-        return _compute(x, folded or _fold_adapter(operands))
+        if operands is None or not _can_take(x, operands.weight.dtype):
+            return None
+        return folded or _fold_adapter(operands)
 
 
 def read_operands(layer: AcceleratedLinear) -> Operands:
@@ -96,21 +91,3 @@ def _can_take(x: Tensor, dtype: torch.dtype) -> bool:
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return bool(torch.get_autocast_dtype(device) == dtype)
     return bool(x.dtype == dtype)
-
-
-def _compute(x: Tensor, operands: Operands) -> Tensor:
-    """Return ``x W^T + c + d A^T B^T``, where B is scaled and ``d`` is ``x`` after dropout.
-
-    ``d A^T`` is computed transposed, and on a CPU B is copied into its transpose, so that no
-    gradient is a product with a narrow result, for which MKL takes three to five times as long as
-    for the transposed product.
-    """
-    weight, bias, a, b, _, dropout = operands
-    rows = x.to(weight.dtype).reshape(-1, x.shape[-1])
-    output = linear(rows, weight, bias)
-    read = rows if dropout is None else dropout(rows)
-    b_transposed = b.t()
-    if b.dtype == torch.float32 and b.device.type == "cpu":
-        b_transposed = b_transposed.contiguous()
-    output.addmm_((a @ read.t()).t(), b_transposed)
-    return output.view(*x.shape[:-1], output.shape[-1])

@@ -42,10 +42,10 @@ def find_obstacle(layer: Linear) -> str | None:
         return "its adapter has a bias"
     modules = layer._modules
     for part in ("lora_A", "lora_B", "lora_dropout"):
-        if _is_hooked(modules[part]._modules[name]):
+        if is_hooked(modules[part]._modules[name]):
             return "a part of it has a hook"
     base = modules["base_layer"]
-    return "a part of it has a hook" if _is_hooked(base) else _find_base_obstacle(base)
+    return "a part of it has a hook" if is_hooked(base) else _find_base_obstacle(base)
 
 
 def _find_base_obstacle(base: nn.Module) -> str | None:
@@ -61,7 +61,7 @@ def _find_base_obstacle(base: nn.Module) -> str | None:
     return None
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
     """Return whether a call of a module does more than its class says, which would be skipped."""
     return bool(
         module._forward_hooks

@@ -218,6 +218,20 @@ def is_query_or_value(path: str) -> bool:
     return path.endswith(tuple(f".{name}" for name in names))
 
 
+def list_siblings(path: str) -> set[tuple[str, ...]]:
+    """Return the names of children that read the same input, if the module at a path has them.
+
+    Query, key and value, of cross-attention only key and value; gate and up.
+    """
+    names = path.split(".")
+    is_cross = any(name in _CROSS_ATTENTION or "cross" in name for name in names)
+    found = set()
+    for family in list_families():
+        for linears in (family.qkv_proj[1:] if is_cross else family.qkv_proj, family.ffn_in_proj):
+            found.add(tuple(linear.rpartition(".")[2] for linear in linears))
+    return {linears for linears in found if len(linears) > 1}
+
+
 def register_family(model_type: str, *families: Family) -> None:
     """Support another architecture; a block is of the first family whose names it has.
 
