@@ -93,7 +93,8 @@ class Params(StageParams):
         exported = self.export.method
         if self.export.format != "none" and not (exported in self.methods and has_plan(exported)):
             raise ConfigError(
-                f"export.method must be one of methods that has a pruning plan, got {exported}"
+                f"export.method must be one of methods but not full or peft:NAME, which have no "
+                f"pruning plan, got {exported}"
             )
         if self.peft.method != "lora":
             self._check_only_lora()

@@ -108,6 +108,7 @@ def test_other_method_and_format(to: str, finished: Path):
     [
         ({"format": "gguf"}, "export.format must be one of none, compact, .*, got 'gguf'"),
         ({"format": "merged", "method": "qv"}, "export.method must be one of methods .*, got qv"),
+        ({"format": "lifted", "method": "full"}, "export.method .* not full or peft.*, got full"),
     ],
 )
 def test_wrong_setting_is_one_line(export: dict[str, str], message: str, finished: Path):
