@@ -206,6 +206,7 @@ def test_a_compiled_training_pads_to_few_lengths_and_logs_what_was_compiled(
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own use
 @pytest.mark.parametrize("scope", ["blocks", "whole"])
 def test_a_training_compiled_by_inductor_learns_the_same_weights(space, tmp_path, capsys, scope):
     settings = {"steps": 10, "dropout": 0.0, "evaluate_every": 3}
