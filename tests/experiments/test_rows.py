@@ -30,7 +30,7 @@ def test_the_settings_name_the_rows(tmp_path):
 
 
 def test_memory_is_that_of_a_process_and_nothing_once_it_has_ended():
-    (own,) = measure_private_bytes(psutil.Process(os.getpid()))
+    own = measure_private_bytes(psutil.Process(os.getpid()))[0]  # others are of its children
     assert own > 2**20
 
     gone = psutil.Popen(["true"])
