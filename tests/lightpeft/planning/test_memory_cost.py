@@ -23,7 +23,7 @@ def make_config(
 ) -> BenchmarkConfig:
     """A tiny model, but large enough that what isn't counted (norms' statistics) is little."""
     tiny = make_tiny_shape(name)
-    sizes = tiny.sizes | {"hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2}
+    sizes = tiny.sizes | {"hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 6}
     inner = {key: 256 for key in ("intermediate_size", "ffn_dim") if key in sizes}
     monkeypatch.setitem(MODEL_SIZES, name, ModelSize(tiny.kind, sizes | inner))
     return BenchmarkConfig(
