@@ -170,11 +170,11 @@ def _multiply_for_x(
 def _multiply_for_b(gradient: Tensor, inner: Tensor) -> Tensor:
     """Return the gradient of B, ``(out, rank)``, of an output's, ``(rows, out)``.
 
-    On a CPU not as a product with a narrow result; see `compute_in_steps`. Laid out as B is, which
-    DistributedDataParallel warns of otherwise.
+    On a CPU not as a product with a narrow result; see `compute_in_steps`. With the strides of B,
+    of which DistributedDataParallel warns otherwise; `contiguous` keeps others of a single column.
     """
     if _is_slow_if_narrow(gradient):
-        return torch.mm(inner, gradient).t().contiguous()
+        return torch.mm(inner, gradient).t().clone(memory_format=torch.contiguous_format)
     return torch.mm(gradient.t(), inner.t())
 
 
