@@ -26,7 +26,6 @@ OptionalFraction = Annotated[
 Criterion = Literal["mask", "taylor", "magnitude", "energy", "random"]
 
 SEARCHED = ("layers", "heads", "neurons", "modules")  # fractions that a target can decide
-_QUANTITIES = ("training_speedup", "inference_speedup", "parameters", "memory", "flops")
 
 # Former names, which are refused with the new one named.
 RENAMED = {"head_unit": "head_granularity", "module_order": "module_criterion"}
@@ -146,7 +145,8 @@ class PruningTarget(Config):
     def _check_single(self) -> Self:
         chosen = self.model_dump(exclude_none=True)
         if len(chosen) != 1:
-            raise ConfigError(f"one of {', '.join(_QUANTITIES)} must be set, got {chosen or None}")
+            names = ", ".join(type(self).model_fields)
+            raise ConfigError(f"one of {names} must be set, got {chosen or None}")
         return self
 
     @property

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import Field, WrapValidator, field_validator, model_validator
 
-from lightpeft.core.config import (
-    SEARCHED,
-    Criterion,
-    OptionalFraction,
-    OptionalSpeedup,
-    PruningConfig,
-)
+from lightpeft.core.config import SEARCHED, Criterion, PruningConfig, PruningTarget
 from pipeline.common.errors import ConfigError
-from pipeline.common.section import AutoRatio, Flag, Section, parse_auto, parse_none
+from pipeline.common.section import AutoRatio, Flag, parse_auto, parse_none
 
 AutoAlign = Annotated[
     Annotated[int, Field(ge=1)] | None,
@@ -48,22 +42,10 @@ _DECODER = {
 }
 
 
-NoneOrSpeedup = Annotated[
-    OptionalSpeedup, WrapValidator(parse_none), Field(description="none or a number > 1")
-]
-NoneOrFraction = Annotated[
-    OptionalFraction, WrapValidator(parse_none), Field(description="none or in (0, 1)")
-]
+class TargetSection(PruningTarget):
+    """What pruning is to reach; all `none`: prune the fractions that are set."""
 
-
-class TargetSection(Section):
-    """What pruning is to reach, see `PruningTarget`; all None: prune the fractions that are set."""
-
-    training_speedup: NoneOrSpeedup = None
-    inference_speedup: NoneOrSpeedup = None
-    parameters: NoneOrFraction = None
-    memory: NoneOrFraction = None
-    flops: NoneOrFraction = None
+    _parse = field_validator("*", mode="wrap")(parse_none)
 
     @model_validator(mode="after")
     def _check_single(self) -> Self:
@@ -79,8 +61,8 @@ class TargetSection(Section):
 
     @property
     def is_speedup(self) -> bool:
-        """Whether the target is a speed-up."""
-        return bool(self.training_speedup or self.inference_speedup)
+        """Whether there is a target, and it is a speed-up."""
+        return self.is_set and super().is_speedup
 
 
 class PruneSection(PruningConfig):
@@ -102,7 +84,7 @@ class PruneSection(PruningConfig):
     ranks: AutoRatio = None  # type: ignore[assignment]
     align: AutoAlign = None  # type: ignore[assignment]
     criterion: AutoCriterion = None  # type: ignore[assignment]
-    target: TargetSection = TargetSection()  # type: ignore[assignment]
+    target: TargetSection = TargetSection()
     cost: Literal["flops", "measured"] = "flops"
     verify: Flag = True
     seed: ClassVar[int]  # type: ignore[misc]  # no key of the section

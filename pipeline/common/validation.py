@@ -71,4 +71,5 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
         allowed = f"a section with the keys {', '.join(nested.model_fields)}"
     else:
         allowed = field.description or f"one of {', '.join(map(str, choices))}"
+    allowed = allowed.replace("None or", "none or")  # a field of the library, as YAML writes it
     return f"{key} must be {allowed}, got {error['input']!r}"
