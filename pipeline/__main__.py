@@ -203,7 +203,7 @@ def predict(
 
 
 def run_stage(stage: str, method: str = "", **options: Any) -> None:
-    """Check params.yaml as a whole before anything heavy is imported, then run a stage.
+    """Check params.yaml as a whole, most of it before anything heavy is imported; run a stage.
 
     Raises:
         ConfigError: a setting is wrong, or `methods` lacks the method.
@@ -235,6 +235,8 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
         "export": paths.export,
     }
     main = partial(import_module(f"pipeline.stages.{stage}").main, paths=paths, **options)
+    # All stages import peft, which knows what its methods can be set to.
+    import_module("pipeline.tasks.baseline_configs").check_baselines(params)
     if running == 1:
         call_in_one_line(main, *arguments, writes=outputs[stage])
         return

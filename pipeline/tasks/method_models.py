@@ -7,7 +7,7 @@ or all weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from peft import (
     PeftConfig,
@@ -16,7 +16,6 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from transformers import PreTrainedModel
@@ -29,8 +28,9 @@ from lightpeft.core.serialization import replace_directory
 from lightpeft.pruning import checkpoint
 from pipeline.common.artefacts import UnprunedMethod
 from pipeline.common.errors import ConfigError
-from pipeline.common.text import join_lines, suggest_name
+from pipeline.common.text import join_lines
 from pipeline.tasks.base import Task
+from pipeline.tasks.baseline_configs import make_config
 from pipeline.tasks.positions import find_max_positions
 
 Model: TypeAlias = PeftModel | PreTrainedModel
@@ -54,7 +54,9 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
         return base.requires_grad_(True)
     name = method.peft_type.lower()
     try:
-        config = _make_config(name, method.settings, task, head)
+        config = make_config(
+            name, method.settings, task_type=task.task_type, modules_to_save=head or None
+        )
         if config.peft_type == "ADALORA" and task.card.class_weights:
             raise ConfigError(
                 "methods: peft:adalora adds a term to the model's own loss, which "
@@ -66,19 +68,6 @@ def attach(base: PreTrainedModel, method: UnprunedMethod, task: Task, head: list
         return get_peft_model(base, config)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"params.yaml: baselines.{name}: {join_lines(error)}") from error
-
-
-def _make_config(name: str, settings: dict[str, Any], task: Task, head: list[str]) -> PeftConfig:
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()]
-    known = config_class.__dataclass_fields__
-    if unknown := sorted(settings.keys() - known):
-        prefix = f"baselines.{name}."
-        hint = suggest_name(unknown[0], known, prefix=prefix)
-        raise ConfigError(f"params.yaml: unknown key {prefix}{unknown[0]}; {hint}")
-    options: dict[str, Any] = {"task_type": task.task_type}
-    if "modules_to_save" in known:
-        options["modules_to_save"] = head or None
-    return config_class(**options | settings)
 
 
 def _check_prompt_learning(config: PeftConfig, task: Task, head: list[str]) -> None:
