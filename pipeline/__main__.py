@@ -34,6 +34,7 @@ from lightpeft.core.library_warnings import ignore_peft_deprecation
 from pipeline import presets
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.files import write_text
+from pipeline.common.library_errors import name_keys
 from pipeline.common.paths import Paths
 from pipeline.common.pruning_params import load_params
 from pipeline.common.text import join_lines
@@ -207,6 +208,7 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
 
     Raises:
         ConfigError: a setting is wrong, or `methods` lacks the method.
+        LightPeftError: the library refuses something; in the terms of params.yaml.
         PipelineError: the operating system refuses a file or folder, as on a full disk.
     """
     params = load_params()
@@ -237,11 +239,11 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
     main = partial(import_module(f"pipeline.stages.{stage}").main, paths=paths, **options)
     # All stages import peft, which knows what its methods can be set to.
     import_module("pipeline.tasks.baseline_configs").check_baselines(params)
-    if running == 1:
-        call_in_one_line(main, *arguments, writes=outputs[stage])
-        return
-    with import_module("pipeline.common.processes").join_processes():
-        call_in_one_line(main, *arguments, writes=outputs[stage])
+    try:
+        with import_module("pipeline.common.processes").join_processes():
+            call_in_one_line(main, *arguments, writes=outputs[stage])
+    except LightPeftError as error:
+        raise name_keys(error) from error
 
 
 def call_in_one_line(function: Callable[..., None], *arguments: Any, writes: Path) -> None:

@@ -71,12 +71,15 @@ def find_block_targets(
         kind: what the linears are, for errors.
 
     Raises:
-        ModelError: a name matches no linear of a block; lists the candidates.
+        ModelError: a name matches no linear of a block; lists the candidates. Or it is no regex.
     """
     if targets is None or targets == "all-linear":
         return list(shape.linears)
     if isinstance(targets, str):
-        matches = [name for name in shape.linears if re.fullmatch(targets, name)]
+        try:
+            matches = [name for name in shape.linears if re.fullmatch(targets, name)]
+        except re.error as error:
+            raise ModelError(f"{setting}: {targets!r} is no regex: {error}") from error
         missing = [] if matches else [targets]
     else:
         ends = {t: [n for n in shape.linears if f".{n}".endswith(f".{t}")] for t in targets}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.section import Count, Flag, Name, Positive, Ratio, Section
@@ -14,6 +15,15 @@ _KEYS_OF_METHOD = {
     "lora": ("alpha", "rslora", "dora"),
     "bottleneck": ("placement", "non_linearity", "scaling"),
 }
+
+
+def _check_regex(targets: str | list[str]) -> str | list[str]:
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise ValueError(targets) from error
+    return targets
 
 
 class PeftSection(Section):
@@ -40,6 +50,7 @@ class PeftSection(Section):
     scaling: Positive = 1.0
     targets: Annotated[
         Name | Annotated[list[Name], Field(min_length=1)],
+        AfterValidator(_check_regex),
         Field(description="all-linear, a regex of full names, or a list of name suffixes"),
     ] = "all-linear"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -176,7 +177,7 @@ def main(method: str, paths: Paths) -> None:
     try:
         plan = make_method_plan(method, scores, config, cost_model)
     except PlanError as error:
-        if str(error).startswith("target."):
+        if re.split(r"\W", str(error))[0] in PruningConfig.model_fields:
             raise ConfigError(f"prune.{error}") from error  # as params.yaml names it
         raise
     if params.prune.verify and not plan.keeps_base_intact:

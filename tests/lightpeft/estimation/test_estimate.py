@@ -198,6 +198,10 @@ def test_targets_are_endings_of_whole_names():
             {"target_modules": "classifier"},
             r"LoraConfig\.target_modules: 'classifier' is no linear",
         ),
+        (
+            {"target_modules": "layer.(0"},
+            r"LoraConfig\.target_modules: 'layer\.\(0' is no regex: mis",
+        ),
         ({"target_modules": []}, r"LoraConfig\.target_modules: .* is no linear"),
         ({"modules_to_save": ["dense"]}, "'dense' would train all of bert"),
         ({"modules_to_save": ["layer.1"]}, "'layer.1' would train all of bert.encoder.layer.1"),

@@ -184,6 +184,11 @@ def test_wrong_ratio_names_key_value_and_bounds(tmp_path: Path, key: str, value:
             3,
             "peft.targets must be all-linear, a regex of .*, or a list of .*, got 3",
         ),
+        (
+            "peft/targets",
+            "layer.(0|1",
+            r"peft.targets must be all-linear, a regex of .*, got 'layer\.\(0\|1'",
+        ),
         ("estimate/steps", 1, "estimate.steps must be an integer >= 2, got 1"),
         ("estimate/lr", 0, "estimate.lr must be a number > 0, got 0"),
         ("estimate/lr", "1e-3", "estimate.lr must be a number > 0, got '1e-3'"),
