@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear, LoraLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from lightpeft.acceleration.body import Body, find_body
@@ -20,6 +23,7 @@ from lightpeft.acceleration.siblings import group_siblings
 from lightpeft.acceleration.variant import Variant, restore_class
 
 _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+_UNLOADING = ("merge_and_unload", "unload")  # what returns the base model without PEFT modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,8 @@ def accelerate(model: nn.Module) -> AccelerationReport:
     of the dtype. What can't be accelerated, such as DoRA or a quantized linear, stays as it is, and
     the report names it; a layer in a state that is not the usual one (merged, adapters disabled
     or several active) computes as in stock peft until it is back in it. RMS norms with the code of
-    Llama's run as one kernel each way on CUDA.
+    Llama's run as one kernel each way on CUDA. `merge_and_unload` and `unload` undo it first, so
+    that they return a stock model.
 
     In a 16-bit model that is trained under autocast with float32 adapters, as transformers'
     `Trainer` does with ``bf16=True``, the model below the head no longer runs under autocast: it
@@ -108,6 +113,8 @@ def accelerate(model: nn.Module) -> AccelerationReport:
             autocast[path] = why
         elif is_16_bit:
             bodies.append(path)
+    if layers:
+        _undo_before_unloading(model)
     return AccelerationReport(
         layers=tuple(layers),
         left=left,
@@ -135,6 +142,22 @@ def undo_acceleration(model: nn.Module) -> None:
             module.__dict__.pop("siblings", None)
         if body := find_body(module):
             body.restore()
+        if isinstance(module, BaseTuner):
+            for name in _UNLOADING:
+                module.__dict__.pop(name, None)
+
+
+def _undo_before_unloading(model: nn.Module) -> None:
+    for tuner in model.modules():
+        if isinstance(tuner, BaseTuner):
+            for name in _UNLOADING:
+                tuner.__dict__[name] = functools.partial(_unload, tuner, name)
+
+
+def _unload(tuner: BaseTuner, name: str, *arguments: Any, **options: Any) -> Any:
+    """Return the base model as peft does, without acceleration."""
+    undo_acceleration(tuner)
+    return getattr(tuner, name)(*arguments, **options)
 
 
 def _accelerate_layer(layer: Linear) -> AcceleratedLinear:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from lightpeft.acceleration.accelerate import undo_acceleration
 from lightpeft.core.names import BOTTLENECK
 from lightpeft.modeling.fingerprint import is_quantized
 
@@ -23,7 +22,6 @@ def merge_in_place(model: PeftModel | PreTrainedModel) -> PreTrainedModel | None
     if not _can_merge(model):
         return None
     dtype = model.dtype
-    undo_acceleration(model)
     merged: PreTrainedModel = model.merge_and_unload()
     return merged.to(dtype).requires_grad_(False).eval()
 

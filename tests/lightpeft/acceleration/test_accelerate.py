@@ -18,15 +18,22 @@ import lightpeft
 from lightpeft.modeling.adapters import cast_trainable_to_float32
 
 
-def make_model(*, dtype: torch.dtype = torch.float32, **changes: object) -> PeftModel:
+def make_model(
+    family: str = "bert", *, dtype: torch.dtype = torch.float32, **changes: object
+) -> PeftModel:
     """A classifier with a LoRA adapter that changes its output."""
     torch.manual_seed(0)
-    model = get_peft_model(make_tiny_model().to(dtype), make_lora(**changes))
+    model = get_peft_model(make_tiny_model(family).to(dtype), make_lora(**changes))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)
     cast_trainable_to_float32(model)
     return model.eval()
+
+
+def repickle(model: PeftModel) -> PeftModel:
+    """Return a copy."""
+    return pickle.loads(pickle.dumps(model))
 
 
 def compute(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -191,7 +198,7 @@ def test_gradient_checkpointing_changes_nothing(dtype: torch.dtype, reentrant: b
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2 * float(expected.norm()))
 
 
-@pytest.mark.parametrize("copy_model", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("copy_model", [copy.deepcopy, repickle])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_copies_are_accelerated_and_apart(
     copy_model: Callable[[PeftModel], PeftModel], dtype: torch.dtype
@@ -243,11 +250,19 @@ def test_state_dict_and_saved_adapter_are_those_of_stock(tmp_path: Path):
         assert path.read_bytes() == (tmp_path / "accelerated" / path.name).read_bytes()
 
 
-def test_merging_gives_the_merged_model_of_stock():
-    stock, model = make_model(), make_model()
-    lightpeft.accelerate(model)
+@pytest.mark.parametrize("name", ["merge_and_unload", "unload"])
+@pytest.mark.parametrize("change", [lambda model: model, copy.deepcopy, repickle])
+def test_what_merging_and_unloading_return_is_stock(name: str, change: Callable[..., PeftModel]):
+    stock, model = make_model("llama"), make_model("llama")
+    for each in (stock, model):
+        each.config.pad_token_id = 0
+    accelerated = lightpeft.accelerate(model)
+    unloaded, expected = getattr(change(model), name)(), getattr(stock, name)()
 
-    assert torch.equal(compute(model.merge_and_unload()), compute(stock.merge_and_unload()))
+    assert accelerated.norms
+    assert [*map(type, unloaded.modules())] == [*map(type, expected.modules())]
+    assert not any("forward" in vars(module) for module in unloaded.modules())
+    assert torch.equal(compute(unloaded), compute(expected))
 
 
 def test_what_is_left_is_named():
