@@ -19,8 +19,9 @@ class InputSquares(TokenSums):
     """Sums squared inputs of all output projections over real tokens; see `TokenSums`.
 
     The inputs are those before masks. The sums take two float32 per head channel and neuron, on
-    the device of the projection; an update needs one more copy of the projection's input, in
-    float32, at a time.
+    the device of the projection, and one more for every further block of `BlockSums`, if the
+    estimation may stop early; an update needs one more copy of the projection's input, in float32,
+    at a time.
     """
 
     _what = "input"
@@ -43,7 +44,8 @@ class InputSquares(TokenSums):
         if not self.is_counting:
             return
         inputs = args[0].detach()
-        squares = inputs.to(torch.promote_types(inputs.dtype, torch.float32)).square()
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        squares = wide.square() if wide is inputs else wide.square_()  # one copy in either case
         real = self.find_real(mask_name, inputs)
         tokens: Tensor | int = inputs.shape[:-1].numel()
         if real is not None:

@@ -20,6 +20,7 @@ from lightpeft.core.errors import ScoresError
 from lightpeft.estimation.energy import InputSquares
 from lightpeft.modeling.inspection import inspect_model
 from lightpeft.modeling.masks import Masks
+from lightpeft.profiling.live_bytes import LiveBytes
 
 FIRST, DOWN = "bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense"
 Batch = dict[str, Any]
@@ -147,6 +148,22 @@ def test_gradient_checkpointing_changes_nothing():
 
     assert len(runs) == 2, "the forward pass was not recomputed: nothing was tested"
     torch.testing.assert_close(plain[DOWN], again[DOWN])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_update_holds_one_copy_of_the_input_in_float32(dtype: torch.dtype):
+    model = make_tiny_model(intermediate_size=512).to(dtype)
+    linear = model.get_submodule(DOWN)
+    inputs, mask = torch.randn(4, 64, 512).to(dtype), torch.ones(4, 64, dtype=torch.long)
+    before = inputs.clone()
+    with InputSquares(model, inspect_model(model)) as squares:
+        (update,) = linear._forward_pre_hooks.values()
+        squares.start_step({"attention_mask": mask})
+        with LiveBytes([]) as live:
+            update(linear, (inputs,))
+
+    assert live.peak < inputs.nbytes + 1.1 * 4 * inputs.numel()
+    assert torch.equal(inputs, before)
 
 
 def test_input_that_is_not_a_number_names_the_step_and_the_first_module():
