@@ -176,7 +176,10 @@ def _parse_target(value: object) -> object:
 
 
 class PruningConfig(Config):
-    """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline's params.yaml.
+    """Settings of `lightpeft.make_plan`; the defaults are those of the pipeline for encoders.
+
+    For decoders the pipeline takes ``heads=0, neurons=0.1, modules=0, ranks=0, criterion="energy"``
+    (measured: docs/results/decoders.md).
 
     Attributes:
         layers: fraction of the layers to prune whole, of each stack; the other fractions are of
