@@ -35,8 +35,9 @@ def count(name: str, *, pruned: bool, dtype: torch.dtype, accelerated: bool) -> 
     [
         ("bert", torch.bfloat16, 0.47, 0.53),
         (LLAMA, torch.bfloat16, 0.45, 0.48),
-        ("bert", torch.float32, 0.76, 0.79),
-        (LLAMA, torch.float32, 0.64, 0.64),
+        # With a copy for each B, which only a CPU makes.
+        ("bert", torch.float32, 0.76, 0.81),
+        (LLAMA, torch.float32, 0.64, 0.66),
     ],
 )
 def test_a_training_step_takes_few_kernels(
