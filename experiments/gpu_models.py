@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 import lightpeft
 from lightpeft import PruningConfig
 from lightpeft.benchmark.random_models import build_random_model
 from lightpeft.benchmark.run import BenchmarkConfig, make_equal_scores
+from lightpeft.core.scores import Scores
 from lightpeft.planning.fixed_plans import keep_query_and_value
+from lightpeft.planning.widths import choose_align
+from lightpeft.pruning.prune import get_plan
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,9 @@ def build_models(
     """
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     config = BenchmarkConfig(shape=case.shape, dtype=dtype, length=case.tokens)
+    align = choose_align(config.torch_dtype, device)
     base = build_random_model(case.shape, dtype=config.torch_dtype, device=device)
-    scores = make_equal_scores(config, base)
+    scores = _make_even_scores(config, base)
     nothing = Ratios(0.0, 0.0, 0.0, 0.0)
     models = {}
     if with_query_value:
@@ -79,11 +85,22 @@ def build_models(
         ("LoRA", base, nothing),
         ("light", build_random_model(case.shape, dtype=config.torch_dtype, device=device), ratios),
     ):
-        pruning = PruningConfig(**vars(fractions), criterion="random", neuron_scope="layer")
+        pruning = PruningConfig(**vars(fractions), neuron_scope="layer", align=align)
         plan = lightpeft.make_plan(scores, pruning)
         models[name] = lightpeft.prune(model, plan, scores, warm_start=False)
     order = ("LoRA", "LoRA q, v", "light")
     return {name: models[name] for name in order if name in models}
+
+
+def _make_even_scores(config: BenchmarkConfig, base: PreTrainedModel) -> Scores:
+    """Return scores that prune the same number of units in each layer and of ranks in each module.
+
+    So a model has two kinds of layers, with and without PEFT modules, and torch.compile makes
+    graphs of these two.
+    """
+    scores = make_equal_scores(config, base)
+    ranks = {path: torch.arange(len(each)) / len(each) for path, each in scores.ranks.items()}
+    return dataclasses.replace(scores, ranks=ranks)
 
 
 def accelerate_copy(model: PeftModel) -> PeftModel:
@@ -96,5 +113,8 @@ def accelerate_copy(model: PeftModel) -> PeftModel:
 def copy_with_shared_weights(model: Any) -> Any:
     """Copy a model but for its frozen weights; of a model without adapters, but for all."""
     is_adapted = isinstance(model, PeftModel)
-    shared = [weight for weight in model.parameters() if not (is_adapted and weight.requires_grad)]
-    return copy.deepcopy(model, {id(weight): weight for weight in shared})
+    shared: list[Any] = [
+        weight for weight in model.parameters() if not (is_adapted and weight.requires_grad)
+    ]
+    shared += [get_plan(model)] if is_adapted else []
+    return copy.deepcopy(model, {id(x): x for x in shared})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _COLUMNS = ("model", "rows x tokens", "ratios", "phase", "method", "ms", "speed-up", "FLOP bound",
-            "share of bound", "TFLOP/s", "kernels", "host ms")  # fmt: skip
+            "share of bound", "TFLOP/s", "kernels", "host ms", "GB")  # fmt: skip
 
 
 def format_rows(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -34,6 +34,7 @@ def _format_numbers(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['flop_bound']:.2f}x",
         f"{100 * row['share_of_bound']:.0f} %",
         f"{row['tflops']:.1f}",
-        f"{row['kernels']:,}",
+        f"{row['kernels']:,}" if row.get("kernels") else "",
         f"{row['host_ms']:.1f}",
+        f"{row['memory_gb']:.1f}" if "memory_gb" in row else "",
     )

@@ -50,7 +50,9 @@ def build_random_model(
         ModelError: no model of this name is listed.
     """
     config = make_config(name)
-    with torch.random.fork_rng(), torch.device(device):
+    # Of all GPUs otherwise, on each of which that would start a CUDA context.
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(generators), torch.device(device):
         torch.manual_seed(seed)
         # Skips the slow initialization; constructors still make norms, buffers, rotary tables.
         with no_init_weights():
