@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,23 +64,12 @@ class Reading:
             key: tuple(dict.fromkeys(name for family in known for name in getattr(family, key)))
             for key in ("norms", "head_norms", "per_head_extra")
         }
-        feed_forward = {
-            (family.ffn_in_proj, family.ffn_out_proj): None
-            for family in known
-            if family.ffn_in_proj and endings.issuperset((*family.ffn_in_proj, family.ffn_out_proj))
-        }
-        outputs = [f.attn_out_proj for f in known if f.qkv_proj and f.attn_out_proj in endings]
-        attention: dict[tuple[tuple[str, ...], str], Family] = {}
-        for family in sorted(known, key=lambda family: not family.qkv_proj):
-            own = [family.attn_out_proj] if family.attn_out_proj in endings else []
-            if endings.issuperset(family.qkv_proj):
-                for output in (*own, *(outputs if family.qkv_proj else ())):
-                    attention.setdefault((family.qkv_proj, output), family)
-        dense = list(feed_forward) or [((), "")]
-        pairs = list(attention.items())
-        pairs += pairs[:1] * (len(dense) - len(pairs)) if pairs else []
+        feed_forward = _list_feed_forward(known, endings)
+        attention = _list_attention(known, endings)
+        attention += attention[:1] * (len(feed_forward) - len(attention))
         if self.keeps_heads:
-            pairs = [(names, family.keep_heads()) for names, family in pairs]
+            attention = [(family.keep_heads(), output) for family, output in attention]
+        dense = feed_forward or [((), "")]
         return tuple(
             replace(
                 family,
@@ -93,12 +82,39 @@ class Reading:
                 fused_qkv=self.fused_qkv if family.fused_qkv else "",
                 head_count_rule=self._find_rule(family),
             )
-            for index, ((_, output), family) in enumerate(pairs)
+            for index, (family, output) in enumerate(attention)
         )
 
     def _find_rule(self, family: Family) -> HeadCountRule:
         is_table = family.head_count_rule == "bias_table" and not self.head_count_rule
         return family.head_count_rule if is_table or not family.qkv_proj else self.head_count_rule
+
+
+def _list_feed_forward(
+    known: Iterable[Family], endings: Set[str]
+) -> list[tuple[tuple[str, ...], str]]:
+    """Return the names of known feed-forward blocks, inputs and output, that a model may have."""
+    names = {
+        (family.ffn_in_proj, family.ffn_out_proj): None
+        for family in known
+        if family.ffn_in_proj and endings >= {*family.ffn_in_proj, family.ffn_out_proj}
+    }
+    return list(names)
+
+
+def _list_attention(known: Collection[Family], endings: Set[str]) -> list[tuple[Family, str]]:
+    """Return known families whose query, key and value a model may have, with output projections.
+
+    Those that name no query, key and value are last, and have only their own.
+    """
+    outputs = [f.attn_out_proj for f in known if f.qkv_proj and f.attn_out_proj in endings]
+    found: dict[tuple[tuple[str, ...], str], Family] = {}
+    for family in sorted(known, key=lambda family: not family.qkv_proj):
+        own = [family.attn_out_proj] if family.attn_out_proj in endings else []
+        if endings >= {*family.qkv_proj}:
+            for output in (*own, *(outputs if family.qkv_proj else ())):
+                found.setdefault((family.qkv_proj, output), family)
+    return [(family, output) for (_, output), family in found.items()]
 
 
 def _list_endings(paths: Iterable[str]) -> Iterator[str]:
