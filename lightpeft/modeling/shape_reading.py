@@ -60,6 +60,44 @@ def read_shape(
         ModelError: no block has the expected linears, or a block holds something that its family
             does not account for (names it).
     """
+    matches, moe_blocks = _find_blocks(model, families, by_structure=by_structure, skipped=skipped)
+    blocks = _build_blocks(model, matches, moe_blocks)
+    linears = {path: linear for block in blocks for path, linear in block.linears.items()}
+    _check_parameters(matches, linears)
+    moe_weights = {
+        path: weight
+        for block in moe_blocks
+        for path, weight in block.find_unpruned_weights().items()
+    }
+    counted = {*linears, *moe_weights, *(path.rpartition(".")[0] for path in moe_weights)}
+    for block in matches:
+        names = (BIAS_TABLE, *find_per_head_parameters(block))
+        counted |= {f"{block.path}.{name}" for name in names}
+    if not by_structure:
+        _check_rest(model, [*moe_blocks, *matches], counted)
+    parameters = count_non_block_parameters(model, counted)
+    if moe_weights:
+        parameters["feed_forward"] = sum(weight.numel() for weight in moe_weights.values())
+    repeats = _count_layer_repeats(model)
+    keeps_layers = keeps_layers or ("its layers share weights" if repeats else "")
+    return ModelShape(
+        model_type=model.config.model_type,
+        blocks=blocks,
+        non_block_parameters=parameters,
+        matmul_weights=count_matmul_weights(model, counted),
+        layer_repeats=repeats,
+        stacks=find_layer_stacks(model, blocks, counted, moe_weights, reason=keeps_layers),
+    )
+
+
+def _find_blocks(
+    model: PreTrainedModel,
+    families: tuple[Family, ...],
+    *,
+    by_structure: bool,
+    skipped: Collection[str],
+) -> tuple[list[BlockMatch], list[MoEBlock]]:
+    """Return the blocks that are not in a skipped stack, once each layer is known to have both."""
     matches = [
         block
         for block in find_blocks(model, families, by_structure=by_structure)
@@ -82,34 +120,7 @@ def read_shape(
             for block in matches
             if mask_numbers(block.path) not in skipped
         ]
-    blocks = _build_blocks(model, matches, moe_blocks)
-    linears = {path: linear for block in blocks for path, linear in block.linears.items()}
-    _check_parameters(matches, linears)
-    moe_weights = {
-        path: weight
-        for block in moe_blocks
-        for path, weight in block.find_unpruned_weights().items()
-    }
-    counted = set(linears) | {f"{block.path}.{BIAS_TABLE}" for block in matches}
-    counted |= {
-        f"{block.path}.{name}" for block in matches for name in find_per_head_parameters(block)
-    }
-    counted |= {name for path in moe_weights for name in (path, path.rpartition(".")[0])}
-    if not by_structure:
-        _check_rest(model, [*moe_blocks, *matches], counted)
-    parameters = count_non_block_parameters(model, counted)
-    if moe_weights:
-        parameters["feed_forward"] = sum(weight.numel() for weight in moe_weights.values())
-    repeats = _count_layer_repeats(model)
-    keeps_layers = keeps_layers or ("its layers share weights" if repeats else "")
-    return ModelShape(
-        model_type=model.config.model_type,
-        blocks=blocks,
-        non_block_parameters=parameters,
-        matmul_weights=count_matmul_weights(model, counted),
-        layer_repeats=repeats,
-        stacks=find_layer_stacks(model, blocks, counted, moe_weights, reason=keeps_layers),
-    )
+    return matches, moe_blocks
 
 
 def _keep_whole_unless_readable(block: BlockMatch) -> BlockMatch:

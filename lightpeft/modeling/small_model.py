@@ -97,36 +97,15 @@ def shrink_config(config: PreTrainedConfig, *, layers: int, keep: Kept = "") -> 
 def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
     integers = {k: v for k, v in values.items() if type(v) is int and v > 0}
     depths = {v for k, v in integers.items() if re.fullmatch(DEPTHS, k)}
-    has_heads = any(re.fullmatch(_HEADS, k) for k in integers)
-    heads = next((v for k, v in integers.items() if re.fullmatch(_HEADS, k)), 1)
-    groups = next((v for k, v in integers.items() if re.fullmatch(_GROUPS, k)), heads)
-    sharing = max(1, heads // groups)
-    new_groups = 1 if groups == 1 else 4 if sharing <= 2 else 2
-    width = next((v for k, v in integers.items() if re.fullmatch(_WIDTHS, k)), 0)
-    head_size = (values.get("head_dim") or width // heads) if keep else _HEAD_SIZE
-    sizes = {
-        _HEADS: sharing * new_groups,
-        _GROUPS: new_groups,
-        # Where the number of heads differs between stages, the size of a head is not known.
-        **({_WIDTHS: max(sharing * new_groups, 4) * head_size} if has_heads or not keep else {}),
-        **({} if keep else {_HEAD_SIZES: _HEAD_SIZE}),
-        _NEURONS: 5 * _HEAD_SIZE,
-        r"vocab_size\w*": _VOCABULARY,
-    }
+    sizes = _choose_sizes(integers, keep)
     small: dict[str, Any] = {}
     for key, value in values.items():
         if key in _DROPPED:
             continue
-        if isinstance(value, dict) and key == "per_layer_config":
-            value = {layer: x for layer, x in value.items() if int(layer) < layers}
-        elif isinstance(value, dict) and key.startswith("rope_"):
-            value = value if keep else _shrink_rope(value)
-        elif isinstance(value, dict) and key != "id2label":
-            value = _shrink(value, layers, keep)
+        if isinstance(value, dict):
+            value = _shrink_section(key, value, layers, keep)
         elif isinstance(value, list | tuple) and (len(value) in depths or key in _KINDS_OF_LAYERS):
             value = list(value)[:layers]
-        elif key == "pad_token_id" and value is None:  # classifiers need one for several rows
-            value = 0
         elif "token_id" in key or "token_index" in key:
             value = _shrink_token(value, key)
         elif key in integers and re.fullmatch(DEPTHS, key):
@@ -137,9 +116,42 @@ def _shrink(values: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
             value = [min(depth, 2) for depth in value]
         small[key] = value
     if "mamba_n_heads" in integers and keep != "widths":  # as many channels as widened features
-        channels = values.get("mamba_expand", 2) * sizes.get(_WIDTHS, width)
+        width = sizes.get(_WIDTHS, _find_setting(integers, _WIDTHS, 0))
+        channels = values.get("mamba_expand", 2) * width
         small |= {"mamba_n_heads": 4, "mamba_d_head": channels // 4, "mamba_n_groups": 1}
     return small
+
+
+def _choose_sizes(integers: dict[str, int], keep: Kept) -> dict[str, int]:
+    """Return pattern of names -> size, of what depends on the number of heads, and others."""
+    heads = _find_setting(integers, _HEADS, 0)
+    groups = _find_setting(integers, _GROUPS, heads or 1)
+    sharing = max(1, (heads or 1) // groups)
+    new_groups = 1 if groups == 1 else 4 if sharing <= 2 else 2
+    sizes = {_HEADS: sharing * new_groups, _GROUPS: new_groups}
+    head_size = _HEAD_SIZE
+    if keep:
+        width = _find_setting(integers, _WIDTHS, 0)
+        head_size = integers.get("head_dim") or width // (heads or 1)
+    if heads or not keep:  # where stages have other numbers of heads, the size is not known
+        sizes[_WIDTHS] = max(sharing * new_groups, 4) * head_size
+    if not keep:
+        sizes[_HEAD_SIZES] = _HEAD_SIZE
+    return sizes | {_NEURONS: 5 * _HEAD_SIZE, r"vocab_size\w*": _VOCABULARY}
+
+
+def _find_setting(integers: dict[str, int], pattern: str, default: int) -> int:
+    return next((size for key, size in integers.items() if re.fullmatch(pattern, key)), default)
+
+
+def _shrink_section(key: str, section: dict[str, Any], layers: int, keep: Kept) -> dict[str, Any]:
+    if key == "id2label":
+        return section
+    if key == "per_layer_config":
+        return {layer: value for layer, value in section.items() if int(layer) < layers}
+    if key.startswith("rope_"):
+        return section if keep else _shrink_rope(section)
+    return _shrink(section, layers, keep)
 
 
 def _shrink_size(key: str, value: int, sizes: dict[str, int]) -> int:
@@ -151,6 +163,8 @@ def _shrink_size(key: str, value: int, sizes: dict[str, int]) -> int:
 
 def _shrink_token(value: Any, key: str) -> Any:
     """Return another special token, above those that `make_batches` draws."""
+    if key == "pad_token_id" and value is None:  # classifiers need one for several rows
+        return 0
     if isinstance(value, list):
         return [_shrink_token(token, key) for token in value]
     is_known = not isinstance(value, int) or value < _VOCABULARY
