@@ -129,9 +129,15 @@ def write_selection_paragraph(results: RunResults) -> str:
         return f"{masks} Nothing was pruned."
     if criterion == "random":
         return f"{masks} The scores were not used: the units to prune were drawn at random."
+    scopes = {unit: plan.settings[f"{unit}_scope"] for unit in ("head", "neuron")}
     heads, neurons = (
-        "over all layers" if plan.settings[scope] == "global" else "within its layer"
-        for scope in ("head_scope", "neuron_scope")
+        "over all layers" if scope == "global" else "within its layer" for scope in scopes.values()
+    )
+    compared = [f"{unit}s" for unit, scope in scopes.items() if scope == "global"]
+    numbers = (
+        f" How many {_join_words(compared)} each layer keeps was decided by their taylor scores."
+        if criterion == "energy" and compared
+        else ""
     )
     layers = (
         f" First, {format_kept(plan.layers, 'layers')} were kept: those that change most what goes "
@@ -141,7 +147,7 @@ def write_selection_paragraph(results: RunResults) -> str:
     )
     return (
         f"{masks}{layers} Each head was then ranked {heads}, each neuron {neurons}; "
-        f"those with the lowest importance ({criterion}) were pruned."
+        f"those with the lowest importance ({criterion}) were pruned.{numbers}"
     )
 
 

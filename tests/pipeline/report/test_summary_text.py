@@ -1,10 +1,13 @@
 """How numbers are formatted, and what the sentences say for metrics where lower is better."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from helpers.fake_run import write_report, write_run
+from helpers.tiny_models import draw_random_scores, make_tiny_model
 
+import lightpeft
 from pipeline.report import summary_text as text
 
 
@@ -57,3 +60,33 @@ def test_target_prediction_and_measurement_are_stated(tmp_path):
     predicted = f"{light['target_predicted']:.2f}x"
     expected = f"training speedup 1.70x, predicted {predicted} by FLOPs, measured 1.74x"
     assert f"Target of light: {expected}." in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "end"),
+    [
+        ({}, "ranked within its layer, each neuron over all layers;", "(taylor)"),
+        ({"layers": 0.4}, "First, 3 of 5 layers were kept: those that change most", "(taylor)"),
+        (
+            {"criterion": "energy"},
+            "each neuron over all layers; those with the lowest importance (energy) were pruned.",
+            "How many neurons each layer keeps was decided by their taylor scores.",
+        ),
+        (
+            {"criterion": "energy", "head_scope": "global"},
+            "Each head was then ranked over all layers",
+            "How many heads and neurons each layer keeps was decided by their taylor scores.",
+        ),
+        ({"criterion": "energy", "uniform": True}, "each neuron within its layer", "(energy)"),
+    ],
+)
+def test_how_units_were_selected_is_told(changes, start, end):
+    scores = draw_random_scores(make_tiny_model(num_hidden_layers=5))
+    plan = lightpeft.make_plan(scores, lightpeft.PruningConfig(**changes))
+    config = lightpeft.EstimationConfig(steps=scores.steps)
+    results = SimpleNamespace(plan=plan, scores=scores, params=SimpleNamespace(estimate=config))
+
+    paragraph = text.write_selection_paragraph(results)
+
+    assert start in paragraph
+    assert paragraph.removesuffix(" were pruned.").endswith(end)
