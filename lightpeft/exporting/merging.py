@@ -16,7 +16,7 @@ from lightpeft.core.errors import ModelError, PlanError
 from lightpeft.core.plan import PruningPlan
 from lightpeft.modeling.families import BIAS_TABLE, PER_HEAD_COLUMNS
 from lightpeft.modeling.fingerprint import is_quantized
-from lightpeft.modeling.stock_config import find_inexpressible, list_shapes
+from lightpeft.modeling.stock_config import explain_unwritten, list_shapes
 from lightpeft.modeling.units import find_kept_indices
 
 
@@ -48,10 +48,11 @@ def check_stock_config(merged: PreTrainedModel, plan: PruningPlan) -> None:
     shapes, stock = list_shapes(merged), list_shapes(_build_empty(merged, merged.config))
     names = [name for name in shapes | stock if shapes.get(name) != stock.get(name)]
     if names:
+        reason = explain_unwritten(merged.config, plan) or names[0]
         raise PlanError(
             f"format stock: a {plan.shape.model_type} config can't say what this plan keeps: "
-            f"{find_inexpressible(plan) or names[0]}; take format merged or padded, or see "
-            f"docs/architectures.md for plans that it can say"
+            f"{reason}; take format merged or padded, or see docs/architectures.md for plans that "
+            f"it can say"
         )
 
 

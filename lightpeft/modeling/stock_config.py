@@ -20,8 +20,8 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
 
     So what `merge_and_unload` and `save_pretrained` write can be read by `from_pretrained`, and by
     anything else that reads the config. The config stays as it is if layers keep different numbers
-    of units, if `Family.config_expressible` says that the config can't express the cut, or if the
-    stock class makes weights of other names or shapes from the numbers.
+    of units, if `Family.config_expressible` says that the config can't express the cut, if its own
+    checks refuse the numbers, or if the stock class makes weights of other names or shapes of them.
 
     Args:
         model: the sliced base model, before PEFT modules are attached; gets a new config object.
@@ -29,7 +29,7 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
     """
     old = model.config
     config = _make_pruned_config(old, plan)
-    if config is None or not _builds_same_weights(config, model):
+    if config is None or _find_refusal(config) or not _builds_same_weights(config, model):
         return
     replace_configs(model, {id(old): config})
 
@@ -51,7 +51,7 @@ def replace_configs(model: PreTrainedModel, new: Mapping[int, Any]) -> None:
 def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:
     """Return a copy of the config with the numbers of a uniform cut; None if there is none."""
     pruned, config = _count_pruned(plan), copy.deepcopy(old)
-    if not pruned or find_inexpressible(plan):
+    if not pruned or _find_inexpressible(plan):
         return None
     kv_groups = set(plan.counts.kv_groups.values())
     if len(kv_groups) > 1:
@@ -71,7 +71,24 @@ def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedC
     return config
 
 
-def find_inexpressible(plan: PruningPlan) -> str:
+def explain_unwritten(config: PreTrainedConfig, plan: PruningPlan) -> str:
+    """Return why `write_stock_config` left a model its config; empty if its weights say it."""
+    pruned = _make_pruned_config(config, plan)
+    return _find_inexpressible(plan) if pruned is None else _find_refusal(pruned)
+
+
+def _find_refusal(config: PreTrainedConfig) -> str:
+    """Return why a config could not be saved or loaded: Llama's heads must divide the width."""
+    validate: Any = getattr(config, "validate", None)
+    try:
+        if validate is not None:
+            validate()
+    except Exception as error:  # whatever a config's checks raise
+        return " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    return ""
+
+
+def _find_inexpressible(plan: PruningPlan) -> str:
     """Return what of a plan no stock config of its architecture can say; empty if nothing is."""
     families = find_families(plan.shape.model_type)
     for unit, counts in _count_pruned(plan).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.architecture_matrix import build, compute_logits, draw_scores, make_batch
-from helpers.architectures import ARCHITECTURES
+from helpers.architectures import ARCHITECTURES, LLAMA
 from transformers import PreTrainedModel
 
 import lightpeft
@@ -71,6 +71,20 @@ def test_config_that_can_not_say_it_stays_as_it_was(name: str, parts: set[str]):
     lightpeft.prune(model, halved(model, parts), draw_scores(model))
 
     assert model.config.to_dict() == before
+
+
+@pytest.mark.parametrize("name", [LLAMA, "gemma2"])
+def test_numbers_that_a_config_refuses_to_save_are_not_written(name: str, tmp_path: Path):
+    model = build(name)
+    scores, before = draw_scores(model), model.config.to_dict()
+    config = lightpeft.PruningConfig(heads=0.25, neurons=0, modules=0, ranks=0)
+    pruned = lightpeft.prune(model, lightpeft.make_plan(scores, config), scores).eval()
+    assert [len(x.kept) for x in lightpeft.get_plan(pruned).heads.values()] == [6, 6]  # width: 32
+    assert model.config.to_dict() == before
+
+    lightpeft.export(pruned, tmp_path / "merged", format="merged")
+    with pytest.raises(lightpeft.LightPeftError, match=r"hidden size \(32\) is not a multiple of"):
+        lightpeft.export(pruned, tmp_path / "stock", format="stock")
 
 
 def test_config_of_layers_of_different_widths_stays_as_it_was():
