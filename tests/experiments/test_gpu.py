@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -101,6 +102,24 @@ def test_kernels_are_counted_when_all_is_timed(monkeypatch):
         monkeypatch.setattr(gpu_measure, name, record)
     measure(find_job("minilm", "inference"))
     assert order == ["time_steps"] * 2 + ["count_kernels"] * 4
+
+
+# What torch.compile imports of torch warns of itself.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_compiled_groups_say_what_was_compiled(monkeypatch):
+    compiling = partial(gpu_measure.compiling, backend="eager")
+    monkeypatch.setattr(gpu_measure, "compiling", compiling)
+    torch.compiler.reset()
+    key = "minilm, paper, inference, merged, compiled"
+    job = next(job for job in list_jobs(CASES) if job[0].key == key)
+
+    rows = measure(job)[key]
+
+    assert [*rows] == ["LoRA", "light"]
+    for row in rows.values():
+        assert row["compilation"].startswith("compiled the whole model in ")
+        assert row["compilation"].endswith("1 graphs, 0 recompilations, no graph breaks")
+        assert row["kernels"] > 0
 
 
 @pytest.mark.parametrize("case", CASES)
