@@ -4,8 +4,9 @@
     python -m experiments.quality run sst2 --data FOLDER --text sentence --seed 0 --seed 1
     python -m experiments.quality table
 
-FOLDER holds train.jsonl and validation.jsonl of the public data set, with the label under
-`label`; its validation rows are the test split, and a tenth of its training rows validation.
+With `--results` the records are in another folder, for other settings. FOLDER holds train.jsonl
+and validation.jsonl of the public data set, with the label under `label`; its validation rows are
+the test split, and a tenth of its training rows validation.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ VARIANTS = {
     "random 1/3": ("random", 0.3333),
 }
 Variant = StrEnum("Variant", {name: name for name in VARIANTS})
+Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,9 +54,10 @@ def run(  # typer reads the options from the parameters, hence so many
     text: Annotated[list[str], typer.Option(help="One text column or two.")] = ("sentence",),
     seed: Annotated[list[int], typer.Option()] = (0, 1, 2),
     variant: Annotated[list[Variant], typer.Option()] = tuple(Variant),
+    results: Results = RESULTS,
 ) -> None:
     """Prepare and estimate once per seed, then prune, fine-tune and evaluate each variant."""
-    changes = parse_settings(settings)
+    changes, results = parse_settings(settings), results.resolve()
     if data:
         changes = merge({"data": _describe_files(data.resolve(), text)}, changes)
     for number in seed:
@@ -70,7 +73,7 @@ def run(  # typer reads the options from the parameters, hence so many
         if data:  # the public name, not the local path
             for key in ("train", "validation"):
                 record["settings"]["data"][key] = f"{task}/{key}.jsonl"
-        write_json(RESULTS / f"{task}-{number}.json", record)
+        write_json(results / f"{task}-{number}.json", record)
 
 
 def parse_settings(settings: list[str]) -> Sections:
@@ -120,21 +123,20 @@ def run_variant(method: str, settings: Sections) -> dict[str, Any]:
     }
 
 
-def render_table() -> str:
+def render_table(results: Path) -> str:
     """Return a Markdown table: mean and standard deviation over seeds, in percent."""
     records_by_task: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(results.glob("*.json")):
         record = read_json(path)
         records_by_task.setdefault(record["task"], []).append(record)
-    lines = [
-        "| task | metric | " + " | ".join(VARIANTS) + " |",
-        "|---|---|" + "---:|" * len(VARIANTS),
-    ]
-    means: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    everything = [record for records in records_by_task.values() for record in records]
+    names = [name for name in VARIANTS if all(name in r["variants"] for r in everything)]
+    lines = ["| task | metric | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
+    means: dict[str, list[float]] = {name: [] for name in names}
     for task, records in records_by_task.items():
         metric = records[0]["variants"]["vanilla"]["metric"]
         cells = []
-        for name in VARIANTS:
+        for name in names:
             values = [100 * record["variants"][name][metric] for record in records]
             means[name].append(statistics.mean(values))
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
@@ -146,9 +148,9 @@ def render_table() -> str:
 
 
 @app.command()
-def table() -> None:
-    """Print the table of docs/results.md."""
-    print(render_table())
+def table(results: Results = RESULTS) -> None:
+    """Print a table of docs/results.md, of the variants that all records have."""
+    print(render_table(results))
 
 
 if __name__ == "__main__":

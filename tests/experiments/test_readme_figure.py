@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import statistics
 
+import pytest
 from helpers.import_graph import ROOT
 
 from experiments import quality, readme_figure
 
 
-def test_the_results_show_the_table_of_the_records():
-    assert quality.render_table() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("folder", ["quality", "fast"])
+def test_the_results_show_the_tables_of_the_records(folder: str):
+    table = quality.render_table(quality.RESULTS.with_name(folder))
+
+    assert table in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_the_mean_accuracies():
