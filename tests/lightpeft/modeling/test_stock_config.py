@@ -18,6 +18,15 @@ from lightpeft.modeling.families import FAMILIES
 
 REGISTERED = [n for n in ARCHITECTURES if ARCHITECTURES[n].config().model_type in FAMILIES]
 TOWERS = ("clip", "gemma3")  # a config for each of two parts
+# With two layers that share weights or have different ones, which is refused.
+ALL_LAYERS_NEEDED = (
+    "albert",
+    "modernbert",
+    "qwen2_moe, shared expert and dense layer",
+    "qwen3_moe, dense layer",
+    "t5",
+    "t5, gated (flan-t5)",
+)
 
 
 def expressible(model: PreTrainedModel) -> set[str]:
@@ -56,6 +65,24 @@ def test_merged_model_is_loaded_from_its_own_config(name: str, tmp_path: Path):
     loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
 
     assert merged.config is not before
+    batch = make_batch(name)
+    torch.testing.assert_close(compute_logits(loaded.eval(), batch), compute_logits(merged, batch))
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTERED if n not in TOWERS + ALL_LAYERS_NEEDED])
+def test_merged_model_without_a_layer_is_loaded_from_its_own_config(name: str, tmp_path: Path):
+    model = build(name)
+    scores, neurons = draw_scores(model), 0.5 * ("neurons" in expressible(model))
+    config = lightpeft.PruningConfig(
+        layers=0.5, heads=0, neurons=neurons, modules=0, ranks=0, uniform=True
+    )
+    plan = lightpeft.make_plan(scores, config)
+
+    merged = lightpeft.prune(model, plan, scores).eval().merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+
+    assert {(x.total, len(x.kept)) for x in plan.layers.values()} == {(2, 1)}
     batch = make_batch(name)
     torch.testing.assert_close(compute_logits(loaded.eval(), batch), compute_logits(merged, batch))
 
