@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.architecture_matrix import build
+from helpers.bottleneck import attach
 from helpers.params_file import override_params
 from helpers.stage_workspace import save_base
 from helpers.tiny_models import make_tiny_model
 
+from lightpeft.core.errors import ModelError
 from pipeline.__main__ import run
+from pipeline.common.library_errors import name_keys
 
 BOTTLENECK = {"method": "bottleneck", "alpha": 16, "targets": ["qery"]}
 
@@ -57,3 +61,10 @@ def test_another_base_model_than_that_of_the_estimation(space: Path, cwd: Path):
         ),
     ):
         run("finetune", "light")
+
+
+def test_a_placement_that_the_model_has_no_block_for():
+    with pytest.raises(ModelError) as raised:
+        attach(build("mixtral"), placement="pfeiffer")
+
+    assert str(name_keys(raised.value)).endswith("; set peft.placement: houlsby")
