@@ -1,6 +1,20 @@
 """Errors that a caller can cause. A message is one line: what is wrong, its value, what to do."""
 
+from enum import StrEnum
+
 MAX_MESSAGE = 300
+
+
+class Term(StrEnum):
+    """What messages call the settings of a caller; a front end replaces it by its own words."""
+
+    LORA_TARGETS = "LoraConfig.target_modules"
+    BOTTLENECK_TARGETS = "BottleneckConfig.target_modules"
+    USE_HOULSBY = "use houlsby"
+    USE_ANOTHER_PLACEMENT = "use another placement"
+    LOWER_LR = "lower lr, or load the model in float32"
+    IN_LORA_MODULES = "in LoraConfig.modules_to_save or the same ones as then"
+    IN_BOTTLENECK_MODULES = "in BottleneckConfig.modules_to_save or the same ones as then"
 
 
 def escape_unprintable(text: str) -> str:

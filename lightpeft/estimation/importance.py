@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lightpeft.core.errors import ModelError, ScoresError
+from lightpeft.core.errors import ModelError, ScoresError, Term
 from lightpeft.core.names import PEFT_PREFIX
 from lightpeft.estimation.block_sums import BlockSums
 from lightpeft.estimation.processes import count_processes, sum_over_processes
@@ -166,7 +166,7 @@ class ImportanceTracker(ExitStack):
             raise ScoresError(
                 f"step {int(first_bad[index])}: the importance of "
                 f"{list(self._layers)[index % len(self._layers)]} is not a number; "
-                f"lower lr, or load the model in float32"
+                f"{Term.LOWER_LR}"
             )
 
     def compute_importances(self) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:

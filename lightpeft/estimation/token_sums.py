@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightpeft.core.errors import ScoresError
+from lightpeft.core.errors import ScoresError, Term
 from lightpeft.estimation.block_sums import BlockSums
 from lightpeft.estimation.importance import find_real_tokens
 from lightpeft.estimation.processes import sum_over_processes
@@ -65,7 +65,7 @@ class TokenSums(ExitStack):
             step, index = min(bad)
             raise ScoresError(
                 f"step {step}: the {self._what} of {self._paths[index]} is not a number; "
-                f"lower lr, or load the model in float32"
+                f"{Term.LOWER_LR}"
             )
 
     def compute_means(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightpeft.core.config import EstimationConfig
-from lightpeft.core.errors import ScoresError
+from lightpeft.core.errors import ScoresError, Term
 from lightpeft.core.scores import CURVE_COLUMNS
 from lightpeft.estimation.importance import ImportanceTracker
 from lightpeft.estimation.processes import average_gradients, average_over_processes
@@ -173,9 +173,7 @@ def _make_curve_row(step: int, task_loss: Tensor, masks: Masks) -> dict[str, flo
         [loss, *(m for row in displacements for m in (row.mean(), row.max()))]
     ).tolist()
     if not all(map(math.isfinite, values)):
-        raise ScoresError(
-            f"step {step}: the loss is not a number; lower lr, or load the model in float32"
-        )
+        raise ScoresError(f"step {step}: the loss is not a number; {Term.LOWER_LR}")
     return {"step": step, **dict(zip(CURVE_COLUMNS[1:], values, strict=True))}
 
 

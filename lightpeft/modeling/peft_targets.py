@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftConfig
 from transformers import PreTrainedModel
 
-from lightpeft.core.errors import ModelError
+from lightpeft.core.errors import ModelError, Term
 from lightpeft.core.shape import ModelShape
 
 # Modules that peft trains and saves in full for a task, wherever a model has them.
@@ -59,7 +59,7 @@ def find_block_targets(
     shape: ModelShape,
     targets: Any,
     *,
-    setting: str = "LoraConfig.target_modules",
+    setting: str = Term.LORA_TARGETS,
     kind: str = "linear",
 ) -> list[str]:
     """Return the block linears that `target_modules` names: a regex, or a list of name endings.

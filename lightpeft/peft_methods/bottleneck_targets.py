@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 
 from lightpeft.core.block_shape import Block, FeedForwardBlock
-from lightpeft.core.errors import ModelError
+from lightpeft.core.errors import ModelError, Term
 from lightpeft.core.shape import ModelShape
 from lightpeft.modeling.adapters import make_regex_alternation
 from lightpeft.modeling.peft_targets import find_block_targets
@@ -29,13 +29,13 @@ def resolve_targets(config: BottleneckConfig, shape: ModelShape) -> BottleneckCo
     if not blocks:
         raise ModelError(
             f"this {shape.model_type} model has no dense feed-forward block for an adapter of "
-            f"placement {config.placement!r}; use houlsby"
+            f"placement {config.placement!r}; {Term.USE_HOULSBY}"
         )
     projections = shape.select_linears({block.output_projection for block in blocks})
     names = find_block_targets(
         projections,
         config.target_modules,
-        setting="BottleneckConfig.target_modules",
+        setting=Term.BOTTLENECK_TARGETS,
         kind="output projection",
     )
     resolved = copy.deepcopy(config)
@@ -64,6 +64,6 @@ def _find_block_input(block: Block) -> str:
     if linear.inputs != outputs:
         raise ModelError(
             f"{block.path} turns {linear.inputs} numbers into {outputs}, but a parallel adapter "
-            f"needs as many outputs as inputs; use another placement"
+            f"needs as many outputs as inputs; {Term.USE_ANOTHER_PLACEMENT}"
         )
     return path

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lightpeft.core.errors import LightPeftError, ModelError, PlanError
+from lightpeft.core.errors import LightPeftError, ModelError, PlanError, Term
 from lightpeft.core.names import DORA
 from lightpeft.core.plan import PruningPlan
 from lightpeft.core.scores import Scores
@@ -277,9 +277,10 @@ def check_plan_matches_model(plan: PruningPlan, model: PreTrainedModel, config: 
         )
     weights = compute_fingerprint(model, shape, list_saved_modules(config), like=plan.fingerprint)
     if weights != plan.fingerprint:
+        is_lora = isinstance(config, LoraConfig)
+        saved = Term.IN_LORA_MODULES if is_lora else Term.IN_BOTTLENECK_MODULES
         remedy = (
-            f"weights that a checkpoint lacks, such as added tokens or a new head, must be in "
-            f"{type(config).__name__}.modules_to_save or the same ones as then"
+            f"weights that a checkpoint lacks, such as added tokens or a new head, must be {saved}"
         )
         if model.dtype == torch.float16:
             remedy = "a checkpoint of another dtype than float16 is rounded by it; take bfloat16"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from lightpeft.core.errors import LightPeftError
+from lightpeft.core.errors import LightPeftError, Term
 
 _CHANGED = "the same ones as then; if model.name has changed, run dvc repro --force"
 _TERMS = {
-    "LoraConfig.target_modules": "peft.targets",
-    "BottleneckConfig.target_modules": "peft.targets",
-    "use houlsby": "set peft.placement: houlsby",
-    "use another placement": "set another peft.placement",
-    "lower lr, or load the model in float32": "lower estimate.lr, or set model.dtype: float32",
-    "in LoraConfig.modules_to_save or the same ones as then": _CHANGED,
-    "in BottleneckConfig.modules_to_save or the same ones as then": _CHANGED,
+    Term.LORA_TARGETS: "peft.targets",
+    Term.BOTTLENECK_TARGETS: "peft.targets",
+    Term.USE_HOULSBY: "set peft.placement: houlsby",
+    Term.USE_ANOTHER_PLACEMENT: "set another peft.placement",
+    Term.LOWER_LR: "lower estimate.lr, or set model.dtype: float32",
+    Term.IN_LORA_MODULES: _CHANGED,
+    Term.IN_BOTTLENECK_MODULES: _CHANGED,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from helpers.params_file import override_params
 from helpers.stage_workspace import save_base
 from helpers.tiny_models import make_tiny_model
 
-from lightpeft.core.errors import ModelError
+from lightpeft import BottleneckConfig
+from lightpeft.core.block_shape import FeedForwardBlock
+from lightpeft.core.errors import LightPeftError, ModelError, Term
+from lightpeft.modeling.inspection import inspect_model
+from lightpeft.peft_methods.bottleneck_targets import resolve_targets
 from pipeline.__main__ import run
 from pipeline.common.library_errors import name_keys
 
@@ -68,3 +73,25 @@ def test_a_placement_that_the_model_has_no_block_for():
         attach(build("mixtral"), placement="pfeiffer")
 
     assert str(name_keys(raised.value)).endswith("; set peft.placement: houlsby")
+
+
+def test_a_parallel_adapter_of_a_block_that_is_not_as_wide_at_both_ends():
+    # No model type of transformers has such a block, but a registered family can.
+    shape = inspect_model(make_tiny_model())
+    block = next(block for block in shape.blocks if isinstance(block, FeedForwardBlock))
+    wide = {
+        path: replace(linear, inputs=40) if linear.pruned_dim == "out" else linear
+        for path, linear in block.linears.items()
+    }
+    shape = replace(shape, blocks=(replace(block, linears=wide),))
+
+    with pytest.raises(ModelError) as raised:
+        resolve_targets(BottleneckConfig(placement="parallel"), shape)
+    start = f"{block.path} turns 40 numbers into 32, but a parallel adapter needs as many outputs"
+    assert str(raised.value) == f"{start} as inputs; use another placement"
+    assert str(name_keys(raised.value)) == f"{start} as inputs; set another peft.placement"
+
+
+@pytest.mark.parametrize("term", Term)
+def test_every_term_of_the_library_is_replaced(term: Term):
+    assert term not in str(name_keys(LightPeftError(f"it is wrong; {term}")))
