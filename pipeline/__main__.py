@@ -226,22 +226,12 @@ def run_stage(stage: str, method: str = "", **options: Any) -> None:
             f"{running} processes can run {' or '.join(SHARED_STAGES)}, got {stage}; run it in one"
         )
     paths = Paths()
-    outputs = {
-        "prepare": paths.prepared,
-        "estimate": paths.scores,
-        "prune": paths.locate_plan(method).parent,
-        "finetune": paths.locate_model(method),
-        "evaluate": paths.locate_evaluation(method).parent,
-        "benchmark": paths.benchmark,
-        "report": paths.report,
-        "export": paths.export,
-    }
     main = partial(import_module(f"pipeline.stages.{stage}").main, paths=paths, **options)
     # All stages import peft, which knows what its methods can be set to.
     import_module("pipeline.tasks.baseline_configs").check_baselines(params)
     try:
         with import_module("pipeline.common.processes").join_processes():
-            call_in_one_line(main, *arguments, writes=outputs[stage])
+            call_in_one_line(main, *arguments, writes=paths.locate_output(stage, method))
     except LightPeftError as error:
         raise name_keys(error) from error
 

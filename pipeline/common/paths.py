@@ -99,6 +99,19 @@ class Paths:
         """The report page."""
         return self.root / "results" / "report.html"
 
+    def locate_output(self, stage: str, method: str) -> Path:
+        """Return the main file or folder that a stage writes, for a method if it runs for each."""
+        return {
+            "prepare": self.prepared,
+            "estimate": self.scores,
+            "prune": self._locate_plans(method),
+            "finetune": self.locate_model(method),
+            "evaluate": self._locate_results(method),
+            "benchmark": self.benchmark,
+            "report": self.report,
+            "export": self.export,
+        }[stage]
+
     def remove_other_methods(self, methods: Iterable[str]) -> None:
         """Remove what former methods left: a stage that depends on all of them would hash it."""
         keep = {*methods, self.estimate_timing.stem}

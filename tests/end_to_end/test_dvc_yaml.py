@@ -106,6 +106,7 @@ def test_paths_are_those_of_dvc_yaml(stage):
 
     assert {Path(dep) for dep in set(STAGE[stage]["deps"]) - _code(stage)} == READS[stage]
     assert {Path(out) for out in outs} == WRITES[stage]
+    assert PATHS.locate_output(stage, METHOD) in WRITES[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)
