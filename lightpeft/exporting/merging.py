@@ -48,7 +48,7 @@ def check_stock_config(merged: PreTrainedModel, plan: PruningPlan) -> None:
     shapes, stock = list_shapes(merged), list_shapes(_build_empty(merged, merged.config))
     names = [name for name in shapes | stock if shapes.get(name) != stock.get(name)]
     if names:
-        reason = explain_unwritten(merged.config, plan) or names[0]
+        reason = explain_unwritten(merged.config, plan.without_layers) or names[0]
         raise PlanError(
             f"format stock: a {plan.shape.model_type} config can't say what this plan keeps: "
             f"{reason}; take format merged or padded, or see docs/architectures.md for plans that "

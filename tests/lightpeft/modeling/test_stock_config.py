@@ -114,6 +114,15 @@ def test_numbers_that_a_config_refuses_to_save_are_not_written(name: str, tmp_pa
         lightpeft.export(pruned, tmp_path / "stock", format="stock")
 
 
+def test_numbers_that_a_config_refuses_are_the_reason_where_layers_are_pruned_too(tmp_path: Path):
+    model = build(LLAMA)
+    scores = draw_scores(model)
+    config = lightpeft.PruningConfig(layers=0.5, heads=0.25, neurons=0, modules=0, ranks=0)
+    pruned = lightpeft.prune(model, lightpeft.make_plan(scores, config), scores)
+    with pytest.raises(lightpeft.LightPeftError, match=r"hidden size \(32\) is not a multiple of"):
+        lightpeft.export(pruned, tmp_path / "stock", format="stock")
+
+
 def test_config_of_layers_of_different_widths_stays_as_it_was():
     model = build("bert")
     plan, before = halved(model, {"neurons"}), model.config.to_dict()
