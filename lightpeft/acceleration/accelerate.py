@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from lightpeft.acceleration.body import Body, find_body
+from lightpeft.acceleration.dropouts import shorten_draws
 from lightpeft.acceleration.layer import AcceleratedLinear
 from lightpeft.acceleration.norms import fuse_norms
 from lightpeft.acceleration.obstacles import find_obstacle
@@ -36,6 +37,7 @@ class AccelerationReport:
         bodies: paths of the modules that run without autocast; none of a model that is not 16-bit.
         autocast: path of each module that goes on running under autocast -> why.
         norms: paths of the RMS norms that run as one kernel on CUDA.
+        dropouts: paths of the dropouts that draw fewer random bits on a CPU.
 
     Example:
         >>> lightpeft.accelerate(pruned).left
@@ -47,6 +49,7 @@ class AccelerationReport:
     bodies: tuple[str, ...]
     autocast: Mapping[str, str]
     norms: tuple[str, ...]
+    dropouts: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return one line: how many layers, and the reasons with their numbers."""
@@ -67,8 +70,9 @@ def accelerate(model: nn.Module) -> AccelerationReport:
     of the dtype. What can't be accelerated, such as DoRA or a quantized linear, stays as it is, and
     the report names it; a layer in a state that is not the usual one (merged, adapters disabled
     or several active) computes as in stock peft until it is back in it. RMS norms with the code of
-    Llama's run as one kernel each way on CUDA. `merge_and_unload` and `unload` undo it first, so
-    that they return a stock model.
+    Llama's run as one kernel each way on CUDA. Dropouts draw fewer random bits on a CPU: the same
+    distribution, but not the elements that stock torch drops with the same seed. `merge_and_unload`
+    and `unload` undo it first, so that they return a stock model.
 
     In a 16-bit model that is trained under autocast with float32 adapters, as transformers'
     `Trainer` does with ``bf16=True``, the model below the head no longer runs under autocast: it
@@ -101,6 +105,7 @@ def accelerate(model: nn.Module) -> AccelerationReport:
             layers[path] = _accelerate_layer(layer)
     group_siblings(model)
     norms = fuse_norms(model) if layers else []
+    dropouts = shorten_draws(model) if layers else []
     bodies, autocast = [], {}
     for path, body in _find_bodies(model).items():
         members = [x for x in body.modules() if isinstance(x, AcceleratedLinear)]
@@ -121,6 +126,7 @@ def accelerate(model: nn.Module) -> AccelerationReport:
         bodies=tuple(bodies),
         autocast=autocast,
         norms=tuple(norms),
+        dropouts=tuple(dropouts),
     )
 
 

@@ -133,7 +133,7 @@ def test_training_improves_and_the_saved_model_is_the_trained_one(space):
     predictions = make_task(make_card()).predict(model, validation, make_tokenizer(), batch_size=7)
 
     accuracy = (predictions.predictions == predictions.labels).mean()
-    assert accuracy == float(curve_of(out)[-1]["validation_metric"]) > 0.9
+    assert accuracy == float(curve_of(out)[-1]["validation_metric"]) > 0.8
 
 
 def test_a_diverged_training_says_what_to_change_and_leaves_what_was_there(space):
