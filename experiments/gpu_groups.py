@@ -6,12 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.gpu_models import DECODER_DEFAULTS, ENCODER_DEFAULTS, PAPER, Case, Ratios
+from experiments.gpu_models import (
+    DECODER_DEFAULTS,
+    ENCODER_DEFAULTS,
+    PAPER,
+    TWO_FIFTHS,
+    Case,
+    Ratios,
+)
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.core.benchmark_result import CompileScope, Phase
 from lightpeft.profiling.random_batches import PHASES
 
-RatiosName = Literal["paper", "default"]
+RatiosName = Literal["paper", "default", "0.4"]
 Form = Literal["eager", "compiled", "merged", "merged, compiled"]
 
 
@@ -20,7 +27,7 @@ class Group:
     """Methods that take turns: those of one model, one set of ratios, one phase and one form.
 
     Attributes:
-        ratios: `default`, of params.yaml, or `paper`.
+        ratios: `default`, of params.yaml, `paper`, or `0.4`, for which a target of decode is set.
         form: `eager` (with adapters), `compiled` (accelerated and compiled), `merged`, or
             `merged, compiled`.
     """
@@ -38,10 +45,8 @@ class Group:
     @property
     def fractions(self) -> Ratios:
         """Fractions that light prunes."""
-        is_decoder = MODEL_SIZES[self.case.shape].kind == "decoder"
-        if self.ratios == "paper":
-            return PAPER
-        return DECODER_DEFAULTS if is_decoder else ENCODER_DEFAULTS
+        defaults = DECODER_DEFAULTS if _is_decoder(self.case) else ENCODER_DEFAULTS
+        return {"paper": PAPER, "default": defaults, "0.4": TWO_FIFTHS}[self.ratios]
 
     @property
     def is_training(self) -> bool:
@@ -80,6 +85,14 @@ def list_jobs(cases: Mapping[str, Case]) -> Iterator[Job]:
                 last = _list_phases(cases[name])[-1]  # transformers compiles no prefill
                 yield (Group(cases[name], ratios, last, "merged, compiled"),)
                 yield (Group(cases[name], ratios, "training", "compiled"),)
+        for name in part:
+            if _is_decoder(cases[name]):
+                yield (Group(cases[name], "0.4", "decode", "merged"),)
+                yield (Group(cases[name], "0.4", "decode", "merged, compiled"),)
+
+
+def _is_decoder(case: Case) -> bool:
+    return MODEL_SIZES[case.shape].kind == "decoder"
 
 
 def _list_eager(case: Case, ratios: RatiosName) -> Iterator[Group]:

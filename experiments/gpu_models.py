@@ -51,6 +51,7 @@ CASES = {
     )
 }
 PAPER = Ratios(heads=1 / 3, neurons=1 / 3, modules=0.75, ranks=0.5)
+TWO_FIFTHS = Ratios(heads=0.4, neurons=0.4, modules=0.25, ranks=0.25)
 # Those of params.yaml, for encoders and for decoders.
 ENCODER_DEFAULTS = Ratios(heads=1 / 3, neurons=1 / 3, modules=0.25, ranks=0.25)
 DECODER_DEFAULTS = Ratios(heads=0.0, neurons=0.1, modules=0.0, ranks=0.0)
