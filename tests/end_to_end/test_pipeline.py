@@ -110,6 +110,16 @@ def test_memory_is_measured_in_a_process_for_each_method(clone):
     assert methods["light"].memory.batch_size == 2
 
 
+def test_operators_of_a_step_are_timed_for_each_method(clone):
+    options = ("--top", "3", "--rounds", "3")
+    table = call(clone, sys.executable, "-m", "experiments.step_profile", *options)
+
+    assert "| operator | light, ms | vanilla, ms |" in table
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == 3
+    assert all(float(row.split("|")[2]) > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("section", "values", "first"),
     [
