@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -61,7 +62,10 @@ def make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 
 def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> DecodeTraffic:
-    """Run a decode step on this batch and count what it reads."""
+    """Run a decode step on this batch and count what it reads.
+
+    An accelerated LoRA layer calls none of its parts, which it reads nevertheless.
+    """
     step, cache = _make_decode_step(model, batch)
     executed: set[nn.Module] = set()
     hook = register_module_forward_pre_hook(lambda module, args: executed.add(module))
@@ -71,7 +75,7 @@ def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> Dec
         id(weight): weight.numel() * weight.element_size()
         for module in executed
         if not isinstance(module, nn.Embedding)
-        for weight in module.parameters(recurse=False)
+        for weight in module.parameters(recurse=isinstance(module, LoraLayer))
     }
     states: list[Tensor] = [
         x for layer in _list_cache_layers(cache) for x in (layer.keys, layer.values)

@@ -5,6 +5,7 @@ import torch
 from helpers.tiny_shapes import GENERATING, LENGTH, make_tiny_method_model, make_tiny_shape
 from torch.utils.flop_counter import FlopCounterMode
 
+import lightpeft
 from lightpeft.benchmark.model_sizes import MODEL_SIZES
 from lightpeft.profiling.decoding import make_decode_step, make_prefill_step, measure_decode_traffic
 from lightpeft.profiling.random_batches import make_random_batch
@@ -108,6 +109,14 @@ def test_a_step_reads_each_weight_once_and_no_embedding_that_it_only_looks_up():
 
     assert measure_decode_traffic(*tied_inputs).weights == _bytes(tied)
     assert measure_decode_traffic(*untied_inputs).weights == _bytes(untied) - 60 * 32 * 4
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "t5-base"])
+def test_an_accelerated_step_reads_the_same_weights(name):
+    model, batch = _model_and_batch(name)
+    expected = measure_decode_traffic(model, batch)
+    lightpeft.accelerate(model)
+    assert measure_decode_traffic(model, batch).weights == expected.weights
 
 
 def test_a_step_of_an_encoder_decoder_reads_neither_the_encoder_nor_what_reads_it():
