@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset
+from transformers import PreTrainedConfig
 
 from pipeline.common.console import collect_notes, log, note
 from pipeline.common.data_card import DataCard, ModelOrigin, SplitStatistics
@@ -68,9 +69,10 @@ def preview_lines(params: PrepareParams, count: int) -> Iterator[str]:
     """
     section = params.data.model_copy(update={"positive_class": None})  # not seen yet, perhaps
     params = params.model_copy(update={"data": section})
+    config = load_config(params.model)
     dataset, rows = read_first_rows(section, count, seed=params.seed)
     if not all(isinstance(clean, str) for _, clean in rows):  # else no class tells the task
-        task, processor, _ = _bind_task(params, dataset)
+        task, processor, _ = _bind_task(params, dataset, config)
         yield describe_columns(task.card)
     for number, (raw, clean) in enumerate(rows, start=1):
         yield f"row {number} as read: {describe_raw(raw)}"
@@ -94,9 +96,10 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
+    config = load_config(params.model)  # an error of it needs no rows, which can take long to read
     with collect_notes() as notes:
         dataset = read_dataset(params.data, scratch, seed=params.seed)
-        task, processor, vocabulary = _bind_task(params, dataset)
+        task, processor, vocabulary = _bind_task(params, dataset, config)
     out, text_hashes = scratch / "prepared", {}
     splits: dict[str, SplitStatistics] = {}
     card_changes: dict[str, Any] = {}
@@ -128,12 +131,13 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     return card
 
 
-def _bind_task(params: PrepareParams, dataset: LoadedDataset) -> tuple[Task, Processor, int | None]:
+def _bind_task(
+    params: PrepareParams, dataset: LoadedDataset, config: PreTrainedConfig
+) -> tuple[Task, Processor, int | None]:
     """Return the task with a card that lacks what depends on encoded rows, and its tokenizer.
 
     The last value is how many tokens the model has embeddings for, if it reads tokens.
     """
-    config = load_config(params.model)
     task_class = choose_task(dataset.schema, dataset.classes, config)
     if params.data.class_weights != "none" and not task_class.supports_class_weights:
         raise ConfigError(
