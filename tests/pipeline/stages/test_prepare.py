@@ -163,7 +163,7 @@ def test_a_model_that_has_no_head_for_the_task_is_one_line(workspace):
 def test_a_model_that_is_not_there_is_told_before_rows_are_read(workspace, preview):
     (workspace / "base" / "config.json").unlink()
     (workspace / "train.csv").unlink()
-    with pytest.raises(ConfigError, match=r"^model\.name base can't be loaded: "):
+    with pytest.raises(ConfigError, match=r"^model\.name base is a folder without config\.json$"):
         prepare.main(PATHS, preview=preview)
 
 
