@@ -27,7 +27,7 @@ class Group:
     """Methods that take turns: those of one model, one set of ratios, one phase and one form.
 
     Attributes:
-        ratios: `default`, of params.yaml, `paper`, or `0.4`, for which a target of decode is set.
+        ratios: `default`, of params.yaml, `paper`, or `0.4`, of heads and neurons, for decode only.
         form: `eager` (with adapters), `compiled` (accelerated and compiled), `merged`, or
             `merged, compiled`.
     """

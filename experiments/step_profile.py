@@ -3,9 +3,9 @@
     dvc repro
     python -m experiments.step_profile --top 8
 
-Reads artifacts/models as the stage `benchmark` does, which has to have run. Self time of torch's
-operators on the CPU, with batches of `benchmark.batch_sizes`' largest and `benchmark.length`
-tokens. The profiler adds its own time to each call, so whole steps are timed without it, in turns.
+Reads what the stage `finetune` wrote, as the stage `benchmark` does. Self time of torch's operators
+on the CPU, with batches of `benchmark.batch_sizes`' largest and `benchmark.length` tokens.
+The profiler adds its own time to each call, so whole steps are timed without it, in turns.
 """
 
 from __future__ import annotations

@@ -67,12 +67,12 @@ def accelerate(model: nn.Module) -> AccelerationReport:
 
     The model is changed in place and stays the stock `PeftModel` that it was: weights, state dict,
     saving, merging, disabling and switching of adapters. Results are the same within the rounding
-    of the dtype. What can't be accelerated, such as DoRA or a quantized linear, stays as it is, and
-    the report names it; a layer in a state that is not the usual one (merged, adapters disabled
-    or several active) computes as in stock peft until it is back in it. RMS norms with the code of
-    Llama's run as one kernel each way on CUDA. Dropouts draw fewer random bits on a CPU: the same
-    distribution, but not the elements that stock torch drops with the same seed. `merge_and_unload`
-    and `unload` undo it first, so that they return a stock model.
+    of the dtype, but for dropout on a CPU, which draws fewer random bits: with the same seed it
+    drops other elements than stock torch, of the same distribution. What can't be accelerated,
+    such as DoRA or a quantized linear, stays as it is, and the report names it; a layer in a state
+    that is not the usual one (merged, adapters disabled or several active) computes as in stock
+    peft until it is back in it. RMS norms with the code of Llama's run as one kernel each way on
+    CUDA. `merge_and_unload` and `unload` undo it first, so that they return a stock model.
 
     In a 16-bit model that is trained under autocast with float32 adapters, as transformers'
     `Trainer` does with ``bf16=True``, the model below the head no longer runs under autocast: it

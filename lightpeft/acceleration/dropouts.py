@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from lightpeft.acceleration.variant import Variant, make_variant
 
-_VALUES = 2**16  # of the random bits of an element
+_VALUES = 2**16  # that the random bits of an element can take
 
 
 class FewBitDropout(Variant):
     """Computes dropout on a CPU from 16 random bits for each element.
 
-    torch draws 64 bits for each, one after the other on one core, which is a quarter of the time of
-    a training step of a small pruned model, and keeps the mask as floats. The probability is
-    rounded to 16 bits, and what is kept is scaled by it, so that the mean is that of the input.
+    torch draws 64 bits for each, one after the other on one core, and keeps the mask as floats.
+    The probability is rounded to 16 bits, and what is kept is scaled by it, so that the mean is
+    that of the input.
     """
 
     def forward(self, *arguments: Any, **options: Any) -> Any:
@@ -53,7 +53,7 @@ class _Dropout(torch.autograd.Function):
 
 def _draw(x: Tensor) -> Tensor:
     """Return random 16-bit integers in the shape of a tensor: four from each draw of 64 bits."""
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     words.random_(torch.iinfo(torch.int64).min, None)
     return words.view(torch.int16)[: x.numel()].view(x.shape)
 

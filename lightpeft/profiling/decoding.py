@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from lightpeft.acceleration.layer import AcceleratedLinear
 from lightpeft.profiling.random_batches import find_model_kind, get_base_model
 from lightpeft.profiling.step_functions import Step, choose_autocast
 
@@ -62,20 +62,18 @@ def make_decode_step(model: PeftModel, batch: Mapping[str, Tensor]) -> Step:
 
 
 def measure_decode_traffic(model: PeftModel, batch: Mapping[str, Tensor]) -> DecodeTraffic:
-    """Run a decode step on this batch and count what it reads.
-
-    An accelerated LoRA layer calls none of its parts, which it reads nevertheless.
-    """
+    """Run a decode step on this batch and count what it reads."""
     step, cache = _make_decode_step(model, batch)
     executed: set[nn.Module] = set()
     hook = register_module_forward_pre_hook(lambda module, args: executed.add(module))
     step()
     hook.remove()
+    # An accelerated LoRA layer reads its parts, but calls none of them.
     weights = {
         id(weight): weight.numel() * weight.element_size()
         for module in executed
         if not isinstance(module, nn.Embedding)
-        for weight in module.parameters(recurse=isinstance(module, LoraLayer))
+        for weight in module.parameters(recurse=isinstance(module, AcceleratedLinear))
     }
     states: list[Tensor] = [
         x for layer in _list_cache_layers(cache) for x in (layer.keys, layer.values)

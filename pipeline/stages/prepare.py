@@ -96,7 +96,7 @@ def write_prepared(scratch: Path, params: PrepareParams) -> DataCard:
     Raises:
         ConfigError, DataError: the rows, the model and the settings don't fit; one line.
     """
-    config = load_config(params.model)  # an error of it needs no rows, which can take long to read
+    config = load_config(params.model)  # before rows, which can take long to read, are read
     with collect_notes() as notes:
         dataset = read_dataset(params.data, scratch, seed=params.seed)
         task, processor, vocabulary = _bind_task(params, dataset, config)

@@ -62,18 +62,20 @@ def _acquire(path: Path) -> AbstractContextManager[object]:
 def _check(folder: Path) -> None:
     """Refuse a folder of which a file is missing, new or not as it was converted."""
     path = folder / _DIGESTS
-    saved = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    changed = sorted(line[66:] for line in {*saved} ^ {*_list_digests(folder)})
+    changed = [path.name]
+    if path.is_file():
+        saved = path.read_text(errors="replace").splitlines()
+        changed = sorted(line[66:] for line in {*saved} ^ {*_list_digests(folder)})
     if changed:
         raise ConfigError(
-            f"model.name smollm2: {changed[0]} is not as it was converted, by its digest in "
-            f"{path}; delete the folder {folder} and run again"
+            f"model.name smollm2: {changed[0]} is missing, new or changed since the conversion; "
+            f"delete the folder {folder} and run again"
         )
 
 
 def _list_digests(folder: Path) -> list[str]:
     """Return the lines that `sha256sum` prints for the files of a folder."""
-    files = sorted(path for path in folder.iterdir() if path.name != _DIGESTS)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _DIGESTS)
     return [f"{hash_once(path)}  {path.name}" for path in files]
 
 

@@ -69,6 +69,15 @@ def test_a_tensor_with_other_strides_gives_the_same():
     assert torch.equal(*outputs)
 
 
+def test_draws_are_on_the_device_of_the_input():
+    x = torch.ones(100)
+    with torch.device("meta"):
+        output = make_dropout(0.5)(x)
+
+    assert output.device == x.device
+    assert 0 < int((output == 0).sum()) < 100
+
+
 def test_the_seed_says_what_is_dropped():
     dropout, x = make_dropout(0.5), torch.ones(100)
     torch.manual_seed(3)

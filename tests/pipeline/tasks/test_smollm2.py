@@ -163,7 +163,8 @@ def flip_a_bit(path: Path) -> None:
         ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-100])),
         ("config.json", flip_a_bit),
         ("tokenizer.json", Path.unlink),
-        ("chat_template.jinja", lambda path: path.with_name("SHA256SUMS").unlink()),
+        ("SHA256SUMS", Path.unlink),
+        (".new", Path.touch),
     ],
 )
 def test_a_damaged_conversion_is_one_line_with_the_folder_to_delete(published, name, damage):
@@ -176,8 +177,8 @@ def test_a_damaged_conversion_is_one_line_with_the_folder_to_delete(published, n
     with pytest.raises(ConfigError) as raised:
         load_model(section, task, 0)
     assert str(raised.value) == (
-        f"model.name smollm2: {name} is not as it was converted, by its digest in "
-        f"{folder}/SHA256SUMS; delete the folder {folder} and run again"
+        f"model.name smollm2: {name} is missing, new or changed since the conversion; "
+        f"delete the folder {folder} and run again"
     )
 
 
