@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 from helpers.import_graph import ROOT
@@ -10,11 +12,26 @@ from helpers.import_graph import ROOT
 from experiments import quality, readme_figure
 
 
-@pytest.mark.parametrize("folder", ["quality", "fast"])
-def test_the_results_show_the_tables_of_the_records(folder: str):
-    table = quality.render_table(quality.RESULTS.with_name(folder))
+def test_the_results_show_the_table_of_the_records():
+    table = quality.render_table(quality.RESULTS)
 
     assert table in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(quality.RESULTS.with_name("end_to_end").glob("*.json")), ids=lambda p: p.stem
+)
+def test_the_results_show_what_the_end_to_end_records_say(path: Path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    light, seconds = record["metrics"]["light"], record["timing"]
+    vanilla = seconds["vanilla"]["seconds"]
+    whole = seconds["estimate"]["seconds"] + seconds["light"]["seconds"]
+    cells = [f"{light[key]:.2f}x" for key in ("train_speedup", "end_to_end_speedup")]
+    cells += [f"{whole:.0f} s, {vanilla / whole:.2f}x", f"{light['inference_speedup']:.2f}x"]
+    cells += [f"{100 * light['train_memory_ratio']:.0f} %"]
+
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(cells)} |" in text
 
 
 def test_the_readme_shows_the_mean_accuracies():
