@@ -28,7 +28,7 @@ def test_the_results_show_what_the_end_to_end_records_say(path: Path):
     whole = seconds["estimate"]["seconds"] + seconds["light"]["seconds"]
     cells = [f"{light[key]:.2f}x" for key in ("train_speedup", "end_to_end_speedup")]
     cells += [f"{whole:.0f} s, {vanilla / whole:.2f}x", f"{light['inference_speedup']:.2f}x"]
-    cells += [f"{100 * light['train_memory_ratio']:.0f} %"]
+    cells += [f"{int(100 * light['train_memory_ratio'] + 0.5)} %"]
 
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert f"| {' | '.join(cells)} |" in text
