@@ -17,7 +17,10 @@ from lightpeft.profiling.devices import read_device_name
 from lightpeft.profiling.timing import synchronize_fn, time_interleaved
 
 _WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)  # fractions of a block's units
-_WARMUP, _ROUNDS = 2, 5
+_WARMUP, _ROUNDS = 2, 10
+# The C library's allocator keeps freed memory up to twice the largest buffer that was freed, of at
+# most 32 MiB, and gives more back to the system, from which the next step gets it page by page.
+_LARGEST_KEPT = 2**25 - 2**13  # bytes; what the allocator adds to a buffer included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ def measure_latency(shape: ModelShape, settings: LatencySettings) -> LatencyTabl
         shape: of the unpruned model.
         settings: batch, rank, dtype and device.
     """
+    if settings.device.type == "cpu":  # or a width is slow in some processes, and not in others
+        torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
     kinds = {describe_block(block): block for block in shape.blocks}
     hidden = next(x.inputs for x in shape.linears.values() if x.pruned_dim == "out")
     vocabulary = shape.matmul_weights.get("lm", 0) // hidden
@@ -139,7 +144,8 @@ class _TimedBlock(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the block's output, of the shape of its input."""
         pairs = list(zip(self.linears, self.adapters, self._is_output, strict=True))
-        read = torch.cat([a(hidden) + b(hidden) for a, b, output in pairs if not output], dim=-1)
+        reads = [a(hidden) + b(hidden) for a, b, output in pairs if not output]
+        read = torch.cat(reads, dim=-1) if len(reads) > 1 else reads[0]
         inner = self._attend(read) if self._is_attention else self._activate(read)
         ((linear, adapter),) = [(a, b) for a, b, output in pairs if output]
         result: Tensor = self.norm(hidden + linear(inner) + adapter(inner))
