@@ -19,6 +19,7 @@ import typer
 from peft import PeftModel
 
 from lightpeft.acceleration.accelerate import accelerate
+from lightpeft.acceleration.dropouts import short_draws
 from lightpeft.benchmark.random_models import build_random_model
 from lightpeft.benchmark.run import BenchmarkConfig, make_lora_config
 from lightpeft.core.config import EstimationConfig
@@ -77,6 +78,7 @@ def _make_step(stack: ExitStack, shape: str, batch: Any, *, count: bool) -> Call
     """Return a function that runs one step of the estimation, on a model of its own."""
     model, units = _build_model(shape)
     base, config = model.get_base_model(), EstimationConfig()
+    stack.enter_context(short_draws(model))
     masks = stack.enter_context(Masks(base, units, l1=config.l1))
     tracker = stack.enter_context(ImportanceTracker(model, masks, reduction=config.reduction))
     squares = stack.enter_context(InputSquares(base, units))

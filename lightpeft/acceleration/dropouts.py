@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightpeft.acceleration.variant import Variant, make_variant
+from lightpeft.acceleration.variant import Variant, make_variant, restore_class
 
 _VALUES = 2**16  # that the random bits of an element can take
 
@@ -68,3 +70,15 @@ def shorten_draws(model: nn.Module) -> list[str]:
     for module in found.values():
         make_variant(module, FewBitDropout)
     return list(found)
+
+
+@contextmanager
+def short_draws(model: nn.Module) -> Iterator[None]:
+    """Let the dropouts of a model draw fewer random bits, within a ``with`` statement."""
+    shorten_draws(model)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if isinstance(module, FewBitDropout):
+                restore_class(module)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightpeft.acceleration.dropouts import short_draws
 from lightpeft.core.config import EstimationConfig
 from lightpeft.core.scores import Scores
 from lightpeft.core.shape import ModelShape
@@ -54,6 +55,8 @@ def estimate(
     and all get the same scores. As in DistributedDataParallel, gradients are means over processes,
     and so the loss of each counts equally: if it is a mean over tokens, or parts have different
     numbers of rows, `compute_loss` has to weight it.
+
+    On a CPU dropout draws as in `lightpeft.accelerate`.
 
     Args:
         model: a plain transformers model; afterwards its weights are frozen, and as before.
@@ -98,6 +101,7 @@ def estimate(
     share_weights(trained)
     try:
         with (
+            short_draws(peft_model),
             Masks(model, shape, l1=config.l1) as masks,
             ImportanceTracker(peft_model, masks, reduction=config.reduction) as tracker,
             InputSquares(model, shape) as squares,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import lightpeft
-from lightpeft.acceleration.dropouts import FewBitDropout, shorten_draws
+from lightpeft.acceleration.dropouts import FewBitDropout, short_draws, shorten_draws
 
 
 def make_dropout(p: float) -> nn.Dropout:
@@ -135,6 +136,15 @@ def test_accelerate_names_dropouts_and_undo_restores_them():
     lightpeft.undo_acceleration(model)
 
     assert [*map(type, model.modules())] == [*map(type, stock.modules())]
+
+
+def test_draws_are_short_within_a_with_statement():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))
+    with contextlib.suppress(KeyboardInterrupt), short_draws(model):
+        assert isinstance(model[0], FewBitDropout)
+        raise KeyboardInterrupt
+
+    assert [*map(type, model)] == [nn.Dropout, nn.Linear]
 
 
 def test_a_model_without_lora_keeps_its_dropouts():

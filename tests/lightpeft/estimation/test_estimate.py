@@ -23,6 +23,7 @@ from peft import AdaLoraConfig, LoftQConfig, get_peft_model
 from peft.tuners.lora.config import CordaConfig
 
 import lightpeft
+from lightpeft.acceleration.dropouts import FewBitDropout
 from lightpeft.core.config import EstimationConfig
 from lightpeft.core.errors import ModelError, ScoresError
 from lightpeft.core.scores import Scores
@@ -48,6 +49,25 @@ def test_model_is_afterwards_what_it_was(family: str):
     for name in head:
         start = model.state_dict()[name.removeprefix("base_model.model.")]
         assert not torch.equal(scores.adapter[name], start), f"{name} was not trained"
+
+
+def test_dropouts_draw_few_bits_until_the_end():
+    model = make_tiny_model(hidden_dropout_prob=0.1)
+    stock = [*map(type, model.modules())]
+    seen: list[bool] = []
+
+    lightpeft.estimate(
+        model,
+        make_lora(),
+        list(make_tiny_batches()),
+        EstimationConfig(steps=2),
+        progress=lambda *_, **__: seen.append(
+            any(isinstance(x, FewBitDropout) for x in model.modules())
+        ),
+    )
+
+    assert seen == [True, True]
+    assert [*map(type, model.modules())] == stock
 
 
 def test_estimating_twice_from_one_seed_gives_the_same_bytes(tmp_path: Path):
