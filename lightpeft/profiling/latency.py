@@ -18,9 +18,6 @@ from lightpeft.profiling.timing import synchronize_fn, time_interleaved
 
 _WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)  # fractions of a block's units
 _WARMUP, _ROUNDS = 2, 10
-# The C library's allocator keeps freed memory up to twice the largest buffer that was freed, of at
-# most 32 MiB, and gives more back to the system, from which the next step gets it page by page.
-_LARGEST_KEPT = 2**25 - 2**13  # bytes; what the allocator adds to a buffer included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +51,6 @@ def measure_latency(shape: ModelShape, settings: LatencySettings) -> LatencyTabl
         shape: of the unpruned model.
         settings: batch, rank, dtype and device.
     """
-    if settings.device.type == "cpu":  # or a width is slow in some processes, and not in others
-        torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
     kinds = {describe_block(block): block for block in shape.blocks}
     hidden = next(x.inputs for x in shape.linears.values() if x.pruned_dim == "out")
     vocabulary = shape.matmul_weights.get("lm", 0) // hidden
