@@ -175,7 +175,10 @@ def _square_weights(model: PreTrainedModel, shape: ModelShape) -> dict[str, Tens
 def _compute_magnitudes(
     shape: ModelShape, weight_squares: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return per block the L2 norms of all the weights of each head or neuron."""
+    """Return per block the L2 norms of all the weights of each head or neuron.
+
+    Magnitude pruning (Han et al., arXiv:1506.02626) of whole units (Li et al., arXiv:1608.08710).
+    """
     squares: dict[str, Tensor] = {}
     for path, linear in shape.linears.items():
         block = shape.block_of[path].path

@@ -53,7 +53,7 @@ class Masks(ExitStack):
         return [*self.by_block.values()]
 
     def compute_sizes(self) -> dict[str, Tensor]:
-        """Return block path -> |mask|, on the CPU."""
+        """Return block path -> |mask|, on the CPU: what Light-PEFT (arXiv:2406.03792) prunes by."""
         return {block: mask.detach().abs().cpu() for block, mask in self.by_block.items()}
 
     def compute_l1_penalty(self) -> Tensor:
@@ -65,7 +65,9 @@ class Masks(ExitStack):
     def compute_taylor_scores(self) -> list[Tensor]:
         """Return |mask * dL/dmask| of the task loss L, as each mask of `parameters` is shaped.
 
-        The gradient of the L1 penalty is subtracted: it is the same for every mask.
+        The first-order change of the loss without the unit (Molchanov et al., arXiv:1611.06440; of
+        heads: Michel et al., arXiv:1905.10650). The gradient of the L1 penalty is subtracted: it is
+        the same for every mask.
         """
         return [
             torch.zeros_like(mask)
