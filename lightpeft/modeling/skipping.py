@@ -1,4 +1,4 @@
-"""Linears of a feed-forward block without neurons, which run no matrix product."""
+"""Linears of a block without heads or neurons, which run no matrix product."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightpeft.core.block_shape import FeedForwardBlock
 from lightpeft.core.plan import PruningPlan
 
 
 class _UnreadLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return a view of the right size: what the block makes of it is not read."""
-        return x[..., : self.out_features]
+        return x[..., :1].expand(*x.shape[:-1], self.out_features)
 
 
 class _UnreadConv1D(Conv1D):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Return a view as `_UnreadLinear`."""
-        return x[..., : self.nf]
+        return x[..., :1].expand(*x.shape[:-1], self.nf)
 
 
 class _BiasLinear(nn.Linear):
@@ -35,18 +34,17 @@ class _BiasConv1D(Conv1D):  # type: ignore[misc]
 
 
 def skip_emptied_blocks(model: PreTrainedModel, plan: PruningPlan) -> None:
-    """Let feed-forward blocks that keep no neuron add their output projection's bias, and no more.
+    """Let blocks that keep no head or neuron add their output projection's bias, and no more.
 
-    Their linears, sliced to one unread neuron, keep weights, names and base class: a state dict, an
-    export or a PEFT method sees what it would see otherwise. A block runs as before if PEFT modules
-    are on its input projections: they get zeros as gradients, where they would get none. So does
-    an emptied attention block: the KV cache counts tokens by what its one head stores.
+    Their linears, sliced to one unread unit, keep weights, names and base class: a state dict, an
+    export or a PEFT method sees what it would see otherwise. The code between them runs on a view
+    of their input: in attention, that of one head, by which the KV cache counts tokens. A block
+    runs as before if PEFT modules are on its input projections: they get zeros as gradients, where
+    they would get none.
     """
     for block in plan.shape.blocks:
         ranks = [plan.ranks[path] for path in block.linears if path in plan.ranks]
         if plan.units[block.path].kept or any(rank.kept for rank in ranks):
-            continue
-        if not isinstance(block, FeedForwardBlock):
             continue
         for path, linear in block.linears.items():
             module = model.get_submodule(path)

@@ -21,8 +21,8 @@ def slice_base(model: PreTrainedModel, plan: PruningPlan) -> None:
     """Remove the layers, heads and neurons that the plan does not keep; the model is the plan's.
 
     A block that the plan empties keeps one unit, which its projection no longer reads: no code
-    path of the model changes, and the KV cache keeps counting. A feed-forward block then runs no
-    matrix product, see `skip_emptied_blocks`.
+    path of the model changes, and the KV cache keeps counting. Its linears then run no matrix
+    product, see `skip_emptied_blocks`.
 
     Raises:
         PlanError: the model's class can't have the layers that are left.

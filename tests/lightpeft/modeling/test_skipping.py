@@ -1,4 +1,4 @@
-"""Feed-forward blocks without neurons: exact, and without a matrix product."""
+"""Blocks without heads or neurons: exact, and without the product of a linear."""
 
 from __future__ import annotations
 
@@ -29,21 +29,27 @@ from lightpeft.pruning.adapter_slicing import slice_adapter
 NAMES = ["bert", "gpt2", "llama, shared keys and values", "phi3", "t5"]
 GENERATING = NAMES[1:]
 
+pytestmark = pytest.mark.parametrize("kind", ["feed_forward", "attention"])
 
-def empty_first_block(scores: Scores) -> tuple[PruningPlan, list[str]]:
-    """A random plan whose first feed-forward block has no neuron and no PEFT module."""
+
+def empty_first_block(scores: Scores, kind: str) -> tuple[PruningPlan, list[str]]:
+    """A random plan whose first block of a kind has no unit and no PEFT module."""
     plan = draw_plan(scores)
-    block = next(x for x in scores.shape.blocks if x.kind == "feed_forward")
+    block = next(x for x in scores.shape.blocks if x.kind == kind)
     cut = {block.path: KeptUnits(total=block.units, kept=(), reason="test")}
     gone = {path: dataclasses.replace(plan.ranks[path], kept=()) for path in block.linears}
-    changed = dataclasses.replace(plan, neurons=plan.neurons | cut, ranks=plan.ranks | gone)
+    changed = dataclasses.replace(plan, ranks=plan.ranks | gone)
+    if kind == "attention":
+        changed = dataclasses.replace(changed, heads=plan.heads | cut)
+    else:
+        changed = dataclasses.replace(changed, neurons=plan.neurons | cut)
     return changed, list(block.linears)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_block_without_neurons_adds_its_bias_and_multiplies_nothing(name: str):
+def test_a_block_without_units_adds_its_bias_and_no_linear_multiplies(name: str, kind: str):
     model, scores = build_parts(name)
-    plan, linears = empty_first_block(scores)
+    plan, linears = empty_first_block(scores, kind)
     sliced = slice_model(model, plan)
 
     expected = compute_outputs(mask_model(model, plan), name)
@@ -57,9 +63,9 @@ def test_a_block_without_neurons_adds_its_bias_and_multiplies_nothing(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_and_saved_files_are_those_of_the_masked_model(name: str, tmp_path):
+def test_gradients_and_saved_files_are_those_of_the_masked_model(name: str, kind: str, tmp_path):
     model, scores = build_parts(name)
-    plan, _ = empty_first_block(scores)
+    plan, _ = empty_first_block(scores, kind)
     reference = make_masked_model(model, scores, plan)
     expected = slice_adapter(gradients(reference, name), plan)
 
@@ -77,9 +83,9 @@ def test_gradients_and_saved_files_are_those_of_the_masked_model(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", GENERATING)
-def test_generation_with_the_cache_is_that_of_the_masked_model(name: str):
+def test_generation_with_the_cache_is_that_of_the_masked_model(name: str, kind: str):
     model, scores = build_parts(name)
-    plan, _ = empty_first_block(scores)
+    plan, _ = empty_first_block(scores, kind)
 
     (tokens, logits), (wanted, expected) = (
         generate_greedily(x, name) for x in (slice_model(model, plan), mask_model(model, plan))
