@@ -49,8 +49,8 @@ def save_result(task_name: str = "text-classification") -> None:
     plan = lightpeft.PruningPlan.load(PATHS.locate_plan("light"))
     model = lightpeft.prune(base, plan, scores)
     torch.manual_seed(0)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dim() > 1:  # of LoRA and of the head
             torch.nn.init.normal_(weight)
     lightpeft.save(model, PATHS.locate_model("light"))
     make_card(task_name).write(PATHS.locate_model("light"))
