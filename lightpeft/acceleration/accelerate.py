@@ -90,7 +90,7 @@ def accelerate(model: nn.Module) -> AccelerationReport:
 
     Example:
         >>> print(lightpeft.accelerate(pruned))
-        8 of 8 LoRA layers accelerated
+        7 of 7 LoRA layers accelerated
     """
     undo_acceleration(model)
     layers: dict[str, AcceleratedLinear] = {}
