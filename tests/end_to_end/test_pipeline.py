@@ -110,6 +110,7 @@ def test_memory_is_measured_in_a_process_for_each_method(clone):
     assert methods["light"].memory.batch_size == 2
 
 
+@pytest.mark.long
 def test_operators_of_a_step_are_timed_for_each_method(clone):
     options = ("--top", "3", "--rounds", "3")
     table = call(clone, sys.executable, "-m", "experiments.step_profile", *options)

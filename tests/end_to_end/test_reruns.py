@@ -176,6 +176,7 @@ def test_a_stage_that_was_stopped_runs_again_without_what_it_had_written(project
     assert hashes(project) == before
 
 
+@pytest.mark.long
 def test_a_method_taken_off_leaves_no_trace_in_any_hash(tmp_path):
     fewer = ("light", "vanilla")
     shrunk = make_project(tmp_path / "shrunk")
