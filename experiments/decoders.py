@@ -29,6 +29,7 @@ import typer
 from experiments import trials
 from experiments.quality import parse_settings, run_variant
 from experiments.settings import ROOT, RUNS, write_params
+from experiments.trials import Healing
 from lightpeft.core.plan import PruningPlan
 from pipeline.common.artefacts import Evaluation, PlanCost
 from pipeline.common.data_card import read_rows
@@ -85,6 +86,7 @@ def run(
     test_rows: Annotated[int, typer.Option(min=1)] = _TEST_ROWS,
     distill: Annotated[float, typer.Option(min=0, max=1, help="See experiments.trials.")] = 0.0,
     heal: Annotated[int, typer.Option(min=0, help="Batches; see experiments.trials.")] = 0,
+    heal_in: Annotated[Healing, typer.Option(help="See experiments.trials.")] = Healing.WEIGHTS,
     rounds: Annotated[int, typer.Option(min=1, help="See experiments.trials.")] = 1,
     calibrate: Annotated[Path | None, typer.Option(help="See experiments.trials.")] = None,
 ) -> None:
@@ -117,12 +119,13 @@ def run(
         if distill:
             tried.enter_context(trials.distill(distill))
         if heal:
-            tried.enter_context(trials.heal(heal))
+            tried.enter_context(trials.heal(heal, heal_in))
         values = run_variant(method, changes) | read_flop_bounds(Paths(), method)
     values["pruning"] = PruningPlan.load(Paths().locate_plan(method)).settings
     values["minutes"] = round((time.monotonic() - start) / 60, 1)
     head = {"task": task, "variant": name, "seed": seed, "test_rows": test_rows}
     head |= {"distill": distill, "heal": heal, "rounds": rounds}
+    head |= {"heal_in": heal_in if heal else None}
     head |= {"calibrate": calibrate and calibrate.parent.name}
     changed = merge(SETTINGS | {"data": TASKS[task]}, parse_settings(settings))
     write_json(record, {**head, "settings": changed, "threads": torch.get_num_threads(), **values})

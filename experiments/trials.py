@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
@@ -40,6 +41,29 @@ from pipeline.tasks.registry import make_task
 from pipeline.training import trainer
 
 _RIDGE = 0.01  # of the mean square of the inputs
+
+
+class Healing(StrEnum):
+    """Where the correction of a pruned output projection goes."""
+
+    WEIGHTS = "weights"
+    BIAS = "bias"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Of one output projection, which keeps some of its columns.
+
+    Attributes:
+        weight: [outputs, kept], that added to the kept columns stands in for the pruned ones.
+        bias: [outputs], the mean of what the pruned columns added.
+        moments: [kept, kept], second moments of the kept inputs, ridge included.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    moments: Tensor
 
 
 @contextmanager
@@ -69,29 +93,32 @@ def distill(share: float) -> Iterator[None]:
 
 
 @contextmanager
-def heal(batches: int) -> Iterator[None]:
+def heal(batches: int, form: Healing) -> Iterator[None]:
     """Let the kept columns of each output projection stand in for the pruned ones.
 
     By least squares: with second moments C of the projection's inputs in the unpruned model after
-    the estimation, ``W_kept + W_gone C[gone, kept] (C[kept, kept] + ridge)^-1``.
+    the estimation, ``W_kept + W_gone C[gone, kept] (C[kept, kept] + ridge)^-1``. As a bias, only
+    the mean ``W_gone E[x_gone]`` is added. In the adapter, its two factors become the nearest of
+    their rank to this correction and what they had learned, by the error of the output.
 
     Args:
         batches: of training rows for the moments.
     """
-    healed: dict[str, Tensor] = {}
+    corrections: dict[str, Correction] = {}
 
     def prune_and_heal(
         model: Any, plan: PruningPlan, *arguments: Any, **settings: Any
     ) -> PeftModel:
         if not plan.keeps_base_intact:
-            healed.update(_compute_healed_weights(plan, batches))
+            corrections.update(_compute_corrections(plan, batches))
         pruned = prune(model, plan, *arguments, **settings)
-        _set_weights(pruned, healed)
+        _correct(pruned, corrections, form)
         return pruned
 
     def load(*arguments: Any, **settings: Any) -> PeftModel:
         loaded = plain_load(*arguments, **settings)
-        _set_weights(loaded, healed)
+        if form is not Healing.ADAPTER:  # the artefact has its factors
+            _correct(loaded, corrections, form)
         return loaded
 
     plain_load = checkpoint.load
@@ -158,6 +185,26 @@ def estimate_in_rounds(rounds: int, config: PruningConfig) -> Iterator[None]:
         yield
 
 
+def compute_correction(
+    weight: Tensor, second: Tensor, means: Tensor, kept: Tensor, ridge: float = _RIDGE
+) -> Correction:
+    """Return what the kept columns of a weight add to stand in for the others.
+
+    Args:
+        weight: [outputs, inputs].
+        second: [inputs, inputs], E[x x^T] of its inputs.
+        means: [inputs], E[x].
+        kept: indices of the columns that are kept, ascending.
+        ridge: added to the diagonal, times the mean square of the inputs.
+    """
+    gone = torch.ones(weight.shape[1], dtype=torch.bool)
+    gone[kept] = False
+    moments = second[kept][:, kept] + ridge * second.diagonal().mean() * torch.eye(len(kept))
+    carried = weight[:, gone] @ second[gone][:, kept]
+    correction = torch.linalg.solve(moments, carried.T).T
+    return Correction(correction, weight[:, gone] @ means[gone], moments)
+
+
 def calibrate(texts: Path, batches: int) -> None:
     """Measure energies again: on rows of the task, and on as many of another data set.
 
@@ -201,41 +248,41 @@ def _load_estimated_model() -> PeftModel:
     return adapted.eval()
 
 
-def _compute_healed_weights(plan: PruningPlan, batches: int) -> dict[str, Tensor]:
-    """Return new path of an output projection -> the weight of its kept columns."""
+def _compute_corrections(plan: PruningPlan, batches: int) -> dict[str, Correction]:
+    """Return new path of an output projection -> its correction."""
     model = _load_estimated_model()
     base = model.get_base_model()
     new_paths = {old: new for new, old in plan.old_paths.items()}
     moments: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     mask: dict[str, Tensor] = {}
+    tokens = 0
     with ExitStack() as hooks:
         for block in plan.shape.blocks:
             path = block.output_projection
             if path in new_paths and not plan.units[block.path].is_complete:
                 size = block.linears[path].inputs
-                moments[path] = torch.zeros(size, size)
+                moments[path], sums[path] = torch.zeros(size, size), torch.zeros(size)
 
                 def add(module: Any, args: Any, path: str = path) -> None:
                     x = args[0].detach()[mask["real"]].float()
                     moments[path].addmm_(x.T, x)
+                    sums[path] += x.sum(0)
 
                 hooks.callback(base.get_submodule(path).register_forward_pre_hook(add).remove)
         for batch in _read_batches(batches):
             mask["real"] = batch["attention_mask"].bool()
+            tokens += int(mask["real"].sum())
             with torch.no_grad():
                 base(**batch)
-    healed = {}
-    for path, second in moments.items():
+    corrections = {}
+    for path, total in moments.items():
         linear = plan.shape.linears[path]
         kept = find_kept_indices(linear, plan.list_remaining_units(plan.shape.block_of[path].path))
-        gone = torch.ones(linear.inputs, dtype=torch.bool)
-        gone[kept] = False
-        weight = base.get_submodule(path).base_layer.weight
-        ridge = _RIDGE * second.diagonal().mean() * torch.eye(len(kept))
-        carried = weight[:, gone] @ second[gone][:, kept]
-        correction = torch.linalg.solve(second[kept][:, kept] + ridge, carried.T).T
-        healed[new_paths[path]] = weight[:, kept] + correction
-    return healed
+        weight = base.get_submodule(path).base_layer.weight.data
+        means = sums[path] / tokens
+        corrections[new_paths[path]] = compute_correction(weight, total / tokens, means, kept)
+    return corrections
 
 
 def _read_batches(count: int) -> Iterator[Mapping[str, Tensor]]:
@@ -247,7 +294,29 @@ def _read_batches(count: int) -> Iterator[Mapping[str, Tensor]]:
     yield from build_dataloader(rows, task, processor, list(islice(order, count)))
 
 
-def _set_weights(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
-    for path, weight in weights.items():
+def _correct(model: PeftModel, corrections: Mapping[str, Correction], form: Healing) -> None:
+    for path, correction in corrections.items():
         linear: Any = model.get_base_model().get_submodule(path)
-        getattr(linear, "base_layer", linear).weight.data.copy_(weight)
+        base = getattr(linear, "base_layer", linear)
+        if form is Healing.WEIGHTS:
+            base.weight.data += correction.weight
+        elif form is Healing.BIAS:
+            bias = correction.bias if base.bias is None else base.bias.data + correction.bias
+            base.bias = nn.Parameter(bias, requires_grad=False)
+        else:
+            correct_adapter(linear, correction)
+
+
+def correct_adapter(layer: Any, correction: Correction) -> None:
+    """Set factors whose product is nearest to theirs plus the correction, by E |error x|^2."""
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    scaling = layer.scaling["default"]
+    root = torch.linalg.cholesky(correction.moments)
+    wanted = (correction.weight + scaling * up.data @ down.data) @ root
+    left, sizes, right = torch.linalg.svd(wanted, full_matrices=False)
+    rank = len(down)
+    outputs = left[:, :rank] * sizes[:rank] / scaling
+    inputs = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
+    balance = (inputs.norm(dim=1) / outputs.norm(dim=0)).sqrt()  # factors of the same size
+    up.data.copy_(outputs * balance)
+    down.data.copy_(inputs / balance[:, None])

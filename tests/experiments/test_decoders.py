@@ -75,13 +75,23 @@ def test_record_that_exists_is_not_made_again(folder: Path):
     assert run(folder, "vanilla", "prune.ratio=0") == first
 
 
-@pytest.mark.parametrize("option", [("--distill", "0.5"), ("--heal", "2")])
-def test_what_was_tried_changes_the_training_alone(folder: Path, option: tuple[str, str]):
+@pytest.mark.parametrize(
+    ("option", "more_parameters"),
+    [
+        (("--distill", "0.5"), 0),
+        (("--heal", "2"), 0),
+        (("--heal", "2", "--heal-in", "adapter"), 0),
+        (("--heal", "2", "--heal-in", "bias"), 6 * 32),  # of 3 attention blocks and 3 of neurons
+    ],
+)
+def test_what_was_tried_changes_the_training_alone(
+    folder: Path, option: tuple[str, ...], more_parameters: int
+):
     pruning = ("prune.ratio=0.5", "prune.modules=0", "prune.ranks=0")
     plain = run(folder, "light", *pruning)
     tried = run(folder, "light tried", *pruning, *option)
 
-    assert tried["base_parameters"] == plain["base_parameters"]
+    assert tried["base_parameters"] == plain["base_parameters"] + more_parameters
     curves = [
         (folder / "runs" / "decoders" / "arc_easy-0" / name / "artifacts/models/light/curve.csv")
         for name in ("light", "light-tried")
