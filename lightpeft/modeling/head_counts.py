@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.config_view import ConfigView
 from lightpeft.modeling.families import (
     BIAS_TABLE,
     GROUP_COUNTS,
@@ -35,7 +36,9 @@ def update_head_counts(model: PreTrainedModel, plan: PruningPlan) -> None:
         _set_existing(core, GROUP_COUNTS, kv_groups)
         _set_existing(core, GROUP_SIZES, len(kept) // kv_groups)
         if block.head_count_rule == "config":
-            core.config = _ConfigView(core.config, len(kept))
+            # Phi-3's attention computes its head counts from `self.config` in `forward`
+            # (transformers' `Phi3Attention`).
+            core.config = ConfigView(core.config, num_attention_heads=len(kept))
         elif block.head_count_rule == "alibi":
             # A buffer, so that it follows the model to its device.
             heads = torch.tensor(kept, device=next(core.parameters()).device)
@@ -55,22 +58,6 @@ def restore_kept_heads(model: PreTrainedModel, plan: PruningPlan) -> None:
         if hasattr(core, "lightpeft_heads"):
             kept, device = plan.list_remaining_units(block.path), next(core.parameters()).device
             core.lightpeft_heads = torch.tensor(kept, device=device)
-
-
-class _ConfigView:
-    """The model's config with another number of heads, for one block.
-
-    Phi-3's attention computes its head counts from `self.config` in `forward` (transformers'
-    `Phi3Attention`), and all blocks of a model have one config.
-    """
-
-    def __init__(self, config: Any, heads: int) -> None:
-        self.__dict__.update(_config=config, num_attention_heads=heads)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_config" not in self.__dict__:  # while it is being copied
-            raise AttributeError(name)
-        return getattr(self.__dict__["_config"], name)
 
 
 def _set_existing(core: nn.Module, names: tuple[str, ...], value: int) -> None:

@@ -1,12 +1,19 @@
-"""Linears of a block without heads or neurons, which run no matrix product."""
+"""A block without heads or neurons multiplies no matrices and compares no tokens."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.config_view import ConfigView
+
+_UNREAD_ATTENTION = "lightpeft_unread"
 
 
 class _UnreadLinear(nn.Linear):
@@ -38,9 +45,10 @@ def skip_emptied_blocks(model: PreTrainedModel, plan: PruningPlan) -> None:
 
     Their linears, sliced to one unread unit, keep weights, names and base class: a state dict, an
     export or a PEFT method sees what it would see otherwise. The code between them runs on a view
-    of their input: in attention, that of one head, by which the KV cache counts tokens. A block
-    runs as before if PEFT modules are on its input projections: they get zeros as gradients, where
-    they would get none.
+    of their input, but for attention itself, where transformers' AttentionInterface calls it (not
+    in Bloom, DeBERTa and Falcon). The KV cache keeps one unread head, by which it counts tokens. A
+    block runs as before if PEFT modules are on its input projections: they get zeros as gradients,
+    where they would get none.
     """
     for block in plan.shape.blocks:
         ranks = [plan.ranks[path] for path in block.linears if path in plan.ranks]
@@ -50,6 +58,28 @@ def skip_emptied_blocks(model: PreTrainedModel, plan: PruningPlan) -> None:
             module = model.get_submodule(path)
             is_output, is_transposed = linear.pruned_dim == "in", isinstance(module, Conv1D)
             module.__class__ = _CLASSES[is_output, is_transposed]
+        if isinstance(block, AttentionBlock):
+            core: Any = model.get_submodule(block.path).get_submodule(block.attention_core)
+            if "ALL_ATTENTION_FUNCTIONS" in inspect.unwrap(type(core).forward).__code__.co_names:
+                core.config = ConfigView(core.config, _attn_implementation=_UNREAD_ATTENTION)
+
+
+def _skip_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor]:
+    """Return a view of the right size, and that no token attends to any other.
+
+    Args:
+        query: [rows, heads, queries, channels].
+        key: [rows, KV groups, keys, channels].
+        value: [rows, KV groups, keys, channels of a value].
+
+    Returns:
+        [rows, queries, heads, channels of a value]; [rows, heads, queries, keys].
+    """
+    output = query[..., :1].expand(*query.shape[:-1], value.shape[-1])
+    weights = query.new_zeros(()).expand(*query.shape[:-1], key.shape[-2])
+    return output.transpose(1, 2), weights
 
 
 def _repeat_bias(bias: Tensor | None, x: Tensor, outputs: int) -> Tensor:
@@ -65,3 +95,5 @@ _CLASSES: dict[tuple[bool, bool], type[nn.Module]] = {
     (True, False): _BiasLinear,
     (True, True): _BiasConv1D,
 }
+
+AttentionInterface.register(_UNREAD_ATTENTION, _skip_attention)

@@ -1,4 +1,4 @@
-"""What depends on the number of heads besides weights."""
+"""A config as one block sees it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import copy
 
 from helpers.architectures import ARCHITECTURES
 
-from lightpeft.modeling.head_counts import _ConfigView
+from lightpeft.modeling.config_view import ConfigView
 
 
 def test_view_of_a_config_follows_it_and_can_be_copied():
     config = ARCHITECTURES["phi3"].config()
-    view = copy.deepcopy({"config": config, "view": _ConfigView(config, 3)})
+    view = copy.deepcopy({"config": config, "view": ConfigView(config, num_attention_heads=3)})
 
     view["config"].sliding_window = 7
 
