@@ -126,6 +126,7 @@ def test_the_summary_states_the_numbers_of_the_run(page):
     assert "selection by importance gains 3.9 points" in text
     assert "pays off from 190 training steps on" in text
     assert "word overlap reaches 60.4 %" in text
+    assert "FLOPs are per token, in rows of 64 tokens." in text
 
 
 def test_a_page_where_random_wins_says_so(tmp_path):
