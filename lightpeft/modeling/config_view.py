@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
+def unwrap_config(config: Any) -> Any:
+    """Return the model's config of a view; anything else as it is."""
+    while isinstance(config, ConfigView):
+        config = vars(config)["_config"]
+    return config
+
+
 class ConfigView:
     """The model's config with other values of some settings; all blocks of a model have one config.
 

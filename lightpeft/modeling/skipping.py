@@ -18,14 +18,14 @@ _UNREAD_ATTENTION = "lightpeft_unread"
 
 class _UnreadLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        """Return a view of the right size: what the block makes of it is not read."""
-        return x[..., :1].expand(*x.shape[:-1], self.out_features)
+        """Return numbers of the right size: what the block makes of them is not read."""
+        return _repeat_first_channel(x, self.out_features)
 
 
 class _UnreadConv1D(Conv1D):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Return a view as `_UnreadLinear`."""
-        return x[..., :1].expand(*x.shape[:-1], self.nf)
+        """Return numbers as `_UnreadLinear`."""
+        return _repeat_first_channel(x, self.nf)
 
 
 class _BiasLinear(nn.Linear):
@@ -44,11 +44,12 @@ def skip_emptied_blocks(model: PreTrainedModel, plan: PruningPlan) -> None:
     """Let blocks that keep no head or neuron add their output projection's bias, and no more.
 
     Their linears, sliced to one unread unit, keep weights, names and base class: a state dict, an
-    export or a PEFT method sees what it would see otherwise. The code between them runs on a view
-    of their input, but for attention itself, where transformers' AttentionInterface calls it (not
-    in Bloom, DeBERTa and Falcon). The KV cache keeps one unread head, by which it counts tokens. A
-    block runs as before if PEFT modules are on its input projections: they get zeros as gradients,
-    where they would get none.
+    export or a PEFT method sees what it would see otherwise; PEFT modules that are added to such a
+    block later learn nothing of use. The code between them runs on a channel of their input, but
+    for attention itself, where transformers' AttentionInterface calls it (not in Bloom, DeBERTa and
+    Falcon, for instance). The KV cache keeps one unread head, by which it counts tokens. A block
+    runs as before if PEFT modules are on its input projections: they get zeros as gradients, where
+    they would get none.
     """
     for block in plan.shape.blocks:
         ranks = [plan.ranks[path] for path in block.linears if path in plan.ranks]
@@ -80,6 +81,11 @@ def _skip_attention(
     output = query[..., :1].expand(*query.shape[:-1], value.shape[-1])
     weights = query.new_zeros(()).expand(*query.shape[:-1], key.shape[-2])
     return output.transpose(1, 2), weights
+
+
+def _repeat_first_channel(x: Tensor, outputs: int) -> Tensor:
+    """Return [..., outputs]; a copy, since some models scale or clamp a projection in place."""
+    return x[..., :1].repeat(*[1] * (x.dim() - 1), outputs)
 
 
 def _repeat_bias(bias: Tensor | None, x: Tensor, outputs: int) -> Tensor:

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightpeft.core.kept_units import KeptUnits
 from lightpeft.core.plan import PruningPlan
+from lightpeft.modeling.config_view import ConfigView, unwrap_config
 from lightpeft.modeling.families import CONFIG_NEURONS, find_families
 
 
@@ -37,15 +38,21 @@ def write_stock_config(model: PreTrainedModel, plan: PruningPlan) -> None:
 def replace_configs(model: PreTrainedModel, new: Mapping[int, Any]) -> None:
     """Give other configs to the modules of a model; other models that share one keep theirs.
 
+    A view with fewer heads is replaced too; the attention function of a block stays its own.
+
     Args:
         model: changed in place.
         new: id of a config -> what replaces it.
     """
     for module in model.modules():
         owned = getattr(module, "config", None)
-        for key in (id(owned), id(getattr(owned, "_config", None))):  # a view with fewer heads
-            if owned is not None and key in new:
-                module.config = new[key]
+        config = new.get(id(unwrap_config(owned)))
+        if config is None:
+            continue
+        module.config = config
+        if isinstance(owned, ConfigView) and "_attn_implementation" in vars(owned):
+            name = owned._attn_implementation
+            module.config = ConfigView(config, _attn_implementation=name)
 
 
 def _make_pruned_config(old: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig | None:

@@ -75,7 +75,8 @@ def compute_cost(shape: ModelShape, counts: UnitCounts, *, length: int) -> CostT
     had an adapter; biases of a head on one token per row count as weights; in an encoder-decoder
     both sides have `length` tokens, and backward stops as if they were one stack; of DeBERTa's
     relative positions only the projections count; a convolution counts once per token;
-    where attention and feed-forward read one input (GPT-NeoX, Falcon), its gradient counts twice.
+    where attention and feed-forward read one input (GPT-NeoX, Falcon), its gradient counts twice;
+    a block without units counts as one unit, as its weights do, though it multiplies nothing.
 
     Args:
         shape: the unpruned model.

@@ -17,7 +17,7 @@ from helpers.architecture_matrix import (
     mask_model,
     slice_model,
 )
-from helpers.tiny_models import make_masked_model
+from helpers.tiny_models import make_masked_model, plan_that_keeps
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightpeft
@@ -64,6 +64,41 @@ def test_a_block_without_units_adds_its_bias_and_multiplies_nothing(name: str, k
         block = scores.shape.block_of[linears[0]]
         inside.add(f"{block.path}.{block.attention_core}".removesuffix("."))
     assert [path for path in inside if counted.get(path)] == []
+
+
+def test_a_model_that_changes_projections_in_place_gives_what_it_gives_masked(kind: str):
+    model, scores = build_parts("deberta")
+    plan, _ = empty_first_block(scores, kind)
+
+    outputs = compute_outputs(slice_model(model, plan), "deberta")
+
+    expected = compute_outputs(mask_model(model, plan), "deberta")
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cut_that_the_stock_config_expresses_multiplies_nothing_either(kind: str):
+    name = "llama, one key and value per head"
+    model, scores = build_parts(name)
+    emptied, kept = (
+        (scores.shape.heads, scores.shape.neurons)
+        if kind == "attention"
+        else (scores.shape.neurons, scores.shape.heads)
+    )
+    units = dict.fromkeys(emptied, ()) | {path: range(count) for path, count in kept.items()}
+    blocks = scores.shape.block_of
+    ranks = {path: () if blocks[path].path in emptied else (0, 1) for path in scores.ranks}
+    plan = plan_that_keeps(scores, units, ranks)
+
+    pruned = lightpeft.prune(model, plan, scores, verify_batch=make_batch(name))
+    with FlopCounterMode(display=False) as counter:
+        pruned(**make_batch(name))
+
+    config = pruned.get_base_model().config
+    one_unit = config.num_attention_heads if kind == "attention" else config.intermediate_size
+    assert one_unit == 1  # the config says what is stored
+    counted = {path for path, flops in counter.get_flop_counts().items() if flops}
+    assert counted
+    assert [path for path in counted if path.endswith(tuple(emptied))] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
