@@ -26,10 +26,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from experiments import trials
+from experiments import healing, trials
+from experiments.healing import Healing
 from experiments.quality import parse_settings, run_variant
 from experiments.settings import ROOT, RUNS, write_params
-from experiments.trials import Healing
 from lightpeft.core.plan import PruningPlan
 from pipeline.common.artefacts import Evaluation, PlanCost
 from pipeline.common.data_card import read_rows
@@ -85,8 +85,8 @@ def run(
     seed: int = 0,
     test_rows: Annotated[int, typer.Option(min=1)] = _TEST_ROWS,
     distill: Annotated[float, typer.Option(min=0, max=1, help="See experiments.trials.")] = 0.0,
-    heal: Annotated[int, typer.Option(min=0, help="Batches; see experiments.trials.")] = 0,
-    heal_in: Annotated[Healing, typer.Option(help="See experiments.trials.")] = Healing.WEIGHTS,
+    heal: Annotated[int, typer.Option(min=0, help="Batches; see experiments.healing.")] = 0,
+    heal_in: Annotated[Healing, typer.Option(help="See experiments.healing.")] = Healing.WEIGHTS,
     rounds: Annotated[int, typer.Option(min=1, help="See experiments.trials.")] = 1,
     calibrate: Annotated[Path | None, typer.Option(help="See experiments.trials.")] = None,
 ) -> None:
@@ -119,7 +119,7 @@ def run(
         if distill:
             tried.enter_context(trials.distill(distill))
         if heal:
-            tried.enter_context(trials.heal(heal, heal_in))
+            tried.enter_context(healing.heal(heal, heal_in))
         values = run_variant(method, changes) | read_flop_bounds(Paths(), method)
     values["pruning"] = PruningPlan.load(Paths().locate_plan(method)).settings
     values["minutes"] = round((time.monotonic() - start) / 60, 1)

@@ -1,7 +1,7 @@
 """Ways to lose less by pruning that were tried on decoders, for one variant each.
 
-They are no part of lightpeft: experiments/results/decoders and docs/results/decoders.md say what
-each of them gave.
+Another is experiments.healing. They are no part of lightpeft: experiments/results/decoders and
+docs/results/decoders.md say what each of them gave.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,52 +17,23 @@ from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
 from lightpeft import PruningConfig, Scores, make_plan, prune
 from lightpeft.core.config import EstimationConfig
-from lightpeft.core.plan import PruningPlan
 from lightpeft.estimation import estimate as estimation
 from lightpeft.estimation.energy import InputSquares, score_energy
 from lightpeft.modeling.masks import Masks
-from lightpeft.modeling.units import find_kept_indices
-from lightpeft.pruning import checkpoint
 from pipeline.common.data_card import DataCard, read_rows
 from pipeline.common.params import FinetuneParams
 from pipeline.common.paths import Paths
 from pipeline.stages import estimate as estimate_stage
-from pipeline.stages import finetune
 from pipeline.tasks.batching import build_dataloader, count_tokens, shuffle_batches
 from pipeline.tasks.model_loading import load_model, load_processor
 from pipeline.tasks.registry import make_task
 from pipeline.training import trainer
-
-_RIDGE = 0.01  # of the mean square of the inputs
-
-
-class Healing(StrEnum):
-    """Where the correction of a pruned output projection goes."""
-
-    WEIGHTS = "weights"
-    BIAS = "bias"
-    ADAPTER = "adapter"
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Of one output projection, which keeps some of its columns.
-
-    Attributes:
-        weight: [outputs, kept], that added to the kept columns stands in for the pruned ones.
-        bias: [outputs], the mean of what the pruned columns added.
-        moments: [kept, kept], second moments of the kept inputs, ridge included.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    moments: Tensor
 
 
 @contextmanager
@@ -74,7 +44,7 @@ def distill(share: float) -> Iterator[None]:
         share: of the loss: Kullback-Leibler divergence over all real tokens, those of the prompt
             included.
     """
-    teacher = _load_estimated_model()
+    teacher = load_estimated_model()
     plain = trainer._BatchTrainer.compute_loss
 
     def compute_loss(self: Any, model: PeftModel, inputs: dict[str, Any], *a: Any, **k: Any) -> Any:
@@ -89,42 +59,6 @@ def distill(share: float) -> Iterator[None]:
 
     assert plain is not None
     with patch.object(trainer._BatchTrainer, "compute_loss", compute_loss):
-        yield
-
-
-@contextmanager
-def heal(batches: int, form: Healing) -> Iterator[None]:
-    """Let the kept columns of each output projection stand in for the pruned ones.
-
-    By least squares: with second moments C of the projection's inputs in the unpruned model after
-    the estimation, ``W_kept + W_gone C[gone, kept] (C[kept, kept] + ridge)^-1``. As a bias, only
-    the mean ``W_gone E[x_gone]`` is added. In the adapter, its two factors become the nearest of
-    their rank to this correction and what they had learned, by the error of the output.
-
-    Args:
-        batches: of training rows for the moments.
-    """
-    corrections: dict[str, Correction] = {}
-
-    def prune_and_heal(
-        model: Any, plan: PruningPlan, *arguments: Any, **settings: Any
-    ) -> PeftModel:
-        if not plan.keeps_base_intact:
-            corrections.update(_compute_corrections(plan, batches))
-        pruned = prune(model, plan, *arguments, **settings)
-        _correct(pruned, corrections, form)
-        return pruned
-
-    def load(*arguments: Any, **settings: Any) -> PeftModel:
-        loaded = plain_load(*arguments, **settings)
-        if form is not Healing.ADAPTER:  # the artefact has its factors
-            _correct(loaded, corrections, form)
-        return loaded
-
-    plain_load = checkpoint.load
-    with ExitStack() as patches:
-        patches.enter_context(patch.object(finetune, "prune", prune_and_heal))
-        patches.enter_context(patch.object(checkpoint, "load", load))
         yield
 
 
@@ -185,26 +119,6 @@ def estimate_in_rounds(rounds: int, config: PruningConfig) -> Iterator[None]:
         yield
 
 
-def compute_correction(
-    weight: Tensor, second: Tensor, means: Tensor, kept: Tensor, ridge: float = _RIDGE
-) -> Correction:
-    """Return what the kept columns of a weight add to stand in for the others.
-
-    Args:
-        weight: [outputs, inputs].
-        second: [inputs, inputs], E[x x^T] of its inputs.
-        means: [inputs], E[x].
-        kept: indices of the columns that are kept, ascending.
-        ridge: added to the diagonal, times the mean square of the inputs.
-    """
-    gone = torch.ones(weight.shape[1], dtype=torch.bool)
-    gone[kept] = False
-    moments = second[kept][:, kept] + ridge * second.diagonal().mean() * torch.eye(len(kept))
-    carried = weight[:, gone] @ second[gone][:, kept]
-    correction = torch.linalg.solve(moments, carried.T).T
-    return Correction(correction, weight[:, gone] @ means[gone], moments)
-
-
 def calibrate(texts: Path, batches: int) -> None:
     """Measure energies again: on rows of the task, and on as many of another data set.
 
@@ -213,7 +127,7 @@ def calibrate(texts: Path, batches: int) -> None:
         batches: of 8 rows, of each of the two; other rows are cut at 128 tokens.
     """
     paths = Paths()
-    scores, base = Scores.load(paths.scores), _load_estimated_model().get_base_model()
+    scores, base = Scores.load(paths.scores), load_estimated_model().get_base_model()
     params = FinetuneParams.load(paths.params)
     processor = load_processor(params.model, make_task(DataCard.read(paths.prepared)))
     with texts.open(encoding="utf-8") as file:
@@ -225,7 +139,7 @@ def calibrate(texts: Path, batches: int) -> None:
         for i in range(0, len(rows), 8)
     )
     with InputSquares(base, scores.shape) as squares, torch.no_grad():
-        for step, batch in enumerate(chain(_read_batches(batches), other), start=1):
+        for step, batch in enumerate(chain(read_batches(batches), other), start=1):
             inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
             squares.start_step(inputs)
             base(**inputs)
@@ -236,7 +150,7 @@ def calibrate(texts: Path, batches: int) -> None:
     replace(scores, neurons=scores.neurons | {"energy": neurons}).save(paths.scores)
 
 
-def _load_estimated_model() -> PeftModel:
+def load_estimated_model() -> PeftModel:
     """Return the unpruned model with the adapter that the estimation trained."""
     paths = Paths()
     params, scores = FinetuneParams.load(paths.params), Scores.load(paths.scores)
@@ -248,75 +162,11 @@ def _load_estimated_model() -> PeftModel:
     return adapted.eval()
 
 
-def _compute_corrections(plan: PruningPlan, batches: int) -> dict[str, Correction]:
-    """Return new path of an output projection -> its correction."""
-    model = _load_estimated_model()
-    base = model.get_base_model()
-    new_paths = {old: new for new, old in plan.old_paths.items()}
-    moments: dict[str, Tensor] = {}
-    sums: dict[str, Tensor] = {}
-    mask: dict[str, Tensor] = {}
-    tokens = 0
-    with ExitStack() as hooks:
-        for block in plan.shape.blocks:
-            path = block.output_projection
-            if path in new_paths and not plan.units[block.path].is_complete:
-                size = block.linears[path].inputs
-                moments[path], sums[path] = torch.zeros(size, size), torch.zeros(size)
-
-                def add(module: Any, args: Any, path: str = path) -> None:
-                    x = args[0].detach()[mask["real"]].float()
-                    moments[path].addmm_(x.T, x)
-                    sums[path] += x.sum(0)
-
-                hooks.callback(base.get_submodule(path).register_forward_pre_hook(add).remove)
-        for batch in _read_batches(batches):
-            mask["real"] = batch["attention_mask"].bool()
-            tokens += int(mask["real"].sum())
-            with torch.no_grad():
-                base(**batch)
-    corrections = {}
-    for path, total in moments.items():
-        linear = plan.shape.linears[path]
-        kept = find_kept_indices(linear, plan.list_remaining_units(plan.shape.block_of[path].path))
-        weight = base.get_submodule(path).base_layer.weight.data
-        means = sums[path] / tokens
-        corrections[new_paths[path]] = compute_correction(weight, total / tokens, means, kept)
-    return corrections
-
-
-def _read_batches(count: int) -> Iterator[Mapping[str, Tensor]]:
+def read_batches(count: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield so many batches of 8 training rows, shuffled."""
     paths = Paths()
     params, data = FinetuneParams.load(paths.params), paths.prepared
     task, rows = make_task(DataCard.read(data)), read_rows(data, "train")
     order = shuffle_batches(count_tokens(rows), batch_size=8, seed=params.seed, grouped=False)
     processor = load_processor(params.model, task)
     yield from build_dataloader(rows, task, processor, list(islice(order, count)))
-
-
-def _correct(model: PeftModel, corrections: Mapping[str, Correction], form: Healing) -> None:
-    for path, correction in corrections.items():
-        linear: Any = model.get_base_model().get_submodule(path)
-        base = getattr(linear, "base_layer", linear)
-        if form is Healing.WEIGHTS:
-            base.weight.data += correction.weight
-        elif form is Healing.BIAS:
-            bias = correction.bias if base.bias is None else base.bias.data + correction.bias
-            base.bias = nn.Parameter(bias, requires_grad=False)
-        else:
-            correct_adapter(linear, correction)
-
-
-def correct_adapter(layer: Any, correction: Correction) -> None:
-    """Set factors whose product is nearest to theirs plus the correction, by E |error x|^2."""
-    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    scaling = layer.scaling["default"]
-    root = torch.linalg.cholesky(correction.moments)
-    wanted = (correction.weight + scaling * up.data @ down.data) @ root
-    left, sizes, right = torch.linalg.svd(wanted, full_matrices=False)
-    rank = len(down)
-    outputs = left[:, :rank] * sizes[:rank] / scaling
-    inputs = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
-    balance = (inputs.norm(dim=1) / outputs.norm(dim=0)).sqrt()  # factors of the same size
-    up.data.copy_(outputs * balance)
-    down.data.copy_(inputs / balance[:, None])

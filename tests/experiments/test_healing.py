@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from experiments.trials import Correction, compute_correction, correct_adapter
+from experiments.healing import Correction, compute_correction, correct_adapter
 
 KEPT = torch.tensor([0, 2, 3, 5])
 GONE = torch.tensor([1, 4])
@@ -63,3 +63,10 @@ def test_adapter_of_full_rank_is_the_correction_and_what_it_learned(rank: int):
     if rank == 4:
         torch.testing.assert_close(error, torch.zeros_like(error))
     assert error.square().mean() < (wanted @ x[:, KEPT].T).square().mean()
+
+
+def test_an_adapter_that_has_nothing_to_correct_stays_zero():
+    x, layer = make_inputs(dependent=False), make_layer(2)
+    nn.init.zeros_(layer.lora_B["default"].weight)
+    correct_adapter(layer, correct(x, torch.zeros(5, 6, dtype=torch.float64)))
+    assert layer.get_delta_weight("default").abs().max() == 0
