@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lightpeft.core.block_shape import AttentionBlock
 from lightpeft.core.plan import PruningPlan
-from lightpeft.modeling.config_view import ConfigView
+from lightpeft.modeling.config_view import ConfigView, unwrap_config
 
 _UNREAD_ATTENTION = "lightpeft_unread"
 
@@ -67,7 +67,7 @@ def skip_emptied_blocks(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 def _skip_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Return a view of the right size, and that no token attends to any other.
 
     Args:
@@ -76,10 +76,13 @@ def _skip_attention(
         value: [rows, KV groups, keys, channels of a value].
 
     Returns:
-        [rows, queries, heads, channels of a value]; [rows, heads, queries, keys].
+        [rows, queries, heads, channels of a value]; [rows, heads, queries, keys], or None where
+        the other blocks of the model give no weights, as with sdpa.
     """
     output = query[..., :1].expand(*query.shape[:-1], value.shape[-1])
-    weights = query.new_zeros(()).expand(*query.shape[:-1], key.shape[-2])
+    weights = None
+    if unwrap_config(module.config)._attn_implementation == "eager":
+        weights = query.new_zeros(()).expand(*query.shape[:-1], key.shape[-2])
     return output.transpose(1, 2), weights
 
 

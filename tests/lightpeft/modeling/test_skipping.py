@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 from helpers.architecture_matrix import (
+    build,
     build_parts,
     compute_outputs,
     draw_plan,
@@ -74,6 +75,22 @@ def test_a_model_that_changes_projections_in_place_gives_what_it_gives_masked(ki
 
     expected = compute_outputs(mask_model(model, plan), "deberta")
     torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_weights_are_those_of_as_many_layers_as_unpruned(attention: str, kind: str):
+    name = "llama, shared keys and values"
+    model = build(name, attention=attention)
+    plan, _ = empty_first_block(build_parts(name)[1], kind)
+
+    sliced = slice_model(model, plan)
+    sizes = [
+        [x.shape[-2:] for x in m(**make_batch(name), output_attentions=True).attentions]
+        for m in (model, sliced)
+    ]
+
+    assert sizes[0] == sizes[1]
+    assert len(sizes[0]) == (2 if attention == "eager" else 0)
 
 
 def test_a_cut_that_the_stock_config_expresses_multiplies_nothing_either(kind: str):
